@@ -1,0 +1,202 @@
+"""An attack, and the view of a defense that it may touch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from harness.defense import Defense
+from harness.gradients import VIEWS, Gradient
+from harness.randomness import fold
+from harness.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """What an attack returns when images alone do not say how they were made.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        flow: (N, H, W, 2), the spatial flow that made them, for the Flow threat model.
+        flags: remarks on the whole batch (an attack library's own warnings, say), kept in every record of it.
+    """
+
+    images: Tensor
+    flow: Tensor | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes of one image that the attack never fools: an upper bound for `harness show`."""
+
+    forwards: float
+    backwards: float
+
+
+class Attack(ABC):
+    """Finds x_adv within `threat` of x such that the target misclassifies it.
+
+    A subclass sets `threat` and writes `perturb` and `cost`. Constructor arguments are the keys of the suite's entry,
+    checked against their annotations; `gradient` and `eot` must be among them and be passed on to this constructor.
+    Random numbers come from `target.seeds` (one per image); code that draws from global generators is seeded per shard
+    by the harness.
+
+    Args:
+        gradient: the view of the defense that the attack differentiates, see `harness.gradients`.
+        eot: draws averaged per query of a stochastic defense (expectation over transformation).
+    """
+
+    threat: ThreatModel
+    version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Methods beyond `Defense`'s own that the attack asks of a defense, such as "energy"."""
+
+    def __init__(self, *, gradient: Gradient = "exact", eot: int = 1) -> None:
+        if eot < 1:
+            raise ValueError(f"eot must be at least 1, not {eot}")
+        self.gradient: Gradient = gradient
+        self.eot = eot
+
+    @abstractmethod
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
+        """Adversarial images for x.
+
+        Args:
+            target: the view to attack; `target(x)` gives logits and is differentiable.
+            x: images, (N, C, H, W), float32 in [0, 1]. Not to be changed in place.
+            y: true labels, (N,) int64.
+
+        Returns:
+            (N, C, H, W) in [0, 1], within the threat model of x; the image itself where nothing was found.
+        """
+
+    @abstractmethod
+    def cost(self, num_classes: int) -> Cost:
+        """Passes through the defense per image, at most."""
+
+    def unsuitable(self, defense: Defense) -> str | None:
+        """Why this attack's number would mean nothing against `defense`, or None. Asked before the run starts."""
+        for method in self.needs:
+            if not callable(getattr(defense, method, None)):
+                return f"it needs {method}(x), which {type(defense).__name__} does not have"
+        return None
+
+    def card(self) -> dict[str, Any]:
+        """Facts beside the constructor arguments that decide what this attack does; part of a result's identity."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "version": self.version}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One query with a gradient: loss (M,), its gradient by image (M, C, H, W), logits (M, K), averaged over draws."""
+
+    loss: Tensor
+    grad: Tensor
+    logits: Tensor
+
+
+class Target(nn.Module):
+    """A differentiable view of a defense that counts what is asked of it.
+
+    The attacks are for maximising: `step` differentiates a loss per image. Each call draws fresh noise: for every image
+    from its own seed and the number of times that image was asked before, so that an image's noise does not depend on
+    which others are in the batch.
+
+    Args:
+        defense: the real defense, also reachable as `target.defense`.
+        x: the clean images this target will be asked about, (N, C, H, W).
+        seeds: one seed per image, (N,) int64.
+        gradient, eot: see `Attack`.
+        batch_size: images sent through the defense at once.
+    """
+
+    def __init__(
+        self,
+        defense: Defense,
+        x: Tensor,
+        seeds: Tensor,
+        *,
+        gradient: Gradient = "exact",
+        eot: int = 1,
+        batch_size: int = 256,
+    ) -> None:
+        super().__init__()
+        self.defense, self.seeds, self.eot, self.batch_size = defense, seeds, eot, batch_size
+        self._clean = x.detach()
+        self._view = VIEWS[gradient]
+        self.forwards = torch.zeros(len(x), dtype=torch.int64)
+        self.backwards = torch.zeros(len(x), dtype=torch.int64)
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits averaged over the `eot` draws, (M, K).
+
+        Args:
+            x: images, (M, C, H, W) in [0, 1].
+            rows: which clean image each belongs to, (M,); left out, each belongs to the nearest one.
+        """
+        return self.sample(x, rows).mean(0)
+
+    def sample(self, x: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
+        """Logits of each draw, (draws, M, K); `eot` draws unless told otherwise. A deterministic defense is asked once."""
+        rows = self._nearest(x) if rows is None else rows
+        draws = (draws or self.eot) if self.defense.stochastic else 1
+        batch = _Counted.apply(x, self, rows, draws) if x.requires_grad else x
+        seeds = fold(self.seeds[rows], self.forwards.to(x.device)[rows], torch.arange(draws, device=x.device)[:, None])
+        self._count(self.forwards, rows, draws)
+        images = batch.repeat(draws, *[1] * (x.dim() - 1))
+        logits = [
+            self._query(part, part_seeds)
+            for part, part_seeds in zip(images.split(self.batch_size), seeds.flatten().split(self.batch_size), strict=True)
+        ]
+        return torch.cat(logits).unflatten(0, (draws, len(x)))
+
+    def step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
+        """Loss and gradient, averaged over draws, batch by batch: memory is that of one batch.
+
+        Args:
+            x: images, (M, C, H, W).
+            rows: which clean image each belongs to, (M,).
+            loss: (logits (B, K), rows (B,)) -> loss per image (B,), to be maximised.
+        """
+        per_batch = max(1, self.batch_size // (self.eot if self.defense.stochastic else 1))
+        steps = [self._step(a, b, loss) for a, b in zip(x.split(per_batch), rows.split(per_batch), strict=True)]
+        return Step(*(torch.cat(parts) for parts in zip(*((s.loss, s.grad, s.logits) for s in steps), strict=True)))
+
+    def _step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.sample(x, rows)
+            losses = torch.stack([loss(draw, rows) for draw in logits]).mean(0)
+            (grad,) = torch.autograd.grad(losses.sum(), x)
+        return Step(losses.detach(), grad, logits.detach().mean(0))
+
+    def _query(self, x: Tensor, seeds: Tensor) -> Tensor:
+        with self.defense.drawing(seeds):
+            return self._view(self.defense, x)
+
+    def _nearest(self, x: Tensor) -> Tensor:
+        return torch.cdist(x.detach().flatten(1).float(), self._clean.flatten(1).float()).argmin(1)
+
+    def _count(self, counter: Tensor, rows: Tensor, draws: int) -> None:
+        counter.index_add_(0, rows.cpu(), torch.full((len(rows),), draws, dtype=torch.int64))
+
+
+class _Counted(torch.autograd.Function):
+    """The identity; its backward pass is counted."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Target, rows: Tensor, draws: int) -> Tensor:
+        ctx.count = target, rows, draws
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        target, rows, draws = ctx.count
+        target._count(target.backwards, rows, draws)
+        return grad, None, None, None

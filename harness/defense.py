@@ -1,0 +1,88 @@
+"""A defended classifier: images in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from harness.randomness import fenced
+
+
+class Defense(nn.Module):
+    """Images (N, C, H, W) float32 in [0, 1] -> logits (N, K).
+
+    A subclass writes `classify`, and `purify` if it moves images before it looks at them. Normalisation belongs inside:
+    attacks work in [0, 1]. Constructor arguments are the keys of the suite's entry, checked against their annotations.
+
+    A defense that draws noise sets `stochastic = True` and takes the noise from `self.seeds_for(x)` (one seed per
+    image, see `harness.randomness`) or from torch's global generator; the harness fixes both around every call.
+
+    Attributes:
+        stochastic: two calls on one input may differ.
+        version: raise it when the same arguments start to mean another function; it is part of a result's identity.
+        num_classes: K, where it is known before an image is seen.
+        expected_accuracy: clean accuracy in [0, 1] on the test split, as the checkpoint's card states it.
+        expected_dataset: the dataset that the card's accuracy was measured on.
+    """
+
+    stochastic: bool = False
+    version: ClassVar[int] = 1
+    num_classes: int | None = None
+    expected_accuracy: float | None = None
+    expected_dataset: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seeds: Tensor | None = None
+
+    def purify(self, x: Tensor) -> Tensor:
+        """Images -> images in [0, 1], both (N, C, H, W)."""
+        return x
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> logits (N, K)."""
+        raise TypeError(f"{type(self).__name__} must define classify(x)")
+
+    def purify_surrogate(self, x: Tensor) -> Tensor:
+        """What BPDA differentiates instead of `purify` (Athalye et al., 2018): the identity unless overridden."""
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.purify(x))
+
+    def cost(self) -> float:
+        """Network evaluations that one image's forward pass takes; `harness show` multiplies by it."""
+        return 1.0
+
+    def seeds_for(self, x: Tensor) -> Tensor:
+        """The seed of each image's noise in this call: (N,) int64.
+
+        Inside the harness these are derived from suite seed, names, image index and draw. Outside, they come from
+        torch's global generator, so that a bare `defense(x)` behaves like any stochastic module.
+        """
+        if self._seeds is None:
+            return torch.randint(2**62, (len(x),)).to(x.device)
+        if len(self._seeds) != len(x):
+            raise ValueError(f"{len(self._seeds)} noise seeds for a batch of {len(x)} images")
+        return self._seeds
+
+    @contextmanager
+    def drawing(self, seeds: Tensor) -> Iterator[None]:
+        """Fixes every source of randomness for the calls inside. seeds: (N,) int64, one per row of the coming batch."""
+        previous, self._seeds = self._seeds, seeds
+        try:
+            with fenced(int(seeds.sum()) % (1 << 63)):
+                yield
+        finally:
+            self._seeds = previous
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x)
+
+    def card(self) -> dict[str, Any]:
+        """Facts beside the constructor arguments that decide what this defense computes; part of its identity."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "version": self.version}

@@ -1,0 +1,51 @@
+"""Mistakes of the user, told as one paragraph: what was wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of a file that the user wrote."""
+
+    file: Path
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.file) if self.line is None else f"{self.file}:{self.line}"
+
+
+class UserError(Exception):
+    """Something the user can mend. The command line prints it without a traceback and exits with status 2.
+
+    Args:
+        message: what was wrong, with the offending value, as a sentence without its full stop.
+        remedy: what to do, likewise.
+        where: the file (and line) the value came from.
+    """
+
+    def __init__(self, message: str, *, remedy: str | None = None, where: Place | None = None) -> None:
+        self.message, self.remedy, self.where = message, remedy, where
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        start = f"{self.where}: " if self.where else ""
+        sentences = [text if text.endswith("?") else f"{text}." for text in (self.message, self.remedy) if text]
+        return start + " ".join(sentences)
+
+    def at(self, where: Place | None) -> UserError:
+        """The same error, placed, unless it already knows its place."""
+        return UserError(self.message, remedy=self.remedy, where=self.where or where)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A remedy that names the nearest valid choice, or all of them where none is near."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Valid names: {', '.join(known) or 'none'}"

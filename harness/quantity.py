@@ -1,0 +1,62 @@
+"""Numbers that keep the way they were written: `8/255` stays `8/255`, and is 0.0313… in arithmetic."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_WRITTEN = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?")
+
+
+class Quantity(float):
+    """A finite float with its notation. `Quantity("8/255").text == "8/255"`.
+
+    Raises:
+        ValueError: the text is neither a number nor a fraction of two numbers, or is not finite.
+    """
+
+    text: str
+
+    def __new__(cls, written: str | float) -> Quantity:
+        value = _parse(written) if isinstance(written, str) else float(written)
+        if not math.isfinite(value):
+            raise ValueError(f"{written!r} is not a finite number")
+        self = super().__new__(cls, value)
+        self.text = written.text if isinstance(written, Quantity) else str(written).replace(" ", "")
+        return self
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> tuple[type[Quantity], tuple[str]]:
+        return Quantity, (self.text,)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            _validate, serialization=core_schema.plain_serializer_function_ser_schema(lambda quantity: quantity.text)
+        )
+
+
+def _validate(written: Any) -> Quantity:
+    if isinstance(written, bool) or not isinstance(written, str | int | float):
+        raise ValueError(f"{written!r} is not a number or a fraction such as 8/255")
+    return Quantity(written)
+
+
+def _parse(text: str) -> float:
+    match = _WRITTEN.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a number or a fraction such as 8/255")
+    if not match[2]:
+        return float(match[1])
+    below = Fraction(match[2])
+    if not below:
+        raise ValueError(f"{text!r} divides by zero")
+    return float(Fraction(match[1]) / below)

@@ -1,0 +1,97 @@
+"""Randomness that depends on what is computed, never on when or beside what.
+
+A row of a batch carries its own 64-bit seed, and noise is a pure function of that seed (a counter-based generator:
+splitmix64 over key + counter, Box-Muller in float64). So an image gets the same noise whatever batch, worker, order or
+device computes it, and noise needed again on a backward pass is regenerated instead of stored.
+
+    bits(k, c) = mix(k + c * G)         G = 2^64 / golden ratio; mix = splitmix64's finaliser (Steele et al., 2014)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def derive(*parts: str | int | None) -> int:
+    """A seed in [0, 2^63) from any names and numbers; equal parts give equal seeds."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def row_seeds(seed: int, ids: Tensor) -> Tensor:
+    """One seed per image id. ids: (N,) int64; returns (N,) int64 on the same device."""
+    return fold(torch.full_like(ids, seed), ids)
+
+
+def fold(seeds: Tensor, *tags: int | Tensor) -> Tensor:
+    """New, independent seeds from seeds and tags (a draw, a timestep, a class). int64 in and out; tags broadcast."""
+    for tag in tags:
+        other = torch.as_tensor(tag, dtype=torch.int64, device=seeds.device)
+        seeds = _mix(seeds + _GOLDEN * (2 * _mix(other + _GOLDEN) + 1))
+    return seeds
+
+
+def normal(seeds: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard Gaussian noise, one block per seed. seeds: (M,) int64; returns (M, *shape)."""
+    count = math.prod(shape)
+    bits = _bits(seeds, (count + 1) // 2)
+    radius = torch.sqrt(-2.0 * torch.log((_shift(bits, 32) + 1).double() * 2.0**-32))
+    angle = (bits & 0xFFFFFFFF).double() * (2.0**-32 * 2.0 * math.pi)
+    pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+    return pairs[:, :count].reshape(len(seeds), *shape).to(dtype)
+
+
+def uniform(seeds: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform noise in [0, 1), one block per seed. seeds: (M,) int64; returns (M, *shape)."""
+    bits = _shift(_bits(seeds, math.prod(shape)), 40)
+    return (bits.double() * 2.0**-24).reshape(len(seeds), *shape).to(dtype)
+
+
+def rademacher(seeds: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Signs, -1 or 1 with equal probability, one block per seed. seeds: (M,) int64; returns (M, *shape)."""
+    return torch.where(uniform(seeds, shape, dtype) < 0.5, -1.0, 1.0).to(dtype)
+
+
+@contextmanager
+def fenced(seed: int) -> Iterator[None]:
+    """Seeds the global generators (torch, NumPy, random) for code that draws from them, and restores them after."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.random.manual_seed(seed)
+        np.random.seed(seed % (1 << 32))
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def _bits(seeds: Tensor, count: int) -> Tensor:
+    counters = torch.arange(1, count + 1, device=seeds.device) * _GOLDEN
+    return _mix(seeds[:, None] + counters)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, count: int) -> Tensor:
+    """Logical right shift; torch's own is arithmetic."""
+    return (z >> count) & ((1 << (64 - count)) - 1)

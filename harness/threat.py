@@ -1,0 +1,146 @@
+"""Threat models: what an attacker may do to an image, how far an image went, and the way back.
+
+    Linf(eps):   max |x' - x| <= eps            L2(eps):   ||x' - x||_2 <= eps          both with x' in [0, 1]
+    Flow(bound): x' = warp(x, f), |f| <= bound per component, f in units of half the image width (StAdv)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.quantity import Quantity
+
+TOLERANCE = 1e-6
+"""Excess over the budget that float rounding explains; anything above is a violation."""
+
+WARP_TOLERANCE = 1e-5
+"""Largest difference between a stored image and its own flow's warp that float rounding explains."""
+
+
+@dataclass(frozen=True)
+class ThreatModel(ABC):
+    """A budget around each image.
+
+    Args:
+        eps: the radius, in the norm's own units on the [0, 1] scale.
+    """
+
+    eps: Quantity
+    name: ClassVar[str]
+
+    @abstractmethod
+    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+        """Budget used by each image, (N,), in the units of `eps`."""
+
+    def violation(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+        """How far each image exceeds its budget or [0, 1]: (N,), 0 where it does not, inf where it is not finite."""
+        outside = torch.maximum(-x_adv, x_adv - 1).flatten(1).amax(1)
+        excess = torch.maximum(self.size(x, x_adv, flow) - float(self.eps), outside).clamp(min=0)
+        return torch.where(torch.isfinite(x_adv).flatten(1).all(1), excess, torch.inf)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.eps}"
+
+
+class Pixels(ThreatModel):
+    """A norm ball in pixel space, intersected with [0, 1]."""
+
+    @abstractmethod
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The image nearest to x_adv (in this norm's geometry) within the budget of x. Both (N, C, H, W)."""
+
+    @abstractmethod
+    def steepest(self, grad: Tensor) -> Tensor:
+        """The unit step that raises a linear loss fastest: (N, C, H, W), of size 1 in this norm."""
+
+    @abstractmethod
+    def random(self, x: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
+        """A random image in the ball, from noise of x's shape (uniform in [0, 1), standard normal)."""
+
+
+@dataclass(frozen=True)
+class Linf(Pixels):
+    name: ClassVar[str] = "Linf"
+
+    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+        return (x_adv - x).abs().flatten(1).amax(1)
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        eps = float(self.eps)
+        return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        return grad.sign()
+
+    def random(self, x: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
+        return self.project(x, x + float(self.eps) * (2 * uniform - 1))
+
+
+@dataclass(frozen=True)
+class L2(Pixels):
+    name: ClassVar[str] = "L2"
+
+    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+        return torch.linalg.vector_norm((x_adv - x).flatten(1).double(), dim=1).to(x.dtype)
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """Clips to [0, 1] first, then shrinks towards x: [0, 1] is convex and holds x, so the result stays in it."""
+        delta = x_adv.clamp(0, 1) - x
+        norm = _column(torch.linalg.vector_norm(delta.flatten(1), dim=1), x)
+        return x + delta * (float(self.eps) / norm.clamp(min=1e-30)).clamp(max=1)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        largest = _column(grad.abs().flatten(1).amax(1), grad).clamp(min=torch.finfo(grad.dtype).tiny)
+        scaled = grad / largest  # squares of very small gradients would underflow
+        return scaled / _column(torch.linalg.vector_norm(scaled.flatten(1), dim=1), grad).clamp(min=1e-12)
+
+    def random(self, x: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
+        dimension = x[0].numel()
+        radius = _column(uniform.flatten(1)[:, 0] ** (1 / dimension), x)
+        return self.project(x, x + float(self.eps) * radius * self.steepest(normal))
+
+
+@dataclass(frozen=True)
+class Flow(ThreatModel):
+    """Bounded spatial flow (StAdv, Xiao et al., 2018). `eps` bounds each component of the flow; 2.0 is the full width."""
+
+    name: ClassVar[str] = "Flow"
+
+    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+        """Largest flow component; inf for an image that is not the warp of its flow. flow: (N, H, W, 2)."""
+        if flow is None:
+            moved = (x_adv != x).flatten(1).any(1)
+            return torch.where(moved, torch.inf, 0.0)
+        honest = (warp(x, flow) - x_adv).abs().flatten(1).amax(1) <= WARP_TOLERANCE
+        return torch.where(honest, flow.abs().flatten(1).amax(1), torch.inf)
+
+    def project(self, flow: Tensor) -> Tensor:
+        """Sampling positions within the image's outermost pixel edges, each component within the bound."""
+        grid = identity_grid(flow)
+        return ((grid + flow).clamp(-1, 1) - grid).clamp(-float(self.eps), float(self.eps))
+
+
+NORMS: dict[str, type[Pixels]] = {"Linf": Linf, "L2": L2}
+
+
+def identity_grid(flow: Tensor) -> Tensor:
+    """Pixel centres in grid_sample's units, (N, H, W, 2) like `flow`, last axis (x, y)."""
+    n, height, width, _ = flow.shape
+    theta = torch.eye(2, 3, dtype=flow.dtype, device=flow.device).expand(n, 2, 3)
+    return F.affine_grid(theta, [n, 1, height, width], align_corners=False)
+
+
+def warp(x: Tensor, flow: Tensor) -> Tensor:
+    """Samples x (N, C, H, W) bilinearly at pixel centres moved by flow (N, H, W, 2); outside the image is 0."""
+    grid = identity_grid(flow) + flow
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))
