@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.defense import Defense
-from harness.gradients import VIEWS, Gradient
+from harness.gradients import VIEWS, Gradient, View, exact
 from harness.randomness import fold
 from harness.threat import ThreatModel
 
@@ -80,16 +80,18 @@ class Attack(ABC):
     def cost(self, num_classes: int) -> Cost:
         """Passes through the defense per image, at most."""
 
+    def describe(self) -> str:
+        """The method in a few words, for a table's footnote."""
+        name = type(self).__name__.lower()
+        view = "" if self.gradient == "exact" else f", {self.gradient}"
+        return f"{name}{view}" + (f", EOT {self.eot}" if self.eot > 1 else "")
+
     def unsuitable(self, defense: Defense) -> str | None:
         """Why this attack's number would mean nothing against `defense`, or None. Asked before the run starts."""
         for method in self.needs:
             if not callable(getattr(defense, method, None)):
                 return f"it needs {method}(x), which {type(defense).__name__} does not have"
         return None
-
-    def card(self) -> dict[str, Any]:
-        """Facts beside the constructor arguments that decide what this attack does; part of a result's identity."""
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "version": self.version}
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Target(nn.Module):
         batch_size: int = 256,
     ) -> None:
         super().__init__()
-        self.defense, self.seeds, self.eot, self.batch_size = defense, seeds, eot, batch_size
+        self.defense, self.seeds, self.eot, self.batch_size = defense, seeds.to(x.device), eot, batch_size
         self._clean = x.detach()
         self._view = VIEWS[gradient]
         self.forwards = torch.zeros(len(x), dtype=torch.int64)
@@ -142,19 +144,13 @@ class Target(nn.Module):
         """
         return self.sample(x, rows).mean(0)
 
+    def real(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What the defense itself answers, whatever the view: mean logits (M, K), counted like any other forward."""
+        return self._ask(exact, x, rows, self.eot).mean(0)
+
     def sample(self, x: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
         """Logits of each draw, (draws, M, K); `eot` draws unless told otherwise. A deterministic defense is asked once."""
-        rows = self._nearest(x) if rows is None else rows
-        draws = (draws or self.eot) if self.defense.stochastic else 1
-        batch = _Counted.apply(x, self, rows, draws) if x.requires_grad else x
-        seeds = fold(self.seeds[rows], self.forwards.to(x.device)[rows], torch.arange(draws, device=x.device)[:, None])
-        self._count(self.forwards, rows, draws)
-        images = batch.repeat(draws, *[1] * (x.dim() - 1))
-        logits = [
-            self._query(part, part_seeds)
-            for part, part_seeds in zip(images.split(self.batch_size), seeds.flatten().split(self.batch_size), strict=True)
-        ]
-        return torch.cat(logits).unflatten(0, (draws, len(x)))
+        return self._ask(self._view, x, rows, draws or self.eot)
 
     def step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
         """Loss and gradient, averaged over draws, batch by batch: memory is that of one batch.
@@ -176,9 +172,24 @@ class Target(nn.Module):
             (grad,) = torch.autograd.grad(losses.sum(), x)
         return Step(losses.detach(), grad, logits.detach().mean(0))
 
-    def _query(self, x: Tensor, seeds: Tensor) -> Tensor:
+    def _ask(self, view: View, x: Tensor, rows: Tensor | None, draws: int) -> Tensor:
+        rows = self._nearest(x) if rows is None else rows
+        draws = draws if self.defense.stochastic else 1
+        seeds = fold(self.seeds[rows], self.forwards.to(x.device)[rows], torch.arange(draws, device=x.device)[:, None])
+        self._count(self.forwards, rows, draws)
+        differentiable = x.requires_grad and torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiable):  # else a graph over the defense's own parameters would be kept
+            batch = _Counted.apply(x, self, rows, draws) if differentiable else x
+            images = batch.repeat(draws, *[1] * (x.dim() - 1)).split(self.batch_size)
+            parts = [
+                self._query(view, part, part_seeds)
+                for part, part_seeds in zip(images, seeds.flatten().split(self.batch_size), strict=True)
+            ]
+        return torch.cat(parts).unflatten(0, (draws, len(x)))
+
+    def _query(self, view: View, x: Tensor, seeds: Tensor) -> Tensor:
         with self.defense.drawing(seeds):
-            return self._view(self.defense, x)
+            return view(self.defense, x)
 
     def _nearest(self, x: Tensor) -> Tensor:
         return torch.cdist(x.detach().flatten(1).float(), self._clean.flatten(1).float()).argmin(1)
@@ -199,4 +210,4 @@ class _Counted(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         target, rows, draws = ctx.count
         target._count(target.backwards, rows, draws)
-        return grad, None, None, None
+        return grad.contiguous(), None, None, None  # channels-last networks give gradients that .view() refuses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Defense(nn.Module):
     Attributes:
         stochastic: two calls on one input may differ.
         version: raise it when the same arguments start to mean another function; it is part of a result's identity.
+        memory_knobs: constructor arguments that change speed or memory but no number; left out of that identity.
         num_classes: K, where it is known before an image is seen.
         expected_accuracy: clean accuracy in [0, 1] on the test split, as the checkpoint's card states it.
         expected_dataset: the dataset that the card's accuracy was measured on.
@@ -31,6 +32,7 @@ class Defense(nn.Module):
 
     stochastic: bool = False
     version: ClassVar[int] = 1
+    memory_knobs: ClassVar[tuple[str, ...]] = ()
     num_classes: int | None = None
     expected_accuracy: float | None = None
     expected_dataset: str | None = None
@@ -82,7 +84,3 @@ class Defense(nn.Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)
-
-    def card(self) -> dict[str, Any]:
-        """Facts beside the constructor arguments that decide what this defense computes; part of its identity."""
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "version": self.version}

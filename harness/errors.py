@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,13 @@ class UserError(Exception):
     def at(self, where: Place | None) -> UserError:
         """The same error, placed, unless it already knows its place."""
         return UserError(self.message, remedy=self.remedy, where=self.where or where)
+
+
+def blame(error: BaseException) -> str:
+    """Somebody else's exception in one line: its type, its text, and the line of code that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -1,0 +1,248 @@
+"""The command line: parsing and printing. Each command's work lies in the module that it imports.
+
+Heavy modules are imported inside the commands, so that `harness --help` and `harness list` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness import __version__
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Robust accuracy of defended image classifiers, with the adversarial images to check it by.",
+)
+
+INTERRUPTED = 130
+SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, such as suites/quickstart.yaml.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the suite's images.")]
+Only = Annotated[str | None, typer.Option(metavar="DEFENSE[/ATTACK]", help="Only these pairings.")]
+
+
+class Listed(str, Enum):
+    defenses = "defenses"
+    attacks = "attacks"
+    datasets = "datasets"
+    suites = "suites"
+
+
+class Format(str, Enum):
+    table = "table"
+    md = "md"
+    latex = "latex"
+    csv = "csv"
+    json = "json"
+
+
+class Kind(str, Enum):
+    defense = "defense"
+    attack = "attack"
+
+
+def main() -> None:
+    """Entry point. A user's mistake ends in one paragraph and status 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; Python would complain about it at exit
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    suite: SuitePath,
+    only: Only = None,
+    device: Device = "auto",
+    limit: Limit = None,
+    out: Annotated[Path | None, typer.Option(help="Results directory; results/SUITE if left out.")] = None,
+) -> None:
+    """Run a suite, or finish one that was stopped.
+
+    Examples:
+
+        harness run suites/quickstart.yaml
+
+        harness run suites/quickstart.yaml --only rdc/linf --device cuda
+    """
+    from harness.progress import Display
+    from harness.run import run as run_suite
+    from harness.suite import load
+
+    plan = load(suite, limit=limit, only=only)
+    folder = out or Path("results") / (plan.suite.suite + (f"-first{limit}" if limit else ""))
+    console = Console()
+    try:
+        done = run_suite(plan, folder, _device(device), Display(console))
+    except KeyboardInterrupt:
+        console.print(
+            f"\nStopped. Finished shards are kept in {folder}; the same command goes on from there.", markup=False
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    what = f"Computed {done} shards." if done else "Nothing to do: every pairing is finished."
+    console.print(f"{what} See them with: harness report {folder}", markup=False, highlight=False)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or a folder of runs.")] = Path("results"),
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
+) -> None:
+    """Print the tables of the runs in a folder."""
+    from harness.report import report as render
+
+    rendered = render(directory, format.value)
+    if isinstance(rendered, str):
+        typer.echo(rendered)
+    else:
+        Console().print(rendered)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[Listed | None, typer.Argument(help="What to list; everything if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List defenses, attacks, datasets and suites."""
+    from harness.listing import listing
+
+    found = {kind.value: listing(kind.value) for kind in ([what] if what else Listed)}
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for kind, entries in found.items():
+        table = Table("name", "what it is", "arguments", title=kind, title_justify="left", box=None, pad_edge=False)
+        for entry in entries:
+            table.add_row(*(escape(str(entry[column])) for column in ("name", "summary", "arguments")))
+        Console().print(table, "")
+
+
+@app.command()
+def show(suite: SuitePath, only: Only = None, limit: Limit = None) -> None:
+    """Print a suite as resolved, and what it will cost at most."""
+    import yaml
+
+    from harness.cost import estimate
+    from harness.suite import load
+
+    plan = load(suite, limit=limit, only=only)
+    typer.echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
+    Console().print(_cost_table(estimate(plan)))
+
+
+@app.command()
+def check(
+    spec: Annotated[str, typer.Argument(metavar="FILE:Class", help="A defense, as a suite's `type` would name it.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Constructor arguments.")] = None,
+    dataset: Annotated[str, typer.Option(help="Where the images come from.")] = "digits",
+    device: Device = "cpu",
+) -> None:
+    """Check that a defense (or attack) keeps its contract."""
+    from harness.check import check_class
+
+    verdicts = check_class(spec, Path.cwd(), arguments or [], dataset=dataset, device=_device(device))
+    colours = {"passed": "green", "warned": "yellow", "failed": "red"}
+    table = Table("", "check", "what was found", box=None, pad_edge=False)
+    for verdict in verdicts:
+        table.add_row(f"[{colours[verdict.status]}]{verdict.status}[/]", verdict.name, escape(verdict.message))
+    Console().print(table)
+    if any(verdict.status == "failed" for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def new(
+    kind: Kind, name: Annotated[str, typer.Argument(help="Lower case, such as `mine`; the file becomes mine.py.")]
+) -> None:
+    """Write the skeleton of a defense or attack into this folder."""
+    from harness.scaffold import write
+
+    path, cls = write(kind.value, name, Path.cwd())
+    typer.echo(f"Wrote {path.name}. Check it with: harness check {path.name}:{cls}")
+    typer.echo(f"Name it in a suite as: type: ./{path.name}:{cls}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as suites/train/digits-cnn.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Where the weights and their card go.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a network by a recipe, or go on where it was stopped."""
+    from harness.training import train as train_recipe
+
+    console = Console()
+    try:
+        path = train_recipe(recipe, out=out, device=_device(device), console=console)
+    except KeyboardInterrupt:
+        console.print("\nStopped. The last checkpoint is kept; the same command goes on from there.")
+        raise typer.Exit(INTERRUPTED) from None
+    console.print(f"Wrote {path} and its card.", markup=False, highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Examine the installation: versions, devices, caches, and the known traps."""
+    from harness.doctor import examine
+
+    findings = examine()
+    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
+    table = Table("", "what", "finding", "mend with", box=None, pad_edge=False)
+    for finding in findings:
+        state = f"[{colours[finding.status]}]{finding.status}[/]"
+        table.add_row(state, escape(finding.name), escape(finding.detail), escape(finding.remedy or ""))
+    Console().print(table)
+    if any(finding.status == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used ({reason})", remedy="try --device cpu") from error
+    return device
+
+
+def _cost_table(costs: list[Any]) -> Table:
+    columns = ("defense", "attack", "threat", "method", "images", "fwd/image", "bwd/image", "network evaluations")
+    table = Table(*columns, title="Cost at most (images that fall early cost less)", title_justify="left", box=None)
+    for cost in costs:
+        numbers = (f"{cost.images}", f"{cost.forwards:,.0f}", f"{cost.backwards:,.0f}", f"{cost.evaluations:,.0f}")
+        table.add_row(cost.defense, cost.attack, cost.threat, cost.method, *numbers)
+    table.add_row("total", *[""] * 6, f"{sum(cost.evaluations for cost in costs):,.0f}")
+    return table

@@ -1,0 +1,50 @@
+"""What a number claims, as a hash: same key, same claim.
+
+A cell's key covers the implementation and arguments of defense and attack, the contents of checkpoints, the images and
+the protocol. It leaves out names, paths, batch size and hardware.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.suite import Component
+
+
+def component_hash(component: Component) -> str:
+    """Identity of a defense or attack: its code (by version, or by source for a user's file) and its arguments."""
+    knobs = getattr(component.cls, "memory_knobs", ())
+    arguments = {name: value for name, value in component.resolved().items() if name not in knobs}
+    return _hash({"code": _code(component), "arguments": _contents(arguments)})
+
+
+def cell_key(defense: str, attack: str, images: str, protocol: dict[str, Any]) -> str:
+    """Identity of a pairing, from the hashes of its parts, the images' fingerprint and the protocol."""
+    return _hash({"defense": defense, "attack": attack, "images": images, "protocol": protocol})
+
+
+def _code(component: Component) -> dict[str, Any]:
+    cls = component.cls
+    code: dict[str, Any] = {"class": cls.__qualname__, "version": getattr(cls, "version", 1)}
+    if component.type.partition(":")[0].endswith(".py"):
+        code["source"] = hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    else:
+        code["module"] = cls.__module__
+    return code
+
+
+def _contents(value: Any) -> Any:
+    """Arguments with every checkpoint reduced to the hash of its bytes: where it lies is not what it is."""
+    if isinstance(value, dict):
+        return value["sha256"] if "sha256" in value else {key: _contents(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_contents(item) for item in value]
+    return value
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

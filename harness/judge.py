@@ -1,0 +1,55 @@
+"""Verdicts: the real defense is asked, under the harness's own draws, whatever the attack believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.defense import Defense
+from harness.randomness import fold
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Predicted classes and margins (true-class logit minus the largest other), both (votes, N), on the CPU.
+
+    A NaN logit makes the margin NaN, and the prediction -1.
+    """
+
+    votes: Tensor
+    margins: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """(N,): every draw gave finite logits."""
+        return ~(self.votes < 0).any(0)
+
+
+def ask(defense: Defense, x: Tensor, y: Tensor, seeds: Tensor, *, votes: int, batch_size: int) -> Answers:
+    """Classifies each image `votes` times (once if the defense is deterministic), in float32, without gradients.
+
+    Args:
+        x: images, (N, C, H, W) in [0, 1]; y: labels, (N,) int64; seeds: one per image, (N,) int64.
+    """
+    draws = votes if defense.stochastic else 1
+    logits = [_logits(defense, x, fold(seeds, draw), batch_size) for draw in range(draws)]
+    pairs = [_read(z.float().cpu(), y.cpu()) for z in logits]
+    return Answers(torch.stack([p for p, _ in pairs]), torch.stack([m for _, m in pairs]))
+
+
+@torch.no_grad()
+def _logits(defense: Defense, x: Tensor, seeds: Tensor, batch_size: int) -> Tensor:
+    parts = []
+    for images, part_seeds in zip(x.split(batch_size), seeds.split(batch_size), strict=True):
+        with defense.drawing(part_seeds):
+            parts.append(defense(images))
+    return torch.cat(parts)
+
+
+def _read(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    finite = torch.isfinite(logits).all(1)
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return torch.where(finite, logits.argmax(1), -1), torch.where(finite, true - other, torch.nan)

@@ -1,0 +1,122 @@
+"""`run.json`: what a results directory holds, and whether a suite may add to it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+from harness import __version__, datasets
+from harness.defense import Defense
+from harness.errors import Place, UserError
+from harness.shard import Images
+from harness.store import MANIFEST, Store
+from harness.suite import Plan
+from harness.survey import Work
+
+
+def refuse_another_suite(store: Store, plan: Plan, works: list[Work]) -> None:
+    """A results directory belongs to one suite, whose finished claims stay what they were.
+
+    New defenses, attacks, titles and report settings may join; what exists may not change its meaning.
+
+    Raises:
+        UserError: the directory is another suite's, or the suite has changed: says what.
+    """
+    old = store.manifest()
+    if old is None:
+        return
+    place = Place(store.root / MANIFEST)
+    if old["suite"] != plan.suite.suite:
+        raise UserError(
+            f"these are the results of suite '{old['suite']}', not of '{plan.suite.suite}'",
+            remedy="choose another directory with --out",
+            where=place,
+        )
+    keys = {(cell["defense"], cell["attack"]): cell["key"] for cell in old["cells"]}
+    new = {(work.cell.defense.name, work.cell.attack.name): work.stored.key for work in works}
+    changed = [pair for pair in keys if pair in new and keys[pair] != new[pair]]
+    if changed:
+        pairs = ", ".join("/".join(pair) for pair in changed[:3]) + (", …" if len(changed) > 3 else "")
+        differences = list(_differences(old["resolved"], plan.resolved()))
+        what = "; ".join(differences[:5]) if differences else "the code or a checkpoint behind them"
+        raise UserError(
+            f"the suite changed since these results were made, for {pairs}: {what}",
+            remedy="undo the change, run into another directory with --out, or delete this one",
+            where=place,
+        )
+
+
+def build(
+    store: Store,
+    plan: Plan,
+    works: list[Work],
+    defenses: dict[str, Defense],
+    remarks: dict[str, list[str]],
+    dataset: datasets.Dataset,
+    images: Images,
+    environment: dict[str, Any],
+) -> dict[str, Any]:
+    """The manifest's content. Facts on defenses and cells that this session did not touch stay as they were."""
+    old = store.manifest() or {"defenses": {}, "cells": [], "sessions": []}
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    protocol = plan.suite.protocol
+    cells = {(cell["defense"], cell["attack"]): cell for cell in old["cells"]}
+    cells |= {(w.cell.defense.name, w.cell.attack.name): _cell(w, plan, images, remarks) for w in works}
+    return {
+        "harness": __version__,
+        "suite": plan.suite.suite,
+        "title": plan.suite.title,
+        "dataset": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "count": len(images),
+            "indices": images.index.tolist(),
+            "fingerprint": datasets.fingerprint(images.x, images.y),
+        },
+        "protocol": protocol.model_dump(mode="json"),
+        "report": plan.suite.report.model_dump(mode="json"),
+        "defenses": old["defenses"] | {name: _defense(name, plan, defense) for name, defense in defenses.items()},
+        "attacks": {name: {"label": spec.label} for name, spec in plan.suite.attacks.items()},
+        "cells": list(cells.values()),
+        "resolved": plan.resolved(),
+        "sessions": [*old["sessions"], {"started": now, **environment}],
+    }
+
+
+def _defense(name: str, plan: Plan, defense: Defense) -> dict[str, Any]:
+    component = next(cell.defense for cell in plan.cells if cell.defense.name == name)
+    return {
+        "label": component.label,
+        "type": component.type,
+        "stochastic": defense.stochastic,
+        "expected_accuracy": defense.expected_accuracy,
+        "expected_dataset": defense.expected_dataset,
+    }
+
+
+def _cell(work: Work, plan: Plan, images: Images, remarks: dict[str, list[str]]) -> dict[str, Any]:
+    return {
+        "defense": work.cell.defense.name,
+        "attack": work.cell.attack.name,
+        "key": work.stored.key,
+        "threat": str(work.attack.threat),
+        "method": work.attack.describe(),
+        "count": len(images),
+        "shard": plan.suite.protocol.shard,
+        "flags": remarks.get(work.cell.defense.name, []),
+    }
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Changed leaves as `path: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    elif old != new:
+        yield f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

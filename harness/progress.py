@@ -1,0 +1,122 @@
+"""What a long run shows: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from harness.attack import Target
+from harness.records import Record
+from harness.survey import Work
+
+
+class Display:
+    """Tells what is being attacked, how far it is, the accuracies so far, images per second and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Live | None = None
+        self._clock = _Clock()
+
+    def note(self, text: str) -> None:
+        """A remark that stays on the screen."""
+        self.console.print(escape(text), highlight=False)
+
+    @contextmanager
+    def running(self, works: list[Work]) -> Iterator[None]:
+        """Shows the progress of these pairings while the block runs."""
+        self._clock = _Clock()
+        self._works, self._current, self._target = works, works[0], None
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self._render, console=self.console, refresh_per_second=4) as self._live:
+            yield
+
+    def began(self, work: Work) -> None:
+        self._current, self._target = work, None
+
+    def watch(self, work: Work, target: Target) -> None:
+        """Follows the passes that an attack spends."""
+        self._current, self._target = work, target
+
+    def finished(self, work: Work, records: list[Record]) -> None:
+        """A shard is on disk."""
+        self._clock.add(work, len(records))
+        self._target = None
+        if not self.console.is_terminal:
+            line = f"{work.name}: {_state(work)}, {self._clock.speed(work)}, {self._left()} left"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        return _duration(self._clock.left(self._works))
+
+    def _render(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for work in self._works:
+            style = "bold" if work is self._current else "" if work.missing else "green"
+            table.add_row(Text(work.name, style=style), _bar(work), _state(work), self._clock.speed(work))
+        passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
+        return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
+
+
+class _Clock:
+    """Speed by pairing, and the time that the rest will take at those speeds."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._spent: dict[str, tuple[int, float]] = {}
+
+    def add(self, work: Work, images: int) -> None:
+        now = time.monotonic()
+        count, seconds = self._spent.get(work.name, (0, 0.0))
+        self._spent[work.name] = count + images, seconds + now - self._last
+        self._last = now
+
+    def speed(self, work: Work) -> str:
+        count, seconds = self._spent.get(work.name, (0, 0.0))
+        return f"{count / seconds:.3g} images/s" if seconds else ""
+
+    def left(self, works: list[Work]) -> float | None:
+        """Seconds. A pairing not begun is taken to be as slow as the average of those that were."""
+        if not self._spent:
+            return None
+        average = sum(s for _, s in self._spent.values()) / sum(n for n, _ in self._spent.values())
+        per_image = {name: seconds / count for name, (count, seconds) in self._spent.items()}
+        return sum(per_image.get(w.name, average) * (b - a) for w in works for a, b in w.missing)
+
+
+def _bar(work: Work) -> Progress:
+    bar = Progress(BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    done = sum(b - a for (a, b), records in work.shards.items() if records is not None)
+    bar.add_task("", total=max(b for _, b in work.shards), completed=done)
+    return bar
+
+
+def _state(work: Work) -> str:
+    """Images done, and clean and robust accuracy so far, in a single draw."""
+    records = [record for shard in work.shards.values() if shard for record in shard]
+    total = max(b for _, b in work.shards)
+    if not records:
+        return f"0/{total} images"
+    clean = sum(r.clean_votes[:1] == [r.label] for r in records) / len(records)
+    robust = sum(r.verdict != "error" and r.adv_votes[:1] == [r.label] for r in records) / len(records)
+    errors = sum(r.verdict == "error" for r in records)
+    failed = f", {errors} errors" if errors else ""
+    return f"{len(records)}/{total} images, clean {clean:.1%}, robust {robust:.1%}{failed}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,211 @@
+"""The unit of work: a few images of one pairing, attacked, then judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.attack import Adversarial, Attack, Target
+from harness.defense import Defense
+from harness.errors import blame
+from harness.judge import Answers, ask
+from harness.quantity import Quantity
+from harness.randomness import derive, fenced, row_seeds
+from harness.records import Record, Verdict, vote
+from harness.threat import L2, TOLERANCE, Linf
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of a dataset. index: (N,) int64 positions in the split; x: (N, C, H, W) in [0, 1]; y: (N,) int64."""
+
+    index: Tensor
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, which: slice | Tensor) -> Images:
+        return Images(self.index[which], self.x[which], self.y[which])
+
+    def to(self, device: torch.device) -> Images:
+        return Images(self.index.to(device), self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Where randomness comes from: the suite's seed and the identities of defense and attack, never their names."""
+
+    suite: int
+    defense: str
+    attack: str
+
+    def clean(self, index: Tensor) -> Tensor:
+        """Of the votes on clean images: the same whatever the attack."""
+        return row_seeds(derive(self.suite, self.defense, "clean"), index)
+
+    def search(self, index: Tensor) -> Tensor:
+        """Of the attack."""
+        return row_seeds(derive(self.suite, self.defense, self.attack, "search"), index)
+
+    def verdict(self, index: Tensor) -> Tensor:
+        """Of the votes on adversarial images, which the attack has not seen."""
+        return row_seeds(derive(self.suite, self.defense, self.attack, "verdict"), index)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard and all that deciding it takes.
+
+    Args:
+        clean: the defense's answers on the clean images.
+        watch: told the attack's view of the defense before the attack starts, for progress displays.
+    """
+
+    defense: Defense
+    attack: Attack
+    images: Images
+    seeds: Seeds
+    clean: Answers
+    votes: int
+    batch_size: int
+    watch: Callable[[Target], None]
+
+
+@dataclass
+class Outcome:
+    """What came of the attack, for every image of the shard, attacked or not. flow: (N, H, W, 2) or None."""
+
+    x_adv: Tensor
+    violation: Tensor
+    passes: Tensor
+    flow: Tensor | None = None
+    flags: tuple[str, ...] = ()
+    failure: str | None = None
+
+
+def answer(defense: Defense, images: Images, seeds: Seeds, votes: int, batch_size: int) -> Answers:
+    """The defense's answers on clean images."""
+    return ask(defense, images.x, images.y, seeds.clean(images.index), votes=votes, batch_size=batch_size)
+
+
+def work(job: Job) -> tuple[list[Record], dict[str, Tensor]]:
+    """A record per image, and the tensors to keep: "images" and, where the attack moves pixels, "flow"."""
+    began = time.perf_counter()
+    outcome = _attack(job)
+    _drop_violations(outcome, job.images.x)
+    answers = _judge(job, outcome)
+    seconds = (time.perf_counter() - began) / len(job.images)
+    tensors = {"images": outcome.x_adv}
+    if outcome.flow is not None:
+        tensors["flow"] = outcome.flow
+    return _records(job, outcome, answers, seconds), tensors
+
+
+def _attack(job: Job) -> Outcome:
+    """Attacks the images worth it: all on a stochastic defense, where one draw proves nothing, else those it gets right."""
+    x, index = job.images.x, job.images.index
+    worth = job.clean.valid & (job.defense.stochastic | (job.clean.votes[0] == job.images.y.cpu()))
+    rows = worth.nonzero().squeeze(1).to(x.device)
+    outcome = Outcome(x.clone(), torch.zeros(len(x), device=x.device), torch.zeros(2, len(x), dtype=torch.int64))
+    if not len(rows):
+        return outcome
+    view = {"gradient": job.attack.gradient, "eot": job.attack.eot, "batch_size": job.batch_size}
+    target = Target(job.defense, x[rows], job.seeds.search(index[rows]), **view)
+    job.watch(target)
+    try:
+        _fill(outcome, rows, _perturb(job, target, job.images.take(rows)), job)
+    except Exception as error:  # whatever an attack or a defense raises is an outcome of its own, never "robust"
+        outcome.failure = blame(error)
+    outcome.passes[:, rows.cpu()] = torch.stack([target.forwards, target.backwards])
+    return outcome
+
+
+def _perturb(job: Job, target: Target, images: Images) -> Adversarial:
+    with fenced(derive(job.seeds.suite, job.seeds.defense, job.seeds.attack, int(job.images.index[0]))):
+        found = job.attack.perturb(target, images.x.clone(), images.y.clone())
+    found = found if isinstance(found, Adversarial) else Adversarial(found)
+    if found.images.shape != images.x.shape:
+        raise ValueError(f"the attack returned shape {tuple(found.images.shape)} for {tuple(images.x.shape)}")
+    return found
+
+
+def _fill(outcome: Outcome, rows: Tensor, found: Adversarial, job: Job) -> None:
+    images = found.images.detach().to(outcome.x_adv)
+    outcome.x_adv[rows] = images
+    outcome.violation[rows] = job.attack.threat.violation(job.images.x[rows], images, found.flow)
+    outcome.flags = found.flags
+    if found.flow is not None:
+        outcome.flow = found.flow.new_zeros(len(outcome.x_adv), *found.flow.shape[1:])
+        outcome.flow[rows] = found.flow.detach()
+
+
+def _drop_violations(outcome: Outcome, x: Tensor) -> None:
+    """An image outside its budget is no result: the clean image takes its place."""
+    broken = outcome.violation > TOLERANCE
+    outcome.x_adv[broken] = x[broken]
+    if outcome.flow is not None:
+        outcome.flow[broken] = 0
+
+
+def _judge(job: Job, outcome: Outcome) -> Answers | None:
+    images = job.images
+    try:
+        seeds = job.seeds.verdict(images.index)
+        return ask(job.defense, outcome.x_adv, images.y, seeds, votes=job.votes, batch_size=job.batch_size)
+    except Exception as error:  # as above
+        outcome.failure = outcome.failure or blame(error)
+        return None
+
+
+def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float) -> list[Record]:
+    x, flow = job.images.x, outcome.flow
+    linf, l2 = (norm(Quantity(0)).size(x, outcome.x_adv).tolist() for norm in (Linf, L2))
+    flows = [None] * len(x) if flow is None else flow.abs().flatten(1).amax(1).tolist()
+    attack_seeds = job.seeds.search(job.images.index).tolist()
+    records = []
+    for row, (index, label) in enumerate(zip(job.images.index.tolist(), job.images.y.tolist(), strict=True)):
+        votes = [] if answers is None else answers.votes[:, row].tolist()
+        error = _error(job, outcome, answers, row)
+        verdict: Verdict = "error" if error else "robust" if vote(votes) == label else "fooled"
+        violation = float(outcome.violation[row])
+        records.append(
+            Record(
+                index=index,
+                label=label,
+                verdict=verdict,
+                clean_votes=job.clean.votes[:, row].tolist(),
+                adv_votes=votes,
+                clean_margins=job.clean.margins[:, row].tolist(),
+                adv_margins=[] if answers is None else answers.margins[:, row].tolist(),
+                linf=linf[row],
+                l2=l2[row],
+                flow=flows[row],
+                violation=violation,
+                forwards=int(outcome.passes[0, row]),
+                backwards=int(outcome.passes[1, row]),
+                seconds=seconds,
+                seed=attack_seeds[row],
+                flags=[*outcome.flags, *(["violation"] if violation > TOLERANCE else [])],
+                error=error,
+            )
+        )
+    return records
+
+
+def _error(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> str | None:
+    """Why this image has no verdict, or None. A crash of the attack counts for every image that it was to attack."""
+    if not bool(job.clean.valid[row]):
+        return "the defense gave NaN or infinite logits on the clean image"
+    if outcome.failure:
+        return outcome.failure
+    if answers is not None and not bool(answers.valid[row]):
+        return "the defense gave NaN or infinite logits on the adversarial image"
+    if not torch.isfinite(outcome.violation[row]):
+        return "the attack returned an image that is not finite, or that is not what its flow makes"
+    return None
