@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from harness.defense import Defense
 from harness.errors import UserError
-from harness.survey import load_images
 from harness.suite import Plan
+from harness.survey import load_images
 
 BACKWARD = 1.2
 """A backward pass to the input, in forward passes: forward with input gradient was measured at 2.2 forwards."""

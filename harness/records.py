@@ -24,7 +24,7 @@ class Record:
         clean_votes, adv_votes: predicted class in each draw, on the clean and on the adversarial image. One draw for a
             deterministic defense; empty where an error kept the defense from answering.
         clean_margins, adv_margins: true-class logit minus the largest other, by draw.
-        linf, l2, flow: distance between the adversarial and the clean image; flow is None unless the attack moves pixels.
+        linf, l2, flow: distance between the adversarial and the clean image; no flow unless the attack moves pixels.
         violation: excess over the budget, 0 within it. A violating image is discarded: the adversarial columns then
             speak of the clean image, as the attack found nothing valid.
         forwards, backwards: passes of this image through the defense that the attack spent.

@@ -108,15 +108,21 @@ def work(job: Job) -> tuple[list[Record], dict[str, Tensor]]:
 
 
 def _attack(job: Job) -> Outcome:
-    """Attacks the images worth it: all on a stochastic defense, where one draw proves nothing, else those it gets right."""
+    """Attacks the images worth it: those that the defense gets right, or all if one draw of it proves nothing."""
     x, index = job.images.x, job.images.index
     worth = job.clean.valid & (job.defense.stochastic | (job.clean.votes[0] == job.images.y.cpu()))
     rows = worth.nonzero().squeeze(1).to(x.device)
     outcome = Outcome(x.clone(), torch.zeros(len(x), device=x.device), torch.zeros(2, len(x), dtype=torch.int64))
     if not len(rows):
         return outcome
-    view = {"gradient": job.attack.gradient, "eot": job.attack.eot, "batch_size": job.batch_size}
-    target = Target(job.defense, x[rows], job.seeds.search(index[rows]), **view)
+    target = Target(
+        job.defense,
+        x[rows],
+        job.seeds.search(index[rows]),
+        gradient=job.attack.gradient,
+        eot=job.attack.eot,
+        batch_size=job.batch_size,
+    )
     job.watch(target)
     try:
         _fill(outcome, rows, _perturb(job, target, job.images.take(rows)), job)
