@@ -1,0 +1,41 @@
+"""PAT's ResNet-50 against the original: listing, logits and gradient in both precisions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from defenses.networks.pat_resnet import CifarResNet
+
+SHAPE = (2, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def numbers(measured):
+    return measured("pat_resnet50")
+
+
+def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
+    with torch.device("meta"):
+        assert_listing(CifarResNet(blocks=(1, 1, 1, 1)), numbers["state_dict"], numbers["tiny_params"])
+        assert_listing(CifarResNet(), numbers["state_dict_full"], numbers["full_params"])
+
+
+def test_logits_and_gradient_equal_the_original(numbers, by_rule, image, dtype, assert_agrees):
+    network = by_rule(CifarResNet(blocks=(1, 1, 1, 1))).to(dtype)
+    x = image(SHAPE).requires_grad_()
+    logits = network(network.preprocessing(x))
+    assert_agrees(logits, numbers, "tiny_bottleneck_[1,1,1,1]_logits (normalised input)")
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, torch.tensor([3, 7])), x)
+    assert_agrees(gradient, numbers, "grad_ce_mean_labels_[3,7]_wrt_x01")
+
+
+def test_preprocessing_has_the_published_constants(numbers):
+    assert list(CifarResNet.preprocessing.mean) == numbers["inputs"]["mean"]
+    assert list(CifarResNet.preprocessing.std) == numbers["inputs"]["std"]
+
+
+def test_digits_fit():
+    network = CifarResNet(blocks=(1, 2, 1, 1), width=4, num_classes=10, in_channels=1)
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
