@@ -1,0 +1,1 @@
+"""Defenses, one per file, and the diffusion toolbox that several of them share."""

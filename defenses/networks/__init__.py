@@ -1,0 +1,1 @@
+"""Network architectures, compatible with the published checkpoints by tensor name, shape and order."""
