@@ -149,7 +149,7 @@ class Target(nn.Module):
         return self._ask(exact, x, rows, self.eot).mean(0)
 
     def sample(self, x: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
-        """Logits of each draw, (draws, M, K); `eot` draws unless told otherwise. A deterministic defense is asked once."""
+        """Logits of each draw, (draws, M, K): `eot` draws unless told otherwise, one of a deterministic defense."""
         return self._ask(self._view, x, rows, draws or self.eot)
 
     def step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
@@ -173,7 +173,7 @@ class Target(nn.Module):
         return Step(losses.detach(), grad, logits.detach().mean(0))
 
     def _ask(self, view: View, x: Tensor, rows: Tensor | None, draws: int) -> Tensor:
-        rows = self._nearest(x) if rows is None else rows
+        rows = self.nearest(x) if rows is None else rows
         draws = draws if self.defense.stochastic else 1
         seeds = fold(self.seeds[rows], self.forwards.to(x.device)[rows], torch.arange(draws, device=x.device)[:, None])
         self._count(self.forwards, rows, draws)
@@ -191,7 +191,8 @@ class Target(nn.Module):
         with self.defense.drawing(seeds):
             return view(self.defense, x)
 
-    def _nearest(self, x: Tensor) -> Tensor:
+    def nearest(self, x: Tensor) -> Tensor:
+        """The clean image nearest to each of x (M, C, H, W): (M,)."""
         return torch.cdist(x.detach().flatten(1).float(), self._clean.flatten(1).float()).argmin(1)
 
     def _count(self, counter: Tensor, rows: Tensor, draws: int) -> None:

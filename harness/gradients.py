@@ -1,14 +1,14 @@
 """Ways to differentiate a defense. All have the defense's own forward values, except `blind`.
 
-    exact   the defense itself, purification included
-    bpda    forward: purify, then classify; backward: through `purify_surrogate` in place of purify (Athalye et al., 2018)
-    blind   the classifier alone: the attacker does not know that images are purified
+exact   the defense itself, purification included
+bpda    forward: purify, then classify; backward: `purify_surrogate` in place of purify (Athalye et al., 2018)
+blind   the classifier alone: the attacker does not know that images are purified
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from harness.defense import Defense
 
 Gradient = Literal["exact", "bpda", "blind"]
+
+View = Callable[[Defense, Tensor], Tensor]
+"""Images (N, C, H, W) to logits (N, K), through a defense."""
 
 
 def exact(defense: Defense, x: Tensor) -> Tensor:
@@ -25,12 +28,23 @@ def exact(defense: Defense, x: Tensor) -> Tensor:
 def bpda(defense: Defense, x: Tensor) -> Tensor:
     with torch.no_grad():
         purified = defense.purify(x)
-    surrogate = defense.purify_surrogate(x)
-    return defense.classify(surrogate + (purified - surrogate).detach())
+    return defense.classify(_Substitute.apply(purified, defense.purify_surrogate(x)))
 
 
 def blind(defense: Defense, x: Tensor) -> Tensor:
     return defense.classify(x)
 
 
-VIEWS: dict[Gradient, Callable[[Defense, Tensor], Tensor]] = {"exact": exact, "bpda": bpda, "blind": blind}
+class _Substitute(torch.autograd.Function):
+    """The value of the first, to the bit, with the gradient of the second."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, differentiated: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+
+VIEWS: dict[Gradient, View] = {"exact": exact, "bpda": bpda, "blind": blind}

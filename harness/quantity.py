@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from fractions import Fraction
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
@@ -24,7 +23,10 @@ class Quantity(float):
     text: str
 
     def __new__(cls, written: str | float) -> Quantity:
-        value = _parse(written) if isinstance(written, str) else float(written)
+        try:
+            value = _parse(written) if isinstance(written, str) else float(written)
+        except OverflowError:  # an integer of more than 308 digits
+            value = math.inf
         if not math.isfinite(value):
             raise ValueError(f"{written!r} is not a finite number")
         self = super().__new__(cls, value)
@@ -54,9 +56,7 @@ def _parse(text: str) -> float:
     match = _WRITTEN.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is not a number or a fraction such as 8/255")
-    if not match[2]:
-        return float(match[1])
-    below = Fraction(match[2])
+    above, below = float(match[1]), float(match[2] or 1)
     if not below:
         raise ValueError(f"{text!r} divides by zero")
-    return float(Fraction(match[1]) / below)
+    return above / below if math.isfinite(below) else math.nan

@@ -71,7 +71,9 @@ def fenced(seed: int) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
-        torch.random.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would leave a seed behind for idle CUDA devices
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         np.random.seed(seed % (1 << 32))
         random.seed(seed)
         try:

@@ -1,7 +1,7 @@
 """Threat models: what an attacker may do to an image, how far an image went, and the way back.
 
-    Linf(eps):   max |x' - x| <= eps            L2(eps):   ||x' - x||_2 <= eps          both with x' in [0, 1]
-    Flow(bound): x' = warp(x, f), |f| <= bound per component, f in units of half the image width (StAdv)
+Linf(eps):   max |x' - x| <= eps            L2(eps):   ||x' - x||_2 <= eps          both with x' in [0, 1]
+Flow(bound): x' = warp(x, f), |f| <= bound per component, f in units of half the image width (StAdv)
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class L2(Pixels):
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Clips to [0, 1] first, then shrinks towards x: [0, 1] is convex and holds x, so the result stays in it."""
-        delta = x_adv.clamp(0, 1) - x
+        delta = x_adv.clamp(0, 1).double() - x  # double: at large radii a float norm is off by more than TOLERANCE
         norm = _column(torch.linalg.vector_norm(delta.flatten(1), dim=1), x)
-        return x + delta * (float(self.eps) / norm.clamp(min=1e-30)).clamp(max=1)
+        return (x + delta * (float(self.eps) / norm.clamp(min=1e-30)).clamp(max=1)).to(x.dtype)
 
     def steepest(self, grad: Tensor) -> Tensor:
         largest = _column(grad.abs().flatten(1).amax(1), grad).clamp(min=torch.finfo(grad.dtype).tiny)
@@ -108,7 +108,7 @@ class L2(Pixels):
 
 @dataclass(frozen=True)
 class Flow(ThreatModel):
-    """Bounded spatial flow (StAdv, Xiao et al., 2018). `eps` bounds each component of the flow; 2.0 is the full width."""
+    """Bounded spatial flow (StAdv, Xiao et al., 2018). `eps` bounds each component; 2.0 is the image's full width."""
 
     name: ClassVar[str] = "Flow"
 

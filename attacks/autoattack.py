@@ -1,0 +1,238 @@
+"""AutoAttack (Croce & Hein, 2020): the official algorithm, through the package `pyautoattack`.
+
+    standard   apgd-ce, apgd-t, fab-t, square       for deterministic defenses
+    rand       apgd-ce, apgd-dlr, each gradient averaged over 20 draws       for stochastic ones
+    auto       whichever of the two suits the defense
+    custom     the attacks listed, in that order, each with its hyper-parameters of `standard`
+
+Each attack of the list sees only the images that those before it did not fool. The library draws its noise by position
+in the shard, so that its images depend on which others are there.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import pyautoattack
+import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from torch import Tensor, nn
+
+from attacks.common.autoattack_fence import library_fence
+from attacks.common.budget import Norm, ball
+from harness.attack import Adversarial, Attack, Cost, Target
+from harness.defense import Defense
+from harness.errors import UserError
+from harness.gradients import Gradient
+from harness.quantity import Quantity
+from harness.randomness import derive, fenced
+from harness.threat import TOLERANCE, Pixels
+
+Version = Literal["standard", "rand", "auto", "custom"]
+Stage = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
+
+STANDARD: tuple[Stage, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
+RAND: tuple[Stage, ...] = ("apgd-ce", "apgd-dlr")
+RAND_DRAWS = 20
+MOST_TARGETS = 9
+FAB_STEPS = 100
+FEWEST_CLASSES: dict[Stage, int] = {"apgd-dlr": 3, "apgd-t": 4}
+"""What the DLR losses need; the other attacks take any two classes."""
+
+SQUARE_L2_SIDE = 5
+"""Square's L2 start tiles the image five by five."""
+
+
+class Passes(NamedTuple):
+    """Of one image through a defense."""
+
+    forwards: int
+    backwards: int
+
+
+class AutoAttack(Attack):
+    """AutoAttack.
+
+    The library stops attacking an image at the first answer it gets wrong, be it a lucky draw of a stochastic defense;
+    the harness's votes then decide. Its warnings about the defense are returned as flags.
+
+    Args:
+        norm, eps: the budget, on the [0, 1] scale.
+        version: see the module's head.
+        attacks: the list of `custom`; one or more of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.
+        apgd_steps: iterations of each APGD attack; 100 unless given, with `custom` only.
+        apgd_restarts: restarts of each APGD attack; 1 unless given, with `custom` only.
+        square_queries: queries of Square; 5000 unless given, with `custom` only.
+        gradient: the view of the defense, see `harness.attack.Attack`.
+        eot: draws that APGD averages each gradient over, stochastic defenses only; 20 for `rand` and `auto`, else 1.
+
+    Raises:
+        ValueError: an unknown attack, or an argument that the version does not take.
+    """
+
+    def __init__(
+        self,
+        norm: Norm,
+        eps: Quantity,
+        version: Version = "standard",
+        attacks: list[str] | None = None,
+        apgd_steps: int | None = None,
+        apgd_restarts: int | None = None,
+        square_queries: int | None = None,
+        gradient: Gradient = "exact",
+        eot: int | None = None,
+    ) -> None:
+        if eot is None:
+            eot = RAND_DRAWS if version in ("rand", "auto") else 1
+        super().__init__(gradient=gradient, eot=eot)
+        overrides = {"apgd_steps": apgd_steps, "apgd_restarts": apgd_restarts, "square_queries": square_queries}
+        if version not in get_args(Version):
+            raise ValueError(f"version is '{version}'; valid versions: {', '.join(get_args(Version))}")
+        _check_fixed(version, {"attacks": attacks, **overrides}, eot)
+        for name, value in overrides.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        self.threat: Pixels = ball(norm, eps)
+        self.norm, self.cascade = norm, version
+        self.custom = _stages(attacks) if version == "custom" else ()
+        self.apgd_steps, self.apgd_restarts = apgd_steps or 100, apgd_restarts or 1
+        self.square_queries = square_queries or 5000
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
+        """The images that fooled the view, and x itself where none did.
+
+        Raises:
+            UserError: too few classes, or images too small, for one of the attacks.
+        """
+        stages = self.stages(target.defense.stochastic)
+        classes = target.defense.num_classes or target(x[:1]).shape[1]
+        problem = _too_few(stages, classes) or _too_small(stages, self.norm, x)
+        if problem:
+            raise UserError(problem, remedy="Use version: custom with a list of attacks that leaves it out")
+        seed = derive("autoattack", *target.seeds.tolist())
+        with fenced(seed), library_fence() as flags:
+            library = self._library(target, stages, classes, seed, x.device)
+            images, _ = library.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))
+        exceeds = (self.threat.violation(x, images) > TOLERANCE).view(-1, 1, 1, 1)
+        images = torch.where(exceeds, self.threat.project(x, images), images)
+        return Adversarial(images, flags=tuple(dict.fromkeys(flags)))
+
+    def stages(self, stochastic: bool) -> tuple[Stage, ...]:
+        """The attacks that run, in order, against a defense that is stochastic or not."""
+        if self.cascade == "custom":
+            return self.custom
+        return RAND if self.cascade == "rand" or (self.cascade == "auto" and stochastic) else STANDARD
+
+    def cost(self, num_classes: int) -> Cost:
+        """Of an image that is never fooled; for `auto`, the larger of its two versions' costs."""
+        options = [self._total(stochastic, num_classes) for stochastic in self._kinds()]
+        return Cost(max(p.forwards for p in options), max(p.backwards for p in options))
+
+    def describe(self) -> str:
+        changed = [] if self.cascade != "custom" else [*self.custom, f"{self.apgd_steps} APGD steps"]
+        return ", ".join([f"{super().describe()}, {self.cascade}", *changed])
+
+    def unsuitable(self, defense: Defense) -> str | None:
+        if defense.stochastic and (self.cascade == "standard" or self.eot == 1):
+            return (
+                f"AutoAttack's {self.cascade} version takes one draw of a stochastic defense for its answer; "
+                "use version: rand, or pgd with eot"
+            )
+        problem = _too_few(self.stages(defense.stochastic), defense.num_classes) if defense.num_classes else None
+        return problem or super().unsuitable(defense)
+
+    def _library(
+        self, target: Target, stages: tuple[Stage, ...], classes: int, seed: int, device: torch.device
+    ) -> pyautoattack.AutoAttack:
+        """The library's object. `custom` lists are set afterwards: its own "custom" has other hyper-parameters."""
+        model = OneDraw(target)
+        shared = {"eps": float(self.threat.eps), "norm": self.norm, "seed": seed, "device": device}
+        library = pyautoattack.AutoAttack(model, version="standard", **shared)
+        stochastic = target.defense.stochastic
+        library.attacks_to_run = list(stages)
+        library.version = "rand" if stochastic else "standard"  # "rand" leaves out the check for randomness
+        apgd = {
+            "n_iter": self.apgd_steps,
+            "n_restarts": self.apgd_restarts,
+            "eot_iter": self.eot if stochastic else 1,
+            "logger": library.logger,
+        }
+        targets = min(MOST_TARGETS, classes - 1)
+        library.apgd = APGDAttack(model, **shared, **apgd)
+        library.apgd_targeted = APGDAttack_targeted(model, n_target_classes=targets, **shared, **apgd)
+        library.fab.n_target_classes = targets
+        library.square.n_queries = self.square_queries
+        return library
+
+    def _kinds(self) -> tuple[bool, ...]:
+        """Whether the defenses that this configuration is for are stochastic."""
+        return (False, True) if self.cascade == "auto" else (self.eot > 1,)
+
+    def _total(self, stochastic: bool, classes: int) -> Passes:
+        """All attacks, and the library's checks: clean accuracy, range, dynamic, and five passes for randomness."""
+        parts = [self._passes(stage, classes, self.eot if stochastic else 1) for stage in self.stages(stochastic)]
+        return Passes((3 if stochastic else 8) + sum(p.forwards for p in parts), sum(p.backwards for p in parts))
+
+    def _passes(self, stage: Stage, classes: int, draws: int) -> Passes:
+        """One attack: its look at the clean image, its run, and the verdict on what it returns."""
+        targets = min(MOST_TARGETS, classes - 1)
+        apgd = self.apgd_restarts * (self.apgd_steps + 1) * draws
+        if stage == "apgd-t":
+            return Passes(2 + targets * (apgd + self.apgd_restarts), targets * apgd)
+        if stage == "fab":
+            return Passes(2 + 2 * FAB_STEPS + 2, FAB_STEPS * classes)
+        if stage == "fab-t":
+            return Passes(2 + targets * (2 * FAB_STEPS + 3), targets * FAB_STEPS)
+        if stage == "square":
+            return Passes(self.square_queries + 4, 0)
+        return Passes(2 + apgd, apgd)
+
+
+class OneDraw(nn.Module):
+    """One draw of the target per call: the library averages over draws itself, gradients and not logits.
+
+    The library does not say which images a batch belongs to. Of two batches in a row one is always part of the other,
+    in order, so that equal lengths mean equal images. Looking for the nearest each time would go wrong with FAB, which
+    leaves the budget; a batch of a new length does not.
+    """
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target = target
+        self.rows = torch.empty(0, dtype=torch.int64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) != len(self.rows):
+            self.rows = self.target.nearest(x)
+        return self.target.sample(x, self.rows, draws=1)[0]
+
+
+def _check_fixed(version: str, given: dict[str, object], eot: int) -> None:
+    extra = [name for name, value in given.items() if value is not None]
+    if version != "custom" and extra:
+        raise ValueError(f"{', '.join(extra)} would change what version {version} means; set version: custom")
+    if version == "standard" and eot != 1:
+        raise ValueError(f"version standard has no eot (here {eot}); set version: rand or custom")
+
+
+def _stages(names: list[str] | None) -> tuple[Stage, ...]:
+    valid: tuple[Stage, ...] = get_args(Stage)
+    for name in names or []:
+        if name not in valid:
+            raise ValueError(f"'{name}' is not an attack of AutoAttack; valid names: {', '.join(valid)}")
+    if not names:
+        raise ValueError(f"version custom needs attacks, a list of {', '.join(valid)}")
+    return tuple(stage for name in names for stage in valid if stage == name)
+
+
+def _too_few(stages: tuple[Stage, ...], classes: int) -> str | None:
+    for stage in stages:
+        if classes < FEWEST_CLASSES.get(stage, 2):
+            return f"AutoAttack's {stage} needs at least {FEWEST_CLASSES.get(stage, 2)} classes, not {classes}"
+    return None
+
+
+def _too_small(stages: tuple[Stage, ...], norm: Norm, x: Tensor) -> str | None:
+    if "square" in stages and norm == "L2" and x.shape[2] < SQUARE_L2_SIDE:
+        return f"AutoAttack's square needs images at least {SQUARE_L2_SIDE} pixels high in L2, not {x.shape[2]}"
+    return None

@@ -1,0 +1,102 @@
+"""Losses on logits for an attack to maximise: one value per image, pure functions.
+
+    z      logits, (N, K);  z_1 >= z_2 >= ...  the same, sorted
+    y, t   true and target classes, (N,);  r = max_{j != y} z_j  the best rival of y
+
+    margin            r - z_y                                          positive: misclassified
+    ce_plain          -log softmax(z)_y
+    ce                ce_plain(z / s),  s = max(1, (z_y - r) / 10), constant under differentiation
+    dlr               -(z_y - r) / (z_1 - z_3 + 1e-12)                 (Croce & Hein, 2020)
+    margin_targeted   z_t - z_y
+    ce_targeted       log softmax(z / s)_t,  s = max(1, (z_1 - z_t) / 10), likewise
+    dlr_targeted      -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2 + 1e-12)
+
+In float32, softmax(z)_y rounds to 1 once z_y - r passes 17, and `ce_plain` loses first half of its gradient, then
+(from about 100 on) all of it. A diffusion classifier's logits, sums over pixels, differ by hundreds: `ce_plain` finds
+it robust without having attacked it. Dividing by s keeps the gap at 10 or less, where the gradient is accurate to
+0.2%, and leaves logits that are closer than that as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (N, K) and labels (N,) to a value per image (N,), to be maximised."""
+
+LossName = Literal["ce", "ce-plain", "dlr", "margin"]
+
+_WIDEST_GAP = 10.0
+_TINY = 1e-12
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Best rival's logit less the true class's; in the logits' own units."""
+    return _rival(logits, y) - _of(logits, y)
+
+
+def ce_plain(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy as published attacks use it: blind to a defense whose logits saturate softmax."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def ce(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy that saturation cannot blind; equal to `ce_plain` where z_y leads by less than 10."""
+    return ce_plain(_narrowed(logits, _of(logits, y) - _rival(logits, y)), y)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio: unchanged when the logits are shifted or scaled.
+
+    Raises:
+        ValueError: fewer than 3 classes, for which it is not defined.
+    """
+    _require(logits, 3, "dlr")
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The target class's logit less the true class's."""
+    return _of(logits, target) - _of(logits, y)
+
+
+def ce_targeted(logits: Tensor, target: Tensor) -> Tensor:
+    """Log-probability of the target class, safe from saturation like `ce`."""
+    return -ce_plain(_narrowed(logits, logits.amax(1) - _of(logits, target)), target)
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Targeted difference of logits ratio.
+
+    Raises:
+        ValueError: fewer than 4 classes, for which it is not defined.
+    """
+    _require(logits, 4, "targeted dlr")
+    top = logits.topk(4, dim=1).values
+    return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+LOSSES: dict[LossName, Loss] = {"ce": ce, "ce-plain": ce_plain, "dlr": dlr, "margin": margin}
+
+
+def _of(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None])[:, 0]
+
+
+def _rival(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1)
+
+
+def _narrowed(logits: Tensor, gap: Tensor) -> Tensor:
+    return logits / (gap.detach() / _WIDEST_GAP).clamp(min=1)[:, None]
+
+
+def _require(logits: Tensor, classes: int, loss: str) -> None:
+    if logits.shape[1] < classes:
+        raise ValueError(f"{loss} needs at least {classes} classes, not {logits.shape[1]}; use the margin loss")

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyautoattack
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attacks.autoattack import AutoAttack
+from harness.attack import Adversarial, Target
+from harness.defense import Defense
+from harness.errors import UserError
+from harness.quantity import Quantity
+from harness.randomness import derive, normal, uniform
+from harness.threat import TOLERANCE
+
+Make = Callable[..., Defense]
+View = Callable[..., Target]
+
+SHAPE = (1, 6, 6)
+
+
+def autoattack(norm: str = "Linf", eps: str = "8/255", **options: Any) -> AutoAttack:
+    return AutoAttack(norm, Quantity(eps), **options)  # type: ignore[arg-type]
+
+
+def custom(*attacks: str, **options: Any) -> AutoAttack:
+    return autoattack(version="custom", attacks=list(attacks), **options)
+
+
+def sine(shape: tuple[int, ...], phase: float) -> Tensor:
+    """The fill rule of the golden files, in short: v_i = sin(0.37 i + phase) * sqrt(2 / fan_in)."""
+    count = torch.Size(shape).numel()
+    values = (0.37 * torch.arange(count, dtype=torch.float64) + phase).sin() * (2 * shape[0] / count) ** 0.5
+    return values.float().view(shape)
+
+
+class Conv(Defense):
+    """A small convolutional network with weights by rule."""
+
+    num_classes = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("first", sine((8, 1, 3, 3), 1.4))
+        self.register_buffer("second", sine((10, 8 * 36), 2.7))
+
+    def classify(self, x: Tensor) -> Tensor:
+        return F.relu(F.conv2d(2 * x - 1, self.first, padding=1)).flatten(1) @ self.second.T
+
+
+def batch(defense: Defense, n: int) -> tuple[Tensor, Tensor]:
+    x = uniform(torch.arange(n) + 9, SHAPE)
+    return x, defense(x).argmax(1).detach()
+
+
+def unbeatable(linear: Make, n: int, classes: int = 10) -> tuple[Defense, Tensor, Tensor]:
+    """A defense that no attack within reach fools, images, and labels."""
+    defense = linear(0.01 * normal(torch.arange(classes), (36,)), 10 * (torch.arange(classes) == 1).float())
+    return defense, uniform(torch.arange(n), SHAPE), torch.full((n,), 1)
+
+
+def run(attack: AutoAttack, target: Target, x: Tensor, y: Tensor) -> Adversarial:
+    found = attack.perturb(target, x, y)
+    assert isinstance(found, Adversarial)
+    assert attack.threat.violation(x, found.images).max() <= TOLERANCE
+    return found
+
+
+def stock_images(attack: AutoAttack, target: Target, x: Tensor, y: Tensor, queries: int) -> Tensor:
+    """What the package itself returns at the same seed."""
+    eps, seed = float(attack.threat.eps), derive("autoattack", *target.seeds.tolist())
+    stock = pyautoattack.AutoAttack(target.defense, norm=attack.norm, eps=eps, seed=seed)
+    stock.square.n_queries = queries
+    return stock.run_standard_evaluation(x, y, batch_size=len(x))[0]
+
+
+def test_standard_is_the_stock_package_image_for_image_at_its_published_cost(view: View) -> None:
+    defense, attack = Conv(), autoattack("Linf", "0.01")
+    x, y = batch(defense, 8)
+    target = view(attack, defense, x)
+    images = run(attack, target, x, y).images
+    assert images.equal(stock_images(attack, target, x, y, queries=5000))
+    robust = defense(images).argmax(1) == y
+    assert 0 < robust.sum() < 8
+    assert (target.forwards[robust] == 7864).all() and (target.backwards[robust] == 1910).all()
+    assert (target.forwards[~robust] < 7864).all()
+    assert (attack.cost(10).forwards, attack.cost(10).backwards) == (7864, 1910)
+
+
+def test_a_custom_list_is_the_stock_package_but_for_what_is_overridden(view: View) -> None:
+    defense = Conv()
+    attack = custom("apgd-ce", "apgd-t", "fab-t", "square", norm="L2", eps="0.05", square_queries=50)
+    x, y = batch(defense, 8)
+    target = view(attack, defense, x)
+    images = run(attack, target, x, y).images
+    assert images.equal(stock_images(attack, target, x, y, queries=50))
+    assert not images.equal(x)
+
+
+def hyperparameters(attack: Any) -> dict[str, Any]:
+    return {k: v for k, v in vars(attack).items() if k not in {"model", "predict", "logger", "seed", "device"}}
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_standard_and_rand_have_the_official_hyperparameters(view: View, linear: Make, noisy: Make, norm: str) -> None:
+    for version, make in [("standard", linear), ("rand", noisy)]:
+        attack = autoattack(norm, version=version)
+        defense = make(normal(torch.arange(10), (36,)))
+        target = view(attack, defense, uniform(torch.arange(2), SHAPE))
+        ours = attack._library(target, attack.stages(defense.stochastic), 10, 0, torch.device("cpu"))
+        stock = pyautoattack.AutoAttack(defense, norm=norm, eps=float(attack.threat.eps), seed=0, version=version)
+        assert ours.attacks_to_run == stock.attacks_to_run
+        assert ours.version == stock.version
+        for name in ("apgd", "apgd_targeted", "fab", "square"):
+            official, mine = hyperparameters(getattr(stock, name)), hyperparameters(getattr(ours, name))
+            if version == "standard" or name == "apgd":  # rand leaves the others, which it does not run, unset
+                assert mine == official
+
+
+@pytest.mark.parametrize(
+    ("attacks", "options", "classes"),
+    [
+        (["apgd-ce"], {}, 10),
+        (["apgd-dlr"], {"apgd_steps": 7, "apgd_restarts": 2}, 3),
+        (["apgd-t"], {"apgd_steps": 5}, 4),
+        (["apgd-t"], {"apgd_steps": 5, "apgd_restarts": 2}, 12),
+        (["fab"], {}, 3),
+        (["fab-t"], {}, 3),
+        (["square"], {"square_queries": 30}, 2),
+        (["apgd-ce", "apgd-dlr", "square"], {"apgd_steps": 5, "square_queries": 30, "norm": "L2"}, 10),
+    ],
+)
+def test_cost_is_exact_for_an_image_that_is_never_fooled(
+    linear: Make, view: View, attacks: list[str], options: dict[str, Any], classes: int
+) -> None:
+    attack = custom(*attacks, **options)
+    defense, x, y = unbeatable(linear, 3, classes)
+    target = view(attack, defense, x)
+    assert run(attack, target, x, y).images.equal(x)
+    assert target.forwards.tolist() == [attack.cost(classes).forwards] * 3
+    assert target.backwards.tolist() == [attack.cost(classes).backwards] * 3
+
+
+@pytest.mark.parametrize("version", ["rand", "auto"])
+def test_rand_averages_draws_and_costs_what_it_says(noisy: Make, view: View, version: str) -> None:
+    defense, x, y = unbeatable(noisy, 2)
+    attack = autoattack(version="rand", eot=2)
+    assert autoattack(version=version).eot == 20
+    target = view(attack, defense, x)
+    run(attack, target, x, y)
+    assert target.forwards.tolist() == [attack.cost(10).forwards] * 2 == [3 + 2 * (2 + 2 * 101)] * 2
+    assert target.backwards.tolist() == [attack.cost(10).backwards] * 2 == [2 * 2 * 101] * 2
+
+
+def test_auto_is_standard_or_rand_as_the_defense_asks() -> None:
+    attack = autoattack(version="auto")
+    assert attack.stages(stochastic=False) == autoattack().stages(stochastic=False)
+    assert attack.stages(stochastic=True) == autoattack(version="rand").stages(stochastic=True)
+    assert attack.cost(10).forwards >= max(autoattack(version=v).cost(10).forwards for v in ("standard", "rand"))
+    assert attack.cost(10).backwards >= max(autoattack(version=v).cost(10).backwards for v in ("standard", "rand"))
+
+
+def test_a_stochastic_defense_is_refused_where_one_draw_would_decide(noisy: Make, linear: Make) -> None:
+    stochastic, deterministic = (make(normal(torch.arange(10), (36,))) for make in (noisy, linear))
+    for attack in (autoattack(), custom("apgd-ce"), autoattack(version="rand", eot=1)):
+        assert "version: rand, or pgd with eot" in str(attack.unsuitable(stochastic))
+        assert attack.unsuitable(deterministic) is None
+    for attack in (autoattack(version="rand"), autoattack(version="auto"), custom("apgd-ce", eot=10)):
+        assert attack.unsuitable(stochastic) is None
+
+
+def test_too_few_classes_are_refused_before_the_run_or_at_its_start(linear: Make, view: View) -> None:
+    defense, x, y = unbeatable(linear, 2, classes=3)
+    assert "apgd-t needs at least 4 classes, not 3" in str(autoattack().unsuitable(defense))
+    assert custom("apgd-dlr").unsuitable(defense) is None
+    defense.num_classes = None
+    assert autoattack().unsuitable(defense) is None
+    with pytest.raises(UserError, match="apgd-t needs at least 4 classes"):
+        autoattack().perturb(view(autoattack(), defense, x), x, y)
+
+
+def test_images_too_small_for_square_in_l2_are_refused(linear: Make, view: View) -> None:
+    x, attack = torch.full((1, 1, 4, 4), 0.5), custom("square", norm="L2")
+    with pytest.raises(UserError, match="at least 5 pixels high"):
+        attack.perturb(view(attack, linear(torch.zeros(2, 16)), x), x, torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version": "custom", "attacks": ["apgd"]}, "'apgd' is not an attack.*apgd-ce, apgd-dlr, apgd-t, fab, fab-t"),
+        ({"version": "custom"}, "needs attacks"),
+        ({"version": "custom", "attacks": []}, "needs attacks"),
+        ({"version": "plus"}, "valid versions: standard, rand, auto, custom"),
+        ({"attacks": ["square"]}, "attacks would change what version standard means"),
+        ({"version": "rand", "apgd_steps": 10}, "apgd_steps would change what version rand means"),
+        ({"eot": 5}, "version standard has no eot"),
+        ({"version": "custom", "attacks": ["square"], "square_queries": 0}, "square_queries must be at least 1"),
+        ({"version": "rand", "eot": 0}, "eot must be at least 1"),
+        ({"eps": "8"}, "write 8/255"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        autoattack(**options)
+
+
+def test_results_are_a_function_of_the_seeds_and_leave_global_state_alone(view: View) -> None:
+    defense, attack = Conv(), custom("apgd-ce", "square", apgd_steps=5, square_queries=20)
+    x, y = batch(defense, 4)
+
+    def images(seed: int) -> Tensor:
+        return run(attack, view(attack, defense, x, torch.arange(4) + seed), x, y).images
+
+    logger = logging.getLogger("auto-attack")
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    settings = logger.level, logger.propagate, list(logger.handlers)
+    first = images(0)
+    assert images(0).equal(first)
+    assert not images(1).equal(first)
+    assert torch.random.get_rng_state().equal(before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+    assert (logger.level, logger.propagate, list(logger.handlers)) == settings
+
+
+def test_a_debuggers_trace_function_is_put_back(linear: Make, view: View) -> None:
+    defense, x, y = unbeatable(linear, 1)
+    attack, previous = custom("apgd-ce", apgd_steps=1), sys.gettrace()
+
+    def trace(*event: object) -> None:
+        return None
+
+    sys.settrace(trace)
+    try:
+        run(attack, view(attack, defense, x), x, y)
+        found = sys.gettrace()
+    finally:
+        sys.settrace(previous)
+    assert found is trace
+
+
+class Softmaxed(Conv):
+    def classify(self, x: Tensor) -> Tensor:
+        return super().classify(x).softmax(1)
+
+
+class Flat(Conv):
+    def classify(self, x: Tensor) -> Tensor:
+        return super().classify(x).detach().round() + 0 * x.sum()
+
+
+class Dishonest(Conv):
+    """Draws noise and does not say so."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        return super().classify(x) + torch.rand(len(x), 10)
+
+
+class Optimising(Conv):
+    def purify(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            start = x.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(super().classify(start).sum(), start)
+        return x - 1e-3 * grad
+
+
+@pytest.mark.parametrize(
+    ("defense", "flag"),
+    [
+        (Softmaxed, "outputs seem to be probabilities"),
+        (Flat, "zero gradients"),
+        (Dishonest, "seems randomised"),
+        (Optimising, "seems to optimise at test time"),
+        (Conv, None),
+    ],
+)
+def test_the_librarys_warnings_become_flags(
+    view: View, capfd: pytest.CaptureFixture[str], defense: type[Defense], flag: str | None
+) -> None:
+    attack = custom("apgd-dlr", apgd_steps=1)
+    x, y = batch(Conv(), 3)
+    flags = run(attack, view(attack, defense(), x), x, y).flags
+    assert flags == () if flag is None else any(flag in f for f in flags)
+    assert len(set(flags)) == len(flags)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_defense_is_not_blamed_for_the_one_checked_before_it(view: View) -> None:
+    attack = custom("apgd-dlr", apgd_steps=1)
+    x, y = batch(Conv(), 3)
+    flags = [run(attack, view(attack, defense, x), x, y).flags for defense in (Optimising(), Conv())]
+    assert flags[0] and not flags[1]
+
+
+def test_a_description_says_which_attacks_ran() -> None:
+    assert "standard" in autoattack().describe()
+    assert "apgd-dlr, 100 APGD steps" in custom("apgd-dlr").describe()

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.attack import Target
+from harness.defense import Defense
+from harness.randomness import fold, normal, uniform
+
+
+class Noisy(Defense):
+    """A linear classifier behind additive noise drawn per image."""
+
+    stochastic = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(normal(torch.arange(3), (4,)))
+        self.batches: list[int] = []
+
+    def purify(self, x: Tensor) -> Tensor:
+        return x + normal(self.seeds_for(x), x.shape[1:])
+
+    def classify(self, x: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        return x.flatten(1).tanh() @ self.weights.T
+
+
+class Quiet(Noisy):
+    stochastic = False
+
+    def purify(self, x: Tensor) -> Tensor:
+        return x
+
+
+N = 6
+X, SEEDS = uniform(torch.arange(N), (1, 2, 2)), torch.arange(N) * 17 + 3
+ROWS = torch.arange(N)
+
+
+def first_logit(logits: Tensor, rows: Tensor) -> Tensor:
+    return logits[:, 0] * (1 + rows)
+
+
+def test_an_answer_is_the_mean_over_independent_draws() -> None:
+    draws = Target(Noisy(), X, SEEDS, eot=5).sample(X, ROWS)
+    assert draws.shape == (5, N, 3)
+    assert len(draws[:, 0, 0].unique()) == 5
+    assert torch.allclose(Target(Noisy(), X, SEEDS, eot=5)(X, ROWS), draws.mean(0))
+
+
+def test_noise_is_a_function_of_the_image_seed_its_query_number_and_the_draw() -> None:
+    defense = Noisy()
+    target = Target(defense, X, SEEDS, eot=2)
+    target(X, ROWS)
+    draws = target.sample(X, ROWS)
+    for draw in range(2):
+        with defense.drawing(fold(SEEDS, 2, draw)):
+            assert torch.allclose(draws[draw], defense(X))
+
+
+def test_repeated_queries_draw_fresh_noise() -> None:
+    target = Target(Noisy(), X, SEEDS)
+    assert (target(X, ROWS) != target(X, ROWS)).any(1).all()
+
+
+def test_an_images_noise_does_not_depend_on_the_batch() -> None:
+    together = Target(Noisy(), X, SEEDS, eot=3).step(X, ROWS, first_logit)
+    some = torch.tensor([4, 0, 3])
+    apart = Target(Noisy(), X, SEEDS, eot=3).step(X[some], some, first_logit)
+    for a, b in [(apart.loss, together.loss), (apart.grad, together.grad), (apart.logits, together.logits)]:
+        assert torch.allclose(a, b[some], atol=1e-6)
+
+
+@pytest.mark.parametrize("defense", [Noisy, Quiet])
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_a_batched_step_equals_an_unbatched_one(defense: type[Noisy], batch_size: int) -> None:
+    whole = Target(defense(), X, SEEDS, eot=3).step(X, ROWS, first_logit)
+    split_defense = defense()
+    split = Target(split_defense, X, SEEDS, eot=3, batch_size=batch_size).step(X, ROWS, first_logit)
+    for a, b in [(whole.loss, split.loss), (whole.grad, split.grad), (whole.logits, split.logits)]:
+        assert torch.allclose(a, b, atol=1e-6)
+    assert max(split_defense.batches) <= batch_size
+
+
+def test_a_step_is_the_mean_over_draws_of_loss_and_gradient() -> None:
+    defense = Noisy()
+    step = Target(defense, X, SEEDS, eot=4).step(X, ROWS, first_logit)
+    losses, grads = [], []
+    for draw in range(4):
+        x = X.clone().requires_grad_()
+        with defense.drawing(fold(SEEDS, 0, draw)):
+            loss = first_logit(defense(x), ROWS)
+        losses.append(loss.detach())
+        grads.append(torch.autograd.grad(loss.sum(), x)[0])
+    assert torch.allclose(step.loss, torch.stack(losses).mean(0), atol=1e-6)
+    assert torch.allclose(step.grad, torch.stack(grads).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(("defense", "draws"), [(Noisy, 3), (Quiet, 1)])
+def test_passes_are_counted_per_image_exactly(defense: type[Noisy], draws: int, given: bool) -> None:
+    target = Target(defense(), X, SEEDS, eot=3, batch_size=4)
+    some = torch.tensor([5, 1])
+    near = (X[some] + 0.01).requires_grad_()
+    logits = target(near, some if given else None)
+    expected = torch.zeros(N, dtype=torch.int64)
+    expected[some] = draws
+    assert target.forwards.equal(expected)
+    assert target.backwards.sum() == 0
+    logits.sum().backward()
+    assert target.backwards.equal(expected)
+
+
+def test_a_backward_pass_run_twice_counts_twice() -> None:
+    target = Target(Quiet(), X, SEEDS)
+    x = X.clone().requires_grad_()
+    logits = target(x)
+    logits.sum().backward(retain_graph=True)
+    logits.sum().backward()
+    assert target.backwards.tolist() == [2] * N
+
+
+def test_an_answer_without_a_differentiable_image_keeps_no_graph() -> None:
+    assert not Target(Quiet(), X, SEEDS)(X, ROWS).requires_grad
+    with torch.no_grad():
+        assert not Target(Quiet(), X, SEEDS)(X.clone().requires_grad_(), ROWS).requires_grad
+
+
+def test_the_real_defense_answers_whatever_the_view_and_is_counted() -> None:
+    defense = Noisy()
+    target = Target(defense, X, SEEDS, gradient="blind", eot=2)
+    real = target.real(X, ROWS)
+    assert target.forwards.tolist() == [2] * N
+    assert torch.allclose(real, Target(defense, X, SEEDS, gradient="exact", eot=2)(X, ROWS))
+
+
+def test_querying_leaves_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    Target(Noisy(), X, SEEDS, eot=2).step(X, ROWS, first_logit)
+    assert torch.random.get_rng_state().equal(before)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.quantity import Quantity
+from harness.randomness import normal, uniform
+from harness.threat import L2, TOLERANCE, WARP_TOLERANCE, Flow, Linf, Pixels, warp
+
+BALLS = [Linf, L2]
+SHAPE = (3, 2, 5, 4)
+
+
+def images(seed: int) -> Tensor:
+    """Images with pixels at 0 and 1 too."""
+    return (uniform(torch.arange(SHAPE[0]) + seed, SHAPE[1:]) * 1.4 - 0.2).clamp(0, 1)
+
+
+@pytest.mark.parametrize("ball", BALLS)
+@given(
+    seed=st.integers(0, 10**6),
+    eps=st.sampled_from(["0", "1e-9", "8/255", "0.5", "1", "3", "60", "1e30"]),
+    scale=st.sampled_from([0.0, 1e-8, 0.1, 1.0, 1e4, 1e30]),
+)
+@settings(deadline=None, max_examples=60)
+def test_projection_lands_in_the_budget_and_stays_there(ball: type[Pixels], seed: int, eps: str, scale: float) -> None:
+    threat, x = ball(Quantity(eps)), images(seed)
+    projected = threat.project(x, x + scale * normal(torch.arange(SHAPE[0]) + seed, SHAPE[1:]))
+    assert threat.violation(x, projected).max() <= TOLERANCE
+    assert projected.min() >= 0 and projected.max() <= 1
+    assert torch.allclose(threat.project(x, projected), projected, rtol=0, atol=1e-7)
+    if threat.eps == 0:
+        assert projected.equal(x)
+
+
+@pytest.mark.parametrize("ball", BALLS)
+def test_projection_leaves_an_image_within_the_budget_alone(ball: type[Pixels]) -> None:
+    x = images(0)
+    inside = (x + 0.001 * normal(torch.arange(SHAPE[0]), SHAPE[1:])).clamp(0, 1)
+    assert torch.allclose(ball(Quantity("0.2")).project(x, inside), inside, rtol=0, atol=1e-7)
+
+
+def test_l2_projection_of_a_large_image_stays_within_the_tolerance() -> None:
+    x = torch.zeros(1, 3, 224, 224)
+    threat = L2(Quantity(100))
+    assert threat.violation(x, threat.project(x, torch.ones_like(x))).max() <= TOLERANCE
+
+
+def test_sizes_are_the_norms() -> None:
+    x, moved = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.3, -0.4], [0.0, 0.0]]]])
+    assert Linf(Quantity(1)).size(x, moved).item() == pytest.approx(0.4)
+    assert L2(Quantity(1)).size(x, moved).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("ball", BALLS)
+@pytest.mark.parametrize("magnitude", [1e-40, 1e-20, 1.0, 1e30])
+def test_the_steepest_step_has_size_one_and_the_largest_inner_product(ball: type[Pixels], magnitude: float) -> None:
+    threat = ball(Quantity(1))
+    grad = normal(torch.arange(2), (3, 4, 4))
+    step = threat.steepest(grad * magnitude)
+    assert torch.allclose(
+        threat.size(torch.zeros_like(step), step), torch.ones(2), atol=1e-3 if magnitude < 1e-37 else 1e-5
+    )
+    dual = grad.flatten(1).abs().sum(1) if ball is Linf else grad.flatten(1).norm(dim=1)
+    assert torch.allclose((grad * step).flatten(1).sum(1), dual, rtol=1e-3)
+
+
+@pytest.mark.parametrize("ball", BALLS)
+def test_the_steepest_step_of_no_gradient_is_no_step(ball: type[Pixels]) -> None:
+    assert ball(Quantity(1)).steepest(torch.zeros(1, 1, 2, 2)).equal(torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("ball", BALLS)
+def test_random_points_fill_the_ball(ball: type[Pixels]) -> None:
+    seeds, shape, threat = torch.arange(500), (1, 2, 2), ball(Quantity("0.1"))
+    x = torch.full((500, *shape), 0.5)
+    points = threat.random(x, uniform(seeds, shape), normal(seeds + 500, shape))
+    sizes = threat.size(x, points)
+    assert threat.violation(x, points).max() <= TOLERANCE
+    # The volume within radius r of a 4-dimensional ball is r^4.
+    assert abs((sizes < 0.1 * 0.5**0.25).float().mean() - 0.5) < 0.1
+    assert (points - x).mean().abs() < 0.01
+
+
+@pytest.mark.parametrize("ball", BALLS)
+def test_violation_measures_the_excess(ball: type[Pixels]) -> None:
+    x = torch.full((5, 1, 1, 2), 0.5)
+    x_adv = x.clone()
+    x_adv[1, 0, 0, 0] += 0.3
+    x_adv[2, 0, 0, 0] = 1.01
+    x_adv[3, 0, 0, 0] = torch.nan
+    x_adv[4, 0, 0, 0] = -torch.inf
+    assert torch.allclose(ball(Quantity("0.2")).violation(x, x_adv), torch.tensor([0, 0.1, 0.31, torch.inf, torch.inf]))
+    assert torch.allclose(ball(Quantity(9)).violation(x, x_adv)[:3], torch.tensor([0, 0, 0.01]), atol=1e-7)
+
+
+def test_a_warp_by_no_flow_is_the_identity() -> None:
+    x = images(3)
+    assert torch.allclose(warp(x, torch.zeros(SHAPE[0], *SHAPE[2:], 2)), x, atol=1e-6)
+
+
+def test_a_warp_by_one_pixel_shifts_the_image() -> None:
+    x = images(4)
+    flow = torch.zeros(SHAPE[0], *SHAPE[2:], 2)
+    flow[..., 0] = 2 / SHAPE[3]
+    assert torch.allclose(warp(x, flow)[..., :-1], x[..., 1:], atol=1e-5)
+
+
+@given(
+    seed=st.integers(0, 10**6), eps=st.sampled_from(["0", "0.05", "0.5", "10"]), scale=st.sampled_from([0.01, 1.0, 1e4])
+)
+@settings(deadline=None, max_examples=40)
+def test_flow_projection_is_idempotent_and_within_the_bound(seed: int, eps: str, scale: float) -> None:
+    threat, x = Flow(Quantity(eps)), images(seed)
+    projected = threat.project(scale * normal(torch.arange(SHAPE[0]) + seed, (*SHAPE[2:], 2)))
+    assert torch.allclose(threat.project(projected), projected, rtol=0, atol=1e-6)
+    assert threat.violation(x, warp(x, projected).clamp(0, 1), projected).max() <= TOLERANCE
+
+
+def test_a_dishonest_flow_is_a_violation() -> None:
+    x = images(5)
+    threat = Flow(Quantity("0.5"))
+    flow = 0.1 * uniform(torch.arange(SHAPE[0]), (*SHAPE[2:], 2))
+    honest = warp(x, flow)
+    assert threat.violation(x, honest, flow).max() == 0
+    assert threat.size(x, honest, flow).equal(flow.abs().flatten(1).amax(1))
+    retouched = honest.clone()
+    retouched[0, 0, 0, 0] += 0.5 - honest[0, 0, 0, 0] + 10 * WARP_TOLERANCE
+    assert torch.isinf(threat.violation(x, retouched, flow)[0])
+    assert torch.isinf(threat.violation(x, honest)).all()
+    assert torch.isinf(threat.violation(x, honest, flow * torch.nan)).all()
+    assert threat.violation(x, x).max() == 0
+    assert torch.allclose(Flow(Quantity("0.05")).violation(x, honest, flow), flow.flatten(1).amax(1) - 0.05)
+
+
+def test_a_threat_prints_as_it_was_written() -> None:
+    assert str(Linf(Quantity("8/255"))) == "Linf 8/255"
