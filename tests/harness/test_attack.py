@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.attack import Target
+from harness.attack import Attack, Cost, Target
 from harness.defense import Defense
 from harness.randomness import fold, normal, uniform
 
@@ -140,3 +140,25 @@ def test_querying_leaves_the_global_generator_alone() -> None:
     before = torch.random.get_rng_state()
     Target(Noisy(), X, SEEDS, eot=2).step(X, ROWS, first_logit)
     assert torch.random.get_rng_state().equal(before)
+
+
+class Energetic(Attack):
+    needs = ("energy",)
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+    def cost(self, num_classes: int) -> Cost:
+        return Cost(0, 0)
+
+
+def test_an_attack_names_what_it_misses_in_a_defense() -> None:
+    defense = Quiet()
+    assert "energy(x), which Quiet does not have" in str(Energetic().unsuitable(defense))
+    defense.energy = lambda x: x.sum()
+    assert Energetic().unsuitable(defense) is None
+
+
+def test_no_draws_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        Energetic(eot=0)
