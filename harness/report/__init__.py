@@ -1,0 +1,51 @@
+"""From results on disk to tables.
+
+    find_runs, load      results directories -> `Run`: records by pairing          (load, facts)
+    summarise            `Run` -> `Table`: accuracies, intervals, remarks          (table, statistics)
+    report               `Table` -> text: terminal, Markdown, LaTeX, CSV or JSON   (layout and a file per format)
+
+A report reads and never writes. It believes a shard only if the store does, shows an unfinished number as unfinished,
+and never mixes records of two claims.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from rich.console import Group
+
+from harness.errors import UserError, nearest
+from harness.report import document, latex, markdown, terminal, tidy
+from harness.report.layout import lay_out
+from harness.report.load import Pairing, Run, find_runs, load
+from harness.report.table import Table, summarise
+
+__all__ = ["FORMATS", "Format", "Pairing", "Run", "Table", "find_runs", "load", "report", "summarise"]
+
+Format = Literal["table", "md", "latex", "csv", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+def report(root: Path, format: Format = "table") -> str | Group:
+    """All runs at or below `root`, by path, in one format.
+
+    Returns:
+        A rich renderable for "table", text that ends in a newline for every other format.
+
+    Raises:
+        UserError: there is no run, one cannot be read, or there is no such format.
+    """
+    if format not in FORMATS:
+        raise UserError(f"there is no report format '{format}'", remedy=nearest(format, FORMATS))
+    tables = [summarise(load(path)) for path in find_runs(root)]
+    if format == "csv":
+        return tidy.render(tables)
+    if format == "json":
+        return document.render(tables)
+    sheets = [lay_out(table) for table in tables]
+    if format == "md":
+        return markdown.render(sheets)
+    if format == "latex":
+        return latex.render(sheets)
+    return terminal.render(sheets)

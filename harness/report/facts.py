@@ -1,0 +1,92 @@
+"""The part of `run.json` that a report needs. Other keys are kept aside, untouched, in `Manifest.raw`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import Place, UserError
+from harness.report.statistics import Rule
+from harness.store import MANIFEST, Store
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class DatasetFacts(_Facts):
+    name: str
+    split: str
+    count: int = Field(ge=1)
+
+
+class ProtocolFacts(_Facts):
+    votes: int = Field(ge=1)
+    seed: int
+
+
+class ReportFacts(_Facts):
+    """average, worst: attacks of those columns; none, no column. vote: the rule of the headline numbers."""
+
+    average: tuple[str, ...] = ()
+    worst: tuple[str, ...] = ()
+    reference: str | None = None
+    vote: Rule = "mean"
+
+
+class DefenseFacts(_Facts):
+    label: str | None = None
+    stochastic: bool = False
+
+
+class AttackFacts(_Facts):
+    label: str | None = None
+    threat: str | None = None
+
+
+class CellFacts(_Facts):
+    """A pairing. method: how it was attacked, in a few words. flags: remarks of the gates."""
+
+    defense: str
+    attack: str
+    key: str
+    threat: str
+    method: str
+    count: int = Field(ge=1)
+    shard: int = Field(ge=1)
+    flags: tuple[str, ...] = ()
+
+
+class Manifest(_Facts):
+    suite: str
+    title: str | None = None
+    dataset: DatasetFacts
+    protocol: ProtocolFacts
+    report: ReportFacts = ReportFacts()
+    defenses: dict[str, DefenseFacts]
+    attacks: dict[str, AttackFacts]
+    cells: tuple[CellFacts, ...]
+    harness: str
+    raw: dict[str, Any]
+
+
+def read_manifest(store: Store) -> Manifest:
+    """What the store's manifest says.
+
+    Raises:
+        UserError: there is none, or it lacks something.
+    """
+    place = Place(store.root / MANIFEST)
+    raw = store.manifest()
+    if raw is None:
+        raise UserError("no run has begun here", remedy="Start one with `harness run SUITE`", where=place)
+    try:
+        return Manifest.model_validate({**raw, "raw": raw})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"'{'.'.join(map(str, first['loc']))}' of this manifest: {first['msg'].lower()}",
+            remedy="It was edited, or another version of the harness wrote it; run the suite into a new directory",
+            where=place,
+        ) from error

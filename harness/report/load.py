@@ -1,0 +1,111 @@
+"""Results on disk -> tables of records, one row per image and pairing. Only finished, undamaged shards count."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from harness.errors import UserError
+from harness.records import Record
+from harness.report.facts import CellFacts, Manifest, read_manifest
+from harness.store import MANIFEST, Cell, Damaged, Stale, Store
+
+COLUMNS = [field.name for field in dataclasses.fields(Record)]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What lies on disk of one defense under one attack.
+
+    Attributes:
+        facts: what the manifest says of it.
+        records: a row per image, the fields of `Record` as columns; the row's index is the image's position in the run.
+        damaged: why shards cannot be believed; the next run computes them again.
+        stale: shards under this name that belong to another claim. They are left out of every number.
+    """
+
+    facts: CellFacts
+    records: pd.DataFrame
+    damaged: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> int:
+        return len(self.records)
+
+    @property
+    def total(self) -> int:
+        return self.facts.count
+
+    @property
+    def finished(self) -> bool:
+        return self.done == self.total
+
+
+@dataclass(frozen=True)
+class Run:
+    """One results directory. pairings: by (defense, attack), in the manifest's order."""
+
+    path: Path
+    manifest: Manifest
+    pairings: dict[tuple[str, str], Pairing]
+
+
+def find_runs(root: Path) -> list[Path]:
+    """The run at `root`, or all runs below it, by path.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (root / MANIFEST).is_file():
+        return [root]
+    runs = []
+    for folder, below, files in os.walk(root):
+        if MANIFEST in files:
+            runs.append(Path(folder))
+            below.clear()
+        below.sort()
+    if not runs:
+        what = "holds no results" if root.is_dir() else "is not a directory"
+        raise UserError(
+            f"{root} {what}", remedy="Make some with `harness run SUITE`, or give the directory of an earlier run"
+        )
+    return runs
+
+
+def load(root: Path) -> Run:
+    """Reads one run.
+
+    Raises:
+        UserError: its manifest is missing or cannot be read.
+    """
+    store = Store(root)
+    manifest = read_manifest(store)
+    cells = {(facts.defense, facts.attack): facts for facts in manifest.cells}
+    return Run(
+        root,
+        manifest,
+        {pair: _pairing(store.cell(*pair, facts.key), facts) for pair, facts in cells.items()},
+    )
+
+
+def _pairing(cell: Cell, facts: CellFacts) -> Pairing:
+    bounds = [(start, min(start + facts.shard, facts.count)) for start in range(0, facts.count, facts.shard)]
+    records: dict[int, Record] = {}
+    damaged: list[str] = []
+    stale = [f"{start}-{stop}" for start, stop in cell.shards() if (start, stop) not in bounds]
+    for start, stop in bounds:
+        try:
+            found = cell.read(start, stop) or []
+        except Stale:
+            stale.append(f"{start}-{stop}")
+        except Damaged as damage:
+            damaged.append(str(damage))
+        else:
+            records |= dict(enumerate(found, start))
+    rows = [vars(record) for record in records.values()]
+    return Pairing(facts, pd.DataFrame(rows, index=list(records), columns=COLUMNS), tuple(damaged), tuple(stale))

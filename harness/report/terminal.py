@@ -1,0 +1,58 @@
+"""A table for the terminal: values above their intervals, footnotes below."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from harness.report.layout import Grid, Sheet, Shown
+
+
+def render(sheets: list[Sheet]) -> Group:
+    """All sheets, one below the other. Texts are never read as markup."""
+    return Group(*(part for sheet in sheets for part in _sheet(sheet)))
+
+
+def _sheet(sheet: Sheet) -> list[RichTable | Text]:
+    parts: list[RichTable | Text] = [Text(sheet.title, style="bold"), Text(), _main(sheet.main), Text()]
+    if sheet.draws:
+        title = Text("Stochastic defenses, by what counts as success over the draws", style="bold")
+        parts += [title, Text(), _draws(sheet.draws), Text()]
+    parts += [Text(f"{mark}: {text}", style="dim") for mark, text in sheet.footnotes]
+    return [*parts, *(Text(note, style="dim") for note in sheet.notes), Text()]
+
+
+def _main(grid: Grid) -> RichTable:
+    widths = [0, *(max((len(line[at].marks) for line in grid.lines), default=0) for at in range(1, len(grid.head)))]
+    table = _frame([_stacked(head, width) for head, width in zip(grid.head, widths, strict=True)], grid.labels)
+    for line in grid.lines:
+        table.add_row(*(_stacked(shown, width) for shown, width in zip(line, widths, strict=True)))
+    return table
+
+
+def _draws(grid: Grid) -> RichTable:
+    table = _frame([Text(head.text) for head in grid.head], grid.labels)
+    for line in grid.lines:
+        numbers = (Text(shown.text).append(f" {shown.detail}", style="dim") for shown in line[grid.labels :])
+        table.add_row(*(Text(shown.text) for shown in line[: grid.labels]), *numbers)
+    return table
+
+
+def _frame(heads: list[Text], labels: int) -> RichTable:
+    """Only labels wrap where the terminal is narrow."""
+    table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for head in heads[:labels]:
+        table.add_column(head, overflow="fold")
+    for head in heads[labels:]:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _stacked(shown: Shown, width: int) -> Text:
+    """The value with its marks, above its interval; columns align at the value's end."""
+    room = width + 1 if width else 0
+    marks = (f" {shown.marks}" if shown.marks else "").ljust(room)
+    text = Text(shown.text).append(marks, style="dim")
+    return text.append(f"\n{shown.detail}{' ' * room}", style="dim") if shown.detail else text
