@@ -1,0 +1,21 @@
+"""The datasets' names, one line each, for listings that must not wait for torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DATASETS = {
+    "digits": "handwritten digits, 8x8 grey, 10 classes, 1,297 train / 500 test; embedded, needs no network",
+    "cifar10": "CIFAR-10, 32x32 colour, 10 classes, 50,000 train / 10,000 test; through torchvision",
+    "cifar100": "CIFAR-100, 32x32 colour, 100 classes, 50,000 train / 10,000 test; through torchvision",
+    "fashion_mnist": "Fashion-MNIST, 28x28 grey, 10 classes, 60,000 train / 10,000 test; through torchvision",
+    "folder": "a folder or zip of images, <class>/<file>.png or .jpg, below train/ and test/ or not; give its path",
+    "npz": "an .npz file with arrays images and labels; give its path",
+}
+
+
+def data_root() -> Path:
+    """Where downloaded datasets live: $HARNESS_DATA, or a folder of the user's cache."""
+    chosen = os.environ.get("HARNESS_DATA")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "adversarial-harness" / "data"

@@ -1,0 +1,225 @@
+"""Labelled images, (N, C, H, W) float32 in [0, 1], whatever they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.catalog import DATASETS, data_root
+from harness.errors import Place, UserError, nearest
+from harness.images import read_folder
+
+Split = Literal["train", "test"]
+
+DIGITS_TEST = 500
+TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
+NEEDS_PATH = ("folder", "npz")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of a dataset.
+
+    Args:
+        name, split: as asked for.
+        images: (N, C, H, W) float32 in [0, 1].
+        labels: (N,) int64, indices into `classes`.
+        classes: the classes' names.
+    """
+
+    name: str
+    split: str
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Sequence[int]) -> Dataset:
+        """The images at these indices, in this order.
+
+        Raises:
+            UserError: an index outside the split.
+        """
+        outside = [index for index in indices if not 0 <= index < len(self)]
+        if outside:
+            raise UserError(
+                f"index {outside[0]} is not in the {self.split} split of '{self.name}'",
+                remedy=f"Valid indices: 0 to {len(self) - 1}",
+            )
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Whether a dataset can be loaded now, without a network, and where it lies or would."""
+
+    name: str
+    present: bool
+    place: str
+
+
+def load(name: str, split: Split = "test", path: str | Path | None = None, *, offline: bool = False) -> Dataset:
+    """A dataset by name, see `harness.catalog`.
+
+    Args:
+        path: the folder, zip or npz file; for a torchvision dataset, its folder in place of the cache.
+        offline: refuse to download.
+
+    Raises:
+        UserError: an unknown name or split, files that are absent and cannot be fetched, or that are malformed.
+    """
+    if name not in DATASETS:
+        raise UserError(f"no dataset is called '{name}'", remedy=nearest(name, DATASETS))
+    if split not in ("train", "test"):
+        raise UserError(f"no split is called '{split}'", remedy="Valid names: train, test")
+    if name == "digits":
+        return _digits(split)
+    if name in TORCHVISION:
+        return _torchvision(name, split, Path(path).expanduser() if path else data_root() / name, offline)
+    if path is None:
+        raise UserError(f"dataset '{name}' needs a path", remedy=f"Add `path:`, {DATASETS[name]}")
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise UserError(f"dataset '{name}': there is no {place}", remedy="Check the path")
+    return _folder(place, split) if name == "folder" else _npz(place, split)
+
+
+def fingerprint(images: Tensor, labels: Tensor) -> str:
+    """sha256 of shape and content. images: (N, C, H, W) float32; labels: (N,) int64."""
+    digest = hashlib.sha256(repr(tuple(images.shape)).encode())
+    digest.update(images.detach().cpu().contiguous().numpy().astype("<f4", copy=False).data)
+    digest.update(labels.detach().cpu().contiguous().numpy().astype("<i8", copy=False).data)
+    return digest.hexdigest()
+
+
+def state() -> list[Presence]:
+    """Which of the datasets that have a fixed place are there."""
+    found = [Presence("digits", True, "in scikit-learn")]
+    for name in TORCHVISION:
+        root = data_root() / name
+        found.append(Presence(name, _is_there(name, root), str(root)))
+    return found
+
+
+def _digits(split: Split) -> Dataset:
+    """Handwritten digits of scikit-learn. NumPy promises never to change what RandomState draws."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.RandomState(0).permutation(len(data.target))
+    rows = order[:DIGITS_TEST] if split == "test" else order[DIGITS_TEST:]
+    images = torch.from_numpy(data.images[rows] / 16).float()[:, None]
+    return Dataset("digits", split, images, torch.from_numpy(data.target[rows]).long(), [str(d) for d in range(10)])
+
+
+def _torchvision(name: str, split: Split, root: Path, offline: bool) -> Dataset:
+    open_split = partial(_torchvision_class(name), str(root), train=split == "train")
+    try:
+        if not _is_there(name, root):
+            _download(name, root, offline)
+        data = open_split(download=False)
+    except RuntimeError as error:
+        raise UserError(
+            f"dataset '{name}' in {root} is damaged: {error}", remedy=f"Delete {root} and run the same command again"
+        ) from error
+    pixels = torch.as_tensor(np.asarray(data.data))
+    pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(np.asarray(data.targets), dtype=torch.int64)
+    return Dataset(name, split, _scaled(pixels), labels, list(data.classes))
+
+
+def _torchvision_class(name: str) -> Any:
+    import torchvision.datasets
+
+    return getattr(torchvision.datasets, TORCHVISION[name])
+
+
+def _is_there(name: str, root: Path) -> bool:
+    if name == "fashion_mnist":
+        return all((root / "FashionMNIST" / "raw" / Path(file).stem).is_file() for file in _sources(name))
+    return (root / _torchvision_class(name).base_folder).is_dir()
+
+
+def _sources(name: str) -> dict[str, str]:
+    """The files that torchvision downloads, with their addresses."""
+    source = _torchvision_class(name)
+    if name == "fashion_mnist":
+        return {file: source.mirrors[0] + file for file, _ in source.resources}
+    return {source.filename: source.url}
+
+
+def _download(name: str, root: Path, offline: bool) -> None:
+    sources = _sources(name)
+    folder = root / "FashionMNIST" / "raw" if name == "fashion_mnist" else root
+    by_hand = f"Download {' and '.join(sources.values())} into {folder} and run the same command again"
+    if offline and not all((folder / file).is_file() for file in sources):
+        raise UserError(f"dataset '{name}' is not in {root}, and downloads are off", remedy=by_hand)
+    try:
+        _torchvision_class(name)(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise UserError(f"dataset '{name}' is not in {root} and cannot be fetched: {cause}", remedy=by_hand) from error
+
+
+def _folder(path: Path, split: Split) -> Dataset:
+    found = read_folder(path, split)
+    return Dataset(
+        "folder", split, _scaled(torch.from_numpy(found.images)), torch.from_numpy(found.labels), found.classes
+    )
+
+
+def _npz(path: Path, split: Split) -> Dataset:
+    refuse = partial(UserError, where=Place(path))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise refuse(
+            f"not a readable .npz file: {error}", remedy="Write it with numpy.savez(path, images=..., labels=...)"
+        ) from error
+    absent = [key for key in ("images", "labels") if key not in arrays]
+    if absent:
+        raise refuse(f"has no array '{absent[0]}'", remedy=f"It holds: {', '.join(arrays) or 'nothing'}")
+    images, labels = _npz_images(arrays["images"], refuse), arrays["labels"]
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise refuse(
+            f"labels are {labels.dtype} {labels.shape}", remedy=f"Give one integer per image, ({len(images)},)"
+        )
+    if not len(labels) or labels.min() < 0:
+        raise refuse("there are no images" if not len(labels) else f"label {labels.min()} is negative")
+    classes = [str(c) for c in arrays.get("classes", range(int(labels.max()) + 1))]
+    if labels.max() >= len(classes):
+        raise refuse(f"label {labels.max()} has no name among the {len(classes)} in 'classes'")
+    return Dataset("npz", split, images, torch.from_numpy(labels.astype(np.int64)), classes)
+
+
+def _npz_images(images: np.ndarray, refuse: Callable[..., UserError]) -> Tensor:
+    layouts = "Give uint8 (N, H, W, C), or floating point (N, C, H, W) in [0, 1], with C = 1 or 3"
+    if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in (1, 3):
+        return _scaled(torch.from_numpy(images).permute(0, 3, 1, 2))
+    if images.dtype.kind != "f" or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise refuse(f"images are {images.dtype} {images.shape}", remedy=layouts)
+    if not np.isfinite(images).all() or images.min(initial=0) < 0 or images.max(initial=0) > 1:
+        raise refuse(f"images span {np.min(images):g} to {np.max(images):g}", remedy=layouts)
+    return torch.from_numpy(images.astype(np.float32))
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    """uint8 of any layout -> float32 in [0, 1], contiguous."""
+    return pixels.contiguous().float() / 255
