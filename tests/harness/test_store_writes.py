@@ -1,0 +1,213 @@
+"""How results are written: whole or not at all, by one process at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+
+import harness
+from harness.errors import UserError
+from harness.records import Record
+from harness.store import Cell, Store, write_atomically
+
+RECORD = Record(0, 1, "robust", [1], [1], [0.5], [0.25], 0.5, 1.5, None, 0.0, 20, 10, 0.125, 7)
+IMAGES = {"images": torch.zeros(1, 1, 4, 4)}
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Cell:
+    """A pairing with one finished shard."""
+    cell = Store(tmp_path).cell("d", "a", "key")
+    cell.write(0, 1, [RECORD], IMAGES)
+    return cell
+
+
+class FullFile:
+    """A file on a disk that is full after the first bytes."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.file = io.FileIO(path, mode)
+
+    def __enter__(self) -> FullFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> NoReturn:
+        self.file.write(data[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fail(error: BaseException) -> Callable[..., NoReturn]:
+    def raising(*arguments: object, **options: object) -> NoReturn:
+        raise error
+
+    return raising
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    return path
+
+
+@pytest.mark.parametrize("stage", ["write", "fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    old: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if stage == "write":
+        monkeypatch.setattr("harness.store.open", FullFile, raising=False)
+    else:
+        monkeypatch.setattr(os, stage, fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(UserError, match=r"No space left on device.*free some space") as caught:
+        write_atomically(old, b"new content")
+    assert str(old) in caught.value.message
+    assert old.read_bytes() == b"old" and os.listdir(old.parent) == ["file"]
+
+
+@pytest.mark.parametrize("stage", ["fsync", "replace"])
+def test_an_interrupt_leaves_the_old_file_and_nothing_else(
+    old: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, stage, fail(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(old, b"new content")
+    assert old.read_bytes() == b"old" and os.listdir(old.parent) == ["file"]
+
+
+def test_a_failure_between_images_and_records_leaves_the_shard_unfinished(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.replace
+
+    def images_only(source: Path, target: Path) -> None:
+        if target.suffix == ".parquet":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", images_only)
+    with pytest.raises(UserError):
+        cell.write(1, 2, [RECORD], IMAGES)
+    assert cell.read(1, 2) is None and cell.shards() == [(0, 1)]
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = Store(tmp_path / "file")
+    with pytest.raises(UserError, match="--out"):
+        store.write_manifest({})
+    with pytest.raises(UserError, match="--out"), store.locked():
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_read_only_directory_is_told_with_a_remedy(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.store.open", fail(OSError(code, os.strerror(code))), raising=False)
+    for attempt in (lambda: Store(tmp_path).write_manifest({}), lambda: Store(tmp_path).locked().__enter__()):
+        with pytest.raises(UserError, match=rf"{os.strerror(code)}.*--out"):
+            attempt()
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
+def test_a_directory_without_write_permission_is_told_with_a_remedy(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=r"Permission denied.*--out"):
+        Store(tmp_path).write_manifest({})
+    tmp_path.chmod(0o700)
+
+
+def child(script: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parents[1])}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+SMALL_FILES_ONLY = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from harness.errors import UserError
+from harness.records import Record
+from harness.store import Store
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
+cell = Store(Path(sys.argv[1])).cell("d", "a", "key")
+record = Record(0, 1, "robust", [1], [1], [0.5], [0.5], 0.5, 1.5, None, 0.0, 20, 10, 0.125, 7)
+told = []
+for stop, size in ((1, 8), (2, 64)):  # records too large; images too large as well
+    try:
+        cell.write(0, stop, [record], {"images": torch.zeros(1, 1, size, size)})
+    except UserError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+
+
+def test_a_file_that_really_outgrows_the_disk_is_not_kept(tmp_path: Path) -> None:
+    with child(SMALL_FILES_ONLY, str(tmp_path)) as process:
+        told = json.loads(process.communicate(timeout=120)[0])
+    assert len(told) == 2 and all("File too large" in text and "free some space" in text for text in told)
+    assert ".parquet" in told[0] and ".safetensors" in told[1]
+    assert os.listdir(tmp_path / "cells/d/a") == ["00000-00001.safetensors"]
+    assert Store(tmp_path).cell("d", "a", "key").read(0, 1) is None
+
+
+LOCK = """
+import sys
+from pathlib import Path
+from harness.store import Store
+
+with Store(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with child(LOCK, str(tmp_path)) as process:
+        assert process.stdout and process.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match="another process is writing"), store.locked():
+            pass
+        process.kill()
+    with store.locked(), pytest.raises(UserError, match="another process"), Store(tmp_path).locked():
+        pass
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Store(tmp_path).locked():
+        _ = 1 / 0
+    with Store(tmp_path).locked():
+        pass
+
+
+def test_a_file_system_without_locks_is_told_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", fail(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
+    with pytest.raises(UserError, match=r"cannot lock.*local disk"), Store(tmp_path).locked():
+        pass
+
+
+def test_locking_sweeps_what_a_killed_process_left_and_nothing_else(tmp_path: Path, cell: Cell) -> None:
+    kept = sorted([*cell.folder.iterdir(), tmp_path / ".mine.tmp"])
+    (tmp_path / ".mine.tmp").write_text("a user's file")
+    for leftover in (cell.folder / ".00004-00006.parquet.123.tmp", tmp_path / ".run.json.123.tmp"):
+        leftover.write_text("half")
+    with Store(tmp_path).locked():
+        found = [*cell.folder.iterdir(), *(path for path in tmp_path.iterdir() if path.suffix == ".tmp")]
+    assert sorted(found) == kept
