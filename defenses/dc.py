@@ -1,0 +1,124 @@
+"""Diffusion Classifier: the class under which an image has the lowest diffusion loss (paper Sec. 3.2, Eq. 6).
+
+logit_y(x) = -loss_y(x) + log p(y)        loss_y: see `defenses.diffusion.loss`; p uniform unless given
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from defenses.diffusion.denoiser import NO_CLASS, DiscreteVP
+from defenses.diffusion.exact_gradient import Passes
+from defenses.diffusion.loss import DiffusionLoss, Reduction
+from defenses.diffusion.noise import GaussianNoise, Share
+from defenses.diffusion.schedule import discrete_vp
+from defenses.diffusion.timesteps import Spacing, time_grid
+from harness.defense import Defense
+from harness.errors import UserError
+from harness.weights import Checkpoint
+
+FIXED_SEED = 0
+"""The seed of every image's noise where the noise is fixed."""
+
+
+class DC(Defense):
+    """A class-conditional diffusion model as a classifier. Its gradient is exact, in constant memory.
+
+    Args:
+        weights: a class-conditional noise predictor trained on the discrete VP diffusion; in Python also its name.
+        network: its type and arguments, where its card does not say them.
+        timesteps: "all", or how many (T'), or which ones, in 1..1000.
+        spacing: how T' timesteps are spread: "uniform" over 1..1000, or the "first" ones (Sec. 4.5).
+        samples: draws of noise per class and timestep.
+        noise: "fresh" at every call, or "fixed": the same for all images and calls, which makes it deterministic.
+        share_noise: let "classes", "timesteps" or "both" share one draw; the paper shares "none".
+        reduction: "sum" over pixels is Eq. 6, whose softmax saturates; "mean" divides all logits by C H W.
+        prior: p(y) of each class, if not uniform (Sec. 3.2).
+        gradient_passes: "two" or "single", see `defenses.diffusion.exact_gradient`. A matter of speed.
+        chunk: network evaluations held in memory at once. A matter of memory.
+
+    Raises:
+        UserError: timesteps outside 1..1000, a number that must be positive and is not, a prior that is none, or a
+            network without classes.
+    """
+
+    num_classes: int
+    memory_knobs: ClassVar[tuple[str, ...]] = ("chunk", "gradient_passes")
+
+    def __init__(
+        self,
+        weights: Checkpoint,
+        *,
+        network: dict[str, Any] | None = None,
+        timesteps: Literal["all"] | int | list[int] = "all",
+        spacing: Spacing = "uniform",
+        samples: int = 1,
+        noise: Literal["fresh", "fixed"] = "fresh",
+        share_noise: Share = "none",
+        reduction: Reduction = "mean",
+        prior: list[float] | None = None,
+        gradient_passes: Passes = "auto",
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, number in {"samples": samples, "chunk": chunk}.items():
+            if number is not None and number < 1:
+                raise UserError(f"{name} is {number}", remedy="It must be at least 1")
+        checkpoint = Checkpoint.find(weights)
+        if checkpoint.card:
+            self.expected_accuracy, self.expected_dataset = checkpoint.card.clean_accuracy, checkpoint.card.dataset
+        self.num_classes = _num_classes(checkpoint, network)
+        self.stochastic = noise == "fresh"
+        self.prior = prior
+        self.schedule = discrete_vp()
+        self.denoiser = DiscreteVP(checkpoint.network(network))
+        self.loss = DiffusionLoss(
+            self.denoiser,
+            time_grid(self.schedule, timesteps, spacing),
+            GaussianNoise(share_noise),
+            samples=samples,
+            reduction=reduction,
+            chunk=chunk,
+            passes=gradient_passes,
+        )
+        _check_prior(prior, self.num_classes)
+
+    def classify(self, x: Tensor) -> Tensor:
+        logits = -self.loss(x, torch.arange(self.num_classes), self.noise_seeds(x))
+        if self.prior is None:
+            return logits
+        scale = 1 if self.loss.reduction == "sum" else x[0].numel()
+        return logits + x.new_tensor(self.prior).log() / scale
+
+    def energy(self, x: Tensor) -> Tensor:
+        """The unconditional diffusion loss, which bounds -log p(x) (Eq. 4): (N, C, H, W) -> (N,)."""
+        return self.loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
+
+    def noise_seeds(self, x: Tensor) -> Tensor:
+        """Seeds of this call's noise, (N,) int64; constant where the noise is fixed."""
+        return self.seeds_for(x) if self.stochastic else torch.full((len(x),), FIXED_SEED, device=x.device)
+
+    def cost(self) -> float:
+        return float(self.num_classes * len(self.loss.grid) * self.loss.samples)
+
+
+def _num_classes(checkpoint: Checkpoint, network: dict[str, Any] | None) -> int:
+    card = checkpoint.card.network if checkpoint.card else {}
+    found = (network or card).get("num_classes")
+    if not found:
+        raise UserError(
+            f"checkpoint '{checkpoint.ref}' does not say how many classes its network knows",
+            remedy="Name a class-conditional one, with `num_classes` in its card or under `network:`",
+        )
+    return int(found)
+
+
+def _check_prior(prior: list[float] | None, num_classes: int) -> None:
+    if prior is None:
+        return
+    if len(prior) != num_classes or min(prior) <= 0 or not math.isclose(sum(prior), 1, abs_tol=1e-6):
+        raise UserError(f"prior is {prior}", remedy=f"Give {num_classes} probabilities, all positive, that sum to 1")

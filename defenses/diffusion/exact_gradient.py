@@ -1,0 +1,147 @@
+"""Sums of many terms per image and class, and their exact gradient, in the memory of one chunk.
+
+    L[n, k] = sum_{j < J} f(x_n; n, k, j)
+
+With f a network, autograd would keep N K J of its graphs. Here a forward pass keeps none: it walks over chunks of
+(n, k) pairs x terms j. The gradient of a loss with dloss/dL = g is
+
+    dloss/dx_n = sum_k g[n, k] sum_j df/dx(x_n; n, k, j)
+
+    two      the backward pass evaluates the chunks of pairs with g[n, k] != 0 again, each with a graph of its own;
+             margin losses have A = 2 such classes per image, DLR up to 4, cross-entropy K
+    single   the forward pass differentiates each chunk at once and keeps sum_j df/dx, an image for each pair
+
+If an evaluation of f costs 1 and one with its gradient 2.2, that is K + 2.2 A against 2.2 K per image and term: a
+margin loss is cheaper in two passes, cross-entropy in one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Passes = Literal["auto", "two", "single"]
+
+GRADIENT_COST = 2.2
+"""Evaluations that one with its gradient costs, see benchmarks/RESULTS.md."""
+
+SINGLE_PASS_CLASSES = 3
+"""Largest K at which a single pass costs no more than two even for a margin loss: 2.2 K <= K + 2.2 * 2."""
+
+
+class Terms(Protocol):
+    """f, summed over the terms it is given. Differentiable in x; a pair's value depends on that pair's image only."""
+
+    def __call__(self, x: Tensor, images: Tensor, classes: Tensor, terms: Tensor) -> Tensor:
+        """Partial sums of P pairs.
+
+        Args:
+            x: each pair's image, (P, C, H, W).
+            images, classes: n and k of each pair, (P,) int64.
+            terms: which j to sum over, (J',) int64.
+
+        Returns:
+            (P,).
+        """
+
+
+@dataclass(frozen=True)
+class ChunkedSum:
+    """L as a function of x that can be differentiated once; `create_graph=True` raises RuntimeError.
+
+    Args:
+        terms: f.
+        num_classes, num_terms: K and J.
+        chunk: pairs x terms evaluated at once, at most.
+        passes: see above; "auto" takes a single pass up to `SINGLE_PASS_CLASSES` classes.
+    """
+
+    terms: Terms
+    num_classes: int
+    num_terms: int
+    chunk: int
+    passes: Passes = "auto"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> L (N, K)."""
+        few = self.num_classes <= SINGLE_PASS_CLASSES
+        single = self.passes == "single" or (self.passes == "auto" and few)
+        differentiable = x.requires_grad and torch.is_grad_enabled()
+        sums: Tensor = _Function.apply(x, self, single and differentiable)
+        return sums
+
+    def values(self, x: Tensor) -> Tensor:
+        """L, (N, K), without a graph."""
+        pairs = self._all_pairs(x)
+        sums = x.new_zeros(len(pairs))
+        with torch.no_grad():
+            for some, terms in self._chunks(pairs):
+                images, classes = pairs[some].unbind(1)
+                sums[some] += self.terms(x[images], images, classes, terms)
+        return sums.view(len(x), self.num_classes)
+
+    def values_and_gradients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """L, (N, K), and dL[n, k]/dx_n, (N, K, C, H, W), without a graph."""
+        pairs = self._all_pairs(x)
+        sums, gradients = x.new_zeros(len(pairs)), x.new_zeros(len(pairs), *x.shape[1:])
+        for some, terms in self._chunks(pairs):
+            values, gradient = self._differentiate(x, pairs[some], terms, torch.ones_like(sums[some]))
+            sums[some] += values
+            gradients[some] += gradient
+        shape = len(x), self.num_classes
+        return sums.view(shape), gradients.view(*shape, *x.shape[1:])
+
+    def pull_back(self, x: Tensor, weights: Tensor) -> Tensor:
+        """sum_k weights[n, k] dL[n, k]/dx_n, (N, C, H, W); pairs of zero weight are not evaluated."""
+        pairs = weights.nonzero()
+        gradients = torch.zeros_like(x)
+        for some, terms in self._chunks(pairs):
+            _, gradient = self._differentiate(x, pairs[some], terms, weights[pairs[some].unbind(1)])
+            gradients.index_add_(0, pairs[some, 0], gradient)
+        return gradients
+
+    def _all_pairs(self, x: Tensor) -> Tensor:
+        return torch.ones(len(x), self.num_classes, device=x.device).nonzero()
+
+    def _chunks(self, pairs: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of pairs x terms, at most `chunk` evaluations each. pairs: (n, k), (P, 2) int64."""
+        size = max(1, self.chunk // self.num_terms)
+        parts = torch.arange(self.num_terms, device=pairs.device).chunk(math.ceil(self.num_terms / self.chunk))
+        for start in range(0, len(pairs), size):
+            for terms in parts:
+                yield slice(start, start + size), terms
+
+    def _differentiate(self, x: Tensor, pairs: Tensor, terms: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Partial sums (P,), and their gradients times `weights`, (P, C, H, W)."""
+        images, classes = pairs.unbind(1)
+        with torch.enable_grad():
+            own = x.detach()[images].requires_grad_()
+            values = self.terms(own, images, classes, terms)
+            (gradient,) = torch.autograd.grad(values, own, weights)
+        return values.detach(), gradient
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, total: ChunkedSum, single: bool) -> Tensor:
+        ctx.total, ctx.single = total, single
+        if not single:
+            ctx.save_for_backward(x)
+            return total.values(x)
+        sums, gradients = total.values_and_gradients(x)
+        ctx.save_for_backward(gradients)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():  # create_graph=True: the gradient would be taken for a constant
+            raise RuntimeError("a chunked sum can be differentiated once only")
+        (saved,) = ctx.saved_tensors
+        if ctx.single:
+            return torch.einsum("nk,nk...->n...", weights, saved), None, None
+        return ctx.total.pull_back(saved, weights), None, None

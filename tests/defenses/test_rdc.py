@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from defenses.diffusion.denoiser import NO_CLASS
+from defenses.networks.ncsnpp import NCSNpp
+from defenses.rdc import RDC
+from harness.errors import UserError
+from harness.gradients import bpda, exact
+from harness.quantity import Quantity
+from harness.randomness import fold
+from harness.weights import Checkpoint
+
+ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
+SEEDS = torch.tensor([5, 1 << 61])
+
+
+@pytest.fixture
+def make(fill, tmp_path) -> Callable[..., RDC]:
+    """make(**options): an RDC on a tiny network, 4 timesteps and N = 3 unless told otherwise."""
+    save_file(fill(NCSNpp(**ARGUMENTS), exempt=["sigmas"]).state_dict(), tmp_path / "tiny.safetensors")
+    weights, network = Checkpoint.find(str(tmp_path / "tiny.safetensors")), {"type": "ncsnpp", **ARGUMENTS}
+    return lambda **options: RDC(weights, **{"network": network, "timesteps": 4, "steps": 3, **options})
+
+
+@pytest.fixture
+def x(rule_image) -> Tensor:
+    """Two images with pixels at 0 and at 1."""
+    return (1.3 * rule_image((2, 1, 8, 8)) - 0.15).clamp(0, 1)
+
+
+def purified(defense: RDC, x: Tensor, seeds: Tensor = SEEDS) -> Tensor:
+    with torch.no_grad(), defense.drawing(seeds):
+        return defense.purify(x)
+
+
+def test_purification_stays_within_eta_and_within_0_and_1(make, x) -> None:
+    moved = purified(make(steps=10, eta=Quantity("30/255")), x)
+    assert float((moved - x).abs().max()) <= 30 / 255 + 1e-6
+    assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
+    assert float((moved - x).abs().mean()) > 10 / 255
+
+
+def test_purification_lowers_the_unconditional_loss_under_noise_it_has_not_seen(make, x) -> None:
+    defense = make(timesteps=20, steps=5)
+    before, after = (
+        defense.unconditional(images, torch.tensor([NO_CLASS]), fold(SEEDS, 7)) for images in (x, purified(defense, x))
+    )
+    assert (after < before).all()
+
+
+def test_purification_differs_between_votes_and_repeats_to_the_bit(make, x) -> None:
+    defense = make(timesteps=1)
+    assert torch.equal(purified(defense, x), purified(defense, x))
+    assert (purified(defense, x) != purified(defense, x, fold(SEEDS, 1))).flatten(1).any(1).all()
+
+
+def test_each_step_and_the_classification_have_noise_of_their_own(make, x) -> None:
+    seen = []
+
+    def spy(seeds: Tensor, *rest) -> Tensor:
+        seen.append(seeds)
+        return defense.loss.noise(seeds, *rest)
+
+    defense = make()
+    defense.unconditional = dataclasses.replace(defense.unconditional, noise=spy)
+    purified(defense, x)
+    used = torch.cat([seeds.flatten() for seeds in [*seen, SEEDS]])
+    assert len(seen) == 3
+    assert len(used.unique()) == len(used)
+
+
+def test_fixed_noise_makes_purification_deterministic(make, x) -> None:
+    defense = make(noise="fixed")
+    assert not defense.stochastic
+    assert torch.equal(purified(defense, x, SEEDS), purified(defense, x, fold(SEEDS, 1)))
+
+
+def test_an_image_is_purified_the_same_in_any_batch(make, x) -> None:
+    defense = make()
+    torch.testing.assert_close(purified(defense, x)[1:], purified(defense, x[1:], SEEDS[1:]))
+
+
+def gradient(view, defense: RDC, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    with defense.drawing(SEEDS):
+        logits = view(defense, x)
+        return torch.autograd.grad(logits[:, 3].sum() - logits[:, 5].sum(), x)[0]
+
+
+def test_bpda_takes_the_classifiers_gradient_at_the_purified_image(make, x) -> None:
+    defense = make()
+    expected = gradient(lambda defense, x: defense.classify(x), defense, purified(defense, x))
+    torch.testing.assert_close(gradient(bpda, defense, x), expected)
+
+
+def test_the_exact_gradient_is_that_of_bpda_but_for_pixels_stopped_at_0_or_1(make, x) -> None:
+    defense = make(steps=1)
+    moved, by_bpda, by_exact = purified(defense, x), gradient(bpda, defense, x), gradient(exact, defense, x)
+    stopped = ((moved == 0) | (moved == 1)) & ((moved - x).abs() < float(defense.eta) - 1e-6)
+    assert stopped.any()
+    assert not stopped.all()
+    torch.testing.assert_close(by_exact, torch.where(stopped, 0.0, by_bpda))
+
+
+def test_its_own_timesteps_can_be_fewer_than_the_classifiers(make, x) -> None:
+    few, many = make(purify_timesteps=2), make()
+    assert (len(few.unconditional.grid), len(many.unconditional.grid), len(few.loss.grid)) == (2, 4, 4)
+    assert few.cost() < many.cost()
+    assert few.cost() > 10 * 4 + 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"eta": Quantity(8)}, "eta is 8"),
+        ({"purify_timesteps": 1001}, "timesteps is 1001"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(make, options, complaint) -> None:
+    with pytest.raises(UserError) as error:
+        make(**options)
+    assert complaint in str(error.value)
