@@ -1,0 +1,10 @@
+"""Does a defense, or an attack, keep its contract?"""
+
+from __future__ import annotations
+
+from harness.check.attack import check_attack
+from harness.check.defense import check, gates
+from harness.check.user import check_class
+from harness.check.verdict import Verdict
+
+__all__ = ["Verdict", "check", "check_attack", "check_class", "gates"]
