@@ -27,7 +27,7 @@ class ProtocolFacts(_Facts):
 
 
 class ReportFacts(_Facts):
-    """average, worst: attacks of those columns; none, no column. vote: the rule of the headline numbers."""
+    """average, worst: attacks of those columns, which exist from two on. vote: the rule of the headline numbers."""
 
     average: tuple[str, ...] = ()
     worst: tuple[str, ...] = ()

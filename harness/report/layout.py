@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.report.statistics import RULES, Estimate
-from harness.report.table import Column, Entry, Row, Table, rule_name
+from harness.report.table import Column, Entry, Row, Table, rule_name, usual
 
 NOTHING = "–"
 MANY_IMAGES = 100
@@ -147,12 +147,16 @@ def _notes(table: Table) -> Iterator[str]:
 
 
 def _methods(table: Table) -> Iterator[str]:
-    labels: dict[str, list[str]] = {}
+    groups: dict[str, list[Column]] = {}
     for column in table.columns:
         if column.method:
-            labels.setdefault(column.method, []).append(column.label)
-    for method, names in labels.items():
-        yield _line(f"{', '.join(names)}: {method}, unless a footnote says otherwise.")
+            groups.setdefault(column.method, []).append(column)
+    for method, columns in groups.items():
+        pairs = (
+            (column, p) for column in columns for p in table.run.pairings.values() if p.facts.attack == column.name
+        )
+        exceptions = "" if all(usual(*pair) for pair in pairs) else ", unless a footnote says otherwise"
+        yield _line(f"{', '.join(column.label for column in columns)}: {method}{exceptions}.")
 
 
 def _unfinished(table: Table) -> Iterator[str]:

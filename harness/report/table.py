@@ -121,10 +121,15 @@ def _columns(run: Run) -> Iterator[Column]:
         ways = Counter((p.facts.threat, p.facts.method) for p in run.pairings.values() if p.facts.attack == name)
         threat, method = ways.most_common(1)[0][0] if ways else (None, None)
         yield Column("attack", name, facts.label or name, (name,), facts.threat or threat, method)
-    if manifest.report.average:
+    if len(manifest.report.average) > 1:
         yield Column("average", "average", "Avg", manifest.report.average)
-    if manifest.report.worst:
+    if len(manifest.report.worst) > 1:
         yield Column("worst", "worst", "Worst", manifest.report.worst)
+
+
+def usual(column: Column, pairing: Pairing) -> bool:
+    """Whether a pairing was attacked as most of its column was."""
+    return (pairing.facts.threat, pairing.facts.method) == (column.threat, column.method)
 
 
 def rule_name(rule: Rule, votes: int) -> str:
@@ -216,10 +221,8 @@ def _violations(records: pd.DataFrame) -> int:
 
 def _remarks(column: Column, pairing: Pairing, shared: tuple[str, ...]) -> Iterator[str]:
     facts, records = pairing.facts, pairing.records
-    if facts.threat != column.threat:
-        yield f"{facts.threat}, {facts.method}"
-    elif facts.method != column.method:
-        yield facts.method
+    if not usual(column, pairing):
+        yield facts.method if facts.threat == column.threat else f"{facts.threat}, {facts.method}"
     if errors := _errors(records):
         yield f"{_images(errors)} ended in an error, counted as not robust"
     if violations := _violations(records):

@@ -243,3 +243,8 @@ def test_footnotes_beyond_z_go_on_with_two_letters(maker: Any, column: Callable[
         maker.cell(f"d{number}", "a", [], flags=[f"remark {number}"])
     found = text(maker.finish(), "md")
     assert "<sup>z</sup> remark 25" in found and "<sup>ad</sup> remark 29" in found
+
+
+def test_a_column_attacked_in_one_way_needs_no_exceptions(maker: Any, column: Callable[..., list[Record]]) -> None:
+    maker.cell("d", "a", column("rrrr"))
+    assert "- a: pgd 20 steps.\n" in text(maker.finish(), "md")

@@ -188,3 +188,9 @@ def test_clean_accuracy_prefers_a_pairing_in_which_the_defense_answered(
     maker.cell("d", "b", column("rrrr", clean="rrrw"))
     found = entry(summarise(load(maker.finish())), "d", "clean")
     assert found.estimate and found.estimate.value == 1.0 and not found.remarks
+
+
+def test_the_average_and_the_worst_of_one_attack_are_no_columns(maker: Any, column: Column) -> None:
+    maker.cell("d", "a", column("rrrr"))
+    table = summarise(load(maker.finish(report={"average": ["a"], "worst": ["a"]})))
+    assert [c.name for c in table.columns] == ["clean", "a"]
