@@ -133,16 +133,18 @@ class NCSNppConfig:
             changes: arguments to add or override, such as `num_classes`.
 
         Raises:
-            UserError: if the file asks for a member of the family that is not built here.
+            UserError: if a section is missing, or the file asks for a member of the family that is not built here.
         """
-        data, model = config["data"], config["model"]
+        try:
+            data, model = config["data"], config["model"]
+            image = {"image_size": data["image_size"], "channels": data["num_channels"], "centered": data["centered"]}
+        except KeyError as missing:
+            raise UserError(f"the score-SDE configuration has no {missing}") from None
         for name, value in FIXED.items():
             if model.get(name, value) != value:
                 raise UserError(f"{name} {model[name]!r} is not supported", remedy=f"Only {value!r} is")
         known = {field.name for field in fields(cls)}
-        options = {name: value for name, value in model.items() if name in known}
-        options |= {"image_size": data["image_size"], "channels": data["num_channels"], "centered": data["centered"]}
-        return cls(**(options | changes))
+        return cls(**{name: value for name, value in model.items() if name in known} | image | changes)
 
 
 class NCSNpp(nn.Module):
@@ -157,9 +159,10 @@ class NCSNpp(nn.Module):
     def __init__(self, config: NCSNppConfig | None = None, **options: Any) -> None:
         super().__init__()
         self.config = config = _configured(config, options)
-        # Kept in float32, not in the published float64, which some devices lack.
-        sigmas = torch.linspace(math.log(config.sigma_max), math.log(config.sigma_min), config.num_scales)
-        self.register_buffer("sigmas", sigmas.exp())
+        # Kept in the default type, not in the published float64, which some devices lack.
+        ends = math.log(config.sigma_max), math.log(config.sigma_min)
+        sigmas = torch.linspace(*ends, config.num_scales, dtype=torch.float64).exp()
+        self.register_buffer("sigmas", sigmas.to(torch.get_default_dtype()))
         program = _Program(config)
         program.fall()
         program.middle()

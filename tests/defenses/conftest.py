@@ -15,12 +15,16 @@ from torch import Tensor, nn
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def _wave(shape: tuple[int, ...], frequency: float, phase: float) -> Tensor:
-    return torch.sin(frequency * torch.arange(math.prod(shape), dtype=torch.float64) + phase).reshape(shape)
+def _wave(shape: tuple[int, ...], frequency: float, *phases: float) -> Tensor:
+    """sin(frequency * i + phases), added from left to right: another order rounds to other float32 values."""
+    angle = frequency * torch.arange(math.prod(shape), dtype=torch.float64)
+    for phase in phases:
+        angle = angle + phase
+    return angle.sin().reshape(shape)
 
 
 def _filled(name: str, tensor: Tensor, position: int) -> Tensor:
-    wave = _wave(tuple(tensor.shape), 0.37, 1.3 * position + 0.1)
+    wave = _wave(tuple(tensor.shape), 0.37, 1.3 * position, 0.1)
     if not tensor.is_floating_point():
         return torch.zeros_like(tensor)
     if name.endswith("running_var"):
@@ -31,7 +35,8 @@ def _filled(name: str, tensor: Tensor, position: int) -> Tensor:
         return 1 + 0.05 * wave
     if tensor.ndim <= 1:
         return 0.05 * wave
-    return wave * math.sqrt(2 * tensor.shape[0] / tensor.numel())
+    fan_in = tensor.numel() / tensor.shape[0]
+    return wave * math.sqrt(2 / fan_in)
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def rule_image() -> Callable[..., Tensor]:
 def rule_noise() -> Callable[..., Tensor]:
     """rule_noise(shape, k, dtype): the k-th noise, rounded to float32 and then given the type."""
     return lambda shape, k=0, dtype=torch.float32: (
-        (math.sqrt(2) * _wave(shape, 0.7, 2.1 * k + 0.3)).to(torch.float32).to(dtype)
+        (math.sqrt(2) * _wave(shape, 0.7, 2.1 * k, 0.3)).to(torch.float32).to(dtype)
     )
 
 
