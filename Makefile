@@ -1,0 +1,60 @@
+# Each target does its whole set-up. Another interpreter: make demo PYTHON=python3.12
+PYTHON ?= python3
+WORKERS ?= auto
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    run the quickstart suite and print its table"
+	@echo "make test    run the tests (WORKERS=N processes)"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   run the benchmarks"
+	@echo "make clean   remove the environment and the caches, never results"
+
+demo: $(VENV)/.installed
+	$(BIN)/harness run suites/quickstart.yaml
+	$(BIN)/harness report results/
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+bench: $(VENV)/.installed-test
+	@for script in benchmarks/*.py; do echo "== $$script" && $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp comes last, so that an interrupted installation is gone over again. torchattacks' wheel holds an old copy of
+# robustbench: it goes first, without its dependencies, and what still lies on top of the real one is mended at the end.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	echo "$(PYTHON) is `$(PYTHON) --version 2>&1`, but Python 3.10 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+@echo "Installing into $(VENV); the first time this fetches torch and takes minutes"
+@$(PYTHON) -m venv $(VENV)
+@$(PIP) install -c constraints.txt pip setuptools
+@$(PIP) install -c constraints.txt --no-deps torchattacks
+@$(PIP) install -c constraints.txt --no-warn-conflicts --no-build-isolation --editable '$(1)'
+@$(BIN)/python -c 'import sys; from harness.doctor import robustbench_whole as f; sys.exit(f().status != "ok")' || \
+	$(PIP) install -c constraints.txt --no-deps --force-reinstall robustbench
+@touch $@
+endef
+
+$(VENV)/.installed: $(INPUTS)
+	$(call install,.)
+
+$(VENV)/.installed-test: $(INPUTS)
+	$(call install,.[test])
+
+$(VENV)/.installed-dev: $(INPUTS)
+	$(call install,.[dev])
