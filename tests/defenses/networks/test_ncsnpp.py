@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from defenses.networks.layers import fir_down, fir_up, sinusoids
-from defenses.networks.ncsnpp import NCSNpp, NCSNppConfig
+from defenses.networks.ncsnpp import NCSNpp
+from defenses.networks.ncsnpp_config import NCSNppConfig
 from harness.errors import UserError
 
 SHAPE = (2, 3, 16, 16)
@@ -314,6 +315,11 @@ def test_impossible_options_are_refused(options, message):
 def test_published_configurations_that_cannot_be_built_are_refused(config):
     with pytest.raises(UserError, match=r"no 'data'|InstanceNorm"):
         NCSNppConfig.from_published(config)
+
+
+def test_options_beside_a_configuration_are_refused():
+    with pytest.raises(UserError, match="both"):
+        NCSNpp(NCSNppConfig(nf=8), heads=2)
 
 
 def test_images_of_another_shape_are_refused():
