@@ -1,0 +1,175 @@
+"""Names in suites to classes, without a list to keep.
+
+    dc                      built in: the file defenses/dc.py is the defense `dc`, its class spelt like the file
+    package.module:Class    anything importable
+    ./file.py:Class         a file of the user's, relative to the suite's folder
+    name                    an entry point of an installed package, in the group harness.defenses, harness.attacks, ...
+
+Listing reads source instead of importing it, so that it never waits for torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+import traceback
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.errors import UserError, nearest
+from harness.source import Entry, class_in, describe, folder_of, source_of
+
+PACKAGES = {
+    "defenses": "defenses",
+    "attacks": "attacks",
+    "networks": "defenses.networks",
+    "trainers": "defenses.training",
+}
+"""Kinds of things that have names, and where the built-in ones live."""
+
+CONTRACTS = {
+    "defenses": "harness.defense:Defense",
+    "attacks": "harness.attack:Attack",
+    "networks": "torch.nn:Module",
+    "trainers": "harness.training.trainer:Trainer",
+}
+"""What a class of each kind must extend."""
+
+
+def entries(kind: str) -> list[Entry]:
+    """What there is to name, in the order of names. kind: a key of `PACKAGES`. Imports nothing of it."""
+    found = [_built_in(kind, name) for name in _built_in_names(kind)]
+    installed = [describe(point.name, *_halves(point)) for point in _installed(kind).values()]
+    return sorted([*(entry for entry in found if entry), *installed], key=lambda entry: entry.name)
+
+
+def find(kind: str, name: str, base: Path | None = None) -> type[Any]:
+    """The class that a name means.
+
+    Args:
+        kind: a key of `PACKAGES`.
+        name: in one of the forms above.
+        base: the folder that `./file.py` is relative to; the current one if left out.
+
+    Raises:
+        UserError: there is no such thing, it cannot be imported, or it is not of that kind.
+    """
+    file, colon, attribute = name.rpartition(":")
+    if name.endswith(".py") or file.endswith(".py"):
+        found = _from_file(name, file if colon else name, attribute if colon else "", base or Path())
+    elif colon:
+        found = _from_module(name, file, attribute)
+    else:
+        found = _named(kind, name)
+    return _checked(kind, name, found)
+
+
+def _named(kind: str, name: str) -> Any:
+    if entry := _built_in(kind, name):
+        try:
+            return getattr(importlib.import_module(entry.module), entry.cls)
+        except ImportError as error:
+            raise UserError(f"'{name}' cannot be imported: {error}", remedy="Install what it asks for") from error
+    installed = _installed(kind)
+    if name not in installed:
+        known = [entry.name for entry in entries(kind)]
+        raise UserError(f"there is no {kind[:-1]} '{name}'", remedy=nearest(name, known))
+    return _from_module(name, *_halves(installed[name]))
+
+
+def _from_module(name: str, module: str, attribute: str) -> Any:
+    if not all(part.isidentifier() for part in [*module.split("."), attribute]):
+        raise UserError(f"'{name}' is neither package.module:Class nor ./file.py:Class")
+    try:
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"'{name}' cannot be imported: {_told(error, source_of(module))}",
+            remedy="Install the package, or put its folder on PYTHONPATH",
+        ) from error
+    return _attribute(imported, attribute, name)
+
+
+def _from_file(name: str, file: str, attribute: str, base: Path) -> Any:
+    path = base / file
+    try:
+        source = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"'{name}': {path} cannot be read: {reason}", remedy="Check the path") from error
+    try:
+        module = _module_of(path, source)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"'{name}' cannot be imported: {_told(error, path.resolve())}", remedy="Mend it") from error
+    return _attribute(module, attribute, name)
+
+
+def _module_of(path: Path, source: bytes) -> ModuleType:
+    """A file as a module of a name of its own. The same file with the same content is executed once in a process."""
+    stamp = hashlib.sha256(str(path.resolve()).encode() + b"\0" + source).hexdigest()[:12]
+    name = f"user_{stamp}_{path.stem}"
+    if name not in sys.modules:
+        module = ModuleType(name)
+        module.__file__ = str(path.resolve())
+        sys.modules[name] = module  # dataclasses and annotations look their module up while it is executed
+        try:
+            exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _told(error: BaseException, file: Path | None) -> str:
+    """Somebody else's exception: the line of their file that it came from, its type and its text."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    text = str(error)
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines, text = [error.lineno], error.msg
+    place = f"{file.name}:{lines[-1]}: " if file and lines else ""
+    return f"{place}{type(error).__name__}: {text}"
+
+
+def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
+    found = getattr(module, attribute, None) if attribute else None
+    if found is None:
+        classes = [k for k, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
+        told = f"has no class '{attribute}'" if attribute else "needs a class after a colon"
+        raise UserError(f"'{name}' {told}", remedy=nearest(attribute, classes))
+    return found
+
+
+def _checked(kind: str, name: str, found: Any) -> type[Any]:
+    module, _, contract = CONTRACTS[kind].partition(":")
+    if not (inspect.isclass(found) and issubclass(found, getattr(importlib.import_module(module), contract))):
+        raise UserError(f"'{name}' is not a subclass of {module}.{contract}, so it is no {kind[:-1]}")
+    if inspect.isabstract(found):
+        absent = ", ".join(sorted(vars(found)["__abstractmethods__"]))
+        raise UserError(f"'{name}' does not define {absent}", remedy=f"Write what {contract} leaves open")
+    return found
+
+
+def _built_in_names(kind: str) -> list[str]:
+    folder = folder_of(PACKAGES[kind])
+    return sorted(path.stem for path in folder.glob("[!_]*.py")) if folder else []
+
+
+def _built_in(kind: str, name: str) -> Entry | None:
+    module = f"{PACKAGES[kind]}.{name}"
+    if not name.isidentifier() or name.startswith("_") or not (path := source_of(module)):
+        return None
+    cls = class_in(path, name, CONTRACTS[kind].partition(":")[2])
+    return describe(name, module, cls) if cls else None
+
+
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"harness.{kind}")}
+
+
+def _halves(point: EntryPoint) -> tuple[str, str]:
+    module, _, attribute = point.value.partition(":")
+    return module.strip(), attribute.strip()

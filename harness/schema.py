@@ -1,0 +1,139 @@
+"""The keys of a suite file, and their types."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from harness.errors import UserError
+
+CHOICES = ("size", "first", "indices")
+"""Ways to choose images, of which a suite has one; without any, all images of the split."""
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", text):
+        raise ValueError("a name is a letter or digit, then at most 79 of letters, digits, '_', '-' and '.'")
+    return text
+
+
+def _folder(text: str) -> str:
+    if "." in _name(text):
+        raise ValueError("it names a folder: letters, digits, '-' and '_'")
+    return text
+
+
+def _distinct(indices: tuple[int, ...]) -> tuple[int, ...]:
+    [(index, times)] = Counter(indices).most_common(1)
+    if times > 1:
+        raise ValueError(f"image {index} is there {times} times")
+    return indices
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Index = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dataset(_Section):
+    name: str = Field(description="digits, cifar10, ...; see `harness list datasets`")
+    split: Literal["train", "test"] = "test"
+    size: Count | None = Field(default=None, description="so many images drawn without replacement")
+    seed: Seed | None = Field(default=None, description="of that draw; 0 if left out")
+    first: Count | None = Field(default=None, description="the first so many images")
+    indices: Annotated[tuple[Index, ...], Field(min_length=1), AfterValidator(_distinct)] | None = Field(
+        default=None, description="these images, in this order"
+    )
+    limit: Count | None = Field(default=None, description="of the images chosen, only the first so many")
+    path: Path | None = Field(default=None, description="the folder, zip or .npz file, relative to the suite file")
+
+    def choose(self, available: int) -> list[int]:
+        """The images' indices into a split of `available` images. A smaller `size` is the start of a larger one.
+
+        Raises:
+            UserError: the split does not have them.
+        """
+        most = max(self.size or 0, self.first or 0, max(self.indices or (-1,)) + 1)
+        if most > available:
+            raise UserError(
+                f"the suite asks for image {most} of the {available} in the {self.split} split of '{self.name}'",
+                remedy="Ask for fewer",
+            )
+        if self.indices is not None:
+            chosen = list(self.indices)
+        elif self.size is not None:  # NumPy promises never to change what RandomState draws
+            chosen = np.random.RandomState(self.seed or 0).permutation(available)[: self.size].tolist()
+        else:
+            chosen = list(range(self.first or available))
+        return chosen[: self.limit]
+
+
+class Protocol(_Section):
+    votes: Count = Field(default=1, description="draws that a stochastic defense answers with, per image")
+    seed: Seed = Field(default=0, description="every other seed derives from it")
+    shard: Count = Field(default=32, description="images per shard, the unit of work and of resuming")
+    batch_size: Count = Field(default=256, description="images sent through a defense at once; no result depends on it")
+    gates: Literal["stop", "mark", "off"] = Field(
+        default="mark", description="what happens when a defense fails an examination before it is attacked"
+    )
+
+
+class Entry(BaseModel):
+    """A defense or attack. Keys beyond these are arguments of its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str | None = Field(default=None, description="built-in name, package.module:Class or ./file.py:Class")
+    label: str | None = Field(default=None, description="what reports call it; the entry's name if left out")
+
+
+class Defaults(_Section):
+    defenses: dict[str, Any] | None = Field(
+        default=None, description="keys of every defense that does not say otherwise"
+    )
+    attacks: dict[str, Any] | None = Field(default=None, description="keys of every attack that does not say otherwise")
+
+
+class Pairing(_Section):
+    defense: str | Annotated[list[str], Field(min_length=1)] = Field(description="a name, or a list of names")
+    attack: str | Annotated[list[str], Field(min_length=1)] = Field(description="a name, or a list of names")
+    overrides: dict[str, Any] | None = Field(
+        default=None,
+        alias="with",
+        description="changes to the attack; with a `type`, another attack",
+    )
+
+
+class Report(_Section):
+    average: tuple[str, ...] | None = Field(default=None, description="attacks averaged over; all if left out")
+    worst: tuple[str, ...] | None = Field(
+        default=None, description="attacks of the worst case per image; those of `average` if left out"
+    )
+    reference: str | None = Field(default=None, description="published numbers to show beside, from results/reference")
+    vote: Literal["mean", "single", "majority", "worst"] = Field(
+        default="mean", description="how the draws of a stochastic defense become one verdict"
+    )
+
+
+class Suite(_Section):
+    suite: Annotated[str, AfterValidator(_folder)] = Field(description="its name, and that of its results folder")
+    title: str = Field(default="", description="one line for people")
+    dataset: Dataset = Field(description="the images")
+    protocol: Protocol = Protocol()
+    defenses: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")
+    attacks: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")
+    defaults: Defaults = Defaults()
+    pairings: Annotated[list[Pairing], Field(min_length=1)] | None = Field(
+        default=None, description="which attacks meet which defenses; all meet all if left out"
+    )
+    report: Report = Report()

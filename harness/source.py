@@ -1,0 +1,117 @@
+"""What a class is and takes, read from its source without importing it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument of a constructor. annotation, default: as in the source; default is None for a required one."""
+
+    name: str
+    annotation: str
+    default: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that a suite can name. summary: the first line of its docstring."""
+
+    name: str
+    summary: str
+    module: str
+    cls: str
+    parameters: tuple[Parameter, ...]
+
+
+@dataclass(frozen=True)
+class _Class:
+    node: ast.ClassDef
+    tree: ast.Module
+
+
+def describe(name: str, module: str, cls: str) -> Entry:
+    """The entry `name`, a class of a module. Without source (a compiled extension) nothing but names is known."""
+    found = _class(module, cls)
+    if found is None:
+        return Entry(name, "", module, cls, ())
+    text = (ast.get_docstring(found.node) or "").strip()
+    return Entry(name, text.split("\n")[0], module, cls, _parameters(found))
+
+
+def class_in(path: Path, stem: str, contract: str) -> str | None:
+    """The class of a file that is spelt like it (at.py -> AT, wide_resnet.py -> WideResNet) and extends `contract`."""
+    wanted, tree = stem.replace("_", "").lower(), _tree(path)
+    classes = [_Class(node, tree) for node in tree.body if isinstance(node, ast.ClassDef)]
+    return next((c.node.name for c in classes if c.node.name.lower() == wanted and _extends(c, contract)), None)
+
+
+def folder_of(package: str) -> Path | None:
+    """The folder of a package, found without importing it or its parents."""
+    top, *rest = package.split(".")
+    spec = find_spec(top)
+    roots = spec.submodule_search_locations if spec else None
+    return next((path for root in roots or [] if (path := Path(root, *rest)).is_dir()), None)
+
+
+def source_of(module: str) -> Path | None:
+    """The file of a module, found likewise."""
+    parent, _, last = module.rpartition(".")
+    folder = folder_of(parent) if parent else None
+    places = [folder / f"{last}.py", folder / last / "__init__.py"] if folder else []
+    if not parent and (spec := find_spec(last)) and spec.origin:
+        places = [Path(spec.origin)]
+    return next((path for path in places if path.suffix == ".py" and path.is_file()), None)
+
+
+def _parameters(cls: _Class) -> tuple[Parameter, ...]:
+    init = next((n for n in cls.node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if init is None:
+        return next((_parameters(base) for base in _bases(cls)), ())
+    positional = [*init.args.posonlyargs, *init.args.args]
+    defaults = [None] * (len(positional) - len(init.args.defaults)) + init.args.defaults
+    pairs = [*zip(positional, defaults, strict=True), *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]
+    return tuple(Parameter(a.arg, ast.unparse(a.annotation) if a.annotation else "", _text(d)) for a, d in pairs[1:])
+
+
+def _text(default: ast.expr | None) -> str | None:
+    """The default as a suite would say it: `8/255` for Quantity("8/255")."""
+    if isinstance(default, ast.Call) and ast.unparse(default.func) == "Quantity":
+        return str(ast.literal_eval(default.args[0]))
+    return ast.unparse(default) if default else None
+
+
+def _extends(cls: _Class, contract: str) -> bool:
+    named = any(ast.unparse(base).rpartition(".")[2] == contract for base in cls.node.bases)
+    return named or any(_extends(base, contract) for base in _bases(cls))
+
+
+def _bases(cls: _Class) -> Iterator[_Class]:
+    """The base classes that are written down in the same file or imported from another by name."""
+    for name in (base.id for base in cls.node.bases if isinstance(base, ast.Name)):
+        if (local := _local(cls.tree, name)) and local.node is not cls.node:
+            yield local
+        for node in cls.tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported = (_class(node.module, a.name) for a in node.names if name == (a.asname or a.name))
+                yield from (found for found in imported if found)
+
+
+def _class(module: str, name: str) -> _Class | None:
+    path = source_of(module)
+    return _local(_tree(path), name) if path else None
+
+
+def _local(tree: ast.Module, name: str) -> _Class | None:
+    return next((_Class(n, tree) for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes(), filename=str(path))
