@@ -44,7 +44,7 @@ def conform(node: Node, annotation: Any, subject: str) -> Any:
     except ValidationError as error:
         raise _explain(error, node, subject, _model_in(annotation)) from error
     except UserError as error:
-        raise error.at(node.where) from error
+        raise UserError(f"{subject}: {error.message}", remedy=error.remedy, where=error.where or node.where) from error
 
 
 def parse(model: type[Model], node: Node, what: str) -> Model:

@@ -258,7 +258,7 @@ def test_each_type_takes_what_yaml_says(folder: Path, written: str, name: str, v
         ("table: [1]", "it should be a mapping"),
         ("eta: 8/0", "'8/0' divides by zero"),
         ("eta: much", "'much' is not a number or a fraction such as 8/255"),
-        ("weights: nowhere", "no checkpoint is called 'nowhere'"),
+        ("weights: nowhere", "'weights' of defense 'typed': no checkpoint is called 'nowhere'"),
         ("weights: ./nowhere.pt", "there is no file"),
         ("weights: 3", "3 is not the name or path of a checkpoint"),
         ("callback: x", "which YAML cannot write"),
