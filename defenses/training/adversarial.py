@@ -1,0 +1,73 @@
+"""Adversarial training (Madry et al., 2018): cross-entropy on the images that an attack makes against the network.
+
+min_theta E[ max_{x' within the budget of x} CE(f_theta(x'), y) ],    the maximum as far as the attack finds it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from defenses.training.classifier import shifted
+from harness.attack import Attack, Target
+from harness.components import bind, check_budget
+from harness.defense import Defense
+from harness.errors import UserError
+from harness.training import Trainer
+from harness.yaml_source import parse
+
+
+class Adversarial(Trainer):
+    """Minimises cross-entropy on adversarial images, made anew for every batch.
+
+    Args:
+        attack: as in a suite, `{type: pgd, norm: Linf, eps: 0.15, steps: 10}`; it should not stop an image early.
+        shift: images are moved by up to so many pixels along each axis before they are attacked.
+        clean: share of the loss that is cross-entropy on the images as they were.
+    """
+
+    def __init__(self, attack: dict[str, Any], shift: int = 0, clean: float = 0.0) -> None:
+        self.attack = _build(attack)
+        self.shift, self.clean = shift, clean
+
+    def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x = shifted(x, torch.randint(-self.shift, self.shift + 1, (len(x), 2)).to(x.device))
+        loss = F.cross_entropy(network(self._attacked(network, x, y)), y)
+        return loss if not self.clean else (1 - self.clean) * loss + self.clean * F.cross_entropy(network(x), y)
+
+    def _attacked(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The network is attacked as it will be used: in evaluation mode."""
+        seeds = torch.randint(2**62, (len(x),)).to(x.device)
+        target = Target(_InTraining(network), x, seeds, gradient=self.attack.gradient, eot=self.attack.eot)
+        network.eval()
+        found = self.attack.perturb(target, x, y)
+        network.train()
+        return (found if isinstance(found, Tensor) else found.images).detach()
+
+
+def _build(attack: dict[str, Any]) -> Attack:
+    """The entry's own lines mean nothing here: whoever builds the trainer knows where `attack` was written."""
+    try:
+        component = bind("attacks", str(attack.get("type", "attack")), parse(json.dumps(attack), Path("attack")).root)
+        check_budget(component)
+        built: Attack = component.build()
+    except UserError as error:
+        raise UserError(error.message, remedy=error.remedy) from error
+    return built
+
+
+class _InTraining(Defense):
+    """The network as an attack sees it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def classify(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits

@@ -1,0 +1,227 @@
+"""The training loop: seeded, resumable at any step, interruptible at every step.
+
+A step is a function of the recipe, the step's number and the state before it. Its batch is a slice of an endless row of
+permutations of the training set, one seeded per epoch; everything else that is random (augmentation, dropout, noise) is
+drawn from generators seeded for that step alone. So a checkpoint needs no state of any generator, and a resumed run
+ends with the very weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+import yaml
+from rich.console import Console
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from harness import datasets
+from harness.datasets import Dataset, Split
+from harness.errors import UserError
+from harness.randomness import derive, fenced
+from harness.store import write_atomically
+from harness.training.progress import Display
+from harness.training.recipe import Plan, Recipe, read
+from harness.training.state import State
+from harness.training.trainer import Trainer
+from harness.weights import Card, Checkpoint, build_network
+
+SAVE_EVERY = 30.0
+"""Seconds between checkpoints."""
+
+EVALUATED_AT_ONCE = 100
+
+
+def train(
+    recipe_path: Path,
+    out: Path | None = None,
+    device: torch.device | str = "cpu",
+    console: Console | None = None,
+    runs: Path = Path("runs"),
+) -> Path:
+    """Trains by a recipe, or goes on where an earlier call stopped.
+
+    Args:
+        recipe_path: the recipe, YAML.
+        out: folder for the weights and their card; `runs`/RECIPE if left out.
+        device: where to train.
+        console: where progress is shown.
+        runs: folder of the runs' own checkpoints.
+
+    Returns:
+        The weights file, NAME.safetensors; NAME.yaml, its card, lies beside it.
+
+    Raises:
+        UserError: the recipe is wrong, or a checkpoint of another recipe of this name is in the way.
+        KeyboardInterrupt: on Ctrl-C, after the step in hand and a checkpoint.
+    """
+    plan = read(recipe_path)
+    recipe, trainer, folder = plan.recipe, plan.trainer.build(), runs / plan.recipe.recipe
+    display = Display(console or Console(), recipe.recipe, recipe.steps)
+    data, test = (_load(plan, split) for split in (recipe.dataset.split, "test"))
+    network = _network(plan, trainer, data).to(device)
+    state = State(network, recipe.optimizer.build(network), recipe.ema)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.is_file():
+        state.restore(checkpoint, recipe.model_dump(mode="json"))
+        display.note(f"{recipe.recipe}: going on from step {state.step} of {recipe.steps}")
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        _run(recipe, trainer, state, data, checkpoint, display)
+        return _release(recipe, trainer, state, test, out or folder, display)
+
+
+def _load(plan: Plan, split: Split) -> Dataset:
+    try:
+        return datasets.load(plan.recipe.dataset.name, split, plan.data_path())
+    except UserError as error:
+        raise error.at(plan.place("dataset")) from error
+
+
+def _run(recipe: Recipe, trainer: Trainer, state: State, data: Dataset, checkpoint: Path, display: Display) -> None:
+    device = next(state.network.parameters()).device
+    images, labels = data.images.to(device), data.labels.to(device)
+    saved = time.monotonic()
+    state.network.train()
+    with _deferred_interrupts() as asked_to_stop, display.running(state.step):
+        while state.step < recipe.steps:
+            rows = batch(state.step, recipe.batch_size, len(data), recipe.seed).to(device)
+            loss = _step(recipe, trainer, state, images[rows], labels[rows])
+            display.stepped(state.step, loss)
+            stop = asked_to_stop.is_set()
+            if stop or state.step == recipe.steps or time.monotonic() - saved > SAVE_EVERY:
+                state.save(checkpoint, recipe.model_dump(mode="json"))
+                saved = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
+
+
+def _step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor) -> float:
+    for group in state.optimizer.param_groups:
+        group["lr"] = recipe.optimizer.lr * recipe.schedule.factor(state.step, recipe.steps)
+    state.optimizer.zero_grad()
+    with fenced(derive(recipe.seed, "step", state.step)):
+        loss = trainer.loss(state.network, x, y)
+    if not torch.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss.item()} at step {state.step} of '{recipe.recipe}'",
+            remedy="Lower optimizer.lr, or give optimizer.clip",
+        )
+    loss.backward()
+    if recipe.optimizer.clip:
+        nn.utils.clip_grad_norm_(state.network.parameters(), recipe.optimizer.clip)
+    state.optimizer.step()
+    state.advance()
+    return loss.item()
+
+
+def batch(step: int, size: int, images: int, seed: int) -> Tensor:
+    """Rows of a step's batch, (size,) int64: every image once per epoch, in an order of that epoch's own."""
+    rows: list[Tensor] = []
+    start, stop = step * size, (step + 1) * size
+    while start < stop:
+        epoch, offset = divmod(start, images)
+        generator = torch.Generator().manual_seed(derive(seed, "epoch", epoch))
+        rows.append(torch.randperm(images, generator=generator)[offset : offset + stop - start])
+        start += len(rows[-1])
+    return torch.cat(rows)
+
+
+def accuracy(trainer: Trainer, network: nn.Module, data: Dataset, seed: int) -> float:
+    """Fraction of the images that the network, in the trainer's way, classifies correctly."""
+    device = next(network.parameters()).device
+    correct = 0
+    with torch.no_grad(), fenced(derive(seed, "evaluation")):
+        for x, y in zip(data.images.split(EVALUATED_AT_ONCE), data.labels.split(EVALUATED_AT_ONCE), strict=True):
+            correct += int((trainer.logits(network, x.to(device), data.num_classes).argmax(1).cpu() == y).sum())
+    return correct / len(data)
+
+
+def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
+    """The network as initialised, once it is seen to classify the dataset's images."""
+    place, name = plan.place("network"), plan.recipe.dataset.name
+    try:
+        with fenced(derive(plan.recipe.seed, "network")):
+            network = build_network(plan.recipe.network, place.file.parent)
+    except UserError as error:
+        raise error.at(place) from error
+    try:
+        with torch.no_grad(), fenced(0):
+            logits = trainer.logits(copy.deepcopy(network).eval(), data.images[:2], data.num_classes)
+    except (RuntimeError, IndexError, UserError) as error:
+        shape = tuple(data.images.shape[1:])
+        raise UserError(
+            f"the network cannot take the {shape} images of '{name}': {' '.join(str(error).split())}",
+            remedy="Check the arguments under `network:`",
+            where=place,
+        ) from error
+    if logits.shape[1:] != (data.num_classes,):
+        raise UserError(
+            f"the network tells {logits.shape[-1]} classes apart, and '{name}' has {data.num_classes}",
+            remedy=f"Set num_classes to {data.num_classes} under `network:`",
+            where=place,
+        )
+    return network
+
+
+def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out: Path, display: Display) -> Path:
+    """Writes the weights and their card; the accuracy is that of the very file."""
+    path = out / f"{recipe.recipe}.safetensors"
+    card_path = path.with_suffix(".yaml")
+    card_path.unlink(missing_ok=True)  # a card never stands beside weights that it does not describe
+    write_atomically(path, save(state.weights()))
+    released = Checkpoint.find(str(path))
+    device = next(state.network.parameters()).device
+    network = released.network(recipe.network).to(device)
+    card = Card(
+        name=recipe.recipe,
+        summary=recipe.card.summary,
+        network=recipe.network,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        sha256=released.sha256,
+        dataset=recipe.dataset.name,
+        num_classes=test.num_classes,
+        clean_accuracy=round(accuracy(trainer, network, test, recipe.seed), 4),
+        measured=trainer.measured,
+        recipe=recipe.recipe,
+        seed=recipe.seed,
+        steps=recipe.steps,
+        licence=recipe.card.licence,
+        source=recipe.card.source,
+    )
+    text = yaml.safe_dump(card.model_dump(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    write_atomically(card_path, text.encode())
+    display.note(f"{card.name}: clean accuracy {card.clean_accuracy:.1%} on {len(test)} test images ({card.measured})")
+    return path
+
+
+@contextmanager
+def _deferred_interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C and a polite kill set the event instead of breaking a step; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        restore()
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        restore()

@@ -1,0 +1,113 @@
+"""A recipe: everything that decides the weights that a training run ends with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from harness.components import Component, bind
+from harness.datasets import Split
+from harness.errors import Place
+from harness.schema import Name
+from harness.validation import parse
+from harness.yaml_source import Document, Key
+from harness.yaml_source import read as read_yaml
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Part):
+    """The images trained on; the card's accuracy is measured on the `test` split of the same dataset."""
+
+    name: str
+    path: Path | None = Field(default=None, description="relative to the recipe")
+    split: Split = "train"
+
+
+class Optimizer(_Part):
+    """AdamW (Loshchilov and Hutter, 2019), with the norm of the gradient clipped where `clip` is given."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float | None = Field(default=None, gt=0)
+
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(learned, lr=self.lr, weight_decay=self.weight_decay)
+
+
+class Schedule(_Part):
+    """The learning rate rises linearly over `warmup` steps, then stays, or falls to 0 along half a cosine."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    warmup: int = Field(default=0, ge=0)
+
+    def factor(self, step: int, steps: int) -> float:
+        """Share of the full learning rate at a step, 0 <= step < steps."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.name == "constant":
+            return 1.0
+        return 0.5 + 0.5 * math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup))
+
+
+class Description(_Part):
+    """What the card says that the run does not know."""
+
+    summary: str
+    licence: str
+    source: str
+
+
+class Recipe(_Part):
+    """A training run. Equal recipes make bit-identical weights on the same machine."""
+
+    recipe: Name = Field(description="name of the run, its checkpoint and its card")
+    trainer: dict[str, Any] = Field(description="type and arguments of the trainer")
+    network: dict[str, Any] = Field(description="type and arguments of the network")
+    dataset: Data
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the weights' moving average, if kept")
+    seed: int = Field(default=0, ge=0)
+    card: Description
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe that holds water, with its file, to say where a value stands, and its trainer."""
+
+    recipe: Recipe
+    document: Document
+    trainer: Component
+
+    def place(self, *path: Key) -> Place:
+        return self.document.place(*path)
+
+    def data_path(self) -> Path | None:
+        """The dataset's path as seen from here."""
+        path = self.recipe.dataset.path
+        return None if path is None else self.place("dataset", "path").file.parent / path.expanduser()
+
+
+def read(path: Path) -> Plan:
+    """Reads a recipe.
+
+    Raises:
+        UserError: whatever is wrong with it, with its line. The arguments of the network are seen only by building it.
+    """
+    document = read_yaml(path)
+    recipe = parse(Recipe, document.root, "the recipe")
+    node = document.root.value["trainer"]
+    return Plan(recipe, document, bind("trainers", recipe.trainer.get("type", "trainer"), node))

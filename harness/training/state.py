@@ -1,0 +1,86 @@
+"""What a training run is at a step, and its checkpoint on disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.store import write_atomically
+
+
+class State:
+    """Network, optimizer and moving average after `step` steps.
+
+    Args:
+        network: as initialised.
+        optimizer: over its parameters.
+        decay: of the moving average of the weights; None keeps no average.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, decay: float | None) -> None:
+        self.network, self.optimizer, self.decay = network, optimizer, decay
+        self.step = 0
+        self.average = {name: value.detach().clone() for name, value in network.state_dict().items()} if decay else None
+
+    def advance(self) -> None:
+        """Counts a step, and moves the average towards the weights: by 1 - decay, and faster at first."""
+        self.step += 1
+        if self.average is None or self.decay is None:
+            return
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - decay)
+                else:
+                    self.average[name].copy_(value)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The result: the average where there is one, by name, contiguous and on the CPU."""
+        tensors = self.network.state_dict() if self.average is None else self.average
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def save(self, path: Path, recipe: dict[str, Any]) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        content = {
+            "recipe": json.dumps(recipe),
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_atomically(path, buffer.getvalue())
+
+    def restore(self, path: Path, recipe: dict[str, Any]) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            UserError: the checkpoint is damaged, or of another recipe.
+        """
+        remove = f"Remove {path} to train from the start"
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            saved = json.loads(content["recipe"])
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            raise UserError(f"the checkpoint {path} is damaged", remedy=remove) from error
+        changed = [key for key in recipe if saved.get(key) != recipe[key]]
+        if changed:
+            raise UserError(
+                f"the checkpoint {path} was made with another {' and '.join(changed)}",
+                remedy=f"Give the recipe another name, or restore what it said. {remove}",
+            )
+        self.step = content["step"]
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.average is not None:
+            for name, value in content["average"].items():
+                self.average[name].copy_(value)
