@@ -57,11 +57,11 @@ class Kind(str, Enum):
     attack = "attack"
 
 
-def main() -> None:
-    """Entry point. A user's mistake ends in one paragraph and status 2."""
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; arguments default to the process's own. A user's mistake ends in one paragraph and status 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
+        app(arguments)
     except UserError as error:
         Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)

@@ -123,7 +123,7 @@ class Cell:
 
     def images(self, start: int, stop: int) -> dict[str, Tensor]:
         """What the attack returned: "images" (N, C, H, W) and, for flows, "flow" (N, H, W, 2)."""
-        return safetensors.torch.load_file(self._path(start, stop, "safetensors"))
+        return safetensors.torch.load(self._path(start, stop, "safetensors").read_bytes())
 
     def shards(self) -> list[tuple[int, int]]:
         """Bounds of the shards that lie here, in order."""

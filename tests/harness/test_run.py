@@ -1,0 +1,224 @@
+"""Runs finish what was begun, compute nothing twice, and never mix claims."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from harness import cli
+from harness.errors import UserError
+from harness.progress import Display
+from harness.records import Record
+from harness.run import run
+from harness.store import Store
+from harness.suite import load
+from harness.survey import load_images, survey
+
+CPU = torch.device("cpu")
+
+
+def execute(suite: Path, out: Path, **options: Any) -> tuple[int, str]:
+    """Shards computed, and what was shown."""
+    shown = io.StringIO()
+    return run(load(suite, **options), out, CPU, Display(Console(file=shown, width=200))), shown.getvalue()
+
+
+def results(suite: Path, out: Path) -> dict[str, tuple[list[dict[str, Any]], list[Tensor]]]:
+    """By pairing: records without their times, and images."""
+    plan = load(suite)
+    found = {}
+    for work in survey(plan, Store(out), load_images(plan)[1], lambda note: None):
+        records = [timeless(record) for shard in work.shards.values() for record in shard or []]
+        found[work.name] = records, [work.stored.images(*bounds)["images"] for bounds in work.stored.shards()]
+    return found
+
+
+def timeless(record: Record) -> dict[str, Any]:
+    return asdict(record) | {"seconds": 0}
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert a.keys() == b.keys()
+    for name, (records, images) in a.items():
+        assert records == b[name][0]
+        assert all(torch.equal(x, y) for x, y in zip(images, b[name][1], strict=True))
+
+
+def test_a_run_makes_every_record_and_a_second_run_does_nothing(small_suite: Path, tmp_path: Path) -> None:
+    done, shown = execute(small_suite, tmp_path / "out")
+    assert done == 4 * 3
+    assert "noisy/strong: 10/10 images, clean" in shown
+    found = results(small_suite, tmp_path / "out")
+    assert {name: [r["index"] for r in records] for name, (records, _) in found.items()} == {
+        f"{defense}/{attack}": list(range(10)) for defense in ("plain", "noisy") for attack in ("weak", "strong")
+    }
+    robust = {name: sum(r["verdict"] == "robust" for r in records) for name, (records, _) in found.items()}
+    assert robust["plain/weak"] >= 7 > robust["plain/strong"]
+    assert execute(small_suite, tmp_path / "out")[0] == 0
+
+
+def test_clean_votes_are_the_same_whatever_the_attack(small_suite: Path, tmp_path: Path) -> None:
+    execute(small_suite, tmp_path / "out")
+    found = results(small_suite, tmp_path / "out")
+    margins = [[r["clean_margins"] for r in found[f"noisy/{attack}"][0]] for attack in ("weak", "strong")]
+    assert margins[0] == margins[1]
+
+
+def test_results_do_not_depend_on_batch_size_names_or_order(small_suite: Path, tmp_path: Path) -> None:
+    execute(small_suite, tmp_path / "a")
+    expected = results(small_suite, tmp_path / "a")
+    text = small_suite.read_text().replace("shard: 4", "shard: 4, batch_size: 3").replace("strong", "hard")
+    lines = text.splitlines()
+    lines[5], lines[6] = lines[6], lines[5]
+    other = small_suite.with_name("other.yaml")
+    other.write_text("\n".join(lines))
+    execute(other, tmp_path / "b")
+    renamed = {name.replace("hard", "strong"): found for name, found in results(other, tmp_path / "b").items()}
+    assert {name: renamed[name] for name in sorted(renamed)}.keys() == {name: 0 for name in sorted(expected)}.keys()
+    for name, (records, _) in expected.items():
+        verdicts = [(r["adv_votes"], r["verdict"], r["seed"]) for r in records]
+        assert verdicts == [(r["adv_votes"], r["verdict"], r["seed"]) for r in renamed[name][0]]
+
+
+@pytest.mark.parametrize("damage", ["cut records", "cut images", "remove images"])
+def test_a_damaged_shard_is_named_and_computed_again(small_suite: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    execute(small_suite, out)
+    expected = results(small_suite, out)
+    action, what = damage.split()
+    path = out / "cells/plain/weak" / ("00004-00008" + {"records": ".parquet", "images": ".safetensors"}[what])
+    content = path.read_bytes()
+    if action == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    done, shown = execute(small_suite, out)
+    assert done == 1
+    assert "plain/weak, images 4 to 7:" in shown
+    assert_same(results(small_suite, out), expected)
+
+
+def test_shards_with_errors_are_kept_shown_and_tried_again(small_suite: Path, tmp_path: Path) -> None:
+    text = small_suite.read_text().replace(
+        'strong: {type: "./fakes.py:Noise", eps: 0.9}', 'bad: {type: "./fakes.py:Crash"}'
+    )
+    small_suite.write_text(text)
+    done, shown = execute(small_suite, tmp_path / "out")
+    assert done == 12 and "errors" in shown
+    records = Store(tmp_path / "out").cell("noisy", "bad", _key(tmp_path / "out", "noisy", "bad")).read(0, 4)
+    assert records is not None
+    assert all(r.verdict == "error" and "planted failure (fakes.py:" in (r.error or "") for r in records)
+    done, shown = execute(small_suite, tmp_path / "out")
+    assert done == 6 and "ended in errors; trying them again" in shown
+
+
+def _key(out: Path, defense: str, attack: str) -> str:
+    manifest = Store(out).manifest() or {}
+    return next(c["key"] for c in manifest["cells"] if (c["defense"], c["attack"]) == (defense, attack))
+
+
+def test_a_suite_that_changed_is_refused_and_the_change_is_named(small_suite: Path, tmp_path: Path) -> None:
+    execute(small_suite, tmp_path / "out")
+    before = (tmp_path / "out/run.json").read_bytes()
+    small_suite.write_text(small_suite.read_text().replace("1/16", "1/17"))
+    with pytest.raises(UserError, match=r"cells\.plain/weak\.arguments\.eps: 1/16 -> 1/17"):
+        execute(small_suite, tmp_path / "out")
+    assert (tmp_path / "out/run.json").read_bytes() == before
+
+
+def test_a_user_s_file_that_changed_is_refused(small_suite: Path, tmp_path: Path) -> None:
+    execute(small_suite, tmp_path / "out")
+    fakes = tmp_path / "fakes.py"
+    fakes.write_text(fakes.read_text().replace("0.1 * normal", "0.2 * normal"))
+    with pytest.raises(UserError, match="the suite changed"):
+        execute(small_suite, tmp_path / "out")
+
+
+def test_a_defense_may_join_a_finished_suite(small_suite: Path, tmp_path: Path) -> None:
+    execute(small_suite, tmp_path / "out")
+    line = '  plain: {type: "./fakes.py:NearestMean"}\n'
+    text = small_suite.read_text().replace(line, line + '  late: {type: "./fakes.py:NearestMean", strength: 0.5}\n')
+    small_suite.write_text(text)
+    assert execute(small_suite, tmp_path / "out")[0] == 6
+
+
+def test_only_and_limit_choose_pairings_and_images(small_suite: Path, tmp_path: Path) -> None:
+    assert execute(small_suite, tmp_path / "out", only="plain/weak")[0] == 3
+    assert execute(small_suite, tmp_path / "out", only="plain")[0] == 3
+    assert execute(small_suite, tmp_path / "out")[0] == 6
+    assert execute(small_suite, tmp_path / "few", limit=5)[0] == 8
+
+
+def test_a_lost_manifest_is_written_again(small_suite: Path, tmp_path: Path) -> None:
+    execute(small_suite, tmp_path / "out")
+    (tmp_path / "out/run.json").unlink()
+    assert execute(small_suite, tmp_path / "out")[0] == 0
+    assert len((Store(tmp_path / "out").manifest() or {})["cells"]) == 4
+
+
+def test_two_processes_cannot_write_the_same_results(small_suite: Path, tmp_path: Path) -> None:
+    with Store(tmp_path / "out").locked(), pytest.raises(UserError, match="another process"):
+        execute(small_suite, tmp_path / "out")
+
+
+def test_a_full_disk_keeps_what_was_finished(
+    small_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 12:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device.*finished shards are kept"):
+        execute(small_suite, tmp_path / "out")
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert 0 < execute(small_suite, tmp_path / "out")[0] < 12
+
+
+def test_a_run_killed_ten_times_ends_with_the_records_of_an_uninterrupted_one(
+    small_suite: Path, tmp_path: Path
+) -> None:
+    small_suite.write_text(
+        small_suite.read_text().replace("eps: ", "pause: 0.1, eps: ").replace("shard: 4", "shard: 1")
+    )
+    execute(small_suite, tmp_path / "whole")
+    expected = results(small_suite, tmp_path / "whole")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.cli", "harness.run", "harness.datasets"])
+    command = ["run", str(small_suite), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    moments, killed = random.Random(0), 0
+    for _ in range(100):
+        child = context.Process(target=cli.main, args=(command,))
+        child.start()
+        # Let it get past its start, then strike anywhere in its work.
+        while child.is_alive() and not (tmp_path / "out/cells").exists():
+            time.sleep(0.01)
+        child.join(moments.uniform(0.05, 0.6))
+        if not child.is_alive():
+            break
+        os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+        killed += 1
+        if killed == 10:
+            break
+    assert killed == 10, "the suite is too short to be killed ten times"
+    execute(small_suite, tmp_path / "out")
+    assert_same(results(small_suite, tmp_path / "out"), expected)
+    assert execute(small_suite, tmp_path / "out")[0] == 0
