@@ -239,8 +239,11 @@ def _device(name: str) -> torch.device:
 
 
 def _cost_table(costs: list[Any]) -> Table:
-    columns = ("defense", "attack", "threat", "method", "images", "fwd/image", "bwd/image", "network evaluations")
-    table = Table(*columns, title="Cost at most (images that fall early cost less)", title_justify="left", box=None)
+    table = Table(title="At most (images that fall early cost less)", title_justify="left", box=None)
+    for column in ("defense", "attack", "threat", "method"):
+        table.add_column(column)
+    for column in ("images", "forwards per image", "backwards per image", "network evaluations"):
+        table.add_column(column, justify="right")
     for cost in costs:
         numbers = (f"{cost.images}", f"{cost.forwards:,.0f}", f"{cost.backwards:,.0f}", f"{cost.evaluations:,.0f}")
         table.add_row(cost.defense, cost.attack, cost.threat, cost.method, *numbers)

@@ -45,7 +45,7 @@ class UserError(Exception):
 
 def blame(error: BaseException) -> str:
     """Somebody else's exception in one line: its type, its text, and the line of code that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
 

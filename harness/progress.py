@@ -23,8 +23,10 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._live: Live | None = None
         self._clock = _Clock()
+        self._works: list[Work] = []
+        self._current: Work | None = None
+        self._target: Target | None = None
 
     def note(self, text: str) -> None:
         """A remark that stays on the screen."""
@@ -33,12 +35,11 @@ class Display:
     @contextmanager
     def running(self, works: list[Work]) -> Iterator[None]:
         """Shows the progress of these pairings while the block runs."""
-        self._clock = _Clock()
-        self._works, self._current, self._target = works, works[0], None
+        self._clock, self._works = _Clock(), works
         if not self.console.is_terminal:
             yield
             return
-        with Live(get_renderable=self._render, console=self.console, refresh_per_second=4) as self._live:
+        with Live(get_renderable=self._render, console=self.console, refresh_per_second=4):
             yield
 
     def began(self, work: Work) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from harness import check, datasets, manifest
+from harness import datasets, manifest
+from harness.check import gates
 from harness.defense import Defense
 from harness.environment import describe
 from harness.errors import UserError, blame
@@ -124,7 +125,7 @@ class _Session:
     def _remarks(self, pending: Work) -> list[str]:
         name = pending.cell.defense.name
         defense = self.defenses[name].to(self.device)
-        found = check.gates(defense, self.images.take(slice(GATE_IMAGES)).x.to(self.device))
+        found = gates(defense, self.images.take(slice(GATE_IMAGES)).x.to(self.device))
         if defense.expected_accuracy is not None and defense.expected_dataset == self.dataset.name:
             first = next(iter(pending.shards))
             right = self._clean(pending, first).votes == self.images.take(slice(*first)).y

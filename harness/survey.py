@@ -9,6 +9,7 @@ import torch
 
 from harness import datasets
 from harness.attack import Attack
+from harness.errors import UserError
 from harness.identity import cell_key, component_hash
 from harness.records import Record
 from harness.shard import Images, Seeds
@@ -46,8 +47,11 @@ def load_images(plan: Plan) -> tuple[datasets.Dataset, Images]:
         UserError: the dataset is not there, or does not have those images.
     """
     spec = plan.suite.dataset
-    dataset = datasets.load(spec.name, spec.split, path=spec.path)
-    index = torch.as_tensor(spec.choose(len(dataset.images)), dtype=torch.int64)
+    try:
+        dataset = datasets.load(spec.name, spec.split, path=spec.path)
+        index = torch.as_tensor(spec.choose(len(dataset.images)), dtype=torch.int64)
+    except UserError as error:
+        raise error.at(plan.place("dataset")) from error
     return dataset, Images(index, dataset.images[index], dataset.labels[index])
 
 

@@ -185,7 +185,7 @@ def test_a_full_disk_keeps_what_was_finished(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left on device.*finished shards are kept"):
+    with pytest.raises(UserError, match=r"No space left on device.*finished shards are kept"):
         execute(small_suite, tmp_path / "out")
     monkeypatch.setattr(os, "fsync", fsync)
     assert not list((tmp_path / "out").rglob("*.tmp"))

@@ -1,0 +1,46 @@
+"""What the README tells a reader to type works as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def section(name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README.read_text(), re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_adding_a_defense_works_as_told_in_an_empty_folder(tmp_path: Path) -> None:
+    commands = re.findall(r"```sh\n(.*?)```", section("add-your-defense"), re.DOTALL)
+    assert len(commands) == 1
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands[0]],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mine/linf: 16/16 images" in done.stdout
+    assert "Clean" in done.stdout and "mine" in done.stdout
+
+
+def test_every_path_that_the_readme_links_to_exists() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text()):
+        assert (README.parent / target).exists(), target
+
+
+def test_every_suite_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"suites/[\w/.-]+\.yaml", README.read_text()))
+    assert named
+    for path in named:
+        assert (README.parent / path).is_file(), path
