@@ -77,7 +77,8 @@ class RDC(DC):
         if not 0 < eta <= 1:
             raise UserError(f"eta is {eta}", remedy="It is a distance between pixels in [0, 1], such as 8/255")
         self.steps, self.eta, self.momentum = steps, eta, momentum
-        grid = time_grid(self.schedule, timesteps if purify_timesteps is None else purify_timesteps, spacing)
+        chosen = timesteps if purify_timesteps is None else purify_timesteps
+        grid = time_grid(self.schedule, chosen, spacing, name="purify_timesteps")
         self.unconditional = dataclasses.replace(self.loss, grid=grid)
 
     def purify(self, x: Tensor) -> Tensor:

@@ -48,30 +48,35 @@ class TimeGrid:
 
 
 def time_grid(
-    schedule: Schedule, timesteps: Literal["all"] | int | Sequence[int] = "all", spacing: Spacing = "uniform"
+    schedule: Schedule,
+    timesteps: Literal["all"] | int | Sequence[int] = "all",
+    spacing: Spacing = "uniform",
+    *,
+    name: str = "timesteps",
 ) -> TimeGrid:
     """A grid on a schedule.
 
     Args:
         timesteps: "all", or how many (T'), or which ones (in 1..T).
         spacing: how a number of timesteps is spread, see above.
+        name: what an error calls `timesteps`.
 
     Raises:
         UserError: fewer than one or more than T timesteps, or one outside 1..T.
     """
-    chosen = torch.tensor(_choose(len(schedule), timesteps, spacing), dtype=torch.int64)
+    chosen = torch.tensor(_choose(name, len(schedule), timesteps, spacing), dtype=torch.int64)
     weights = torch.full((len(chosen),), 1 / len(chosen), dtype=torch.float64)
     return TimeGrid(chosen, schedule.signal(chosen), schedule.sigma(chosen), weights)
 
 
-def _choose(last: int, timesteps: Literal["all"] | int | Sequence[int], spacing: Spacing) -> list[int]:
+def _choose(name: str, last: int, timesteps: Literal["all"] | int | Sequence[int], spacing: Spacing) -> list[int]:
     if timesteps == "all":
         return list(range(1, last + 1))
     if isinstance(timesteps, int):
         if not 1 <= timesteps <= last:
-            raise UserError(f"timesteps is {timesteps}", remedy=f"It is a number in 1..{last}, 'all', or a list")
+            raise UserError(f"{name} is {timesteps}", remedy=f"It is a number in 1..{last}, 'all', or a list")
         return [j if spacing == "first" else j * last // timesteps for j in range(1, timesteps + 1)]
     chosen = list(timesteps)
     if not chosen or not all(1 <= t <= last for t in chosen):
-        raise UserError(f"timesteps are {chosen}", remedy=f"Name at least one, each in 1..{last}")
+        raise UserError(f"{name} is {chosen}", remedy=f"Name at least one, each in 1..{last}")
     return chosen

@@ -121,7 +121,7 @@ def test_its_own_timesteps_can_be_fewer_than_the_classifiers(make, x) -> None:
     [
         ({"steps": 0}, "steps is 0"),
         ({"eta": Quantity(8)}, "eta is 8"),
-        ({"purify_timesteps": 1001}, "timesteps is 1001"),
+        ({"purify_timesteps": 1001}, "purify_timesteps is 1001"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(make, options, complaint) -> None:
