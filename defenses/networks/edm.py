@@ -28,7 +28,7 @@ NCSNPP: Mapping[str, Any] = MappingProxyType(
 )
 
 
-class EDMPrecond(nn.Module):
+class EDM(nn.Module):
     """The denoiser D(x; sigma, y): an estimate of the clean image in x = clean + sigma * noise.
 
     The defaults are those of the published class-conditional CIFAR-10 network, and arguments bear the published names.
@@ -53,7 +53,7 @@ class EDMPrecond(nn.Module):
         self.model = SongUNet(img_resolution, img_channels, label_dim, **unet)
 
     @classmethod
-    def from_published(cls, arguments: Mapping[str, Any]) -> EDMPrecond:
+    def from_published(cls, arguments: Mapping[str, Any]) -> EDM:
         """The network that a published file describes, from the constructor arguments that the file holds.
 
         Half precision (`use_fp16`) is left to the caller: the network computes in the dtype of its weights.

@@ -20,7 +20,7 @@ from defenses.networks.preprocessing import Preprocessing
 from defenses.networks.wide import STEM_CHANNELS, WideStage, wide_stages
 
 
-class JemWideResNet(nn.Module):
+class JEMWRN(nn.Module):
     """Images (N, C, H, W), normalised by `preprocessing` to [-1, 1] -> logits (N, K).
 
     The published checkpoint holds two further heads, `f.linear` and `energy_output`, which classification does not use;

@@ -20,7 +20,7 @@ from defenses.networks.preprocessing import Preprocessing
 _EXPANSION = 4
 
 
-class CifarResNet(nn.Module):
+class PATResNet(nn.Module):
     """Images (N, C, H, W), normalised by `preprocessing` -> logits (N, K).
 
     The published model also clamps its input to [0, 1] before normalising, which does nothing to images in [0, 1]. Its

@@ -19,7 +19,7 @@ from defenses.networks.preprocessing import Preprocessing
 from defenses.networks.wide import STEM_CHANNELS, WideStage, wide_stages
 
 
-class DropoutWideResNet(nn.Module):
+class WRNDropout(nn.Module):
     """Images (N, C, H, W), normalised by `preprocessing` -> logits (N, K).
 
     The published model normalises in its own forward pass, but its state dict knows nothing of it: here the caller

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from defenses.networks.edm import DDPMPP, NCSNPP, EDMPrecond
+from defenses.networks.edm import DDPMPP, EDM, NCSNPP
 from harness.errors import UserError
 
 CASES = {"a_cond_vp": DDPMPP, "b_uncond_vp": DDPMPP, "c_cond_ve": NCSNPP}
@@ -26,7 +26,7 @@ def tiny(numbers, by_rule, dtype):
     """Builds a tiny network at rule-made weights, by the name of its case."""
 
     def build(case):
-        network = EDMPrecond.from_published(numbers["config"][case]["tiny"])
+        network = EDM.from_published(numbers["config"][case]["tiny"])
         by_rule(network, keep=(*numbers["exceptions"][case], FREQUENCIES))
         if case == "c_cond_ve":
             index = torch.arange(16, dtype=torch.float64)
@@ -39,7 +39,7 @@ def tiny(numbers, by_rule, dtype):
 @pytest.fixture
 def digits():
     generator = torch.Generator().manual_seed(0)
-    network = EDMPrecond(8, 1, 10, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,)).eval()
+    network = EDM(8, 1, 10, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,)).eval()
     for parameter in network.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
     return network.double(), torch.rand((3, 1, 8, 8), generator=generator, dtype=torch.float64) * 2 - 1
@@ -47,14 +47,14 @@ def digits():
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_tiny_state_dict_has_the_published_names_and_shapes(case, numbers, assert_listing):
-    network = EDMPrecond.from_published(numbers["config"][case]["tiny"])
+    network = EDM.from_published(numbers["config"][case]["tiny"])
     assert_listing(network, numbers["state_dict"][case], numbers["tiny_params"][case])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_defaults_are_the_published_full_size_networks(case, numbers, assert_listing):
     with torch.device("meta"):
-        network = EDMPrecond(**CASES[case], label_dim=0 if case == "b_uncond_vp" else 10)
+        network = EDM(**CASES[case], label_dim=0 if case == "b_uncond_vp" else 10)
     conditional = numbers["state_dict_full"]["c_cond_ve" if case == "c_cond_ve" else "a_cond_vp"]
     listing = [row for row in conditional if case != "b_uncond_vp" or "map_label" not in row[0]]
     assert_listing(network, listing, numbers["full_params"][case])
@@ -62,7 +62,7 @@ def test_the_defaults_are_the_published_full_size_networks(case, numbers, assert
 
 def test_the_default_flavour_is_ddpmpp():
     with torch.device("meta"):
-        assert EDMPrecond().state_dict().keys() == EDMPrecond(**DDPMPP).state_dict().keys()
+        assert EDM().state_dict().keys() == EDM(**DDPMPP).state_dict().keys()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -117,7 +117,7 @@ def test_a_class_out_of_range_is_refused(digits, label):
 
 
 def test_an_unconditional_network_refuses_classes():
-    network = EDMPrecond(8, 1, 0, model_channels=8, channel_mult=(1, 1), num_blocks=1)
+    network = EDM(8, 1, 0, model_channels=8, channel_mult=(1, 1), num_blocks=1)
     with pytest.raises(ValueError, match="no classes"):
         network(torch.zeros(1, 1, 8, 8), torch.tensor(1.0), torch.tensor([0]))
 
@@ -130,7 +130,7 @@ def test_the_denoiser_is_twice_differentiable(digits, assert_twice_differentiabl
 
 @pytest.mark.parametrize("flavour", [DDPMPP, NCSNPP], ids=["ddpm++", "ncsn++"])
 def test_a_fresh_network_almost_only_scales_the_noisy_image(flavour):
-    network = EDMPrecond(8, 1, 10, model_channels=8, channel_mult=(1, 2), num_blocks=1, **flavour)
+    network = EDM(8, 1, 10, model_channels=8, channel_mult=(1, 2), num_blocks=1, **flavour)
     x = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
     torch.testing.assert_close(network(x, torch.tensor(0.5)), x / 2, atol=1e-4, rtol=0)
 
@@ -141,10 +141,10 @@ def test_a_fresh_network_almost_only_scales_the_noisy_image(flavour):
 )
 def test_an_impossible_architecture_is_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
-        EDMPrecond(**wrong)
+        EDM(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"model_type": "DhariwalUNet"}, {"decoder_type": "skip"}])
 def test_a_published_network_of_another_kind_is_refused(wrong, numbers):
     with pytest.raises(UserError, match=next(iter(wrong))):
-        EDMPrecond.from_published(numbers["config"]["a_cond_vp"]["tiny"] | wrong)
+        EDM.from_published(numbers["config"]["a_cond_vp"]["tiny"] | wrong)

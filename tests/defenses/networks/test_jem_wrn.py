@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from defenses.networks.jem_wrn import JemWideResNet
+from defenses.networks.jem_wrn import JEMWRN
 from harness.errors import UserError
 
 SHAPE = (2, 3, 32, 32)
@@ -18,7 +18,7 @@ def numbers(measured):
 
 @pytest.fixture
 def network(by_rule, dtype):
-    return by_rule(JemWideResNet(depth=10, width=2)).to(dtype)
+    return by_rule(JEMWRN(depth=10, width=2)).to(dtype)
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def x(network, image):
 
 
 def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
-    assert_listing(JemWideResNet(depth=10, width=2), numbers["state_dict"], numbers["tiny_params"])
+    assert_listing(JEMWRN(depth=10, width=2), numbers["state_dict"], numbers["tiny_params"])
     with torch.device("meta"):
-        assert_listing(JemWideResNet(), numbers["state_dict_full"], numbers["full_params"])
+        assert_listing(JEMWRN(), numbers["state_dict_full"], numbers["full_params"])
 
 
 def test_logits_and_features_equal_the_original(network, x, numbers, noise, assert_agrees):
@@ -52,17 +52,17 @@ def test_the_energy_its_gradient_and_a_refinement_step_equal_the_original(networ
 
 
 def test_the_energy_is_twice_differentiable(by_rule, assert_twice_differentiable):
-    network = by_rule(JemWideResNet(depth=10, width=1, in_channels=1)).double()
+    network = by_rule(JEMWRN(depth=10, width=1, in_channels=1)).double()
     x = torch.sin(torch.arange(128, dtype=torch.float64)).reshape(2, 1, 8, 8)
     assert_twice_differentiable(lambda x: network(x).logsumexp(1).sum(), x)
 
 
 def test_digits_fit():
-    network = JemWideResNet(depth=10, width=1, num_classes=10, in_channels=1)
+    network = JEMWRN(depth=10, width=1, num_classes=10, in_channels=1)
     assert network(network.preprocessing(torch.rand(2, 1, 8, 8))).shape == (2, 10)
 
 
 @pytest.mark.parametrize("depth", [4, 27])
 def test_a_depth_that_no_wide_resnet_has_is_refused(depth):
     with pytest.raises(UserError, match=str(depth)):
-        JemWideResNet(depth=depth)
+        JEMWRN(depth=depth)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from defenses.networks.pat_resnet import CifarResNet
+from defenses.networks.pat_resnet import PATResNet
 
 SHAPE = (2, 3, 32, 32)
 
@@ -18,12 +18,12 @@ def numbers(measured):
 
 def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
     with torch.device("meta"):
-        assert_listing(CifarResNet(blocks=(1, 1, 1, 1)), numbers["state_dict"], numbers["tiny_params"])
-        assert_listing(CifarResNet(), numbers["state_dict_full"], numbers["full_params"])
+        assert_listing(PATResNet(blocks=(1, 1, 1, 1)), numbers["state_dict"], numbers["tiny_params"])
+        assert_listing(PATResNet(), numbers["state_dict_full"], numbers["full_params"])
 
 
 def test_logits_and_gradient_equal_the_original(numbers, by_rule, image, dtype, assert_agrees):
-    network = by_rule(CifarResNet(blocks=(1, 1, 1, 1))).to(dtype)
+    network = by_rule(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
     x = image(SHAPE).requires_grad_()
     logits = network(network.preprocessing(x))
     assert_agrees(logits, numbers, "tiny_bottleneck_[1,1,1,1]_logits (normalised input)")
@@ -32,10 +32,10 @@ def test_logits_and_gradient_equal_the_original(numbers, by_rule, image, dtype, 
 
 
 def test_preprocessing_has_the_published_constants(numbers):
-    assert list(CifarResNet.preprocessing.mean) == numbers["inputs"]["mean"]
-    assert list(CifarResNet.preprocessing.std) == numbers["inputs"]["std"]
+    assert list(PATResNet.preprocessing.mean) == numbers["inputs"]["mean"]
+    assert list(PATResNet.preprocessing.std) == numbers["inputs"]["std"]
 
 
 def test_digits_fit():
-    network = CifarResNet(blocks=(1, 2, 1, 1), width=4, num_classes=10, in_channels=1)
+    network = PATResNet(blocks=(1, 2, 1, 1), width=4, num_classes=10, in_channels=1)
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from defenses.networks.pat_resnet import CifarResNet
-from defenses.networks.wrn_dropout import DropoutWideResNet
+from defenses.networks.pat_resnet import PATResNet
+from defenses.networks.wrn_dropout import WRNDropout
 
 SHAPE = (2, 3, 32, 32)
 
@@ -19,13 +19,13 @@ def numbers(measured):
 
 
 def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
-    assert_listing(DropoutWideResNet(depth=10, width=2), numbers["state_dict"], numbers["tiny_params"])
+    assert_listing(WRNDropout(depth=10, width=2), numbers["state_dict"], numbers["tiny_params"])
     with torch.device("meta"):
-        assert_listing(DropoutWideResNet(), numbers["state_dict_full"], numbers["full_params"])
+        assert_listing(WRNDropout(), numbers["state_dict_full"], numbers["full_params"])
 
 
 def test_logits_and_gradient_equal_the_original(numbers, by_rule, image, dtype, assert_agrees):
-    network = by_rule(DropoutWideResNet(depth=10, width=2)).to(dtype)
+    network = by_rule(WRNDropout(depth=10, width=2)).to(dtype)
     x = image(SHAPE).requires_grad_()
     logits = network(network.preprocessing(x))
     assert_agrees(logits, numbers, "wrn_dropout_d10_w2_logits")
@@ -34,13 +34,13 @@ def test_logits_and_gradient_equal_the_original(numbers, by_rule, image, dtype, 
 
 
 def test_diffpures_resnet_is_pats_with_another_normalisation(numbers, by_rule, image, dtype, assert_agrees):
-    network = by_rule(CifarResNet(blocks=(1, 1, 1, 1))).to(dtype)
-    logits = network(DropoutWideResNet.preprocessing(image(SHAPE)))
+    network = by_rule(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
+    logits = network(WRNDropout.preprocessing(image(SHAPE)))
     assert_agrees(logits, numbers, "resnet_bottleneck_[1,1,1,1]_logits")
 
 
 def test_dropout_acts_in_training_mode_only():
-    network = DropoutWideResNet(depth=10, width=1, dropout=0.5, in_channels=1).eval()
+    network = WRNDropout(depth=10, width=1, dropout=0.5, in_channels=1).eval()
     x = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(network(x), network(x), rtol=0, atol=0)
     for module in network.modules():
@@ -49,5 +49,5 @@ def test_dropout_acts_in_training_mode_only():
 
 
 def test_digits_fit():
-    network = DropoutWideResNet(depth=16, width=1, num_classes=10, in_channels=1)
+    network = WRNDropout(depth=16, width=1, num_classes=10, in_channels=1)
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
