@@ -119,6 +119,11 @@ def test_robustbench_knows_the_model_at_that_page(name: str) -> None:
     assert entry.files[0].name == f"{entry.robustbench.dataset}/{entry.robustbench.threat}/{entry.robustbench.model}.pt"
 
 
+def test_networks_go_by_the_names_that_are_listed() -> None:
+    listed = {entry.name for entry in registry.entries("networks")}
+    assert {entry.network["type"] for entry in entries() if entry.network} <= listed
+
+
 def test_no_hash_looks_invented() -> None:
     hashes = [file.sha256 for entry in entries() for file in entry.files if file.sha256]
     assert all(len(set(found)) > 8 for found in hashes)
