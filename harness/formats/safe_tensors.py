@@ -1,0 +1,46 @@
+"""safetensors: 8 bytes with the length of a header, the header in JSON, and the bytes of the tensors."""
+
+from __future__ import annotations
+
+import safetensors.torch
+
+from harness.errors import UserError, blame
+from harness.formats import names
+from harness.formats.loaded import Loaded
+from harness.formats.source import FETCH_AGAIN, Source
+
+LENGTH = 8
+LARGEST_HEADER = 100_000_000
+"""In bytes: the format's own limit."""
+
+
+def recognises(source: Source) -> bool:
+    """Whether the file begins with the length of a header, and the header with a brace."""
+    return _header(source) <= LARGEST_HEADER and source.head[LENGTH : LENGTH + 1] == b"{"
+
+
+def read(source: Source, ema: bool) -> Loaded:
+    """The tensors in the file.
+
+    Args:
+        source: the file.
+        ema: without meaning here: such a file holds one set of weights.
+
+    Raises:
+        UserError: the file is cut short or does not keep to the format.
+    """
+    if _header(source) > source.size - LENGTH:
+        raise UserError(
+            f"The file has {source.size:,} bytes, but says that its safetensors header alone has {_header(source):,}",
+            remedy=FETCH_AGAIN,
+        )
+    try:
+        tensors = safetensors.torch.load_file(source.path)
+    except Exception as error:  # of the library, of any kind: what it means to the user is the same
+        raise UserError(f"This is not a sound safetensors file: {blame(error)}", remedy=FETCH_AGAIN) from error
+    tensors, notes = names.unwrapped(tensors)
+    return Loaded("safetensors", tensors, tuple(notes))
+
+
+def _header(source: Source) -> int:
+    return int.from_bytes(source.head[:LENGTH], "little")
