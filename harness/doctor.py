@@ -6,6 +6,7 @@ A broken installation must not break its doctor: libraries are imported one exam
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import importlib
 import importlib.util
@@ -176,10 +177,11 @@ def altered(distribution: metadata.Distribution, package: str) -> list[str]:
     Args:
         package: the folder to look at; a distribution may hold others beside it.
     """
-    own = [file for file in distribution.files or [] if file.parts[0] == package and file.hash]
+    record = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    own = {file: digest for file, digest, _ in record if digest and file.startswith(f"{package}/")}
     if not own:
         return [f"{package}/ (the installer kept no list of its files)"]
-    return sorted(str(file) for file in own if not _intact(file))
+    return sorted(file for file, digest in own.items() if _hash(Path(str(distribution.locate_file(file)))) != digest)
 
 
 def pip(arguments: str) -> str:
@@ -187,12 +189,11 @@ def pip(arguments: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip {arguments}"
 
 
-def _intact(file: metadata.PackagePath) -> bool:
-    path = Path(str(file.locate()))
-    if not path.is_file() or file.hash is None:
-        return False
-    digest = hashlib.new(file.hash.mode, path.read_bytes()).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value
+def _hash(path: Path) -> str | None:
+    """As RECORD writes it, or None where there is no file."""
+    if not path.is_file():
+        return None
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
 
 
 def _required(requirement: Requirement, otherwise: Status) -> Finding:
