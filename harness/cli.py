@@ -215,11 +215,15 @@ def doctor() -> None:
 
     findings = examine()
     colours = {"ok": "green", "absent": "yellow", "broken": "red"}
-    table = Table("", "what", "finding", "mend with", box=None, pad_edge=False)
+    table = Table("", "what", box=None, pad_edge=False)
+    table.add_column("finding", overflow="fold")
     for finding in findings:
-        state = f"[{colours[finding.status]}]{finding.status}[/]"
-        table.add_row(state, escape(finding.name), escape(finding.detail), escape(finding.remedy or ""))
-    Console().print(table)
+        table.add_row(f"[{colours[finding.status]}]{finding.status}[/]", escape(finding.name), escape(finding.detail))
+    console = Console()
+    console.print(table)
+    for finding in (finding for finding in findings if finding.remedy):
+        console.print(f"\n{finding.name}, {finding.status}. Mend with:", markup=False, highlight=False)
+        console.print(f"    {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
     if any(finding.status == "broken" for finding in findings):
         raise typer.Exit(1)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import yaml
 
 from harness.catalog import DATASETS
 from harness.registry import entries
+from harness.source import folder_of
 
 Row = dict[str, str]
 
@@ -32,7 +32,9 @@ def listing(kind: str) -> list[Row]:
 def suite_files() -> list[Path]:
     """The suites below ./suites if there are any, else those that were installed."""
     here = Path("suites")
-    folder = here if here.is_dir() else Path(str(resources.files("suites")))
+    folder = here if here.is_dir() else folder_of("suites")
+    if folder is None:
+        return []
     return sorted(path for path in folder.rglob("*.yaml") if "train" not in path.relative_to(folder).parts)
 
 

@@ -72,7 +72,6 @@ def test_an_installed_wheel_lists_its_defenses_and_attacks_in_any_folder(listed:
     assert {"undefended", "rdc"} <= listed["defenses"] and {"pgd", "autoattack"} <= listed["attacks"]
 
 
-@pytest.mark.xfail(strict=True, reason="suites/ is no regular package, which harness.listing takes it for")
 def test_an_installed_wheel_lists_its_suites_in_any_folder(listed: dict[str, set[str]]) -> None:
     assert any(name.endswith("quickstart.yaml") for name in listed["suites"])
 
