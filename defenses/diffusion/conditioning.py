@@ -1,0 +1,100 @@
+"""Denoisers made of denoisers: ways to leave the class out, and classifier-free guidance.
+
+    eps_w(x_t, t, y) = eps(x_t, t) + w (eps(x_t, t, y) - eps(x_t, t))        (Ho and Salimans 2022)
+
+A network that takes `NO_CLASS` as it is needs none of the first three.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from defenses.diffusion.denoiser import NO_CLASS, Denoiser
+from harness.errors import UserError
+
+
+class Unconditional(nn.Module):
+    """A denoiser whose network knows no classes, such as DiffPure's: rows without a class are all it answers.
+
+    Args:
+        denoiser: asked with y = None.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if y is not None and bool((y != NO_CLASS).any()):
+            raise UserError("classes were given to an unconditional network", remedy="Use a class-conditional one")
+        return self.denoiser.eps(x_t, t)
+
+
+class NullClass(nn.Module):
+    """A denoiser whose network has a class of its own that means none.
+
+    Args:
+        denoiser: asked with a class for each row.
+        null: that class, usually K.
+    """
+
+    def __init__(self, denoiser: Denoiser, null: int) -> None:
+        super().__init__()
+        self.denoiser, self.null = denoiser, null
+
+    def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        nothing = torch.full((len(x_t),), self.null, device=x_t.device)
+        return self.denoiser.eps(x_t, t, nothing if y is None else torch.where(y == NO_CLASS, nothing, y))
+
+
+class Pair(nn.Module):
+    """Two networks, one denoiser. Each row is put to one of them only.
+
+    Args:
+        conditional: asked for the rows that have a class.
+        unconditional: asked for the others, with y = None.
+    """
+
+    def __init__(self, conditional: Denoiser, unconditional: Denoiser) -> None:
+        super().__init__()
+        self.conditional, self.unconditional = conditional, unconditional
+
+    def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if y is None:
+            return self.unconditional.eps(x_t, t)
+        rows, others = _split(y)
+        if not len(rows):
+            return self.unconditional.eps(x_t, t)
+        if not len(others):
+            return self.conditional.eps(x_t, t, y)
+        found = self.conditional.eps(x_t[rows], t[rows], y[rows]), self.unconditional.eps(x_t[others], t[others])
+        return torch.cat(found)[torch.cat([rows, others]).argsort()]
+
+
+class Guided(nn.Module):
+    """Classifier-free guidance. A row with a class costs two evaluations, another one.
+
+    Args:
+        denoiser: conditional and unconditional in one, such as a `Pair`.
+        scale: w; 1 is the conditional model. In the paper's notation and RDC's, w is 1 + cfg.
+    """
+
+    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+        super().__init__()
+        self.denoiser, self.scale = denoiser, scale
+
+    def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        unconditional = self.denoiser.eps(x_t, t)
+        if y is None:
+            return unconditional
+        rows, _ = _split(y)
+        if not len(rows):
+            return unconditional
+        conditional = self.denoiser.eps(x_t[rows], t[rows], y[rows])
+        return unconditional.index_copy(0, rows, torch.lerp(unconditional[rows], conditional, self.scale))
+
+
+def _split(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows have a class, and which have none."""
+    return (y != NO_CLASS).nonzero().squeeze(1), (y == NO_CLASS).nonzero().squeeze(1)
