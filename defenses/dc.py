@@ -107,8 +107,7 @@ class DC(Defense):
 
 
 def _num_classes(checkpoint: Checkpoint, network: dict[str, Any] | None) -> int:
-    card = checkpoint.card.network if checkpoint.card else {}
-    found = (network or card).get("num_classes")
+    found = (network or {}).get("num_classes") or (checkpoint.card.num_classes if checkpoint.card else None)
     if not found:
         raise UserError(
             f"checkpoint '{checkpoint.ref}' does not say how many classes its network knows",

@@ -78,7 +78,7 @@ class Attack(ABC):
 
     @abstractmethod
     def cost(self, num_classes: int) -> Cost:
-        """Passes through the defense per image, at most."""
+        """Passes through the defense per image, at most, every draw of `eot` counted."""
 
     def describe(self) -> str:
         """The method in a few words, for a table's footnote."""

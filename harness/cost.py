@@ -50,9 +50,8 @@ def estimate(plan: Plan) -> list[CellCost]:
                 f"attack '{cell.attack.name}' does not fit defense '{name}': {reason}", where=cell.attack.place
             )
         search = attack.cost(dataset.num_classes)
-        draws = attack.eot if defense.stochastic else 1
         votes = 2 * (plan.suite.protocol.votes if defense.stochastic else 1)
-        forwards, backwards = search.forwards * draws + votes, search.backwards * draws
+        forwards, backwards = search.forwards + votes, search.backwards
         evaluations = len(images) * defense.cost() * (forwards + BACKWARD * backwards)
         costs.append(
             CellCost(

@@ -69,7 +69,7 @@ def fetch(
     Raises:
         UserError: with the address, the target and what to do, whatever went wrong.
     """
-    job = _Job(url, _place(url, target, root), sha256.lower() if sha256 else None, size, progress or _silent)
+    job = _Job(url, place(url, target, root), sha256.lower() if sha256 else None, size, progress or _silent)
     with _told(job):
         return job.fetched(offline or os.environ.get("HARNESS_OFFLINE", "") not in ("", "0"))
 
@@ -82,7 +82,7 @@ def verified(
     Raises:
         UserError: it is not there, not the published one, or not the one that was there first.
     """
-    job = _Job(origin, _place(origin, target, root), sha256.lower() if sha256 else None, size, _silent)
+    job = _Job(origin, place(origin, target, root), sha256.lower() if sha256 else None, size, _silent)
     with _told(job):
         if not job.present():
             raise Refused("it is not there")
@@ -213,8 +213,14 @@ class _Job:
         self.state.unlink(missing_ok=True)
 
 
-def _place(url: str, target: str | Path | None, root: Path | None) -> Path:
-    """The target as an absolute path. Folders above it may be links, but not ones that lead out of the cache."""
+def place(url: str, target: str | Path | None = None, root: Path | None = None) -> Path:
+    """Where `fetch` puts a file: the target as an absolute path.
+
+    Folders above it may be links, but not ones that lead out of the cache.
+
+    Raises:
+        UserError: the target leads out of the cache.
+    """
     base = (root or weights_root()).expanduser()
     own = Path("urls", hashlib.sha256(url.encode(errors="replace")).hexdigest()[:16])
     wanted = own / safe_name(url) if target is None else Path(target)

@@ -1,8 +1,11 @@
 """Checkpoints: a reference written in a suite, found, checked against its card, and loaded without running any of it.
 
-A reference is the name of a packaged checkpoint (`digits-cnn`) or the path of a file. Beside a checkpoint may lie its
-card, a YAML file of the same name that says what the weights are; a checkpoint that is not the one its card describes
-is refused.
+    digits-cnn                      packaged, with a card beside it
+    edm-cifar10-32x32-cond-vp       published: in the cache, or to be fetched into it (`harness weights fetch`)
+    https://host/x.pt#sha256=...    likewise; the hash is optional
+    ./x.pt                          a file, relative to the suite
+
+What a file is, is told by its content: see `harness.formats`.
 """
 
 from __future__ import annotations
@@ -14,125 +17,110 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness import registry, yaml_source
+from harness import download, formats, published, registry
+from harness.cards import Card, read_card
 from harness.components import parameters
 from harness.errors import UserError, blame, nearest
+from harness.formats import names
+from harness.published import Published
 from harness.randomness import fenced
-from harness.validation import parse
 
-TORCH_SUFFIXES = (".pt", ".pth", ".th")
-SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
-WRAPPERS = ("state_dict", "model")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".pkl")
+"""What tells the name of a file from that of a checkpoint; the format is told by the content."""
+
 SHOWN = 3
 """How many of the tensors that do not fit an error names."""
 
 
-class Card(BaseModel):
-    """What a checkpoint is, where it comes from and how well it does."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(description="what a suite calls it")
-    summary: str = Field(description="one line for people")
-    network: dict[str, Any] = Field(description="architecture: its type and arguments, as in a suite")
-    parameters: int = Field(description="learned numbers in the network")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the checkpoint file")
-    dataset: str = Field(description="what it was trained and measured on")
-    num_classes: int
-    clean_accuracy: float = Field(ge=0, le=1, description="fraction of the dataset's test split classified correctly")
-    measured: str = Field(description="how clean_accuracy was measured")
-    recipe: str = Field(description="the recipe that made it, as a name under suites/train")
-    seed: int
-    steps: int
-    licence: str
-    source: str = Field(description="who made it, or the address it was published at")
-
-
 class Checkpoint:
-    """A file of weights. As an annotation of a defense's constructor it accepts a reference from a suite.
+    """Weights in a file. As an annotation of a defense's constructor it accepts a reference from a suite.
 
     Args:
         ref: as the user wrote it.
-        path: the file.
+        path: the file, or for a Hugging Face model the folder.
         card: what is known about it, or None.
         base: the folder that paths written beside it are relative to.
     """
 
-    def __init__(self, ref: str, path: Path, card: Card | None, base: Path | None = None) -> None:
+    def __init__(self, ref: str, path: Path, card: Card | Published | None, base: Path | None = None) -> None:
         self.ref, self.path, self.card, self.base = ref, path, card, base
 
     @classmethod
     def find(cls, ref: str | Checkpoint, base: Path | None = None) -> Checkpoint:
-        """The checkpoint that a reference means.
+        """The checkpoint that a reference means. Downloads nothing.
 
         Args:
-            ref: a packaged name, or a path ending in .safetensors, .pt, .pth or .th.
+            ref: in one of the forms above.
             base: the folder that relative paths start from; the current one if left out.
 
         Raises:
-            UserError: nothing is there, the format is not supported, or the file is not the one its card describes.
+            UserError: nothing is there, or the file is not the one its card describes.
         """
         if isinstance(ref, Checkpoint):
             return ref
-        path = _locate(ref, base)
-        found = cls(ref, path, _read_card(path.with_suffix(".yaml")), base)
-        claimed = found.card.sha256 if found.card else found.sha256
-        if claimed != found.sha256:
-            again = "Install the package again" if _is_name(ref) else "Fetch it again, or remove the card"
+        if is_address(ref):
+            return cls(ref, _fetched(ref), None, base)
+        if not _is_name(ref):
+            return _described(ref, _local(ref, base), base)
+        if ref in packaged():
+            return _described(ref, packaged()[ref], base)
+        entry = _published(ref)
+        if not entry.present():
             raise UserError(
-                f"checkpoint '{ref}' is damaged: {path} has the sha256 {found.sha256}, its card says {claimed}",
-                remedy=again,
+                f"checkpoint '{ref}' is not in the cache: there is no {entry.path()}",
+                remedy=f"Run `harness weights fetch {ref}`"
+                if entry.fetchable
+                else f"{entry.manual} ({entry.page}), and put it there",
             )
-        return found
+        return cls(ref, entry.path(), entry, base)
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal."""
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        """Of the file's bytes, in hexadecimal; of a folder, of its files' hashes in the order of their names."""
+        if self.path.is_dir():
+            parts = [f"{file.name} {_digest(file)}" for file in sorted(self.path.iterdir()) if _belongs(file)]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return _digest(self.path)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, on the CPU. Nothing in the file is executed.
 
         Raises:
-            UserError: the file is not what its suffix says, or holds anything but tensors.
+            UserError: the file is of no supported format, or holds code.
         """
-        tensors = _load_torch(self.path) if self.path.suffix in TORCH_SUFFIXES else _load_safetensors(self.path)
-        prefixed = all(key.startswith("module.") for key in tensors)
-        return {key.removeprefix("module."): value for key, value in tensors.items()} if prefixed else tensors
+        return formats.read(self.path).tensors
 
     def network(self, spec: Mapping[str, Any] | None = None) -> nn.Module:
         """The network with these weights, frozen and in evaluation mode.
 
         Args:
-            spec: its type and arguments; left out, the card's.
+            spec: its type and arguments; left out, the card's, or what the file itself says.
 
         Raises:
             UserError: no architecture is known, or the weights belong to another one.
         """
+        loaded = formats.read(self.path)
         spec = spec or (self.card.network if self.card else None)
-        if spec is None:
-            raise UserError(
-                f"checkpoint '{self.ref}' does not say what network it belongs to",
-                remedy="Add `network: {type: ..., ...}` beside `weights:`",
-            )
         with fenced(0):  # leaves the caller's generators as they were
-            network = build_network(spec, self.base)
-        self._fill(network)
+            if spec is not None:
+                network = build_network(spec, self.base)
+            elif loaded.network is not None and loaded.network_class == "EDMPrecond":
+                network = registry.find("networks", "edm").from_published(loaded.network)
+            else:
+                raise UserError(
+                    f"checkpoint '{self.ref}' does not say what network it belongs to",
+                    remedy="Add `network: {type: ..., ...}` beside `weights:`",
+                )
+        self._fill(network, loaded.tensors)
         return network.eval().requires_grad_(False)
 
-    def _fill(self, network: nn.Module) -> None:
-        tensors, wanted = self.tensors(), network.state_dict()
+    def _fill(self, network: nn.Module, found: dict[str, Tensor]) -> None:
+        wanted = network.state_dict()
+        tensors, _ = names.aligned(found, wanted)
         reshaped = [
             f"{key} is {tuple(tensors[key].shape)}, expected {tuple(wanted[key].shape)}"
             for key in wanted.keys() & tensors.keys()
@@ -145,9 +133,10 @@ class Checkpoint:
         }
         told = [f"{len(keys)} tensors {what} ({_some(keys)})" for what, keys in faults.items() if keys]
         if told:
+            shapes = [{key: tuple(tensor.shape) for key, tensor in side.items()} for side in (tensors, wanted)]
             raise UserError(
                 f"checkpoint '{self.ref}' does not fit {type(network).__name__}: {'; '.join(told)}",
-                remedy="Check the arguments under `network:`",
+                remedy=names.likely_cause(*shapes),
             )
         network.load_state_dict(tensors)
 
@@ -200,56 +189,69 @@ def packaged() -> dict[str, Path]:
     return {card.stem: card.with_suffix(".safetensors") for card in sorted(zoo.glob("*.yaml"))}
 
 
+def is_address(ref: str) -> bool:
+    """Whether a reference is one to be fetched."""
+    return ref.startswith(("https://", "http://"))
+
+
+def split_address(ref: str) -> tuple[str, str | None]:
+    """Address and sha256, which may stand in the fragment: `https://host/x.pt#sha256=...`."""
+    url, _, fragment = ref.partition("#")
+    return url, fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
+
+
+def _fetched(ref: str) -> Path:
+    url, sha256 = split_address(ref)
+    path = download.place(url)
+    if not path.is_file():
+        raise UserError(f"{url} is not in the cache: there is no {path}", remedy=f"Run `harness weights fetch '{ref}'`")
+    return download.verified(url, path.relative_to(download.weights_root().resolve()), sha256=sha256)
+
+
+def _published(ref: str) -> Published:
+    known = {entry.name: entry for entry in published.entries()}
+    if ref not in known:
+        near = nearest(ref, [*known, *packaged()])
+        raise UserError(
+            f"no checkpoint is called '{ref}'",
+            remedy=f"{near} (A file is named by its path, ending in {', '.join(SUFFIXES)})",
+        )
+    return known[ref]
+
+
+def _local(ref: str, base: Path | None) -> Path:
+    path = (base or Path()) / Path(ref).expanduser()
+    if not path.exists():
+        raise UserError(f"checkpoint '{ref}': there is no file {path.absolute()}", remedy="Check the path")
+    return path
+
+
+def _described(ref: str, path: Path, base: Path | None) -> Checkpoint:
+    """A checkpoint with the card that lies beside it, if one does."""
+    card = read_card(path.with_suffix(".yaml"))
+    found = Checkpoint(ref, path, card, base)
+    if card and card.sha256 != found.sha256:
+        raise UserError(
+            f"checkpoint '{ref}' is damaged: {path} has the sha256 {found.sha256}, its card says {card.sha256}",
+            remedy="Install the package again" if _is_name(ref) else "Fetch it again, or remove the card",
+        )
+    return found
+
+
 def _is_name(ref: str) -> bool:
     return Path(ref).suffix not in SUFFIXES and Path(ref).name == ref
 
 
-def _locate(ref: str, base: Path | None) -> Path:
-    if _is_name(ref):
-        names = packaged()
-        if ref not in names:
-            raise UserError(
-                f"no checkpoint is called '{ref}'",
-                remedy=f"{nearest(ref, names)} A file is named by its path, ending in {', '.join(SUFFIXES)}",
-            )
-        path = names[ref]
-    else:
-        path = (base or Path()) / Path(ref).expanduser()
-    if not path.is_file():
-        raise UserError(f"checkpoint '{ref}': there is no file {path.absolute()}", remedy="Check the path")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"checkpoint '{ref}' is not of a known format", remedy=f"Known: {', '.join(SUFFIXES)}")
-    return path
+def _belongs(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".") and not file.name.endswith(".origin.json")
 
 
-def _read_card(path: Path) -> Card | None:
-    if not path.is_file():
-        return None
-    return parse(Card, yaml_source.read(path).root, "the card")
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}", remedy="Fetch it again") from error
-
-
-def _load_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can raise anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"{path} cannot be loaded as plain tensors: {reason}",
-            remedy="It is damaged, or holds code, which is never run; save its state_dict alone",
-        ) from error
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} does not hold a state dict", remedy=f"Save one, bare or under {' or '.join(WRAPPERS)}")
-    return content
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _some(keys: list[str]) -> str:

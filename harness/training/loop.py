@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from harness import datasets
+from harness.cards import Card
 from harness.datasets import Dataset, Split
 from harness.errors import UserError
 from harness.randomness import derive, fenced
@@ -32,7 +33,7 @@ from harness.training.progress import Display
 from harness.training.recipe import Plan, Recipe, read
 from harness.training.state import State
 from harness.training.trainer import Trainer
-from harness.weights import Card, Checkpoint, build_network
+from harness.weights import Checkpoint, build_network
 
 SAVE_EVERY = 30.0
 """Seconds between checkpoints."""

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from defenses.dc import DC
 from defenses.networks.ncsnpp import NCSNpp
+from harness.cards import Card
 from harness.errors import UserError
 from harness.randomness import fold, normal
-from harness.weights import Card, Checkpoint
+from harness.weights import Checkpoint
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 SEEDS = torch.tensor([5, 1 << 61])

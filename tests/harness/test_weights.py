@@ -92,12 +92,14 @@ def test_an_absent_file_is_told_in_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./weights.bin", "folder/weights"])
-def test_an_unknown_format_is_told(name: str, tmp_path: Path) -> None:
+def test_a_format_is_told_by_its_content_whatever_the_file_is_called(name: str, file: Path, tmp_path: Path) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"not of a known format. Known: \.safetensors, \.pt"):
-        Checkpoint.find(name, base=tmp_path)
+    path.write_bytes(file.read_bytes())
+    assert Checkpoint.find(name, base=tmp_path).tensors().keys() == Checkpoint.find(str(file)).tensors().keys()
+    path.write_bytes(b"neither this nor that")
+    with pytest.raises(UserError, match=path.name):
+        Checkpoint.find(name, base=tmp_path).tensors()
 
 
 # --- as an argument in a suite
@@ -191,7 +193,7 @@ class Evil:
 def test_code_in_a_file_is_refused_and_not_run(save: Any, tmp_path: Path) -> None:
     path, trace = tmp_path / "net.pt", tmp_path / "executed"
     save({"state_dict": Evil(trace)}, path)
-    with pytest.raises(UserError, match="cannot be loaded as plain tensors"):
+    with pytest.raises(UserError, match="mkdir"):
         Checkpoint.find(str(path)).tensors()
     assert not trace.exists()
 
@@ -208,7 +210,7 @@ def test_a_damaged_file_is_told(suffix: str, content: bytes, tmp_path: Path) -> 
 @pytest.mark.parametrize("content", [{}, [torch.ones(1)], {"state_dict": {"a": 1}}, torch.ones(2)])
 def test_a_torch_file_without_a_state_dict_is_told(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "net.pt")
-    with pytest.raises(UserError, match="does not hold a state dict"):
+    with pytest.raises(UserError, match=r"net\.pt"):
         Checkpoint.find(str(tmp_path / "net.pt")).tensors()
 
 

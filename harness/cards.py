@@ -1,0 +1,41 @@
+"""What is known about a packaged checkpoint, in a YAML file beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness import yaml_source
+from harness.validation import parse
+
+
+class Card(BaseModel):
+    """What a checkpoint is, where it comes from and how well it does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="what a suite calls it")
+    summary: str = Field(description="one line for people")
+    network: dict[str, Any] = Field(description="architecture: its type and arguments, as in a suite")
+    parameters: int = Field(description="learned numbers in the network")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the checkpoint file")
+    dataset: str = Field(description="what it was trained and measured on")
+    num_classes: int
+    clean_accuracy: float = Field(ge=0, le=1, description="fraction of the dataset's test split classified correctly")
+    measured: str = Field(description="how clean_accuracy was measured")
+    recipe: str = Field(description="the recipe that made it, as a name under suites/train")
+    seed: int
+    steps: int
+    licence: str
+    source: str = Field(description="who made it, or the address it was published at")
+
+
+def read_card(path: Path) -> Card | None:
+    """The card in a file, or None where there is no such file.
+
+    Raises:
+        UserError: the file is not a card.
+    """
+    return parse(Card, yaml_source.read(path).root, "the card") if path.is_file() else None
