@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import __version__
+from harness import __version__, cli_weights
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Robust accuracy of defended image classifiers, with the adversarial images to check it by.",
 )
+
+app.add_typer(cli_weights.app, name="weights")
 
 INTERRUPTED = 130
 SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, such as suites/quickstart.yaml.")]

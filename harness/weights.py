@@ -11,6 +11,7 @@ What a file is, is told by its content: see `harness.formats`.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
@@ -103,6 +104,8 @@ class Checkpoint:
         Raises:
             UserError: no architecture is known, or the weights belong to another one.
         """
+        if self.path.is_dir():
+            return self._diffusers().eval().requires_grad_(False)
         loaded = formats.read(self.path)
         spec = spec or (self.card.network if self.card else None)
         with fenced(0):  # leaves the caller's generators as they were
@@ -117,6 +120,22 @@ class Checkpoint:
                 )
         self._fill(network, loaded.tensors)
         return network.eval().requires_grad_(False)
+
+    def _diffusers(self) -> nn.Module:
+        """The network of a Hugging Face folder: its configuration and its weights lie side by side."""
+        cls = registry.find("networks", "unet2d")
+        config, weights = self.path / "config.json", self.path / "diffusion_pytorch_model.safetensors"
+        try:
+            published_config = json.loads(config.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"checkpoint '{self.ref}' is a folder, but no readable config.json is in it ({error})",
+                remedy="Name the file of weights, or the folder of a Hugging Face UNet2DModel",
+            ) from error
+        with fenced(0):
+            network: nn.Module = cls.from_published(published_config)
+        self._fill(network, cls.current_names(formats.read(weights).tensors))
+        return network
 
     def _fill(self, network: nn.Module, found: dict[str, Tensor]) -> None:
         wanted = network.state_dict()

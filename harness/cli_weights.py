@@ -1,0 +1,125 @@
+"""`harness weights`: which checkpoints there are, and how to get them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness import download
+    from harness.inventory import Item
+
+app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and convert checkpoints.")
+
+What = Annotated[
+    str | None, typer.Argument(metavar="[NAME|SUITE|URL]", help="One checkpoint, or those that a suite needs.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Refuse to use the network.")]
+COLOURS = {"packaged": "green", "here": "green", "to fetch": "yellow", "by hand": "yellow", "missing": "red"}
+
+
+@app.command(name="list")
+def list_(what: What = None) -> None:
+    """What each checkpoint is, whether it is here, and where it comes from."""
+    table = Table("name", "state", "size", "what it is", box=None, pad_edge=False)
+    found = _items(what)
+    for item in found:
+        size = f"{item.size / 2**20:.1f} MiB" if item.size is not None else ""
+        table.add_row(escape(item.ref), f"[{COLOURS[item.state]}]{item.state}[/]", size, escape(item.summary))
+    console = Console()
+    console.print(table)
+    for item in found:
+        if item.state in ("to fetch", "by hand"):
+            console.print(f"\n{item.ref}: {item.manual or 'from'} {item.origin}\n  to {item.path}", soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    what: Annotated[str, typer.Argument(metavar="NAME|SUITE|URL", help="One checkpoint, or those a suite needs.")],
+    sha256: Annotated[str | None, typer.Option(help="Of the file at a URL, in hexadecimal.")] = None,
+    offline: Offline = False,
+) -> None:
+    """Bring checkpoints into the cache; a download that broke off goes on where it stopped."""
+    from harness import inventory
+
+    failures = []
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        for item in _items(what):
+            try:
+                path = inventory.fetch(item, lambda name: _watch(progress, name), sha256=sha256, offline=offline)
+            except UserError as error:
+                failures.append(error)
+            else:
+                typer.echo(f"{item.ref}: {path}")
+    for failure in failures[:-1]:
+        typer.echo(f"error: {failure}", err=True)
+    if failures:
+        raise failures[-1]
+
+
+@app.command()
+def verify(what: What = None) -> None:
+    """Hash the checkpoints that are here, and compare with what they should be."""
+    from harness import inventory
+
+    failures = []
+    for item in _items(what):
+        if what is None and item.state not in ("packaged", "here"):
+            continue
+        try:
+            typer.echo(f"ok      {item.ref}  {inventory.verify(item)}")
+        except UserError as error:
+            failures.append(item.ref)
+            typer.echo(f"failed  {item.ref}  {error}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Any supported file of weights.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+    last: Annotated[bool, typer.Option("--last", help="Last weights instead of the averaged (EMA) ones.")] = False,
+) -> None:
+    """Convert a file of weights to safetensors. Nothing in it is executed."""
+    from harness import inventory
+
+    loaded = inventory.convert(source, target, ema=not last)
+    typer.echo(f"{source}: {loaded.format}, {len(loaded.tensors)} tensors")
+    for note in loaded.notes:
+        typer.echo(f"  {note}")
+    typer.echo(f"Wrote {target}. Name it in a suite as: weights: {target}")
+
+
+def _items(what: str | None) -> list[Item]:
+    from harness import inventory, published
+    from harness.weights import is_address, packaged
+
+    if what is None:
+        return inventory.items()
+    known = {*packaged(), *(entry.name for entry in published.entries())}
+    if what in known or is_address(what):
+        return [inventory.item(what)]
+    if what.endswith((".yaml", ".yml")):
+        return inventory.items(Path(what))
+    return [inventory.item(what)] if Path(what).exists() else [_unknown(what, known)]
+
+
+def _unknown(what: str, known: set[str]) -> Item:
+    from harness.errors import nearest
+
+    raise UserError(f"no checkpoint, suite or file is called '{what}'", remedy=nearest(what, known))
+
+
+def _watch(progress: Progress, name: str) -> download.Progress:
+    task = progress.add_task(name, total=None)
+    return lambda have, total: progress.update(task, completed=have, total=total)

@@ -1,0 +1,128 @@
+"""Checkpoints, from the outside: which there are, which are here, and how to get the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+
+from harness import download, formats, published, yaml_source
+from harness.cards import read_card
+from harness.errors import UserError
+from harness.store import write_atomically
+from harness.weights import Checkpoint, is_address, packaged, split_address
+
+State = Literal["packaged", "here", "to fetch", "by hand", "missing"]
+Watch = Callable[[str], download.Progress]
+"""Given a name, what to tell of its download."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A checkpoint that a suite can name.
+
+    Args:
+        ref: as a suite names it.
+        state: "by hand" where only a person can fetch it, "missing" for a path without a file.
+        path: where it lies or belongs.
+        origin: address or page, or None.
+        manual: what a person does there.
+    """
+
+    ref: str
+    summary: str
+    state: State
+    path: Path
+    origin: str | None = None
+    manual: str | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, if it is here."""
+        files = [self.path] if self.path.is_file() else list(self.path.glob("*")) if self.path.is_dir() else []
+        return sum(file.stat().st_size for file in files) if files else None
+
+
+def items(suite: Path | None = None) -> list[Item]:
+    """All known checkpoints, or those that a suite's defenses name. Needs none of the files.
+
+    Raises:
+        UserError: the suite cannot be read, or names a checkpoint that nobody knows.
+    """
+    if suite is None:
+        return [item(ref) for ref in [*packaged(), *(entry.name for entry in published.entries())]]
+    document = yaml_source.read(suite)
+    return [item(ref, folder) for ref, folder in dict.fromkeys(_references(document.root))]
+
+
+def fetch(wanted: Item, watch: Watch, *, sha256: str | None = None, offline: bool = False) -> Path:
+    """Brings a checkpoint into the cache. What is there already is verified.
+
+    Raises:
+        UserError: it cannot be had; says what to do.
+    """
+    if is_address(wanted.ref):
+        url, stated = split_address(wanted.ref)
+        return download.fetch(url, sha256=sha256 or stated, offline=offline, progress=watch(wanted.ref))
+    if wanted.ref in packaged() or wanted.ref not in {entry.name for entry in published.entries()}:
+        return Checkpoint.find(str(wanted.path)).path
+    return published.find(wanted.ref).obtain(offline=offline, progress=watch(wanted.ref))
+
+
+def verify(held: Item) -> str:
+    """The sha256 of a checkpoint that is here, once it was found to be the right one.
+
+    Raises:
+        UserError: it is absent, damaged, or another one than its card, registry entry or first download said.
+    """
+    found = Checkpoint.find(held.ref)
+    if isinstance(found.card, published.Published):
+        found.card.obtain(offline=True)
+    return found.sha256
+
+
+def convert(source: Path, target: Path, *, ema: bool = True) -> formats.Loaded:
+    """Writes any supported file as safetensors. Returns what was read.
+
+    Args:
+        ema: of a file with averaged and last weights, take the averaged ones.
+
+    Raises:
+        UserError: the source cannot be read, or the target exists or cannot be written.
+    """
+    if target.exists():
+        raise UserError(f"{target} exists", remedy="Choose another name, or remove it")
+    loaded = formats.read(source, ema=ema)
+    tensors = {name: tensor.contiguous().clone() for name, tensor in loaded.tensors.items()}
+    write_atomically(target, safetensors.torch.save(tensors))
+    return loaded
+
+
+def _references(node: yaml_source.Node) -> Iterator[tuple[str, Path]]:
+    """Every `weights:` of the suite's defenses, with the folder of the file that it was written in."""
+    defenses = node.child("defenses")
+    for entry in defenses.value.values() if defenses and isinstance(defenses.value, dict) else ():
+        weights = entry.child("weights")
+        if weights and isinstance(weights.value, str):
+            yield weights.value, weights.place.file.parent
+
+
+def item(ref: str, folder: Path = Path()) -> Item:
+    """What a reference means. folder: where relative paths start."""
+    if is_address(ref):
+        url, _ = split_address(ref)
+        path = download.place(url)
+        return Item(ref, "", "here" if path.is_file() else "to fetch", path, url)
+    if ref in packaged():
+        path = packaged()[ref]
+        card = read_card(path.with_suffix(".yaml"))
+        return Item(ref, card.summary if card else "", "packaged", path)
+    if known := next((entry for entry in published.entries() if entry.name == ref), None):
+        state: State = "here" if known.present() else "to fetch" if known.fetchable else "by hand"
+        origin = known.files[0].url or known.page
+        return Item(ref, known.summary, state, known.path(), origin, known.manual)
+    path = folder / Path(ref).expanduser()
+    return Item(ref, "", "here" if path.exists() else "missing", path)
