@@ -16,27 +16,20 @@ def render(sheets: list[Sheet]) -> Group:
 
 
 def _sheet(sheet: Sheet) -> list[RichTable | Text]:
-    parts: list[RichTable | Text] = [Text(sheet.title, style="bold"), Text(), _main(sheet.main), Text()]
+    parts: list[RichTable | Text] = [Text(sheet.title, style="bold"), Text(), _stacks(sheet.main), Text()]
     if sheet.draws:
         title = Text("Stochastic defenses, by what counts as success over the draws", style="bold")
-        parts += [title, Text(), _draws(sheet.draws), Text()]
+        parts += [title, Text(), _stacks(sheet.draws), Text()]
     parts += [Text(f"{mark}: {text}", style="dim") for mark, text in sheet.footnotes]
     return [*parts, *(Text(note, style="dim") for note in sheet.notes), Text()]
 
 
-def _main(grid: Grid) -> RichTable:
+def _stacks(grid: Grid) -> RichTable:
+    """Every number above its interval."""
     widths = [0, *(max((len(line[at].marks) for line in grid.lines), default=0) for at in range(1, len(grid.head)))]
     table = _frame([_stacked(head, width) for head, width in zip(grid.head, widths, strict=True)], grid.labels)
     for line in grid.lines:
         table.add_row(*(_stacked(shown, width) for shown, width in zip(line, widths, strict=True)))
-    return table
-
-
-def _draws(grid: Grid) -> RichTable:
-    table = _frame([Text(head.text) for head in grid.head], grid.labels)
-    for line in grid.lines:
-        numbers = (Text(shown.text).append(f" {shown.detail}", style="dim") for shown in line[grid.labels :])
-        table.add_row(*(Text(shown.text) for shown in line[: grid.labels]), *numbers)
     return table
 
 
