@@ -9,13 +9,14 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from defenses.diffusion.denoiser import NO_CLASS, DiscreteVP
+from defenses.diffusion.conditioning import ClassesOnly, Pair, Unconditional
+from defenses.diffusion.denoiser import NO_CLASS, Denoiser, adapted
 from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.loss import DiffusionLoss, Reduction
 from defenses.diffusion.noise import GaussianNoise, Share
-from defenses.diffusion.schedule import discrete_vp
+from defenses.diffusion.schedule import Process, discrete_vp
 from defenses.diffusion.timesteps import Spacing, time_grid
 from harness.defense import Defense
 from harness.errors import UserError
@@ -29,8 +30,10 @@ class DC(Defense):
     """A class-conditional diffusion model as a classifier. Its gradient is exact, in constant memory.
 
     Args:
-        weights: a class-conditional noise predictor trained on the discrete VP diffusion; in Python also its name.
+        weights: a class-conditional diffusion network; in Python also its name. It is evaluated on the discrete VP
+            diffusion; EDM's network is asked at the noise levels of that diffusion.
         network: its type and arguments, where its card does not say them.
+        unconditional: a second network for images without a class, where the first was not trained for them (EDM's).
         timesteps: "all", or how many (T'), or which ones, in 1..1000.
         spacing: how T' timesteps are spread: "uniform" over 1..1000, or the "first" ones (Sec. 4.5).
         samples: draws of noise per class and timestep.
@@ -54,6 +57,7 @@ class DC(Defense):
         weights: Checkpoint,
         *,
         network: dict[str, Any] | None = None,
+        unconditional: Checkpoint | None = None,
         timesteps: Literal["all"] | int | list[int] = "all",
         spacing: Spacing = "uniform",
         samples: int = 1,
@@ -71,11 +75,12 @@ class DC(Defense):
         checkpoint = Checkpoint.find(weights)
         if checkpoint.card:
             self.expected_accuracy, self.expected_dataset = checkpoint.card.clean_accuracy, checkpoint.card.dataset
-        self.num_classes = _num_classes(checkpoint, network)
+        predictor = checkpoint.network(network)
+        self.num_classes = _num_classes(predictor, checkpoint)
         self.stochastic = noise == "fresh"
         self.prior = prior
         self.schedule = discrete_vp()
-        self.denoiser = DiscreteVP(checkpoint.network(network))
+        self.denoiser = _denoiser(predictor, unconditional, self.schedule)
         self.loss = DiffusionLoss(
             self.denoiser,
             time_grid(self.schedule, timesteps, spacing),
@@ -106,12 +111,19 @@ class DC(Defense):
         return float(self.num_classes * len(self.loss.grid) * self.loss.samples)
 
 
-def _num_classes(checkpoint: Checkpoint, network: dict[str, Any] | None) -> int:
-    found = (network or {}).get("num_classes") or (checkpoint.card.num_classes if checkpoint.card else None)
+def _denoiser(network: nn.Module, unconditional: Checkpoint | None, process: Process) -> Denoiser:
+    conditional = adapted(network, process)
+    if unconditional is not None:
+        return Pair(conditional, Unconditional(adapted(Checkpoint.find(unconditional).network(), process)))
+    return conditional if getattr(network, "knows_no_class", True) else ClassesOnly(conditional)
+
+
+def _num_classes(network: nn.Module, checkpoint: Checkpoint) -> int:
+    found = getattr(network, "num_classes", None)
     if not found:
         raise UserError(
-            f"checkpoint '{checkpoint.ref}' does not say how many classes its network knows",
-            remedy="Name a class-conditional one, with `num_classes` in its card or under `network:`",
+            f"the network of checkpoint '{checkpoint.ref}' knows no classes",
+            remedy="Name a class-conditional one; a network of your own says how many by its attribute `num_classes`",
         )
     return int(found)
 

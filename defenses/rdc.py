@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from defenses.dc import DC
+from defenses.diffusion.conditioning import ClassesOnly
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.exact_gradient import GRADIENT_COST, Passes
 from defenses.diffusion.likelihood import maximize_likelihood
@@ -43,6 +44,7 @@ class RDC(DC):
         weights: Checkpoint,
         *,
         network: dict[str, Any] | None = None,
+        unconditional: Checkpoint | None = None,
         steps: int = 10,
         eta: Quantity = Quantity("8/255"),  # noqa: B008
         momentum: float = 1.0,
@@ -60,6 +62,7 @@ class RDC(DC):
         super().__init__(
             weights,
             network=network,
+            unconditional=unconditional,
             timesteps=timesteps,
             spacing=spacing,
             samples=samples,
@@ -70,6 +73,12 @@ class RDC(DC):
             gradient_passes=gradient_passes,
             chunk=chunk,
         )
+        if isinstance(self.denoiser, ClassesOnly):
+            raise UserError(
+                f"the network of '{Checkpoint.find(weights).ref}' was never trained without a class, which likelihood "
+                "maximisation needs",
+                remedy="Name an unconditional one under `unconditional:`",
+            )
         if steps < 1:
             raise UserError(
                 f"steps is {steps}", remedy="Likelihood maximisation takes at least one; without it, use dc"

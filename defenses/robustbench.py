@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from harness import published
+from harness.catalog import offline
 from harness.defense import Defense
 from harness.download import fetch, weights_root
 from harness.errors import UserError, blame, nearest
@@ -146,7 +147,7 @@ class _ZooModel:
         from robustbench.utils import download_gdrive_new
 
         reason = "downloads are switched off (--offline or HARNESS_OFFLINE)"
-        if os.environ.get("HARNESS_OFFLINE", "") in ("", "0"):
+        if not offline():
             try:
                 file.path.parent.mkdir(parents=True, exist_ok=True)
                 with redirect_stdout(sys.stderr):

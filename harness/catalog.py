@@ -1,4 +1,4 @@
-"""The datasets' names, one line each, for listings that must not wait for torch."""
+"""What must be known without waiting for torch: the datasets and where they live, whether the network may be used."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def data_root() -> Path:
     """Where downloaded datasets live: $HARNESS_DATA, or a folder of the user's cache."""
     chosen = os.environ.get("HARNESS_DATA")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "adversarial-harness" / "data"
+
+
+def offline() -> bool:
+    """Whether downloads are switched off: `harness --offline`, or the environment variable HARNESS_OFFLINE."""
+    return os.environ.get("HARNESS_OFFLINE", "") not in ("", "0")

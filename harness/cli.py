@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that `harness --help` and `ha
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from enum import Enum
@@ -73,10 +74,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _settings(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Refuse to use the network.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of fetched checkpoints and datasets.")] = None,
+) -> None:
+    """Settings of every command. Each has an environment variable, which they set for this process."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if offline:
+        os.environ["HARNESS_OFFLINE"] = "1"
+    if cache:
+        os.environ["HARNESS_WEIGHTS"] = str(cache / "weights")
+        os.environ["HARNESS_DATA"] = str(cache / "data")
 
 
 @app.command()

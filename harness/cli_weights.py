@@ -29,11 +29,12 @@ COLOURS = {"packaged": "green", "here": "green", "to fetch": "yellow", "by hand"
 @app.command(name="list")
 def list_(what: What = None) -> None:
     """What each checkpoint is, whether it is here, and where it comes from."""
-    table = Table("name", "state", "size", "what it is", box=None, pad_edge=False)
+    table = Table("name", "state", "size", "sha256", "what it is", box=None, pad_edge=False)
     found = _items(what)
     for item in found:
         size = f"{item.size / 2**20:.1f} MiB" if item.size is not None else ""
-        table.add_row(escape(item.ref), f"[{COLOURS[item.state]}]{item.state}[/]", size, escape(item.summary))
+        state = f"[{COLOURS[item.state]}]{item.state}[/]"
+        table.add_row(escape(item.ref), state, size, (item.sha256 or "")[:8], escape(item.summary))
     console = Console()
     console.print(table)
     for item in found:

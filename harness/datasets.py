@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness import catalog
 from harness.catalog import DATASETS, data_root
 from harness.errors import Place, UserError, nearest
 from harness.images import read_folder
@@ -168,7 +169,7 @@ def _download(name: str, root: Path, offline: bool) -> None:
     sources = _sources(name)
     folder = root / "FashionMNIST" / "raw" if name == "fashion_mnist" else root
     by_hand = f"Download {' and '.join(sources.values())} into {folder} and run the same command again"
-    if offline and not all((folder / file).is_file() for file in sources):
+    if (offline or catalog.offline()) and not all((folder / file).is_file() for file in sources):
         raise UserError(f"dataset '{name}' is not in {root}, and downloads are off", remedy=by_hand)
     try:
         _torchvision_class(name)(str(root), download=True)

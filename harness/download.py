@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
 
-from harness import transfer
+from harness import catalog, transfer
 from harness.errors import UserError
 from harness.transfer import BLOCK, Broken, Misfit, Refused
 
@@ -71,7 +71,7 @@ def fetch(
     """
     job = _Job(url, place(url, target, root), sha256.lower() if sha256 else None, size, progress or _silent)
     with _told(job):
-        return job.fetched(offline or os.environ.get("HARNESS_OFFLINE", "") not in ("", "0"))
+        return job.fetched(offline or catalog.offline())
 
 
 def verified(
@@ -87,6 +87,15 @@ def verified(
         if not job.present():
             raise Refused("it is not there")
         return job.verified()
+
+
+def first_seen(path: Path) -> str | None:
+    """The sha256 that a fetched file had when it was first seen, where no hash was published; None if it never was."""
+    try:
+        found = json.loads(path.with_name(f"{path.name}.origin.json").read_bytes()).get("sha256")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return str(found) if found else None
 
 
 def safe_name(url: str) -> str:

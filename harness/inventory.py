@@ -30,6 +30,7 @@ class Item:
         path: where it lies or belongs.
         origin: address or page, or None.
         manual: what a person does there.
+        stated: the sha256 that its card, its registry entry or its address gives.
     """
 
     ref: str
@@ -38,12 +39,18 @@ class Item:
     path: Path
     origin: str | None = None
     manual: str | None = None
+    stated: str | None = None
 
     @property
     def size(self) -> int | None:
         """Bytes, if it is here."""
         files = [self.path] if self.path.is_file() else list(self.path.glob("*")) if self.path.is_dir() else []
         return sum(file.stat().st_size for file in files) if files else None
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the file, where it was published, or else as it was when the file was first fetched."""
+        return self.stated or (download.first_seen(self.path) if self.path.is_file() else None)
 
 
 def items(suite: Path | None = None) -> list[Item]:
@@ -113,16 +120,16 @@ def _references(node: yaml_source.Node) -> Iterator[tuple[str, Path]]:
 def item(ref: str, folder: Path = Path()) -> Item:
     """What a reference means. folder: where relative paths start."""
     if is_address(ref):
-        url, _ = split_address(ref)
+        url, stated = split_address(ref)
         path = download.place(url)
-        return Item(ref, "", "here" if path.is_file() else "to fetch", path, url)
+        return Item(ref, "", "here" if path.is_file() else "to fetch", path, url, stated=stated)
     if ref in packaged():
         path = packaged()[ref]
         card = read_card(path.with_suffix(".yaml"))
-        return Item(ref, card.summary if card else "", "packaged", path)
+        return Item(ref, card.summary if card else "", "packaged", path, stated=card.sha256 if card else None)
     if known := next((entry for entry in published.entries() if entry.name == ref), None):
         state: State = "here" if known.present() else "to fetch" if known.fetchable else "by hand"
         origin = known.files[0].url or known.page
-        return Item(ref, known.summary, state, known.path(), origin, known.manual)
+        return Item(ref, known.summary, state, known.path(), origin, known.manual, known.files[0].sha256)
     path = folder / Path(ref).expanduser()
     return Item(ref, "", "here" if path.exists() else "missing", path)

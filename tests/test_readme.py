@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness.scaffold import write
+from harness.suite import load
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -32,6 +35,17 @@ def test_adding_a_defense_works_as_told_in_an_empty_folder(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "mine/linf: 16/16 images" in done.stdout
     assert "Clean" in done.stdout and "mine" in done.stdout
+
+
+def test_the_suite_that_is_explained_is_one(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(suite: example.*?)```", README.read_text(), re.DOTALL)
+    (tmp_path / "example.yaml").write_text(example)
+    write("defense", "mine", tmp_path)
+    plan = load(tmp_path / "example.yaml")
+    assert [f"{cell.defense.name}/{cell.attack.name}" for cell in plan.cells] == [
+        f"{defense}/{attack}" for defense in ("plain", "rdc", "mine") for attack in ("linf", "l2")
+    ]
+    assert {cell.attack.type for cell in plan.cells if cell.defense.name == "rdc"} == {"pgd"}
 
 
 def test_every_path_that_the_readme_links_to_exists() -> None:

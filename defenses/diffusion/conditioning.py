@@ -31,6 +31,25 @@ class Unconditional(nn.Module):
         return self.denoiser.eps(x_t, t)
 
 
+class ClassesOnly(nn.Module):
+    """A denoiser whose network was never trained without a class: rows without one are refused, not guessed.
+
+    Args:
+        denoiser: asked with a class for each row.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if y is None or bool((y == NO_CLASS).any()):
+            raise UserError(
+                "the network was never trained without a class", remedy="Name an unconditional one beside it"
+            )
+        return self.denoiser.eps(x_t, t, y)
+
+
 class NullClass(nn.Module):
     """A denoiser whose network has a class of its own that means none.
 

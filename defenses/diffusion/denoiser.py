@@ -194,6 +194,19 @@ class WithoutVariance(nn.Module):
         return both.chunk(2, dim=1)[0]
 
 
+ADAPTERS: dict[str, type[NoisePredictor | ImagePredictor | ScorePredictor | EDMDenoiser]] = {
+    "noise": NoisePredictor,
+    "image": ImagePredictor,
+    "score": ScorePredictor,
+    "edm": EDMDenoiser,
+}
+
+
+def adapted(network: nn.Module, process: Process) -> Denoiser:
+    """A network under a diffusion, by what it says it `predicts`: a key of `ADAPTERS`, noise where it says nothing."""
+    return ADAPTERS[getattr(network, "predicts", "noise")](network, process)
+
+
 def _per_image(values: Tensor, x: Tensor) -> Tensor:
     """(M,) -> (M, 1, 1, 1), in the type and on the device of x."""
     return values.to(x)[:, None, None, None]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,11 +44,16 @@ class EDM(nn.Module):
         UserError: an argument outside its choices.
     """
 
+    predicts: ClassVar[str] = "edm"
+    knows_no_class: ClassVar[bool] = False
+    """The published conditional networks were trained with a class on every image; see `forward`."""
+
     def __init__(
         self, img_resolution: int = 32, img_channels: int = 3, label_dim: int = 10, sigma_data: float = 0.5, **unet: Any
     ) -> None:
         super().__init__()
         self.label_dim = label_dim
+        self.num_classes = label_dim or None
         self.sigma_data = sigma_data
         self.model = SongUNet(img_resolution, img_channels, label_dim, **unet)
 

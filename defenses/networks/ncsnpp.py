@@ -50,6 +50,7 @@ class NCSNpp(nn.Module):
     def __init__(self, config: NCSNppConfig | None = None, **options: Any) -> None:
         super().__init__()
         self.config = config = configured(config, options)
+        self.num_classes = config.num_classes
         # Kept in the default type, not in the published float64, which some devices lack.
         ends = math.log(config.sigma_max), math.log(config.sigma_min)
         sigmas = torch.linspace(*ends, config.num_scales, dtype=torch.float64).exp()

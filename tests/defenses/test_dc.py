@@ -130,7 +130,6 @@ def test_its_card_tells_the_network_the_classes_and_what_to_expect(make, tmp_pat
         ({"chunk": 0}, "chunk is 0"),
         ({"prior": [0.5, 0.5]}, "10 probabilities"),
         ({"prior": [0.2] * 10}, "sum to 1"),
-        ({"network": {"type": "ncsnpp"}}, "how many classes"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(make, options, complaint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -182,17 +183,24 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert len(capsys.readouterr().out) > 200
 
 
-def test_ctrl_c_says_what_is_kept_and_how_to_go_on(small_suite: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stopped_run_says_what_is_kept_and_how_to_go_on(name: str, small_suite: Path) -> None:
     small_suite.write_text(small_suite.read_text().replace("eps: ", "pause: 0.5, eps: "))
     command = [sys.executable, "-c", "from harness.cli import main; main()", "run", str(small_suite), "--out", "out"]
     process = subprocess.Popen(
-        command, cwd=small_suite.parent, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
+        command,
+        cwd=small_suite.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+        # A shell starts its background jobs deaf to SIGINT, and these tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:
         if "images" in line:
             break
-    process.send_signal(2)
+    process.send_signal(signal.Signals[name])
     rest = process.stdout.read()
     assert process.wait(30) == 130
     assert "Stopped. Finished shards are kept in out" in rest

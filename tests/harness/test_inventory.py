@@ -140,3 +140,22 @@ def test_a_score_sde_training_state_converts_to_its_averaged_weights(tmp_path: P
 def test_unknown_names_are_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("fetch", "edm-cifar10-32x32-cond-vq") == 2
     assert "'edm-cifar10-32x32-cond-vp'" in capsys.readouterr().err
+
+
+def test_the_settings_of_every_command_reach_downloads(
+    tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HARNESS_WEIGHTS", "HARNESS_DATA", "HARNESS_OFFLINE"):
+        monkeypatch.setenv(name, "")  # what the command sets is undone after the test
+    with pytest.raises(SystemExit):
+        cli.main(["--cache", str(tmp_path / "elsewhere"), "weights", "fetch", served])
+    assert str(tmp_path / "elsewhere/weights") in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--offline", "weights", "fetch", served + "?other"])
+    assert ended.value.code == 2 and "switched off" in capsys.readouterr().err
+
+
+def test_the_listing_shows_the_hash_that_was_first_seen(served: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("fetch", served) == 0
+    assert call("list", served) == 0
+    assert Checkpoint.find(served).sha256[:8] in capsys.readouterr().out
