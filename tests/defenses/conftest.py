@@ -39,7 +39,7 @@ def _filled(name: str, tensor: Tensor, position: int) -> Tensor:
     return wave * math.sqrt(2 / fan_in)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fill() -> Callable[..., nn.Module]:
     """fill(module, exempt): writes the rule's values (rounded to float32) into the state of a module, in place.
 
@@ -58,13 +58,13 @@ def fill() -> Callable[..., nn.Module]:
     return apply
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rule_image() -> Callable[..., Tensor]:
     """rule_image(shape, dtype): values in [0, 1], rounded to float32 and then given the type."""
     return lambda shape, dtype=torch.float32: (0.5 + 0.45 * _wave(shape, 0.11, 0.2)).to(torch.float32).to(dtype)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rule_noise() -> Callable[..., Tensor]:
     """rule_noise(shape, k, dtype): the k-th noise, rounded to float32 and then given the type."""
     return lambda shape, k=0, dtype=torch.float32: (
@@ -72,13 +72,13 @@ def rule_noise() -> Callable[..., Tensor]:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def golden() -> Callable[[str], Any]:
     """golden(name): the content of tests/golden/<name>.json."""
     return lambda name: json.loads((GOLDEN / f"{name}.json").read_text())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def assert_summary() -> Callable[..., None]:
     """assert_summary(actual, summary, tolerance): shape, moments and sampled values, relative to the summary's RMS."""
 

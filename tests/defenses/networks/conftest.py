@@ -1,23 +1,14 @@
-"""Published architectures at rule-made weights: tests compare them with numbers measured on the originals.
-
-The rule: with v = sin(0.37 i + 1.3 j + 0.1) for element i of the j-th key in sorted order, a running variance is
-1 + 0.05 |v|, a running mean 0.05 v, a norm's scale 1 + 0.05 v, a bias 0.05 v, and any other tensor v sqrt(2 / fan_in).
-Everything is rounded to float32 first, so that both precisions see the same numbers.
-"""
+"""What tests of published architectures share: both precisions, and comparisons with the originals' numbers."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
@@ -26,55 +17,16 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(scope="session")
-def measured() -> Callable[[str], dict[str, Any]]:
-    """The numbers of an original, by the name of their file."""
-    return lambda name: json.loads((GOLDEN / f"{name}.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def by_rule() -> Callable[..., nn.Module]:
-    """A network in evaluation mode, filled by the rule except for the tensors to `keep`."""
-
-    def fill(network: nn.Module, keep: Collection[str] = ()) -> nn.Module:
-        state = network.state_dict()
-        for j, key in enumerate(sorted(state)):
-            if key not in keep and state[key].is_floating_point():
-                state[key].copy_(_rule_value(key, state[key].shape, j))
-        return network.eval()
-
-    return fill
-
-
-def _rule_value(key: str, shape: torch.Size, j: int) -> Tensor:
-    v = torch.sin(0.37 * torch.arange(math.prod(shape), dtype=torch.float64) + 1.3 * j + 0.1).reshape(shape)
-    if key.endswith("running_var"):
-        return 1 + 0.05 * v.abs()
-    if len(shape) == 1 and key.endswith("weight"):
-        return 1 + 0.05 * v
-    return 0.05 * v if len(shape) <= 1 else v * math.sqrt(2 * shape[0] / math.prod(shape))
+@pytest.fixture
+def image(rule_image: Callable[..., Tensor], dtype: torch.dtype) -> Callable[[Sequence[int]], Tensor]:
+    """Images in [0, 1] of a given shape, in the precision of the test."""
+    return lambda shape: rule_image(tuple(shape), dtype)
 
 
 @pytest.fixture
-def image(dtype: torch.dtype) -> Callable[[Sequence[int]], Tensor]:
-    """Images in [0, 1] of a given shape."""
-
-    def rule(shape: Sequence[int]) -> Tensor:
-        i = torch.arange(math.prod(shape), dtype=torch.float64)
-        return (0.5 + 0.45 * torch.sin(0.11 * i + 0.2)).reshape(tuple(shape)).float().to(dtype)
-
-    return rule
-
-
-@pytest.fixture
-def noise(dtype: torch.dtype) -> Callable[[Sequence[int], int], Tensor]:
-    """The k-th noise of a given shape."""
-
-    def rule(shape: Sequence[int], k: int) -> Tensor:
-        i = torch.arange(math.prod(shape), dtype=torch.float64)
-        return (math.sqrt(2) * torch.sin(0.7 * i + 2.1 * k + 0.3)).reshape(tuple(shape)).float().to(dtype)
-
-    return rule
+def noise(rule_noise: Callable[..., Tensor], dtype: torch.dtype) -> Callable[[Sequence[int], int], Tensor]:
+    """The k-th noise of a given shape, in the precision of the test."""
+    return lambda shape, k: rule_noise(tuple(shape), k, dtype)
 
 
 @pytest.fixture(scope="session")

@@ -17,17 +17,17 @@ GRADIENT = "a_cond_vp/grad_x_of_sum(D*noise_k5)_sigma_0.5_y_[0,3]"
 
 
 @pytest.fixture(scope="module")
-def numbers(measured):
-    return measured("edm_songunet")
+def numbers(golden):
+    return golden("edm_songunet")
 
 
 @pytest.fixture
-def tiny(numbers, by_rule, dtype):
+def tiny(numbers, fill, dtype):
     """Builds a tiny network at rule-made weights, by the name of its case."""
 
     def build(case):
         network = EDM.from_published(numbers["config"][case]["tiny"])
-        by_rule(network, keep=(*numbers["exceptions"][case], FREQUENCIES))
+        fill(network, exempt=(*numbers["exceptions"][case], FREQUENCIES))
         if case == "c_cond_ve":
             index = torch.arange(16, dtype=torch.float64)
             network.state_dict()[FREQUENCIES].copy_(2 * torch.sin(0.37 * index + 0.1))

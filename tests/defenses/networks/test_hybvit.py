@@ -15,13 +15,13 @@ TINY = {"img_size": 16, "dim": 48, "depth": 2, "heads": 12, "dim_head": 4}
 
 
 @pytest.fixture(scope="module")
-def numbers(measured):
-    return measured("hybvit")
+def numbers(golden):
+    return golden("hybvit")
 
 
 @pytest.fixture
-def network(numbers, by_rule, dtype):
-    return by_rule(HybViT(**TINY), keep=numbers["exceptions"]).to(dtype)
+def network(numbers, fill, dtype):
+    return fill(HybViT(**TINY), exempt=numbers["exceptions"]).to(dtype)
 
 
 @pytest.fixture
@@ -30,10 +30,10 @@ def x(network, image):
 
 
 @pytest.fixture
-def digits(numbers, by_rule):
+def digits(numbers, fill):
     network = HybViT(img_size=8, patch_size=2, dim=16, depth=2, heads=2, dim_head=8, in_channels=1)
     x = torch.sin(torch.arange(192, dtype=torch.float64)).reshape(3, 1, 8, 8)
-    return by_rule(network, keep=numbers["exceptions"]).double(), x
+    return fill(network, exempt=numbers["exceptions"]).double(), x
 
 
 def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
@@ -56,10 +56,8 @@ def test_noise_estimates_equal_the_original(network, x, numbers, assert_agrees):
     assert_agrees(network.noise_estimate(x, None), numbers, "recon_t_None(feat=False)")
 
 
-def test_noise_estimates_without_modulated_feed_forward_equal_the_original(
-    numbers, by_rule, image, dtype, assert_agrees
-):
-    network = by_rule(HybViT(**TINY, ffn_time=False), keep=numbers["exceptions"]).to(dtype)
+def test_noise_estimates_without_modulated_feed_forward_equal_the_original(numbers, fill, image, dtype, assert_agrees):
+    network = fill(HybViT(**TINY, ffn_time=False), exempt=numbers["exceptions"]).to(dtype)
     x = network.preprocessing(image(SHAPE))
     assert_agrees(network.noise_estimate(x, torch.tensor([500, 500])), numbers, "recon_t_500_ffnt0")
 

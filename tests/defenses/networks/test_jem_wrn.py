@@ -12,13 +12,13 @@ SHAPE = (2, 3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def numbers(measured):
-    return measured("jem_wrn")
+def numbers(golden):
+    return golden("jem_wrn")
 
 
 @pytest.fixture
-def network(by_rule, dtype):
-    return by_rule(JEMWRN(depth=10, width=2)).to(dtype)
+def network(fill, dtype):
+    return fill(JEMWRN(depth=10, width=2)).to(dtype)
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_the_energy_its_gradient_and_a_refinement_step_equal_the_original(networ
     assert_agrees(network(start + ascent(start) + 0.01 * noise(SHAPE, 2)), numbers, "refine_1step_logits")
 
 
-def test_the_energy_is_twice_differentiable(by_rule, assert_twice_differentiable):
-    network = by_rule(JEMWRN(depth=10, width=1, in_channels=1)).double()
+def test_the_energy_is_twice_differentiable(fill, assert_twice_differentiable):
+    network = fill(JEMWRN(depth=10, width=1, in_channels=1)).double()
     x = torch.sin(torch.arange(128, dtype=torch.float64)).reshape(2, 1, 8, 8)
     assert_twice_differentiable(lambda x: network(x).logsumexp(1).sum(), x)
 

@@ -12,8 +12,8 @@ SHAPE = (2, 3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def numbers(measured):
-    return measured("pat_resnet50")
+def numbers(golden):
+    return golden("pat_resnet50")
 
 
 def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
@@ -22,8 +22,8 @@ def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing
         assert_listing(PATResNet(), numbers["state_dict_full"], numbers["full_params"])
 
 
-def test_logits_and_gradient_equal_the_original(numbers, by_rule, image, dtype, assert_agrees):
-    network = by_rule(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
+def test_logits_and_gradient_equal_the_original(numbers, fill, image, dtype, assert_agrees):
+    network = fill(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
     x = image(SHAPE).requires_grad_()
     logits = network(network.preprocessing(x))
     assert_agrees(logits, numbers, "tiny_bottleneck_[1,1,1,1]_logits (normalised input)")

@@ -14,8 +14,8 @@ SHAPE = (2, 3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def numbers(measured):
-    return measured("wrn70_dropout")
+def numbers(golden):
+    return golden("wrn70_dropout")
 
 
 def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
@@ -24,8 +24,8 @@ def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing
         assert_listing(WRNDropout(), numbers["state_dict_full"], numbers["full_params"])
 
 
-def test_logits_and_gradient_equal_the_original(numbers, by_rule, image, dtype, assert_agrees):
-    network = by_rule(WRNDropout(depth=10, width=2)).to(dtype)
+def test_logits_and_gradient_equal_the_original(numbers, fill, image, dtype, assert_agrees):
+    network = fill(WRNDropout(depth=10, width=2)).to(dtype)
     x = image(SHAPE).requires_grad_()
     logits = network(network.preprocessing(x))
     assert_agrees(logits, numbers, "wrn_dropout_d10_w2_logits")
@@ -33,8 +33,8 @@ def test_logits_and_gradient_equal_the_original(numbers, by_rule, image, dtype, 
     assert_agrees(gradient, numbers, "grad_ce_mean_labels_[3,7]_wrt_x01")
 
 
-def test_diffpures_resnet_is_pats_with_another_normalisation(numbers, by_rule, image, dtype, assert_agrees):
-    network = by_rule(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
+def test_diffpures_resnet_is_pats_with_another_normalisation(numbers, fill, image, dtype, assert_agrees):
+    network = fill(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
     logits = network(WRNDropout.preprocessing(image(SHAPE)))
     assert_agrees(logits, numbers, "resnet_bottleneck_[1,1,1,1]_logits")
 
