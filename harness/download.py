@@ -238,7 +238,9 @@ def place(url: str, target: str | Path | None = None, root: Path | None = None) 
         folder = (inside / wanted).parent.resolve()
         path = folder / wanted.name
         plain = wanted.name and ".." not in wanted.parts and "\0" not in wanted.name
-        if plain and folder.is_relative_to(inside) and not path.is_symlink():
+        above = [place for place in (folder, *folder.parents) if place.is_relative_to(inside)]
+        circular = any(place.is_symlink() for place in above)  # from Python 3.13 on, resolve() lets circles be
+        if plain and above and not circular and not path.is_symlink():
             return path
     raise UserError(
         f"cannot fetch {url} to {base / wanted}: that leads out of the cache {base}",

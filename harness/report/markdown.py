@@ -6,7 +6,7 @@ import re
 
 from harness.report.layout import Grid, Sheet, Shown
 
-_SPECIAL = re.compile(r"([\\`*_\[\]#|~$]|^[-+]|(?<=^\d)[.)](?=\s))")
+_SPECIAL = re.compile(r"([\\`*_\[\]#|~$]|^[-+])")
 
 
 def render(sheets: list[Sheet]) -> str:
@@ -17,7 +17,8 @@ def render(sheets: list[Sheet]) -> str:
 def escape(text: str) -> str:
     """Text that Markdown, and the HTML it allows, shows as it is."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\1", text)
+    text = _SPECIAL.sub(r"\\\1", text)
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)  # "1." would start a list
 
 
 def _sheet(sheet: Sheet) -> str:
