@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -61,12 +61,24 @@ class Display:
         return _duration(self._clock.left(self._works))
 
     def _render(self) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
-        for work in self._works:
+        table = Table.grid(padding=(0, 1))
+        for _ in range(5):
+            table.add_column(no_wrap=True)
+        for work in self._visible():
             style = "bold" if work is self._current else "" if work.missing else "green"
-            table.add_row(Text(work.name, style=style), _bar(work), _state(work), self._clock.speed(work))
+            done, total = len(_records(work)), max(b for _, b in work.shards)
+            bar = ProgressBar(total, done, width=10)
+            counts = f"{done}/{total}"
+            table.add_row(Text(work.name, style=style), bar, counts, _accuracies(work), self._clock.speed(work))
         passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
         return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
+
+    def _visible(self) -> list[Work]:
+        """As many pairings as the terminal has lines for, the current one among them."""
+        room = max(1, self.console.height - 2)
+        at = next((i for i, work in enumerate(self._works) if work is self._current), 0)
+        start = max(0, min(at - room // 2, len(self._works) - room))
+        return self._works[start : start + room]
 
 
 class _Clock:
@@ -95,24 +107,25 @@ class _Clock:
         return sum(per_image.get(w.name, average) * (b - a) for w in works for a, b in w.missing)
 
 
-def _bar(work: Work) -> Progress:
-    bar = Progress(BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-    done = sum(b - a for (a, b), records in work.shards.items() if records is not None)
-    bar.add_task("", total=max(b for _, b in work.shards), completed=done)
-    return bar
-
-
 def _state(work: Work) -> str:
-    """Images done, and clean and robust accuracy so far, in a single draw."""
-    records = [record for shard in work.shards.values() if shard for record in shard]
-    total = max(b for _, b in work.shards)
+    """Images done, and the accuracies so far."""
+    done, total = len(_records(work)), max(b for _, b in work.shards)
+    return f"{done}/{total} images, {_accuracies(work)}"
+
+
+def _accuracies(work: Work) -> str:
+    """Clean and robust accuracy so far, in a single draw."""
+    records = _records(work)
     if not records:
-        return f"0/{total} images"
+        return ""
     clean = sum(r.clean_votes[:1] == [r.label] for r in records) / len(records)
     robust = sum(r.verdict != "error" and r.adv_votes[:1] == [r.label] for r in records) / len(records)
     errors = sum(r.verdict == "error" for r in records)
-    failed = f", {errors} errors" if errors else ""
-    return f"{len(records)}/{total} images, clean {clean:.1%}, robust {robust:.1%}{failed}"
+    return f"clean {clean:.1%}, robust {robust:.1%}" + (f", {errors} errors" if errors else "")
+
+
+def _records(work: Work) -> list[Record]:
+    return [record for shard in work.shards.values() if shard for record in shard]
 
 
 def _duration(seconds: float | None) -> str:
