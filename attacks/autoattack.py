@@ -51,7 +51,7 @@ class Passes(NamedTuple):
 
 
 class AutoAttack(Attack):
-    """AutoAttack.
+    """AutoAttack, an ensemble of attacks without parameters to tune (Croce & Hein, 2020).
 
     The library stops attacking an image at the first answer it gets wrong, be it a lucky draw of a stochastic defense;
     the harness's votes then decide. Its warnings about the defense are returned as flags.

@@ -30,7 +30,7 @@ _ROUNDING = 1e-5
 
 
 class PGD(Attack):
-    """Projected gradient descent.
+    """Projected gradient descent, with restarts, momentum, EOT and the best iterate kept.
 
     On a deterministic defense an image leaves the batch as soon as the real defense misclassifies it. On a stochastic
     one no image does, since one lucky draw proves nothing; the best iterate is then the one of largest margin of the
