@@ -287,9 +287,7 @@ def test_paths_start_from_the_file_they_are_written_in(folder: Path) -> None:
 
 
 def test_checkpoints_are_recorded_with_their_hash(folder: Path) -> None:
-    name = next(iter(packaged()), None)
-    if name is None:
-        pytest.skip("no checkpoint is packaged")
+    name = next(iter(packaged()))
     defense = plan(folder, changed("rate: 1e-1", f"weights: {name}")).cells[-1].defense
     assert defense.resolved()["weights"]["name"] == name and len(defense.resolved()["weights"]["sha256"]) == 64
 
