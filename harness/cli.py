@@ -251,7 +251,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"device '{name}' cannot be used ({reason})", remedy="try --device cpu") from error
+        raise UserError(f"device '{name}' cannot be used ({reason})", remedy="Try --device cpu") from error
     return device
 
 

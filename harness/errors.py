@@ -35,8 +35,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         start = f"{self.where}: " if self.where else ""
-        remedy = self.remedy and self.remedy[0].upper() + self.remedy[1:]
-        sentences = [text if text.endswith("?") else f"{text}." for text in (self.message, remedy) if text]
+        sentences = [text if text.endswith("?") else f"{text}." for text in (self.message, self.remedy) if text]
         return start + " ".join(sentences)
 
     def at(self, where: Place | None) -> UserError:

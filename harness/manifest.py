@@ -30,7 +30,7 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[Work]) -> None:
     if old["suite"] != plan.suite.suite:
         raise UserError(
             f"these are the results of suite '{old['suite']}', not of '{plan.suite.suite}'",
-            remedy="choose another directory with --out",
+            remedy="Choose another directory with --out",
             where=place,
         )
     keys = {(cell["defense"], cell["attack"]): cell["key"] for cell in old["cells"]}
@@ -42,7 +42,7 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[Work]) -> None:
         what = "; ".join(differences[:5]) if differences else "the code or a checkpoint behind them"
         raise UserError(
             f"the suite changed since these results were made, for {pairs}: {what}",
-            remedy="undo the change, run into another directory with --out, or delete this one",
+            remedy="Undo the change, run into another directory with --out, or delete this one",
             where=place,
         )
 

@@ -92,14 +92,14 @@ class _Session:
                 raise UserError(
                     f"defense '{component.name}' tells {defense.num_classes} classes apart, "
                     f"dataset '{self.dataset.name}' has {self.dataset.num_classes}",
-                    remedy="choose weights that were trained on this dataset",
+                    remedy="Choose weights that were trained on this dataset",
                     where=component.place,
                 )
             self.defenses[component.name] = defense
         if reason := pending.attack.unsuitable(self.defenses[component.name]):
             raise UserError(
                 f"attack '{pending.cell.attack.name}' does not fit defense '{component.name}': {reason}",
-                remedy="give this pairing another attack under `pairings`, or leave it out",
+                remedy="Give this pairing another attack under `pairings`, or leave it out",
                 where=pending.cell.attack.place,
             )
 
@@ -115,7 +115,7 @@ class _Session:
             if found and policy == "stop":
                 raise UserError(
                     f"defense '{name}' failed a gate: {'; '.join(found)}",
-                    remedy="mend it, or set `protocol: {gates: mark}` to run it with its numbers marked",
+                    remedy="Mend it, or set `protocol: {gates: mark}` to run it with its numbers marked",
                     where=self.plan.place("defenses", name),
                 )
             for remark in found:
@@ -167,7 +167,7 @@ class _Session:
             except Exception as error:
                 raise UserError(
                     f"defense '{name}' fails on clean images: {blame(error)}",
-                    remedy="run `harness check` on it; what was finished is kept",
+                    remedy="Run `harness check` on it; what was finished is kept",
                     where=pending.cell.defense.place,
                 ) from error
             self.clean[name, bounds] = answers

@@ -155,18 +155,18 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise UserError(f"cannot read {path} ({error.strerror})", remedy="check its permissions") from error
+            raise UserError(f"cannot read {path} ({error.strerror})", remedy="Check its permissions") from error
         try:
             manifest = json.loads(text)
             version = manifest["schema_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                "this is not a manifest of a run", remedy="move the file away to start the run anew", where=Place(path)
+                "this is not a manifest of a run", remedy="Move the file away to start the run anew", where=Place(path)
             ) from error
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"the results have schema version {version}, this harness reads {SCHEMA_VERSION}",
-                remedy="use the harness version that the manifest names, or run into another directory with --out",
+                remedy="Use the harness version that the manifest names, or run into another directory with --out",
                 where=Place(path),
             )
         return cast(dict[str, Any], manifest)
@@ -183,12 +183,12 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another process is writing {self.root}", remedy="wait for it, or choose another directory with --out"
+                f"another process is writing {self.root}", remedy="Wait for it, or choose another directory with --out"
             ) from error
         except OSError as error:
             raise UserError(
                 f"the file system of {self.root} cannot lock files ({error.strerror})",
-                remedy="choose a directory on a local disk with --out",
+                remedy="Choose a directory on a local disk with --out",
             ) from error
         else:
             self._sweep()
@@ -222,8 +222,8 @@ def _file_digest(path: Path) -> str | None:
 
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space and run the same command again: finished shards are kept"
-    return "choose a directory that you may write with --out"
+        return "Free some space and run the same command again: finished shards are kept"
+    return "Choose a directory that you may write with --out"
 
 
 def _discard(path: Path) -> None:

@@ -21,7 +21,7 @@ def test_this_installation_is_healthy() -> None:
 
 def test_every_requirement_device_dataset_and_checkpoint_is_looked_at() -> None:
     names = {finding.name for finding in doctor.examine()}
-    assert {"python", "adversarial-harness", "torch", "robustbench", "torchattacks", "ray"} <= names
+    assert {"python", "adversarial-harness", "torch", "robustbench", "torchattacks", "diffusers"} <= names
     assert {"cpu", "cuda", "dataset digits", "dataset cifar10", "weights digits-cnn"} <= names
 
 

@@ -72,7 +72,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
         monkeypatch.setattr("harness.store.open", FullFile, raising=False)
     else:
         monkeypatch.setattr(os, stage, fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    with pytest.raises(UserError, match=r"No space left on device.*free some space") as caught:
+    with pytest.raises(UserError, match=r"No space left on device.*Free some space") as caught:
         write_atomically(old, b"new content")
     assert str(old) in caught.value.message
     assert old.read_bytes() == b"old" and os.listdir(old.parent) == ["file"]
@@ -162,7 +162,7 @@ print(json.dumps(told))
 def test_a_file_that_really_outgrows_the_disk_is_not_kept(tmp_path: Path) -> None:
     with child(SMALL_FILES_ONLY, str(tmp_path)) as process:
         told = json.loads(process.communicate(timeout=120)[0])
-    assert len(told) == 2 and all("File too large" in text and "free some space" in text for text in told)
+    assert len(told) == 2 and all("File too large" in text and "Free some space" in text for text in told)
     assert ".parquet" in told[0] and ".safetensors" in told[1]
     assert os.listdir(tmp_path / "cells/d/a") == ["00000-00001.safetensors"]
     assert Store(tmp_path).cell("d", "a", "key").read(0, 1) is None
