@@ -18,7 +18,8 @@ class Undefended(Defense):
     Args:
         weights: its checkpoint, or in Python also the name or path of one.
         network: its architecture, `{type: ..., ...}`; left out, the one on the checkpoint's card.
-        mean, std: normalisation by channel; left out, the network sees images as they are.
+        mean, std: normalisation by channel; both left out, the network's own `preprocessing`, and without one it sees
+            images as they are.
 
     Raises:
         UserError: the weights do not fit the network, or a standard deviation is not positive.
@@ -37,6 +38,8 @@ class Undefended(Defense):
         super().__init__()
         checkpoint = Checkpoint.find(weights)
         self.network = checkpoint.network(network)
+        if mean is None and std is None and (own := getattr(self.network, "preprocessing", None)):
+            mean, std = map(list, own)
         self.register_buffer("mean", torch.tensor(mean or [0.0]).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std or [1.0]).view(-1, 1, 1))
         if not (self.std > 0).all():
