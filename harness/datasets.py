@@ -23,7 +23,6 @@ Split = Literal["train", "test"]
 
 DIGITS_TEST = 500
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
-NEEDS_PATH = ("folder", "npz")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,12 @@ import safetensors.torch
 
 from harness import download, formats, published, yaml_source
 from harness.cards import read_card
+from harness.components import class_of
 from harness.errors import UserError
+from harness.published import Published
 from harness.store import write_atomically
-from harness.weights import Checkpoint, is_address, packaged, split_address
+from harness.suite import entry_of
+from harness.weights import Checkpoint, checkpoint_arguments, is_address, packaged, split_address
 
 State = Literal["packaged", "here", "to fetch", "by hand", "missing"]
 Watch = Callable[[str], download.Progress]
@@ -31,6 +34,8 @@ class Item:
         origin: address or page, or None.
         manual: what a person does there.
         stated: the sha256 that its card, its registry entry or its address gives.
+        entry: of the registry, for a published one.
+        folder: where the reference, if it is a path, starts.
     """
 
     ref: str
@@ -40,6 +45,8 @@ class Item:
     origin: str | None = None
     manual: str | None = None
     stated: str | None = None
+    entry: Published | None = None
+    folder: Path = Path()
 
     @property
     def size(self) -> int | None:
@@ -61,8 +68,7 @@ def items(suite: Path | None = None) -> list[Item]:
     """
     if suite is None:
         return [item(ref) for ref in [*packaged(), *(entry.name for entry in published.entries())]]
-    document = yaml_source.read(suite)
-    return [item(ref, folder) for ref, folder in dict.fromkeys(_references(document.root))]
+    return [item(ref, folder) for ref, folder in dict.fromkeys(_references(yaml_source.read(suite).root))]
 
 
 def fetch(wanted: Item, watch: Watch, *, sha256: str | None = None, offline: bool = False) -> Path:
@@ -74,9 +80,9 @@ def fetch(wanted: Item, watch: Watch, *, sha256: str | None = None, offline: boo
     if is_address(wanted.ref):
         url, stated = split_address(wanted.ref)
         return download.fetch(url, sha256=sha256 or stated, offline=offline, progress=watch(wanted.ref))
-    if wanted.ref in packaged() or wanted.ref not in {entry.name for entry in published.entries()}:
-        return Checkpoint.find(str(wanted.path)).path
-    return published.find(wanted.ref).obtain(offline=offline, progress=watch(wanted.ref))
+    if wanted.entry is None:
+        return Checkpoint.find(wanted.ref, wanted.folder).path
+    return wanted.entry.obtain(offline=offline, progress=watch(wanted.ref))
 
 
 def verify(held: Item) -> str:
@@ -85,10 +91,9 @@ def verify(held: Item) -> str:
     Raises:
         UserError: it is absent, damaged, or another one than its card, registry entry or first download said.
     """
-    found = Checkpoint.find(held.ref)
-    if isinstance(found.card, published.Published):
-        found.card.obtain(offline=True)
-    return found.sha256
+    if held.entry is not None:
+        held.entry.obtain(offline=True)
+    return Checkpoint.find(held.ref, held.folder).sha256
 
 
 def convert(source: Path, target: Path, *, ema: bool = True) -> formats.Loaded:
@@ -109,12 +114,16 @@ def convert(source: Path, target: Path, *, ema: bool = True) -> formats.Loaded:
 
 
 def _references(node: yaml_source.Node) -> Iterator[tuple[str, Path]]:
-    """Every `weights:` of the suite's defenses, with the folder of the file that it was written in."""
+    """Every checkpoint that the suite's defenses are given, with the folder of the file that it was written in."""
     defenses = node.child("defenses")
-    for entry in defenses.value.values() if defenses and isinstance(defenses.value, dict) else ():
-        weights = entry.child("weights")
-        if weights and isinstance(weights.value, str):
-            yield weights.value, weights.place.file.parent
+    for name in defenses.value if defenses and isinstance(defenses.value, dict) else ():
+        entry = entry_of(node, "defenses", name)
+        if not isinstance(entry.value, dict):
+            continue
+        for argument in checkpoint_arguments(class_of("defenses", name, entry)):
+            given = entry.child(argument)
+            if given and isinstance(given.value, str):
+                yield given.value, given.place.file.parent
 
 
 def item(ref: str, folder: Path = Path()) -> Item:
@@ -130,6 +139,6 @@ def item(ref: str, folder: Path = Path()) -> Item:
     if known := next((entry for entry in published.entries() if entry.name == ref), None):
         state: State = "here" if known.present() else "to fetch" if known.fetchable else "by hand"
         origin = known.files[0].url or known.page
-        return Item(ref, known.summary, state, known.path(), origin, known.manual, known.files[0].sha256)
+        return Item(ref, known.summary, state, known.path(), origin, known.manual, known.files[0].sha256, known)
     path = folder / Path(ref).expanduser()
-    return Item(ref, "", "here" if path.exists() else "missing", path)
+    return Item(ref, "", "here" if path.exists() else "missing", path, folder=folder)

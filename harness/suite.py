@@ -156,14 +156,14 @@ def _known(name: str, names: Any, what: str, where: Place) -> None:
 
 
 def _cells(root: Node, suite: Suite) -> tuple[Cell, ...]:
-    defenses = {name: bind("defenses", name, _entry(root, "defenses", name)) for name in suite.defenses}
-    attacks = {name: bind("attacks", name, _entry(root, "attacks", name)) for name in suite.attacks}
+    defenses = {name: bind("defenses", name, entry_of(root, "defenses", name)) for name in suite.defenses}
+    attacks = {name: bind("attacks", name, entry_of(root, "attacks", name)) for name in suite.attacks}
     pairs = _pairs(root, suite)
     order = [(defense, attack) for defense in defenses for attack in attacks if (defense, attack) in pairs]
     return tuple(Cell(defenses[d], _changed(attacks[a], pairs[d, a])) for d, a in order)
 
 
-def _entry(root: Node, kind: str, name: str) -> Node:
+def entry_of(root: Node, kind: str, name: str) -> Node:
     """A component as written, on top of the defaults of its kind."""
     own, _ = root.follow(kind, name)
     defaults, depth = root.follow("defaults", kind)

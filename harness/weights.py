@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -200,6 +200,12 @@ def build_network(spec: Mapping[str, Any], base: Path | None = None) -> nn.Modul
         takes = ", ".join(parameters(cls))
         raise UserError(f"network '{kind}' cannot be built: {blame(error)}", remedy=f"It takes: {takes}") from error
     return network
+
+
+def checkpoint_arguments(cls: type[Any]) -> list[str]:
+    """The arguments of a constructor that are checkpoints, by their annotations."""
+    hints = get_type_hints(cls.__init__)
+    return [name for name, hint in hints.items() if Checkpoint in (hint, *get_args(hint))]
 
 
 def packaged() -> dict[str, Path]:

@@ -19,7 +19,7 @@ from harness.formats.tensors import Storage, declared
 MAGIC = b"PK\x03\x04"
 LARGEST_PICKLE = 1 << 26
 LARGEST_DIRECTORY = 1 << 24
-END, END64, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+END, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x07"
 LOCAL_LENGTH, END_LENGTH, LOCATOR_LENGTH = 30, 22, 20
 LENGTH64 = 56 + LOCATOR_LENGTH
 NOT_WRITTEN_BY_TORCH = "torch.save does not write such archives; do not trust the file"

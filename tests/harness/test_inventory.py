@@ -159,3 +159,24 @@ def test_the_listing_shows_the_hash_that_was_first_seen(served: str, capsys: pyt
     assert call("fetch", served) == 0
     assert call("list", served) == 0
     assert Checkpoint.find(served).sha256[:8] in capsys.readouterr().out
+
+
+def test_every_checkpoint_of_a_defense_counts_wherever_the_suite_says_it(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        "suite: s\ndataset: {name: digits, first: 4}\nattacks: {clean: {}}\n"
+        "defaults: {defenses: {unconditional: edm-cifar10-32x32-uncond-vp}}\n"
+        "defenses:\n  rdc: {weights: edm-cifar10-32x32-cond-vp}\n"
+    )
+    assert {item.ref for item in inventory.items(path)} == {"edm-cifar10-32x32-cond-vp", "edm-cifar10-32x32-uncond-vp"}
+
+
+def test_a_path_is_verified_where_the_suite_means_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "below").mkdir()
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "below/net.safetensors")
+    path = suite(tmp_path / "below", "./net.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert call("verify", str(path)) == 0
+    assert call("fetch", str(path)) == 0
