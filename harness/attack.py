@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class Attack(ABC):
         for method in self.needs:
             if not callable(getattr(defense, method, None)):
                 return f"it needs {method}(x), which {type(defense).__name__} does not have"
+        if self.gradient == "adjoint" and type(defense).purify_adjoint is Defense.purify_adjoint:
+            return f"it needs purify_adjoint(x), which {type(defense).__name__} does not have; use another gradient"
         return None
 
 
@@ -134,6 +137,12 @@ class Target(nn.Module):
         self._view = VIEWS[gradient]
         self.forwards = torch.zeros(len(x), dtype=torch.int64)
         self.backwards = torch.zeros(len(x), dtype=torch.int64)
+
+    def viewed(self, *, gradient: Gradient, eot: int) -> Target:
+        """Another view of the same images: one count of what was asked, and no draw that was seen before."""
+        other = copy.copy(self)
+        other.eot, other._view = eot, VIEWS[gradient]
+        return other
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits averaged over the `eot` draws, (M, K).

@@ -26,6 +26,9 @@ Class = type[Any]
 RESERVED = ("type", "label")
 """Keys of an entry that are not arguments."""
 
+BUDGET = ("eps", "norm", "bound")
+"""What an attack that stands in for another inherits from it: a column of the table has one budget."""
+
 LARGEST: dict[type[ThreatModel], float] = {Linf: 1, L2: 100, Flow: 2}
 """Budgets beyond these were meant in other units: images lie in [0, 1], and a flow of 2 crosses the whole width."""
 
@@ -91,6 +94,8 @@ class Component:
             return {str(key): self._json(name, item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._json(name, item) for item in value]
+        if isinstance(value, Component):
+            return {"type": value.type, "arguments": value.resolved()}
         try:
             return TypeAdapter(type(value)).dump_python(value, mode="json")
         except (PydanticUserError, ValueError) as error:
@@ -179,7 +184,7 @@ def _arguments(cls: Class, given: Mapping[str, Node], title: str, place: Place) 
     values = {}
     for name, parameter in accepted.items():
         if name in given:
-            values[name] = _argument(given[name], hints.get(name, Any), f"'{name}' of {title}")
+            values[name] = _argument(given[name], hints.get(name, Any), f"'{name}' of {title}", given)
         elif parameter.default is not inspect.Parameter.empty:
             values[name] = parameter.default
         else:
@@ -187,9 +192,9 @@ def _arguments(cls: Class, given: Mapping[str, Node], title: str, place: Place) 
     return values
 
 
-def _argument(node: Node, hint: Any, subject: str) -> Any:
+def _argument(node: Node, hint: Any, subject: str, entry: Mapping[str, Node]) -> Any:
     try:
-        return _rebased(conform(node, hint, subject), node.place.file.parent)
+        return _rebased(conform(node, hint, subject, {"node": node, "entry": entry}), node.place.file.parent)
     except PydanticUserError as error:
         kind = inspect.formatannotation(hint)
         raise UserError(

@@ -9,7 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.randomness import fenced
+from harness.randomness import derive, fenced, fold
+
+INNER = derive("inner defense")
+"""Sets the noise of a defense inside another apart from the outer one's."""
 
 
 class Defense(nn.Module):
@@ -53,6 +56,10 @@ class Defense(nn.Module):
         """What BPDA differentiates instead of `purify` (Athalye et al., 2018): the identity unless overridden."""
         return x
 
+    def purify_adjoint(self, x: Tensor) -> Tensor:
+        """`purify`, differentiated approximately by its adjoint equation; for purifiers that integrate one."""
+        raise TypeError(f"{type(self).__name__} has no purify_adjoint(x)")
+
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.purify(x))
 
@@ -74,13 +81,20 @@ class Defense(nn.Module):
 
     @contextmanager
     def drawing(self, seeds: Tensor) -> Iterator[None]:
-        """Fixes every source of randomness for the calls inside. seeds: (N,) int64, one per row of the coming batch."""
-        previous, self._seeds = self._seeds, seeds
+        """Fixes every source of randomness for the calls inside. seeds: (N,) int64, one per row of the coming batch.
+
+        Defenses inside this one get seeds of their own, derived from these.
+        """
+        parts = [part for part in self.modules() if isinstance(part, Defense)]
+        previous = [part._seeds for part in parts]
+        for place, part in enumerate(parts):
+            part._seeds = fold(seeds, INNER, place) if place else seeds
         try:
             with fenced(int(seeds.sum()) % (1 << 63)):
                 yield
         finally:
-            self._seeds = previous
+            for part, before in zip(parts, previous, strict=True):
+                part._seeds = before
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)

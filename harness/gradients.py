@@ -2,6 +2,8 @@
 
 exact   the defense itself, purification included
 bpda    forward: purify, then classify; backward: `purify_surrogate` in place of purify (Athalye et al., 2018)
+adjoint forward: purify, then classify; backward: the adjoint equation's approximation of purify's derivative, where a
+        defense offers it (`purify_adjoint`; Nie et al., 2022). Labelled approximate: `exact` is the derivative
 blind   the classifier alone: the attacker does not know that images are purified
 """
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from harness.defense import Defense
 
-Gradient = Literal["exact", "bpda", "blind"]
+Gradient = Literal["exact", "bpda", "adjoint", "blind"]
 
 View = Callable[[Defense, Tensor], Tensor]
 """Images (N, C, H, W) to logits (N, K), through a defense."""
@@ -29,6 +31,10 @@ def bpda(defense: Defense, x: Tensor) -> Tensor:
     with torch.no_grad():
         purified = defense.purify(x)
     return defense.classify(_Substitute.apply(purified, defense.purify_surrogate(x)))
+
+
+def adjoint(defense: Defense, x: Tensor) -> Tensor:
+    return defense.classify(defense.purify_adjoint(x))
 
 
 def blind(defense: Defense, x: Tensor) -> Tensor:
@@ -47,4 +53,4 @@ class _Substitute(torch.autograd.Function):
         return None, grad
 
 
-VIEWS: dict[Gradient, View] = {"exact": exact, "bpda": bpda, "blind": blind}
+VIEWS: dict[Gradient, View] = {"exact": exact, "bpda": bpda, "adjoint": adjoint, "blind": blind}

@@ -12,14 +12,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.suite import Component
+from harness.components import Component
 
 
 def component_hash(component: Component) -> str:
     """Identity of a defense or attack: its code (by version, or by source for a user's file) and its arguments."""
     knobs = getattr(component.cls, "memory_knobs", ())
-    arguments = {name: value for name, value in component.resolved().items() if name not in knobs}
-    return _hash({"code": _code(component), "arguments": _contents(arguments)})
+    resolved = component.resolved()
+    arguments = {
+        name: _claim(value, resolved[name]) for name, value in component.arguments.items() if name not in knobs
+    }
+    return _hash({"code": _code(component), "arguments": arguments})
 
 
 def cell_key(defense: str, attack: str, images: str, protocol: dict[str, Any]) -> str:
@@ -35,6 +38,15 @@ def _code(component: Component) -> dict[str, Any]:
     else:
         code["module"] = cls.__module__
     return code
+
+
+def _claim(value: Any, resolved: Any) -> Any:
+    """What an argument says; a defense or attack inside another says what it would alone."""
+    if isinstance(value, Component):
+        return component_hash(value)
+    if isinstance(value, list | tuple):
+        return [_claim(*pair) for pair in zip(value, resolved, strict=True)]
+    return _contents(resolved)
 
 
 def _contents(value: Any) -> Any:

@@ -13,6 +13,7 @@ from harness import download, formats, published, yaml_source
 from harness.cards import read_card
 from harness.components import class_of
 from harness.errors import UserError
+from harness.nested import inner_entries
 from harness.published import Published
 from harness.store import write_atomically
 from harness.suite import entry_of
@@ -118,12 +119,18 @@ def _references(node: yaml_source.Node) -> Iterator[tuple[str, Path]]:
     defenses = node.child("defenses")
     for name in defenses.value if defenses and isinstance(defenses.value, dict) else ():
         entry = entry_of(node, "defenses", name)
-        if not isinstance(entry.value, dict):
-            continue
-        for argument in checkpoint_arguments(class_of("defenses", name, entry)):
-            given = entry.child(argument)
-            if given and isinstance(given.value, str):
-                yield given.value, given.place.file.parent
+        if isinstance(entry.value, dict):
+            yield from _named_in(name, entry)
+
+
+def _named_in(name: str, entry: yaml_source.Node) -> Iterator[tuple[str, Path]]:
+    cls = class_of("defenses", name, entry)
+    for argument in checkpoint_arguments(cls):
+        given = entry.child(argument)
+        if given and isinstance(given.value, str):
+            yield given.value, given.place.file.parent
+    for inner in inner_entries(cls, entry):
+        yield from _named_in("inner", inner)
 
 
 def item(ref: str, folder: Path = Path()) -> Item:

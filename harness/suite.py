@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import DATASETS
-from harness.components import Component, bind, check_budget, class_of, parameters
+from harness.components import BUDGET, Component, bind, check_budget, class_of, parameters
 from harness.errors import Place, UserError, nearest
 from harness.schema import CHOICES, Dataset, Suite
 from harness.validation import parse
 from harness.yaml_source import Document, Key, Node, read
 
 __all__ = ["Cell", "Component", "Plan", "load"]
-
-BUDGET = ("eps", "norm", "bound")
-"""What an attack that stands in for another inherits from it: a column of the table has one budget."""
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ _WORDS = {
 _LONGEST = 80
 
 
-def conform(node: Node, annotation: Any, subject: str) -> Any:
+def conform(node: Node, annotation: Any, subject: str, context: Mapping[str, Any] | None = None) -> Any:
     """The value as `annotation` understands it. Types of their own find the folder of the file in the context `base`.
 
     Args:
         subject: what the value is, such as "'steps' of attack 'linf'".
+        context: further context.
 
     Raises:
         UserError: it does not fit.
@@ -40,7 +41,8 @@ def conform(node: Node, annotation: Any, subject: str) -> Any:
     """
     try:
         adapter = TypeAdapter(annotation)
-        return adapter.validate_json(json.dumps(node.plain()), strict=True, context={"base": node.place.file.parent})
+        found = {"base": node.place.file.parent, **(context or {})}
+        return adapter.validate_json(json.dumps(node.plain()), strict=True, context=found)
     except ValidationError as error:
         raise _explain(error, node, subject, _model_in(annotation)) from error
     except UserError as error:
