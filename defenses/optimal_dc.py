@@ -1,0 +1,155 @@
+"""Optimal diffusion classifier: what DC would be if its diffusion model were perfect (paper Sec. 3.3, Corollary 3.3).
+
+    logit_y(x) = -E_{t, eps} (alpha_t / sigma_t^2) || x~ - sum_{i in D_y} s_i x~_i ||^2,      x~ = 2 x - 1
+
+with s as in `defenses.diffusion.optimal`, which predicts the noise; the rest is DC, Eq. 6, with w_t = 1. An image that
+D holds has, at small t, the loss 0 under its own class. It is the setting of the paper's 100% robust accuracy: the
+images under attack are images of D. On others this is a soft nearest-neighbour classifier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+from torch import Tensor
+
+from defenses.dc import FIXED_SEED
+from defenses.diffusion.denoiser import NO_CLASS
+from defenses.diffusion.exact_gradient import Passes
+from defenses.diffusion.loss import DiffusionLoss, Reduction
+from defenses.diffusion.noise import GaussianNoise, Share
+from defenses.diffusion.optimal import OptimalDenoiser
+from defenses.diffusion.schedule import discrete_vp
+from defenses.diffusion.timesteps import Spacing, time_grid
+from harness import datasets
+from harness.defense import Defense
+from harness.errors import UserError
+
+CHUNK = 1024
+"""Noisy images, and images of D, held at once where no chunk is given."""
+
+
+class Files:
+    """A folder, zip or npz file of images. As a suite's argument, its content and not its place counts in the identity.
+
+    Args:
+        path: where it is.
+        ref: as the user wrote it.
+    """
+
+    def __init__(self, path: Path, ref: str) -> None:
+        self.path, self.ref = path, ref
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, in hexadecimal; of a folder, of its files' names and bytes."""
+        if not self.path.is_dir():
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        for file in sorted(file for file in self.path.rglob("*") if file.is_file()):
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"{content} {file.relative_to(self.path).as_posix()}\n".encode())
+        return digest.hexdigest()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            cls._found,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda files: {"name": files.ref, "sha256": files.sha256}
+            ),
+        )
+
+    @classmethod
+    def _found(cls, ref: Any, info: core_schema.ValidationInfo) -> Files:
+        if not isinstance(ref, str):
+            raise ValueError("it should be a path")
+        path = (info.context or {}).get("base", Path()) / Path(ref).expanduser()
+        if not path.exists():
+            raise UserError(f"there is no {path}", remedy="Check the path")
+        return cls(path, ref)
+
+
+class OptimalDC(Defense):
+    """The diffusion classifier of the best possible diffusion model on a dataset. Its gradient is exact.
+
+    Args:
+        dataset: D, by its name in `harness list datasets`.
+        split: of the dataset; "test" holds the very images that suites attack by default.
+        path: of a dataset that has no fixed place ("folder", "npz").
+        per_class: keep the first so many images of each class; left out, all.
+        timesteps, spacing, samples, noise, share_noise, reduction, gradient_passes: as in `DC`.
+        chunk: noisy images, and images of D, held in memory at once. A matter of memory.
+
+    Raises:
+        UserError: a dataset that is not there, a class without images, timesteps outside 1..1000, or a number that
+            must be positive and is not.
+    """
+
+    num_classes: int
+    memory_knobs: ClassVar[tuple[str, ...]] = ("chunk", "gradient_passes")
+
+    def __init__(
+        self,
+        dataset: str,
+        *,
+        split: datasets.Split = "train",
+        path: Files | None = None,
+        per_class: int | None = None,
+        timesteps: Literal["all"] | int | list[int] = "all",
+        spacing: Spacing = "uniform",
+        samples: int = 1,
+        noise: Literal["fresh", "fixed"] = "fresh",
+        share_noise: Share = "none",
+        reduction: Reduction = "mean",
+        gradient_passes: Passes = "auto",
+        chunk: int = CHUNK,
+    ) -> None:
+        super().__init__()
+        for name, number in {"per_class": per_class, "samples": samples, "chunk": chunk}.items():
+            if number is not None and number < 1:
+                raise UserError(f"{name} is {number}", remedy="It must be at least 1")
+        if path is not None and dataset not in ("folder", "npz"):
+            raise UserError(
+                f"path is given for the dataset '{dataset}', which has a place of its own",
+                remedy="Remove it; $HARNESS_DATA or `harness --cache` moves that place",
+            )
+        known = datasets.load(dataset, split, path.path if path else None)
+        if per_class is not None:
+            known = known.select(_first(known.labels, known.num_classes, per_class))
+        schedule = discrete_vp()
+        self.num_classes, self.stochastic = known.num_classes, noise == "fresh"
+        self.denoiser = OptimalDenoiser(known.images, known.labels, known.num_classes, schedule, block=chunk)
+        self.loss = DiffusionLoss(
+            self.denoiser,
+            time_grid(schedule, timesteps, spacing),
+            GaussianNoise(share_noise),
+            samples=samples,
+            reduction=reduction,
+            chunk=chunk,
+            passes=gradient_passes,
+        )
+
+    def classify(self, x: Tensor) -> Tensor:
+        return -self.loss(x, torch.arange(self.num_classes), self._noise_seeds(x))
+
+    def energy(self, x: Tensor) -> Tensor:
+        """The loss without a class, by which all of D is one: (N, C, H, W) -> (N,)."""
+        return self.loss(x, torch.tensor([NO_CLASS]), self._noise_seeds(x)).squeeze(1)
+
+    def cost(self) -> float:
+        return float(self.num_classes * len(self.loss.grid) * self.loss.samples)
+
+    def _noise_seeds(self, x: Tensor) -> Tensor:
+        return self.seeds_for(x) if self.stochastic else torch.full((len(x),), FIXED_SEED, device=x.device)
+
+
+def _first(labels: Tensor, num_classes: int, count: int) -> list[int]:
+    """Positions of the first `count` images of each class."""
+    return [at for label in range(num_classes) for at in (labels == label).nonzero().flatten()[:count].tolist()]
