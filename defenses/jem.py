@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from defenses.networks.jem_wrn import JEMWRN
 from defenses.undefended import Undefended
 from harness.errors import UserError
 from harness.randomness import normal
@@ -19,7 +18,7 @@ from harness.weights import Checkpoint
 
 
 class JEM(Undefended):
-    """A classifier whose logits were trained to be an energy as well. It sees images in [-1, 1].
+    """A classifier whose logits were trained to be an energy as well.
 
     Args:
         weights: its checkpoint, or in Python also the name or path of one.
@@ -32,15 +31,14 @@ class JEM(Undefended):
     """
 
     def __init__(self, weights: Checkpoint, network: dict[str, Any] | None = None, noise: float = 0.0) -> None:
-        mean, std = map(list, JEMWRN.preprocessing)
-        super().__init__(weights, network, mean, std)
+        super().__init__(weights, network)
         if noise < 0:
             raise UserError(f"noise is {noise}", remedy="It is a standard deviation; 0 means none")
         self.noise, self.stochastic = noise, noise > 0
 
     def classify(self, x: Tensor) -> Tensor:
         if self.stochastic:
-            x = x + self.noise * self.std * normal(self.seeds_for(x).to(x.device), x.shape[1:], x.dtype)
+            x = x + self.noise / 2 * normal(self.seeds_for(x).to(x.device), x.shape[1:], x.dtype)
         return super().classify(x)
 
     def energy(self, x: Tensor) -> Tensor:

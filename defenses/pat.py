@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
-from defenses.networks.pat_resnet import PATResNet
 from defenses.undefended import Undefended
-from harness.weights import Checkpoint
 
 
 class PAT(Undefended):
@@ -19,21 +15,11 @@ class PAT(Undefended):
     Args:
         weights: its checkpoint, or in Python also the name or path of one.
         network: its architecture, `{type: pat_resnet, ...}`; left out, the one on the checkpoint's card.
-        mean, std: normalisation by channel; left out, the published one, of CIFAR-10.
+        mean, std: normalisation by channel; both left out, the network's own.
 
     Raises:
         UserError: the weights do not fit the network, or a standard deviation is not positive.
     """
-
-    def __init__(
-        self,
-        weights: Checkpoint,
-        network: dict[str, Any] | None = None,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
-    ) -> None:
-        published = PATResNet.preprocessing
-        super().__init__(weights, network, mean or list(published.mean), std or list(published.std))
 
     def classify(self, x: Tensor) -> Tensor:
         return super().classify(x.clamp(0, 1))

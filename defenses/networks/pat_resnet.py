@@ -10,7 +10,6 @@ with kernels 1, 3, 1, four times as many channels out of conv3 as out of conv2, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,8 @@ from torch.nn import functional as F
 from defenses.networks.preprocessing import Preprocessing
 
 _EXPANSION = 4
+
+_CIFAR10 = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 
 
 class PATResNet(nn.Module):
@@ -31,14 +32,20 @@ class PATResNet(nn.Module):
         width: channels of the stem; stage i = 0..3 has width * 2^i inside and four times that at its output.
         num_classes: K.
         in_channels: C.
+        mean, std: what `preprocessing` normalises by, per channel; the published numbers, of CIFAR-10, unless given.
     """
 
-    preprocessing: ClassVar[Preprocessing] = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
-
     def __init__(
-        self, blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, num_classes: int = 10, in_channels: int = 3
+        self,
+        blocks: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        mean: Sequence[float] = _CIFAR10.mean,
+        std: Sequence[float] = _CIFAR10.std,
     ) -> None:
         super().__init__()
+        self.preprocessing = Preprocessing(tuple(mean), tuple(std))
         first, second, third, fourth = blocks
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -48,10 +55,20 @@ class PATResNet(nn.Module):
         self.layer4 = _stage(width * 4 * _EXPANSION, width * 8, fourth, stride=2)
         self.linear = nn.Linear(width * 8 * _EXPANSION, num_classes)
 
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What the perceptual distance compares: the output of the stem and of each stage, five of (N, C', H', W')."""
+        found = [F.relu(self.bn1(self.conv1(x)))]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            found.append(stage(found[-1]))
+        return found
+
+    def head(self, last: Tensor) -> Tensor:
+        """Logits (N, K) from the last of the activations."""
+        logits: Tensor = self.linear(last.mean((2, 3)))
+        return logits
+
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.linear(x.mean((2, 3)))
+        return self.head(self.activations(x)[-1])
 
 
 class _Bottleneck(nn.Module):

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defenses.training.classifier import shifted
+from defenses.training.classifier import jittered
 from harness.attack import Attack, Target
 from harness.components import bind, check_budget
 from harness.defense import Defense
 from harness.errors import UserError
-from harness.training import Trainer
+from harness.training import Trainer, as_used, logits_of
 from harness.yaml_source import parse
 
 
@@ -36,17 +36,18 @@ class Adversarial(Trainer):
         self.shift, self.clean = shift, clean
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        x = shifted(x, torch.randint(-self.shift, self.shift + 1, (len(x), 2)).to(x.device))
-        loss = F.cross_entropy(network(self._attacked(network, x, y)), y)
-        return loss if not self.clean else (1 - self.clean) * loss + self.clean * F.cross_entropy(network(x), y)
+        x = jittered(x, self.shift)
+        loss = F.cross_entropy(logits_of(network, self._attacked(network, x, y)), y)
+        if self.clean:
+            loss = (1 - self.clean) * loss + self.clean * F.cross_entropy(logits_of(network, x), y)
+        return loss
 
     def _attacked(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The network is attacked as it will be used: in evaluation mode."""
         seeds = torch.randint(2**62, (len(x),)).to(x.device)
         target = Target(_InTraining(network), x, seeds, gradient=self.attack.gradient, eot=self.attack.eot)
-        network.eval()
-        found = self.attack.perturb(target, x, y)
-        network.train()
+        with as_used(network):
+            found = self.attack.perturb(target, x, y)
         return (found if isinstance(found, Tensor) else found.images).detach()
 
 
@@ -69,5 +70,4 @@ class _InTraining(Defense):
         self.network = network
 
     def classify(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x)
-        return logits
+        return logits_of(self.network, x)

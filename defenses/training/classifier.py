@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.training import Trainer
+from harness.training import Trainer, logits_of
 
 
 class Classifier(Trainer):
@@ -29,8 +29,12 @@ class Classifier(Trainer):
         self.shift, self.label_smoothing = shift, label_smoothing
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        moves = torch.randint(-self.shift, self.shift + 1, (len(x), 2)).to(x.device)
-        return F.cross_entropy(network(shifted(x, moves)), y, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits_of(network, jittered(x, self.shift)), y, label_smoothing=self.label_smoothing)
+
+
+def jittered(x: Tensor, shift: int) -> Tensor:
+    """Each image (N, C, H, W) moved at random by up to `shift` pixels along each axis."""
+    return shifted(x, torch.randint(-shift, shift + 1, (len(x), 2)).to(x.device))
 
 
 def shifted(x: Tensor, moves: Tensor) -> Tensor:

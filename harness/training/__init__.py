@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from harness.training.loop import train
-from harness.training.trainer import Trainer
+from harness.training.trainer import Trainer, as_used, logits_of, normalised
 
-__all__ = ["Trainer", "train"]
+__all__ = ["Trainer", "as_used", "logits_of", "normalised", "train"]

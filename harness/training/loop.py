@@ -69,7 +69,7 @@ def train(
     display = Display(console or Console(), recipe.recipe, recipe.steps)
     data, test = (_load(plan, split) for split in (recipe.dataset.split, "test"))
     network = _network(plan, trainer, data).to(device)
-    state = State(network, recipe.optimizer.build(network), recipe.ema)
+    state = State(network, recipe.optimizer.build(network), recipe.ema, trainer)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         state.restore(checkpoint, recipe.model_dump(mode="json"))

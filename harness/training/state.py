@@ -13,19 +13,23 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.store import write_atomically
+from harness.training.trainer import Trainer
 
 
 class State:
-    """Network, optimizer and moving average after `step` steps.
+    """Network, optimizer, moving average and what the trainer remembers, after `step` steps.
 
     Args:
         network: as initialised.
         optimizer: over its parameters.
         decay: of the moving average of the weights; None keeps no average.
+        trainer: whose state belongs to the run's.
     """
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, decay: float | None) -> None:
-        self.network, self.optimizer, self.decay = network, optimizer, decay
+    def __init__(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, decay: float | None, trainer: Trainer
+    ) -> None:
+        self.network, self.optimizer, self.decay, self.trainer = network, optimizer, decay, trainer
         self.step = 0
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()} if decay else None
 
@@ -55,6 +59,7 @@ class State:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
+            "trainer": self.trainer.state(),
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -69,7 +74,7 @@ class State:
         remove = f"Remove {path} to train from the start"
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            saved = json.loads(content["recipe"])
+            saved, remembered = json.loads(content["recipe"]), content["trainer"]
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             raise UserError(f"the checkpoint {path} is damaged", remedy=remove) from error
         changed = [key for key in recipe if saved.get(key) != recipe[key]]
@@ -81,6 +86,8 @@ class State:
         self.step = content["step"]
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
+        if remembered:
+            self.trainer.restore(remembered)
         if self.average is not None:
             for name, value in content["average"].items():
                 self.average[name].copy_(value)

@@ -14,6 +14,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from defenses.networks.pat_resnet import PATResNet
+from defenses.training.classifier import Classifier
+from defenses.undefended import Undefended
 from harness import datasets
 from harness.errors import UserError
 from harness.training import loop, train
@@ -133,6 +136,15 @@ def test_the_card_describes_the_file_and_its_accuracy(recipe: Path) -> None:
     assert found.card.parameters == sum(value.numel() for value in load_file(path).values())
 
 
+def test_the_accuracy_is_that_of_the_defense_where_the_network_normalises_its_images(recipe: Path) -> None:
+    network = "{type: pat_resnet, blocks: [1, 1, 1, 1], width: 4, in_channels: 1, mean: [0.9], std: [0.1]}"
+    recipe.write_text(RECIPE.replace("{type: cnn, width: 4, dropout: 0.5}", network))
+    defense = Undefended(Checkpoint.find(str(quietly(recipe, "runs")))).eval()
+    data = datasets.load("digits", "test")
+    assert isinstance(defense.network, PATResNet)
+    assert defense.expected_accuracy == (defense(data.images).argmax(1) == data.labels).double().mean().item()
+
+
 def test_progress_without_a_terminal_is_plain_lines(recipe: Path) -> None:
     screen = io.StringIO()
     train(recipe, console=Console(file=screen), runs=recipe.parent)
@@ -166,7 +178,7 @@ def test_the_schedule_rises_linearly_and_falls_along_a_cosine() -> None:
 
 def test_the_average_is_the_weighted_mean_of_the_weights_it_saw() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
-    state = State(network, torch.optim.AdamW(network.parameters()), decay=0.5)
+    state = State(network, torch.optim.AdamW(network.parameters()), 0.5, Classifier())
     expected = network.weight.item()
     for step, value in enumerate([3.0, -1.0, 7.0, 2.0, 5.0], start=1):
         network.weight.data.fill_(value)
