@@ -1,0 +1,232 @@
+"""From noise back to images: the reverse of the VP diffusion, step by step (Song et al. 2021; Nie et al. 2022, Sec. 3).
+
+With beta(s) the rate of the diffusion at the time s, time runs down over a grid t* = s_0 > s_1 > ... > s_n, h = s_i -
+s_{i+1}, everything is evaluated at the noisier end s_i of a step, and z_i is standard normal noise:
+
+    sde    x_{i+1} = x_i + h beta (x_i / 2 + score(x_i, s_i)) + sqrt(h beta) z_i           Euler-Maruyama
+    ode    x_{i+1} = x_i + h beta (x_i + score(x_i, s_i)) / 2                              probability flow, Euler
+    ddpm   x_{i+1} = (x_i - b_i / sigma_i eps(x_i, t_i)) / sqrt(1 - b_i) + sqrt(v_i) z_i   ancestral (Ho et al. 2020)
+
+The last is on the discrete diffusion t = 1..1000 and may leave steps of it out: 1 - b_i is the ratio of alpha at t_i
+and t_{i+1}, for neighbours DDPM's 1 - beta_t. The variance v_i is b_i or the posterior's, b_i sigma_{i+1}^2 over
+sigma_i^2; the step to t = 0 adds no noise.
+
+For the adjoint gradient (`defenses.diffusion.stepwise`) each can be undone to first order in h: the noise that was
+added is taken off, and so is the drift, evaluated at the end that was reached.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from defenses.diffusion.denoiser import Denoiser, score
+from defenses.diffusion.schedule import ContinuousVP, Process, Schedule
+from defenses.diffusion.stepwise import State, adjoint, stepwise
+from harness.errors import UserError
+
+END = 1e-5
+"""Where the continuous solvers stop, short of 0, at which the score may diverge (Nie et al. 2022, Appendix C)."""
+
+WHOLE = 1e-6
+"""How far from a whole number of steps rounding may take a quotient."""
+
+Variance = Literal["beta", "posterior"]
+
+Draw = Callable[[int], Tensor]
+"""Standard normal noise of step i, in the shape of the images; asked again, the same."""
+
+
+class Solver(ABC):
+    """A reverse diffusion in `len(solver)` steps. Images x are (N, C, H, W), the clean ones in [-1, 1]."""
+
+    process: Process
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """n."""
+
+    @abstractmethod
+    def start(self) -> Tensor:
+        """t*, of no dimensions, a time of `process`."""
+
+    @abstractmethod
+    def mean(self, i: int, x: Tensor) -> Tensor:
+        """x_{i+1} without its noise, from x = x_i."""
+
+    @abstractmethod
+    def spread(self, i: int) -> float:
+        """The standard deviation of the noise of step i."""
+
+    @abstractmethod
+    def back(self, i: int, x: Tensor) -> Tensor:
+        """About x_i, from x = x_{i+1} whose noise is still to be taken off."""
+
+    def noised(self, x: Tensor, eps: Tensor) -> Tensor:
+        """x(t*) = sqrt(alpha) x + sigma eps, where the reverse diffusion starts."""
+        t = self.start()
+        return float(self.process.signal(t)) * x + float(self.process.sigma(t)) * eps
+
+    def step(self, i: int, x: Tensor, draw: Draw) -> Tensor:
+        """x_{i+1} from x = x_i."""
+        mean, spread = self.mean(i, x), self.spread(i)
+        return mean + spread * draw(i) if spread else mean
+
+    def undo(self, i: int, x: Tensor, draw: Draw) -> Tensor:
+        """About x_i, from x = x_{i+1}."""
+        before, spread = self.back(i, x), self.spread(i)
+        return before - spread * draw(i) if spread else before
+
+
+@dataclass(frozen=True, eq=False)
+class EulerMaruyama(Solver):
+    """The reverse SDE, or without noise the probability-flow ODE.
+
+    Args:
+        denoiser: unconditional, made for `process`.
+        times: s_0..s_n, falling, in (0, 1].
+        noise: True for the SDE.
+    """
+
+    denoiser: Denoiser
+    process: ContinuousVP
+    times: Sequence[float]
+    noise: bool
+
+    def __len__(self) -> int:
+        return len(self.times) - 1
+
+    def start(self) -> Tensor:
+        return torch.tensor(self.times[0], dtype=torch.float64)
+
+    def mean(self, i: int, x: Tensor) -> Tensor:
+        return x + self._length(i) * self.drift(x, self.times[i])
+
+    def spread(self, i: int) -> float:
+        return math.sqrt(self._length(i) * self._beta(self.times[i])) if self.noise else 0.0
+
+    def back(self, i: int, x: Tensor) -> Tensor:
+        return x - self._length(i) * self.drift(x, self.times[i + 1])
+
+    def drift(self, x: Tensor, s: float) -> Tensor:
+        """-dx/ds at the time s: beta (x/2 + score), half the score for the ODE."""
+        found = score(self.denoiser, self.process, x, x.new_full((len(x),), s))
+        return self._beta(s) * (x / 2 + (found if self.noise else found / 2))
+
+    def _length(self, i: int) -> float:
+        return self.times[i] - self.times[i + 1]
+
+    def _beta(self, s: float) -> float:
+        return float(self.process.beta(torch.tensor(s, dtype=torch.float64)))
+
+
+@dataclass(frozen=True, eq=False)
+class Ancestral(Solver):
+    """DDPM's sampler, with or without leaving steps out.
+
+    Args:
+        denoiser: unconditional, made for `process`.
+        times: t_0..t_n, falling, in 1..T, the last 0.
+        variance: of the noise.
+    """
+
+    denoiser: Denoiser
+    process: Schedule
+    times: Sequence[int]
+    variance: Variance = "beta"
+
+    def __len__(self) -> int:
+        return len(self.times) - 1
+
+    def start(self) -> Tensor:
+        return torch.tensor(self.times[0])
+
+    def mean(self, i: int, x: Tensor) -> Tensor:
+        kept, noise = self._kept(i), self._noise(i, x)
+        return (x - noise) / math.sqrt(kept)
+
+    def spread(self, i: int) -> float:
+        before, after = self._variance(i), self._variance(i + 1)
+        if not after:
+            return 0.0
+        return math.sqrt((1 - self._kept(i)) * (after / before if self.variance == "posterior" else 1))
+
+    def back(self, i: int, x: Tensor) -> Tensor:
+        return math.sqrt(self._kept(i)) * x + self._noise(i, x)
+
+    def _noise(self, i: int, x: Tensor) -> Tensor:
+        """b_i / sigma_i eps, what a step takes off."""
+        t = torch.full((len(x),), self.times[i], device=x.device)
+        return (1 - self._kept(i)) / math.sqrt(self._variance(i)) * self.denoiser.eps(x, t)
+
+    def _kept(self, i: int) -> float:
+        """1 - b_i."""
+        return (1 - self._variance(i)) / (1 - self._variance(i + 1))
+
+    def _variance(self, i: int) -> float:
+        """sigma^2 at t_i, 0 at t = 0."""
+        t = self.times[i]
+        return float(self.process.sigma(torch.tensor(t))) ** 2 if t else 0.0
+
+
+def denoised(solver: Solver, x: Tensor, draw: Draw, *, approximate: bool = False) -> Tensor:
+    """x(t*) -> x(0), (N, C, H, W), differentiable once in x, one step's graph at a time.
+
+    Args:
+        solver: whose steps are taken.
+        draw: its noise.
+        approximate: take the adjoint's gradient and not the exact one.
+    """
+
+    def step(i: int, x: Tensor) -> State:
+        return (solver.step(i, x, draw),)
+
+    def undo(i: int, x: Tensor) -> State:
+        return (solver.undo(i, x, draw),)
+
+    (end,) = adjoint(step, undo, len(solver), (x,)) if approximate else stepwise(step, len(solver), (x,))
+    return end
+
+
+def continuous_times(t_star: float, dt: float) -> list[float]:
+    """t*, t* - dt, ... and at last `END`: steps of dt, but for a shorter last one.
+
+    Raises:
+        UserError: not END < dt <= t* <= 1.
+    """
+    _check(t_star, dt, END)
+    count = math.ceil(t_star / dt - WHOLE)
+    return [t_star - i * dt for i in range(count)] + [END]
+
+
+def discrete_times(t_star: float, dt: float, last: int) -> list[int]:
+    """The same in whole steps of a diffusion of `last` steps, down to 0.
+
+    Raises:
+        UserError: not 0 < dt <= t* <= 1, or not both multiples of 1 / last.
+    """
+    _check(t_star, dt, 0)
+    start, stride = (_whole(name, number, last) for name, number in {"t_star": t_star, "dt": dt}.items())
+    return [*range(start, 0, -stride), 0]
+
+
+def _check(t_star: float, dt: float, end: float) -> None:
+    if not end < t_star <= 1:
+        raise UserError(f"t_star is {t_star}", remedy="It is a time of the diffusion in (0, 1], such as 0.1")
+    if not end < dt <= t_star:
+        raise UserError(f"dt is {dt}", remedy=f"A step is at most t_star = {t_star} and above {end:g}, such as 1e-3")
+
+
+def _whole(name: str, number: float, last: int) -> int:
+    found = round(number * last)
+    if not found or abs(found - number * last) > WHOLE * last:
+        raise UserError(
+            f"{name} is {number}", remedy=f"With solver: ddpm it is a multiple of {1 / last:g}, a step of the diffusion"
+        )
+    return found
