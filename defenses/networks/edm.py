@@ -38,6 +38,8 @@ class EDM(nn.Module):
         img_channels: C of an image.
         label_dim: number of classes, 0 for an unconditional network.
         sigma_data: s, the standard deviation of the data.
+        knows_no_class: whether it is trained to answer images without a label, see `forward`. The published conditional
+            networks are not.
         unet: the other arguments of `SongUNet`; `**DDPMPP` (the default) or `**NCSNPP` select a flavour.
 
     Raises:
@@ -45,16 +47,21 @@ class EDM(nn.Module):
     """
 
     predicts: ClassVar[str] = "edm"
-    knows_no_class: ClassVar[bool] = False
-    """The published conditional networks were trained with a class on every image; see `forward`."""
 
     def __init__(
-        self, img_resolution: int = 32, img_channels: int = 3, label_dim: int = 10, sigma_data: float = 0.5, **unet: Any
+        self,
+        img_resolution: int = 32,
+        img_channels: int = 3,
+        label_dim: int = 10,
+        sigma_data: float = 0.5,
+        knows_no_class: bool = False,
+        **unet: Any,
     ) -> None:
         super().__init__()
         self.label_dim = label_dim
         self.num_classes = label_dim or None
         self.sigma_data = sigma_data
+        self.knows_no_class = knows_no_class
         self.model = SongUNet(img_resolution, img_channels, label_dim, **unet)
 
     @classmethod
@@ -81,8 +88,8 @@ class EDM(nn.Module):
             x: noisy images, (N, C, H, W), the clean ones in [-1, 1].
             sigma: noise levels > 0, (N,), or a scalar for all images.
             y: classes, (N,) int64 in [0, label_dim), or -1 for an image without a label, whose one-hot vector is zero.
-                None means -1 for all. The published conditional networks never saw the zero vector in training: what
-                they compute for it is defined, but no estimate of an unconditional model.
+                None means -1 for all. A network that never saw the zero vector in training computes something for
+                it, but no estimate of an unconditional model: `knows_no_class` says so.
             augment_labels: parameters of the training augmentation, (N, augment_dim). None: no augmentation.
 
         Returns:

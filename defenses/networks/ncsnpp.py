@@ -43,6 +43,10 @@ class NCSNpp(nn.Module):
 
     `NCSNpp(nf=32, ...)` and `NCSNpp(NCSNppConfig(nf=32, ...))` are the same; the configuration stays in `config`.
     Parameters are created on PyTorch's default device and drawn from its global generator.
+
+    Attributes:
+        num_classes: how many classes it tells apart, None for an unconditional network.
+        heads, null_head: as configured; in the multi-head form `num_classes` leaves the null head out.
     """
 
     sigmas: Tensor
@@ -50,7 +54,8 @@ class NCSNpp(nn.Module):
     def __init__(self, config: NCSNppConfig | None = None, **options: Any) -> None:
         super().__init__()
         self.config = config = configured(config, options)
-        self.num_classes = config.num_classes
+        self.heads, self.null_head = config.heads, config.null_head
+        self.num_classes = config.num_classes if config.heads is None else config.heads - config.null_head
         # Kept in the default type, not in the published float64, which some devices lack.
         ends = math.log(config.sigma_max), math.log(config.sigma_min)
         sigmas = torch.linspace(*ends, config.num_scales, dtype=torch.float64).exp()

@@ -49,6 +49,7 @@ class NCSNppConfig:
         sigma_min, sigma_max, num_scales: noise levels, falling geometrically, that positional labels index.
         num_classes: rows of the class table, or None for a network without one.
         heads: None, or the number of predictions per pass (multi-head form of RDC; head k predicts for class k).
+        null_head: the last head predicts for no class.
 
     Raises:
         UserError: for a value outside its choices, or sizes that do not fit each other.
@@ -79,6 +80,7 @@ class NCSNppConfig:
     num_scales: int = 1000
     num_classes: int | None = None
     heads: int | None = None
+    null_head: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -87,6 +89,8 @@ class NCSNppConfig:
                 raise UserError(f"{name} cannot be {value!r}", remedy=nearest(str(value), choices))
         if self.nf < 4 or self.nf % 4:
             raise UserError(f"nf must be a multiple of 4, not {self.nf}")
+        if self.null_head and (self.heads is None or self.heads < 2):
+            raise UserError(f"null_head is true with heads {self.heads}", remedy="Give a head per class and one more")
         halvings = len(self.ch_mult) - 1
         if self.image_size % 2**halvings:
             raise UserError(

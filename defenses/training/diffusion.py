@@ -4,6 +4,8 @@
 
 with t uniform over 1..T, and y replaced by "no class" for a share of the images, so that one network is both the
 conditional and the unconditional model.
+
+What the diffusion trainers share is here too.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from defenses.diffusion.denoiser import NO_CLASS, DiscreteVP
+from defenses.diffusion.denoiser import NO_CLASS, Denoiser, DiscreteVP
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise
-from defenses.diffusion.schedule import discrete_vp
-from defenses.diffusion.timesteps import time_grid
+from defenses.diffusion.schedule import Schedule, discrete_vp
+from defenses.diffusion.timesteps import TimeGrid, time_grid
 from harness.errors import UserError
 from harness.training import Trainer
 
@@ -32,24 +34,53 @@ class Diffusion(Trainer):
     """
 
     def __init__(self, label_dropout: float = 0.1, timesteps: int = 10) -> None:
-        if not 0 <= label_dropout < 1:
-            raise UserError(f"label_dropout is {label_dropout}", remedy="It is a share, at least 0 and less than 1")
-        self.label_dropout = label_dropout
+        self.label_dropout = share(label_dropout)
         self.schedule = discrete_vp()
         self.grid = time_grid(self.schedule, timesteps)
-        self.measured = f"diffusion classifier, {timesteps} uniform timesteps, noise shared over classes"
+        self.measured = how_classified(timesteps)
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        t = torch.randint(1, len(self.schedule) + 1, (len(x),))
-        eps = torch.randn(x.shape)
-        withheld = torch.rand(len(x)) < self.label_dropout
-        signal, sigma = self.schedule.signal(t).to(x), self.schedule.sigma(t).to(x)
-        eps, labels = eps.to(x), y.masked_fill(withheld.to(y.device), NO_CLASS)
-        x_t = signal[:, None, None, None] * (2 * x - 1) + sigma[:, None, None, None] * eps
-        found = network(x_t, t.to(x.device) - 1, labels)
+        x_t, t, eps = noised(x, self.schedule)
+        found = network(x_t, self.schedule.label(t), without_class(y, self.label_dropout))
         return (found - eps).square().mean()
 
     def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
-        classes = torch.arange(num_classes, device=x.device)
-        seeds = torch.randint(2**62, (len(x),)).to(x.device)
-        return -DiffusionLoss(DiscreteVP(network), self.grid, GaussianNoise("classes"))(x, classes, seeds)
+        return classified(DiscreteVP(network), self.grid, x, num_classes)
+
+
+def share(label_dropout: float) -> float:
+    """The share itself. Raises UserError where it is outside [0, 1)."""
+    if not 0 <= label_dropout < 1:
+        raise UserError(f"label_dropout is {label_dropout}", remedy="It is a share, at least 0 and less than 1")
+    return label_dropout
+
+
+def noised(x: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, t and eps, drawn from the global generator: images (N, C, H, W) at timesteps (N,) uniform over 1..T."""
+    t = torch.randint(1, len(schedule) + 1, (len(x),))
+    eps = torch.randn(x.shape).to(x)
+    signal, sigma = schedule.signal(t).to(x), schedule.sigma(t).to(x)
+    return signal[:, None, None, None] * (2 * x - 1) + sigma[:, None, None, None] * eps, t.to(x.device), eps
+
+
+def without_class(y: Tensor, label_dropout: float) -> Tensor:
+    """Labels (N,) int64 with `NO_CLASS` in place of a share of them, drawn from the global generator."""
+    withheld = torch.rand(len(y)) < label_dropout
+    return y.masked_fill(withheld.to(y.device), NO_CLASS)
+
+
+def classified(denoiser: Denoiser, grid: TimeGrid, x: Tensor, num_classes: int) -> Tensor:
+    """Logits (N, K) of the diffusion classifier (Eq. 6), its noise shared over classes: a plain measure of a network.
+
+    Args:
+        x: images, (N, C, H, W) in [0, 1].
+        num_classes: K.
+    """
+    classes = torch.arange(num_classes, device=x.device)
+    seeds = torch.randint(2**62, (len(x),)).to(x.device)
+    return -DiffusionLoss(denoiser, grid, GaussianNoise("classes"))(x, classes, seeds)
+
+
+def how_classified(timesteps: int) -> str:
+    """`classified` in a card's words."""
+    return f"diffusion classifier, {timesteps} uniform timesteps, noise shared over classes"

@@ -1,0 +1,75 @@
+"""EDM training with classifier-free guidance dropout (Karras et al., 2022, arXiv:2206.00364, Eq. 8 and Table 1).
+
+    loss = E_{sigma, eps} lambda(sigma) || D(x~ + sigma eps; sigma, y) - x~ ||^2 / (C H W),    x~ = 2 x - 1
+
+    ln sigma ~ N(P_mean, P_std^2),    lambda(sigma) = (sigma^2 + s^2) / (sigma s)^2,    s = sigma_data
+
+lambda = 1 / c_out^2: what the U-Net inside D is asked for has unit variance at every sigma, and every sigma weighs the
+same. y is replaced by "no class" for a share of the images, so that one network is both the conditional and the
+unconditional model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from defenses.diffusion.denoiser import EDMDenoiser
+from defenses.diffusion.schedule import discrete_vp
+from defenses.diffusion.timesteps import time_grid
+from defenses.training.diffusion import classified, how_classified, share, without_class
+from harness.errors import UserError
+from harness.training import Trainer
+
+
+class EDM(Trainer):
+    """Trains a class-conditional denoiser D(x; sigma, y), the network `edm`; sigma_data is the network's own.
+
+    Args:
+        label_dropout: share of images whose class is withheld; if any are, the network says `knows_no_class: true`.
+        p_mean, p_std: of ln sigma; the defaults are the published ones.
+        timesteps: T' of the diffusion classifier that measures the clean accuracy.
+
+    Raises:
+        UserError: a share outside [0, 1), or a p_std that is not positive.
+    """
+
+    def __init__(
+        self, label_dropout: float = 0.1, p_mean: float = -1.2, p_std: float = 1.2, timesteps: int = 10
+    ) -> None:
+        if p_std <= 0:
+            raise UserError(f"p_std is {p_std}", remedy="It is a standard deviation, and must be positive")
+        self.label_dropout = share(label_dropout)
+        self.p_mean, self.p_std = p_mean, p_std
+        self.schedule = discrete_vp()
+        self.grid = time_grid(self.schedule, timesteps)
+        self.measured = how_classified(timesteps)
+
+    def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        s = self._sigma_data(network)
+        sigma = (self.p_mean + self.p_std * torch.randn(len(x))).exp().to(x)
+        eps = torch.randn(x.shape).to(x)
+        labels = without_class(y, self.label_dropout)
+        clean = 2 * x - 1
+        found = network(clean + sigma[:, None, None, None] * eps, sigma, labels)
+        weight = (sigma**2 + s**2) / (sigma * s) ** 2
+        return (weight * (found - clean).square().mean((1, 2, 3))).mean()
+
+    def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
+        self._sigma_data(network)
+        return classified(EDMDenoiser(network, self.schedule), self.grid, x, num_classes)
+
+    def _sigma_data(self, network: nn.Module) -> float:
+        """s, of a network that this trainer is for. Raises UserError for another."""
+        s = getattr(network, "sigma_data", None)
+        if s is None or getattr(network, "predicts", None) != "edm" or not getattr(network, "num_classes", None):
+            raise UserError(
+                "the trainer 'edm' is for class-conditional denoisers", remedy="Use a network `edm` with a label_dim"
+            )
+        claims = bool(getattr(network, "knows_no_class", False))
+        if claims != (self.label_dropout > 0):
+            raise UserError(
+                f"label_dropout is {self.label_dropout}, and the network says knows_no_class {claims}",
+                remedy="Write `knows_no_class: true` under `network:` where classes are withheld, and only there",
+            )
+        return float(s)

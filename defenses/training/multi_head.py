@@ -1,0 +1,80 @@
+"""Training of a noise predictor with a head for each class: one pass gives eps_k(x_t, t) for every class k.
+
+    distilled   loss = E_{t, eps} 1/H sum_k || eps_k(x_t, t) - eps_teacher(x_t, t, k) ||^2 / (C H W)
+    direct      loss = E_{t, eps} 1/2 (|| eps_y(x_t, t) - eps ||^2 + || eps_null(x_t, t) - eps ||^2) / (C H W)
+
+k runs over all H heads: the classes and, where there is a null head, no class. Without a null head the direct loss is
+its first term alone. There a head sees images of its own class only, and nothing tells it to be wrong about the others;
+a teacher's heads are compared on every image. t is uniform over 1..T, x_t as in Eq. 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from defenses.diffusion import denoiser
+from defenses.diffusion.denoiser import NO_CLASS, adapted
+from defenses.diffusion.schedule import discrete_vp
+from defenses.diffusion.timesteps import time_grid
+from defenses.training.diffusion import how_classified, noised
+from harness.errors import UserError
+from harness.training import Trainer
+from harness.weights import Checkpoint
+
+
+class MultiHead(Trainer):
+    """Trains a network (x_t, labels) -> (N, heads, C, H, W) on the discrete VP diffusion, such as `ncsnpp` with heads.
+
+    Args:
+        teacher: a class-conditional diffusion network to be distilled; left out, the heads learn from the images.
+        timesteps: T' of the diffusion classifier that measures the clean accuracy.
+
+    Raises:
+        UserError: a teacher without classes.
+    """
+
+    def __init__(self, teacher: Checkpoint | None = None, timesteps: int = 10) -> None:
+        self.schedule = discrete_vp()
+        self.grid = time_grid(self.schedule, timesteps)
+        self.measured = how_classified(timesteps)
+        self.teacher = None if teacher is None else Checkpoint.find(teacher).network()
+        if self.teacher is not None and not getattr(self.teacher, "num_classes", None):
+            raise UserError(f"the teacher '{teacher}' knows no classes", remedy="Name a class-conditional one")
+
+    def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x_t, t, eps = noised(x, self.schedule)
+        heads = network(x_t, self.schedule.label(t))
+        null_head = _has_null_head(network)
+        if self.teacher is not None:
+            classes = range(heads.shape[1] - null_head)
+            return (heads - self._taught(self.teacher, x_t, t, [*classes, *[NO_CLASS] * null_head])).square().mean()
+        picked = [heads[torch.arange(len(y), device=y.device), y], *[heads[:, -1]] * null_head]
+        return torch.stack([(head - eps).square().mean() for head in picked]).mean()
+
+    def _taught(self, teacher: nn.Module, x_t: Tensor, t: Tensor, classes: list[int]) -> Tensor:
+        """The teacher's eps under each class, (N, heads, C, H, W), a batch at a time."""
+        if len(classes) - classes.count(NO_CLASS) != teacher.num_classes:
+            raise UserError(
+                f"the network has {len(classes)} heads for the {teacher.num_classes} classes of its teacher",
+                remedy="Give it a head per class, and one more with null_head",
+            )
+        if NO_CLASS in classes and not getattr(teacher, "knows_no_class", True):
+            raise UserError("the teacher was never trained without a class", remedy="Leave the null head out")
+        predictor = adapted(teacher.to(x_t.device), self.schedule)
+        with torch.no_grad():
+            return torch.stack([predictor.eps(x_t, t, torch.full_like(t, k)) for k in classes], 1)
+
+    def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
+        """As `classified` has it, for all classes in one pass per timestep."""
+        predictor = denoiser.MultiHead(network, self.schedule, null_head=_has_null_head(network))
+        grid, losses = self.grid.to(x), []
+        for t, signal, sigma, weight in zip(grid.timesteps, grid.signal, grid.sigma, grid.weights, strict=True):
+            eps = torch.randn(x.shape).to(x)
+            found = predictor.eps_all(signal * (2 * x - 1) + sigma * eps, t.expand(len(x)))
+            losses.append(weight * (found - eps[:, None]).square().flatten(2).mean(2))
+        return -torch.stack(losses).sum(0)
+
+
+def _has_null_head(network: nn.Module) -> bool:
+    return bool(getattr(network, "null_head", False))
