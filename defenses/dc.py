@@ -6,18 +6,18 @@ logit_y(x) = -loss_y(x) + log p(y)        loss_y: see `defenses.diffusion.loss`;
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from defenses.diffusion.conditioning import ClassesOnly, Pair, Unconditional
-from defenses.diffusion.denoiser import NO_CLASS, Denoiser, adapted
+from defenses.diffusion.assemble import check_noise, class_denoiser, classes_of, sigma_data_of
+from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.loss import DiffusionLoss, Reduction
 from defenses.diffusion.noise import GaussianNoise, Share
-from defenses.diffusion.schedule import Process, discrete_vp
-from defenses.diffusion.timesteps import Spacing, time_grid
+from defenses.diffusion.timesteps import Spacing, Weighting, levels, time_grid
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.weights import Checkpoint
@@ -30,12 +30,15 @@ class DC(Defense):
     """A class-conditional diffusion model as a classifier. Its gradient is exact, in constant memory.
 
     Args:
-        weights: a class-conditional diffusion network; in Python also its name. It is evaluated on the discrete VP
-            diffusion; EDM's network is asked at the noise levels of that diffusion.
+        weights: a class-conditional diffusion network; in Python also its name. One with a head for each class takes a
+            pass per timestep, and noise shared over classes. EDM's takes part in any diffusion, see `weighting`.
         network: its type and arguments, where its card does not say them.
         unconditional: a second network for images without a class, where the first was not trained for them (EDM's).
         timesteps: "all", or how many (T'), or which ones, in 1..1000.
         spacing: how T' timesteps are spread: "uniform" over 1..1000, or the "first" ones (Sec. 4.5).
+        weighting: w_t on the discrete VP diffusion, "uniform" (the paper's) or "elbo" (the variational bound); or an
+            integral over EDM's sigma, "edm" or "edm_reference" (the density as published code has it), for EDM networks
+            only. Their timesteps are cells of sigma. See `defenses.diffusion.timesteps`.
         samples: draws of noise per class and timestep.
         noise: "fresh" at every call, or "fixed": the same for all images and calls, which makes it deterministic.
         share_noise: let "classes", "timesteps" or "both" share one draw; the paper shares "none".
@@ -45,8 +48,8 @@ class DC(Defense):
         chunk: network evaluations held in memory at once. A matter of memory.
 
     Raises:
-        UserError: timesteps outside 1..1000, a number that must be positive and is not, a prior that is none, or a
-            network without classes.
+        UserError: timesteps outside 1..1000, a number that must be positive and is not, a prior that is none, a
+            network without classes, or a weighting or a sharing of noise that the network does not allow.
     """
 
     num_classes: int
@@ -60,6 +63,7 @@ class DC(Defense):
         unconditional: Checkpoint | None = None,
         timesteps: Literal["all"] | int | list[int] = "all",
         spacing: Spacing = "uniform",
+        weighting: Weighting = "uniform",
         samples: int = 1,
         noise: Literal["fresh", "fixed"] = "fresh",
         share_noise: Share = "none",
@@ -76,14 +80,18 @@ class DC(Defense):
         if checkpoint.card:
             self.expected_accuracy, self.expected_dataset = checkpoint.card.clean_accuracy, checkpoint.card.dataset
         predictor = checkpoint.network(network)
-        self.num_classes = _num_classes(predictor, checkpoint)
+        other = None if unconditional is None else Checkpoint.find(unconditional).network()
+        self.num_classes = classes_of(predictor, checkpoint.ref)
         self.stochastic = noise == "fresh"
         self.prior = prior
-        self.schedule = discrete_vp()
-        self.denoiser = _denoiser(predictor, unconditional, self.schedule)
+        self.schedule = levels(weighting)
+        self.denoiser = class_denoiser(predictor, other, self.schedule)
+        check_noise(share_noise, self.denoiser)
+        sigma_data = sigma_data_of(weighting, predictor, *([] if other is None else [other]))
+        self.grid = partial(time_grid, self.schedule, weighting=weighting, sigma_data=sigma_data)
         self.loss = DiffusionLoss(
             self.denoiser,
-            time_grid(self.schedule, timesteps, spacing),
+            self.grid(timesteps, spacing),
             GaussianNoise(share_noise),
             samples=samples,
             reduction=reduction,
@@ -108,24 +116,7 @@ class DC(Defense):
         return self.seeds_for(x) if self.stochastic else torch.full((len(x),), FIXED_SEED, device=x.device)
 
     def cost(self) -> float:
-        return float(self.num_classes * len(self.loss.grid) * self.loss.samples)
-
-
-def _denoiser(network: nn.Module, unconditional: Checkpoint | None, process: Process) -> Denoiser:
-    conditional = adapted(network, process)
-    if unconditional is not None:
-        return Pair(conditional, Unconditional(adapted(Checkpoint.find(unconditional).network(), process)))
-    return conditional if getattr(network, "knows_no_class", True) else ClassesOnly(conditional)
-
-
-def _num_classes(network: nn.Module, checkpoint: Checkpoint) -> int:
-    found = getattr(network, "num_classes", None)
-    if not found:
-        raise UserError(
-            f"the network of checkpoint '{checkpoint.ref}' knows no classes",
-            remedy="Name a class-conditional one; a network of your own says how many by its attribute `num_classes`",
-        )
-    return int(found)
+        return float(self.loss.evaluations(torch.arange(self.num_classes)))
 
 
 def _check_prior(prior: list[float] | None, num_classes: int) -> None:

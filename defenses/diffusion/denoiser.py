@@ -12,7 +12,7 @@ adapters here alone; how the missing class is put to it, that of `conditioning`,
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class Denoiser(Protocol):
         """
 
 
+@runtime_checkable
 class AllClassesDenoiser(Protocol):
     """eps_theta(x_t, t, y) for every y at the price of one."""
 
@@ -203,8 +204,21 @@ ADAPTERS: dict[str, type[NoisePredictor | ImagePredictor | ScorePredictor | EDMD
 
 
 def adapted(network: nn.Module, process: Process) -> Denoiser:
-    """A network under a diffusion, by what it says it `predicts`: a key of `ADAPTERS`, noise where it says nothing."""
+    """A network under a diffusion, by what it says of itself.
+
+    That is how many `heads` it has, if it is a multi-head network, and whether the last is a `null_head`; else what it
+    `predicts`: a key of `ADAPTERS`, noise where it says nothing.
+    """
+    if getattr(network, "heads", None):
+        return MultiHead(network, process, null_head=knows_no_class(network))
     return ADAPTERS[getattr(network, "predicts", "noise")](network, process)
+
+
+def knows_no_class(network: nn.Module) -> bool:
+    """Whether a network was trained to do without the class, by what it says of itself: with heads, `null_head`."""
+    if getattr(network, "heads", None):
+        return bool(getattr(network, "null_head", False))
+    return bool(getattr(network, "knows_no_class", True))
 
 
 def _per_image(values: Tensor, x: Tensor) -> Tensor:

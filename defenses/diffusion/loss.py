@@ -3,17 +3,22 @@
     loss_y(x) = sum_j weight_j  1/S sum_s || eps_theta(sqrt(alpha_t) x~ + sigma_t eps, t, y) - eps ||^2,    t = t_j
 
 with x~ = 2 x - 1, weight_j = w_t / T', and eps drawn for each (image, y, t, s). A diffusion classifier's logits are
--loss_y (Eq. 6); y = `NO_CLASS` gives the unconditional loss of Eq. 4 and 8. See `exact_gradient` for its derivative.
+-loss_y (Eq. 6); y = `NO_CLASS` gives the unconditional loss of Eq. 4 and 8. See `exact_gradient` for its derivative,
+and `all_classes` for that of a network that predicts for all classes in one evaluation: T' S instead of K T' S of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from defenses.diffusion.denoiser import Denoiser
+from defenses.diffusion.all_classes import AllClassesSum
+from defenses.diffusion.conditioning import ClassesOnly, Pair
+from defenses.diffusion.denoiser import NO_CLASS, AllClassesDenoiser, Denoiser
 from defenses.diffusion.exact_gradient import ChunkedSum, Passes
 from defenses.diffusion.noise import NoiseSource
 from defenses.diffusion.timesteps import TimeGrid
@@ -29,15 +34,15 @@ class DiffusionLoss:
     """Loss of each image under each class, differentiable (once) in the images, in constant memory.
 
     Args:
-        denoiser: eps_theta.
+        denoiser: eps_theta. One that answers for all classes at once is asked so, see `all_classes_of`.
         grid: timesteps and weights, T' of each.
-        noise: draws eps.
+        noise: draws eps; for a denoiser of all classes at once, which has one eps for them, that of class 0.
         samples: S, draws of eps per timestep.
         reduction: of the squared error over channels and pixels. "sum" is Eq. 5; its losses differ by hundreds between
             classes, which saturates a softmax. "mean" is the same divided by C H W.
         chunk: network evaluations held in memory at once; None takes `CHUNK_PIXELS` of them: on a CPU 256 images of
             8x8 or 16 of 32x32, elsewhere four times as many.
-        passes: how the gradient is computed, see `exact_gradient`.
+        passes: how the gradient is computed, see `exact_gradient`; a matter of two for all classes at once.
     """
 
     denoiser: Denoiser
@@ -56,17 +61,47 @@ class DiffusionLoss:
             classes: which classes, (K,) int64; `NO_CLASS` for the unconditional loss.
             seeds: of each image's noise, (N,) int64.
         """
-        return self._total(x, classes, seeds)(x)
+        terms = self._terms(x, classes, seeds)
+        at_once = self._at_once(classes)
+        if at_once is None:
+            return self._each(x, terms)(x)
+        return AllClassesSum(partial(terms.at_once, at_once), len(classes), self._num_terms, self._chunk(x))(x)
 
     def gradients(self, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
-        """d loss[n, k] / d x_n, (N, K, C, H, W), without a graph and whether or not gradients are enabled."""
-        return self._total(x, classes, seeds).values_and_gradients(x)[1]
+        """d loss[n, k] / d x_n, (N, K, C, H, W), differentiable (once); gradients need not be enabled."""
+        return self._each(x, self._terms(x, classes, seeds)).gradients(x)
 
-    def _total(self, x: Tensor, classes: Tensor, seeds: Tensor) -> ChunkedSum:
+    def evaluations(self, classes: Tensor) -> int:
+        """Of the network, for the losses of one image."""
+        return (len(classes) if self._at_once(classes) is None else 1) * self._num_terms
+
+    @property
+    def _num_terms(self) -> int:
+        return len(self.grid) * self.samples
+
+    def _at_once(self, classes: Tensor) -> AllClassesDenoiser | None:
+        """What answers for these classes at once: nothing for one alone, which is as cheap, nor for `NO_CLASS`."""
+        several = len(classes) > 1 and bool((classes != NO_CLASS).all())
+        return all_classes_of(self.denoiser) if several else None
+
+    def _terms(self, x: Tensor, classes: Tensor, seeds: Tensor) -> _Terms:
+        return _Terms(self, self.grid.to(x), classes.to(x.device), seeds.to(x.device))
+
+    def _each(self, x: Tensor, terms: _Terms) -> ChunkedSum:
+        return ChunkedSum(terms, len(terms.classes), self._num_terms, self._chunk(x), self.passes)
+
+    def _chunk(self, x: Tensor) -> int:
         pixels = CHUNK_PIXELS["cpu" if x.device.type == "cpu" else "cuda"]
-        chunk = self.chunk or max(1, pixels // x.shape[-2:].numel())
-        terms = _Terms(self, self.grid.to(x), classes.to(x.device), seeds.to(x.device))
-        return ChunkedSum(terms, len(classes), len(self.grid) * self.samples, chunk, self.passes)
+        return self.chunk or max(1, pixels // x.shape[-2:].numel())
+
+
+def all_classes_of(denoiser: Denoiser) -> AllClassesDenoiser | None:
+    """The denoiser, or the one that it asks for rows with a class, if that answers for all classes at once."""
+    if isinstance(denoiser, Pair):
+        return all_classes_of(denoiser.conditional)
+    if isinstance(denoiser, ClassesOnly):
+        return all_classes_of(denoiser.denoiser)
+    return denoiser if isinstance(denoiser, AllClassesDenoiser) else None
 
 
 @dataclass(frozen=True)
@@ -79,16 +114,35 @@ class _Terms:
     seeds: Tensor
 
     def __call__(self, x: Tensor, images: Tensor, classes: Tensor, terms: Tensor) -> Tensor:
-        at, sample = terms // self.loss.samples, terms % self.loss.samples
-        t, y = self.grid.timesteps[at], self.classes[classes]
-        eps = self.loss.noise(self.seeds[images, None], y[:, None], t, sample, x.shape[1:], x.dtype)
-        signal, sigma = self.grid.signal[at], self.grid.sigma[at]
-        x_t = _images(signal) * (2 * x - 1)[:, None] + _images(sigma) * eps
+        """Sums of pairs (image, class), (P,)."""
+        y = self.classes[classes]
+        t, eps, x_t = self._noisy(x, images, y, terms)
         times, labels = t.expand(len(y), -1), y[:, None].expand(-1, len(t))
         found = self.loss.denoiser.eps(x_t.flatten(0, 1), times.flatten(), labels.flatten())
-        error = (found.unflatten(0, eps.shape[:2]) - eps).square().flatten(2)
-        reduced = error.sum(2) if self.loss.reduction == "sum" else error.mean(2)
-        return reduced @ (self.grid.weights[at] / self.loss.samples)
+        return self._error(found.unflatten(0, eps.shape[:2]) - eps) @ self._weights(terms)
+
+    def at_once(self, denoiser: AllClassesDenoiser, x: Tensor, images: Tensor, terms: Tensor) -> Tensor:
+        """Sums of images, for each class, (P, K)."""
+        t, eps, x_t = self._noisy(x, images, torch.zeros_like(images), terms)
+        found = denoiser.eps_all(x_t.flatten(0, 1), t.expand(len(x), -1).flatten())[:, self.classes]
+        error = self._error(found.unflatten(0, eps.shape[:2]) - eps[:, :, None])
+        return torch.einsum("pjk,j->pk", error, self._weights(terms))
+
+    def _noisy(self, x: Tensor, images: Tensor, y: Tensor, terms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Times (J',), noise and noisy images, both (P, J', C, H, W)."""
+        at, sample = terms // self.loss.samples, terms % self.loss.samples
+        t = self.grid.timesteps[at]
+        eps = self.loss.noise(self.seeds[images, None], y[:, None], t, sample, x.shape[1:], x.dtype)
+        signal, sigma = self.grid.signal[at], self.grid.sigma[at]
+        return t, eps, _images(signal) * (2 * x - 1)[:, None] + _images(sigma) * eps
+
+    def _error(self, difference: Tensor) -> Tensor:
+        """(*B, C, H, W) -> (*B,)."""
+        squares = difference.square().flatten(-3)
+        return squares.sum(-1) if self.loss.reduction == "sum" else squares.mean(-1)
+
+    def _weights(self, terms: Tensor) -> Tensor:
+        return self.grid.weights[terms // self.loss.samples] / self.loss.samples
 
 
 def _images(values: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from defenses.diffusion.denoiser import (
     NoisePredictor,
     ScorePredictor,
     WithoutVariance,
+    adapted,
+    knows_no_class,
     score,
 )
-from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.schedule import ContinuousVE, ContinuousVP, Process, discrete_ve, discrete_vp
-from defenses.diffusion.timesteps import TimeGrid
 from defenses.networks.edm import EDM
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.networks.ncsnpp_config import NCSNppConfig
@@ -191,25 +191,6 @@ class _Rescaled(nn.Module):
         return self.network(x / self.signal[:, None, None, None], self.level, y)
 
 
-def test_the_diffusion_loss_of_edm_is_the_original_one(golden, edm, rule_image, rule_noise) -> None:
-    expected = golden("dc_edm")
-    sigmas, weights = (double(*expected[name]) for name in ("sigmas", "weights"))
-    steps = torch.arange(1, len(sigmas) + 1)
-
-    def noise(seeds, classes, timesteps, samples, shape, dtype) -> Tensor:
-        numbers = (8 * classes + timesteps - 1).expand(len(seeds), -1)
-        return torch.stack([rule_noise((1, *shape), int(k), dtype)[0] for k in numbers.flatten()]).unflatten(
-            0, numbers.shape
-        )
-
-    # The original weighs ||D - x||^2 = sigma^2 ||eps' - eps||^2.
-    grid = TimeGrid(steps, torch.ones_like(sigmas), sigmas, weights * sigmas**2)
-    loss = DiffusionLoss(EDMDenoiser(edm(), discrete_ve(sigmas)), grid, noise, chunk=80)
-    with torch.no_grad():
-        found = loss(rule_image(SHAPE, torch.float64), torch.arange(10), torch.zeros(2, dtype=torch.int64))
-    torch.testing.assert_close(found, torch.tensor(expected["loss_per_class"], dtype=torch.float64), rtol=1e-9, atol=0)
-
-
 # --- many heads ------------------------------------------------------------------------------------------------------
 
 
@@ -235,9 +216,9 @@ def test_guided_heads_classify_as_the_original_does(dtype, guidance, golden, ncs
 class Heads(nn.Module):
     """Head k predicts (k + 1) x."""
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, heads: int, null_head: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.null_head = heads, null_head
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         return torch.arange(1, self.heads + 1)[:, None, None, None] * x[:, None]
@@ -266,6 +247,16 @@ def test_without_a_null_head_an_image_without_a_class_is_refused(y, rule_noise) 
 def test_guidance_without_a_null_head_is_refused() -> None:
     with pytest.raises(UserError, match="null head"):
         MultiHead(Heads(3), discrete_vp(), guidance=2.0)
+
+
+def test_a_network_says_itself_how_many_heads_it_has_and_whether_one_is_for_no_class(rule_noise) -> None:
+    x, t = rule_noise((2, 1, 2, 2), dtype=torch.float64), torch.tensor([1, 2])
+    for null_head in (True, False):
+        network = Heads(4, null_head)
+        denoiser = adapted(network, discrete_vp())
+        assert isinstance(denoiser, MultiHead)
+        assert denoiser.null_head == knows_no_class(network) == null_head
+        assert denoiser.eps_all(x, t).shape[1] == 4 - null_head
 
 
 # --- networks that do not fit ----------------------------------------------------------------------------------------

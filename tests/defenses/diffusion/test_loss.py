@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defenses.diffusion.denoiser import NO_CLASS, DiscreteVP
+from defenses.diffusion.denoiser import NO_CLASS, DiscreteVP, EDMDenoiser
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise
 from defenses.diffusion.schedule import discrete_vp
-from defenses.diffusion.timesteps import time_grid
+from defenses.diffusion.timesteps import levels, time_grid
+from defenses.networks.edm import EDM
 from defenses.networks.ncsnpp import NCSNpp
 
 TIMESTEPS = [1, 126, 251, 376, 501, 626, 751, 876]
@@ -103,6 +104,25 @@ def test_losses_of_single_timesteps_are_the_original_ones(make, golden, rule_ima
 def test_the_unconditional_loss_is_the_original_one(make, golden, rule_image, dtype) -> None:
     losses = make(dtype, shared=True)(rule_image((2, 3, 16, 16), dtype), torch.tensor([NO_CLASS]), SEEDS)
     assert_close(losses[:, 0], precise(golden, dtype)["shared/loss_y_None"], dtype)
+
+
+@pytest.mark.parametrize("weighting", ["edm", "edm_reference"])
+def test_losses_and_gradients_of_edm_are_the_original_ones(
+    golden, fill, rule_image, rule_noise, assert_summary, weighting
+) -> None:
+    published, expected = golden("edm_songunet"), golden("dc_edm")[weighting]
+    network = EDM.from_published(published["config"]["a_cond_vp"]["tiny"])
+    denoiser = EDMDenoiser(fill(network, exempt=published["exceptions"]["a_cond_vp"]).double(), levels(weighting))
+    grid = time_grid(levels(weighting), 8, weighting=weighting)
+    loss = DiffusionLoss(denoiser, grid, RuleNoise(rule_noise, shared=False), passes="single", chunk=80)
+    x, labels = rule_image((2, 3, 16, 16), torch.float64).requires_grad_(), (3, 7)
+    losses = loss(x, CLASSES, SEEDS)
+    assert_close(losses.detach(), expected["loss_per_class"], torch.float64)
+    cross = F.cross_entropy(-losses, torch.tensor(labels), reduction="none")
+    (grad,) = torch.autograd.grad(cross.sum(), x)
+    for i, label in enumerate(labels):
+        assert_close(cross[i].detach(), expected[f"ce_image{i}_label{label}"], torch.float64)
+        assert_summary(grad[i : i + 1], expected[f"grad_ce_image{i}_label{label}"], GRADIENT_TOLERANCE[torch.float64])
 
 
 def test_a_subset_of_classes_and_images_has_the_losses_it_has_among_all(toy) -> None:
