@@ -17,7 +17,7 @@ from defenses.diffusion import denoiser
 from defenses.diffusion.denoiser import NO_CLASS, adapted
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import time_grid
-from defenses.training.diffusion import how_classified, noised
+from defenses.training.diffusion import classified, how_classified, noised
 from harness.errors import UserError
 from harness.training import Trainer
 from harness.weights import Checkpoint
@@ -66,14 +66,8 @@ class MultiHead(Trainer):
             return torch.stack([predictor.eps(x_t, t, torch.full_like(t, k)) for k in classes], 1)
 
     def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
-        """As `classified` has it, for all classes in one pass per timestep."""
         predictor = denoiser.MultiHead(network, self.schedule, null_head=_has_null_head(network))
-        grid, losses = self.grid.to(x), []
-        for t, signal, sigma, weight in zip(grid.timesteps, grid.signal, grid.sigma, grid.weights, strict=True):
-            eps = torch.randn(x.shape).to(x)
-            found = predictor.eps_all(signal * (2 * x - 1) + sigma * eps, t.expand(len(x)))
-            losses.append(weight * (found - eps[:, None]).square().flatten(2).mean(2))
-        return -torch.stack(losses).sum(0)
+        return classified(predictor, self.grid, x, num_classes)
 
 
 def _has_null_head(network: nn.Module) -> bool:
