@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from defenses.diffusion.denoiser import NO_CLASS, EDMDenoiser
+from defenses.diffusion.loss import DiffusionLoss
+from defenses.diffusion.noise import GaussianNoise
 from defenses.networks import edm
 from defenses.training.edm import EDM
+from harness import datasets
 from harness.errors import UserError
+from harness.randomness import fenced
+from harness.weights import Checkpoint
 
 
 class Spy(nn.Module):
@@ -120,6 +126,18 @@ def test_the_clean_accuracy_is_that_of_a_diffusion_classifier() -> None:
     ratio = sum(alpha / (1 - alpha) for alpha in alphas) / 10
     distances = (2 * images[:, None] - 2 * images).square().flatten(2).mean(2)
     assert logits.detach() == pytest.approx(-ratio * distances, rel=1e-3, abs=1e-5)
+
+
+def test_the_packaged_network_tells_digits_apart_and_knows_them_without_their_class() -> None:
+    data = datasets.load("digits", "test").select(range(450, 500))
+    x, y, trainer, network = data.images, data.labels, EDM(), Checkpoint.find("digits-edm").network()
+    with torch.no_grad(), fenced(0):
+        losses = -trainer.logits(network, x, 10)
+        denoiser = EDMDenoiser(network, trainer.schedule)
+        loss = DiffusionLoss(denoiser, trainer.grid, GaussianNoise("classes"))
+        digits, noise = (loss(images, torch.tensor([NO_CLASS]), y).mean() for images in (x, torch.rand_like(x)))
+    assert (losses.argmin(1) == y).float().mean() >= 0.94
+    assert losses.gather(1, y[:, None]).mean() < digits < losses.mean() < noise
 
 
 @pytest.mark.parametrize(("label_dropout", "claims"), [(0.1, False), (0.0, True)])
