@@ -4,11 +4,11 @@
 
 The way back is the reverse SDE, the probability-flow ODE or DDPM's sampler, see `defenses.diffusion.reverse`; behind it
 stands any classifier. The gradient of `purify` is exact, the clamp's included, and needs the memory of one step's graph
-and of one image a step, see `defenses.diffusion.stepwise`; `purify_adjoint` has the approximation that the paper
-attacked with (its Sec. 3.3), and BPDA differentiates the identity.
+and of one image a step, see `defenses.diffusion.stepwise`; `purify_adjoint` has an approximation of the kind that the
+paper attacked with (its Sec. 3.3), and BPDA differentiates the identity.
 
-Two things differ from the authors' code: it adds the noise of the discrete diffusion where this adds the continuous
-one's (alpha_{0.1} is 0.8970 and 0.8963), and it does not clamp.
+Three things differ from the authors' code: it adds the noise of the discrete diffusion where this adds the continuous
+one's (alpha at t* = 0.1 is 0.8970 and 0.8963); it does not clamp; and its adjoint steps back by plain Euler steps.
 """
 
 from __future__ import annotations

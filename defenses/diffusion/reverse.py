@@ -12,7 +12,8 @@ and t_{i+1}, for neighbours DDPM's 1 - beta_t. The variance v_i is b_i or the po
 sigma_i^2; the step to t = 0 adds no noise.
 
 For the adjoint gradient (`defenses.diffusion.stepwise`) each can be undone to first order in h: the noise that was
-added is taken off, and so is the drift, evaluated at the end that was reached.
+added is taken off, and so is the drift, evaluated at x_{i+1} and s_i. Plain Euler steps back would evaluate it at
+s_{i+1}, where close to 0 the score is so large that, with coarse steps, nothing of the gradient is left.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class EulerMaruyama(Solver):
         return math.sqrt(self._length(i) * self._beta(self.times[i])) if self.noise else 0.0
 
     def back(self, i: int, x: Tensor) -> Tensor:
-        return x - self._length(i) * self.drift(x, self.times[i + 1])
+        return x - self._length(i) * self.drift(x, self.times[i])
 
     def drift(self, x: Tensor, s: float) -> Tensor:
         """-dx/ds at the time s: beta (x/2 + score), half the score for the ODE."""
