@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from harness.defense import Defense
 from harness.gradients import VIEWS, Gradient, View, exact
-from harness.randomness import fold
+from harness.randomness import derive, fold
 from harness.threat import ThreatModel
+
+_VIEW = derive("another view")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Attack(ABC):
 
     threat: ThreatModel
     version: ClassVar[int] = 1
+    method: ClassVar[str] = ""
+    """What `describe` calls it, if not by its class."""
+    source: tuple[str, str] | None = None
+    """A defense and an attack of the same suite whose adversarial images this attack is given (`Target.given`)."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Methods beyond `Defense`'s own that the attack asks of a defense, such as "energy"."""
 
@@ -83,7 +89,7 @@ class Attack(ABC):
 
     def describe(self) -> str:
         """The method in a few words, for a table's footnote."""
-        name = type(self).__name__.lower()
+        name = self.method or type(self).__name__.lower()
         view = "" if self.gradient == "exact" else f", {self.gradient}"
         return f"{name}{view}" + (f", EOT {self.eot}" if self.eot > 1 else "")
 
@@ -119,6 +125,7 @@ class Target(nn.Module):
         seeds: one seed per image, (N,) int64.
         gradient, eot: see `Attack`.
         batch_size: images sent through the defense at once.
+        given: the adversarial images of the attack's `source`, like x, or None.
     """
 
     def __init__(
@@ -130,18 +137,30 @@ class Target(nn.Module):
         gradient: Gradient = "exact",
         eot: int = 1,
         batch_size: int = 256,
+        given: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.given = given
         self.defense, self.seeds, self.eot, self.batch_size = defense, seeds.to(x.device), eot, batch_size
         self._clean = x.detach()
         self._view = VIEWS[gradient]
+        self._counted = torch.arange(len(x))
         self.forwards = torch.zeros(len(x), dtype=torch.int64)
         self.backwards = torch.zeros(len(x), dtype=torch.int64)
 
-    def viewed(self, *, gradient: Gradient, eot: int) -> Target:
-        """Another view of the same images: one count of what was asked, and no draw that was seen before."""
+    def viewed(self, *, gradient: Gradient, eot: int, rows: Tensor | None = None, tag: int = 0) -> Target:
+        """Another view of these images or of some of them, with seeds of its own; what it is asked is counted here.
+
+        Args:
+            rows: which images, (M,) int64; all of them if left out. Its row j is row rows[j] here.
+            tag: tells the seeds of several such views apart.
+        """
+        rows = torch.arange(len(self.seeds), device=self.seeds.device) if rows is None else rows
         other = copy.copy(self)
         other.eot, other._view = eot, VIEWS[gradient]
+        other.seeds, other._clean = fold(self.seeds[rows], _VIEW, tag), self._clean[rows]
+        other._counted = self._counted[rows.cpu()]
+        other.given = None if self.given is None else self.given[rows]
         return other
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -161,30 +180,35 @@ class Target(nn.Module):
         """Logits of each draw, (draws, M, K): `eot` draws unless told otherwise, one of a deterministic defense."""
         return self._ask(self._view, x, rows, draws or self.eot)
 
-    def step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
+    def step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *, energy: float = 0.0) -> Step:
         """Loss and gradient, averaged over draws, batch by batch: memory is that of one batch.
 
         Args:
             x: images, (M, C, H, W).
             rows: which clean image each belongs to, (M,).
             loss: (logits (B, K), rows (B,)) -> loss per image (B,), to be maximised.
+            energy: weight of the defense's `energy` of x itself, which is subtracted; its passes count like others.
         """
         per_batch = max(1, self.batch_size // (self.eot if self.defense.stochastic else 1))
-        steps = [self._step(a, b, loss) for a, b in zip(x.split(per_batch), rows.split(per_batch), strict=True)]
+        batches = zip(x.split(per_batch), rows.split(per_batch), strict=True)
+        steps = [self._step(images, some, loss, energy) for images, some in batches]
         return Step(*(torch.cat(parts) for parts in zip(*((s.loss, s.grad, s.logits) for s in steps), strict=True)))
 
-    def _step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
+    def _step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor], energy: float) -> Step:
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.sample(x, rows)
             losses = torch.stack([loss(draw, rows) for draw in logits]).mean(0)
+            if energy:
+                losses = losses - energy * self._ask(_energy, x, rows, self.eot).mean((0, 2))
             (grad,) = torch.autograd.grad(losses.sum(), x)
         return Step(losses.detach(), grad, logits.detach().mean(0))
 
     def _ask(self, view: View, x: Tensor, rows: Tensor | None, draws: int) -> Tensor:
         rows = self.nearest(x) if rows is None else rows
         draws = draws if self.defense.stochastic else 1
-        seeds = fold(self.seeds[rows], self.forwards.to(x.device)[rows], torch.arange(draws, device=x.device)[:, None])
+        asked = self.forwards[self._counted[rows.cpu()]].to(x.device)
+        seeds = fold(self.seeds[rows], asked, torch.arange(draws, device=x.device)[:, None])
         self._count(self.forwards, rows, draws)
         differentiable = x.requires_grad and torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiable):  # else a graph over the defense's own parameters would be kept
@@ -205,7 +229,13 @@ class Target(nn.Module):
         return torch.cdist(x.detach().flatten(1).float(), self._clean.flatten(1).float()).argmin(1)
 
     def _count(self, counter: Tensor, rows: Tensor, draws: int) -> None:
-        counter.index_add_(0, rows.cpu(), torch.full((len(rows),), draws, dtype=torch.int64))
+        counter.index_add_(0, self._counted[rows.cpu()], torch.full((len(rows),), draws, dtype=torch.int64))
+
+
+def _energy(defense: Defense, x: Tensor) -> Tensor:
+    """As a view: (N, 1)."""
+    found: Tensor = defense.energy(x)  # type: ignore[operator]  # whoever asks for it names it in `needs`
+    return found[:, None]
 
 
 class _Counted(torch.autograd.Function):

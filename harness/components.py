@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import keyword
 import os
 import re
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ class Component:
             UserError: the constructor refused its arguments, or failed.
         """
         try:
-            return self.cls(**self.arguments)
+            return self.cls(**{_in_python(name): value for name, value in self.arguments.items()})
         except UserError as error:
             raise UserError(
                 f"{self.title}: {error.message}", remedy=error.remedy, where=error.where or self._blamed(error.message)
@@ -140,10 +141,10 @@ def class_of(kind: str, name: str, node: Node) -> Class:
 
 
 def parameters(cls: Class) -> dict[str, inspect.Parameter]:
-    """The constructor's arguments that can be given by name."""
+    """The constructor's arguments that can be given by name. One that Python must call `from_` is `from` in a suite."""
     signature = inspect.signature(cls.__init__)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: found for name, found in list(signature.parameters.items())[1:] if found.kind in named}
+    return {_in_suite(name): found for name, found in list(signature.parameters.items())[1:] if found.kind in named}
 
 
 def check_budget(attack: Component) -> None:
@@ -184,7 +185,7 @@ def _arguments(cls: Class, given: Mapping[str, Node], title: str, place: Place) 
     values = {}
     for name, parameter in accepted.items():
         if name in given:
-            values[name] = _argument(given[name], hints.get(name, Any), f"'{name}' of {title}", given)
+            values[name] = _argument(given[name], hints.get(_in_python(name), Any), f"'{name}' of {title}", given)
         elif parameter.default is not inspect.Parameter.empty:
             values[name] = parameter.default
         else:
@@ -211,6 +212,14 @@ def _rebased(value: Any, folder: Path) -> Any:
     if type(value) is dict:
         return {key: _rebased(item, folder) for key, item in value.items()}
     return value
+
+
+def _in_python(name: str) -> str:
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def _in_suite(name: str) -> str:
+    return name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
 
 
 def _hints(cls: Class, title: str, place: Place) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Verdict = Literal["robust", "fooled", "error"]
 
@@ -24,7 +24,7 @@ class Record:
         clean_votes, adv_votes: predicted class in each draw, on the clean and on the adversarial image. One draw for a
             deterministic defense; empty where an error kept the defense from answering.
         clean_margins, adv_margins: true-class logit minus the largest other, by draw.
-        linf, l2, flow: distance between the adversarial and the clean image; no flow unless the attack moves pixels.
+        linf, l2, l1, flow: distance from the clean to the adversarial image; no flow unless the attack moves pixels.
         violation: excess over the budget, 0 within it. A violating image is discarded: the adversarial columns then
             speak of the clean image, as the attack found nothing valid.
         forwards, backwards: passes of this image through the defense that the attack spent.
@@ -43,6 +43,7 @@ class Record:
     adv_margins: list[float]
     linf: float
     l2: float
+    l1: float
     flow: float | None
     violation: float
     forwards: int
@@ -64,6 +65,7 @@ SCHEMA = pa.schema(
         ("adv_margins", pa.list_(pa.float32())),
         ("linf", pa.float32()),
         ("l2", pa.float32()),
+        ("l1", pa.float32()),
         ("flow", pa.float32()),
         ("violation", pa.float32()),
         ("forwards", pa.int64()),

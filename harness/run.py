@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from harness import datasets, manifest
 from harness.check import gates
@@ -22,7 +23,7 @@ from harness.judge import Answers
 from harness.progress import Display
 from harness.records import Record
 from harness.shard import Images, Job, answer, work
-from harness.store import Store
+from harness.store import Damaged, Store
 from harness.suite import Plan
 from harness.survey import Bounds, Work, load_images, survey
 
@@ -148,6 +149,7 @@ class _Session:
                 self.plan.suite.protocol.votes,
                 self.plan.suite.protocol.batch_size,
                 partial(self.display.watch, pending),
+                self._given(pending, bounds),
             )
             records, tensors = work(job)
             pending.stored.write(*bounds, records, tensors)
@@ -155,6 +157,24 @@ class _Session:
             self.display.finished(pending, records)
         self.defenses[pending.cell.defense.name].cpu()
         return len(missing)
+
+    def _given(self, pending: Work, bounds: Bounds) -> Tensor | None:
+        """The images that the attack takes from another pairing, which must be there by now."""
+        if pending.source is None:
+            return None
+        folder = pending.source.folder
+        name = f"{folder.parent.name}/{folder.name}"
+        try:
+            records = pending.source.read(*bounds)
+        except Damaged as damage:
+            raise UserError(f"{pending.name} takes its images from {name}: {damage}") from damage
+        if records is None or any(record.verdict == "error" for record in records):
+            raise UserError(
+                f"{pending.name} takes its images from {name}, of which {bounds[0]} to {bounds[1] - 1} are not done",
+                remedy=f"Run {name} first",
+                where=pending.cell.attack.place,
+            )
+        return pending.source.images(*bounds)["images"].to(self.device)
 
     def _clean(self, pending: Work, bounds: Bounds) -> Answers:
         """Answers on clean images: computed once per defense and shard, whatever the number of attacks."""

@@ -16,7 +16,7 @@ from harness.judge import Answers, ask
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced, row_seeds
 from harness.records import Record, Verdict, vote
-from harness.threat import L2, TOLERANCE, Linf
+from harness.threat import L1, L2, TOLERANCE, Linf
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Job:
     Args:
         clean: the defense's answers on the clean images.
         watch: told the attack's view of the defense before the attack starts, for progress displays.
+        given: the adversarial images of the attack's `source`, (N, C, H, W), where it has one.
     """
 
     defense: Defense
@@ -75,6 +76,7 @@ class Job:
     votes: int
     batch_size: int
     watch: Callable[[Target], None]
+    given: Tensor | None = None
 
 
 @dataclass
@@ -122,6 +124,7 @@ def _attack(job: Job) -> Outcome:
         gradient=job.attack.gradient,
         eot=job.attack.eot,
         batch_size=job.batch_size,
+        given=None if job.given is None else job.given[rows],
     )
     job.watch(target)
     try:
@@ -171,7 +174,7 @@ def _judge(job: Job, outcome: Outcome) -> Answers | None:
 
 def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float) -> list[Record]:
     x, flow = job.images.x, outcome.flow
-    linf, l2 = (norm(Quantity(0)).size(x, outcome.x_adv).tolist() for norm in (Linf, L2))
+    linf, l2, l1 = (norm(Quantity(0)).size(x, outcome.x_adv).tolist() for norm in (Linf, L2, L1))
     flows = [None] * len(x) if flow is None else flow.abs().flatten(1).amax(1).tolist()
     attack_seeds = job.seeds.search(job.images.index).tolist()
     records = []
@@ -191,6 +194,7 @@ def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float
                 adv_margins=[] if answers is None else answers.margins[:, row].tolist(),
                 linf=linf[row],
                 l2=l2[row],
+                l1=l1[row],
                 flow=flows[row],
                 violation=violation,
                 forwards=int(outcome.passes[0, row]),

@@ -9,7 +9,7 @@ import torch
 
 from harness import datasets
 from harness.attack import Attack
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 from harness.identity import cell_key, component_hash
 from harness.records import Record
 from harness.shard import Images, Seeds
@@ -23,13 +23,17 @@ Bounds = tuple[int, int]
 
 @dataclass(frozen=True)
 class Work:
-    """A pairing and its shards. shards: bounds -> records, or None where they are still to be made."""
+    """A pairing and its shards. shards: bounds -> records, or None where they are still to be made.
+
+    source: where the images lie that the attack is given, if it is given any.
+    """
 
     cell: Cell
     attack: Attack
     seeds: Seeds
     stored: StoredCell
     shards: dict[Bounds, list[Record] | None]
+    source: StoredCell | None = None
 
     @property
     def name(self) -> str:
@@ -56,18 +60,56 @@ def load_images(plan: Plan) -> tuple[datasets.Dataset, Images]:
 
 
 def survey(plan: Plan, store: Store, images: Images, note: Callable[[str], None]) -> list[Work]:
-    """Every pairing of the plan. Damaged shards and shards with errors count as missing, and are told to `note`."""
+    """Every pairing of the plan, those first that others take images from.
+
+    Damaged shards and shards with errors count as missing, and are told to `note`.
+
+    Raises:
+        UserError: an attack takes images from a pairing that the suite does not have.
+    """
     protocol = plan.suite.protocol
     claims = {"votes": protocol.votes, "seed": protocol.seed, "shard": protocol.shard}
     fingerprint = datasets.fingerprint(images.x, images.y)
     bounds = [(start, min(start + protocol.shard, len(images))) for start in range(0, len(images), protocol.shard)]
+
+    def stored(cell: Cell, attack: str) -> StoredCell:
+        key = cell_key(component_hash(cell.defense), attack, fingerprint, claims)
+        return store.cell(cell.defense.name, cell.attack.name, key)
+
     works = []
     for cell in plan.cells:
-        defense, attack = component_hash(cell.defense), component_hash(cell.attack)
-        stored = store.cell(cell.defense.name, cell.attack.name, cell_key(defense, attack, fingerprint, claims))
-        seeds = Seeds(protocol.seed, defense, attack)
-        works.append(Work(cell, cell.attack.build(), seeds, stored, {b: _read(stored, b, note) for b in bounds}))
-    return works
+        attack, identity, source = cell.attack.build(), component_hash(cell.attack), None
+        if attack.source:
+            origin = _source(plan, cell, attack)
+            source = stored(origin, component_hash(origin.attack))
+            identity = cell_key(identity, source.key, fingerprint, claims)
+        found = stored(cell, identity)
+        seeds = Seeds(protocol.seed, component_hash(cell.defense), identity)
+        works.append(Work(cell, attack, seeds, found, {b: _read(found, b, note) for b in bounds}, source))
+    return sorted(works, key=lambda work: work.source is not None)
+
+
+def _source(plan: Plan, cell: Cell, attack: Attack) -> Cell:
+    """The pairing that an attack takes its images from."""
+    wanted = attack.source or ("", "")
+    known = {(other.defense.name, other.attack.name): other for other in plan.all_cells}
+    where, title = cell.attack.place, cell.attack.title
+    if wanted not in known:
+        raise UserError(
+            f"{title} takes its images from {'/'.join(wanted)}, which the suite does not pair",
+            remedy=nearest("/".join(wanted), ["/".join(pair) for pair in known]),
+            where=where,
+        )
+    origin: Attack = known[wanted].attack.build()
+    if origin.source:
+        raise UserError(f"{title} takes its images from {'/'.join(wanted)}, which has none of its own", where=where)
+    if origin.threat != attack.threat:
+        raise UserError(
+            f"{title} has the budget {attack.threat}, the images of {'/'.join(wanted)} have {origin.threat}",
+            remedy="Give both the same",
+            where=where,
+        )
+    return known[wanted]
 
 
 def _read(stored: StoredCell, bounds: Bounds, note: Callable[[str], None]) -> list[Record] | None:

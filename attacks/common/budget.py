@@ -7,7 +7,7 @@ from typing import Literal
 from harness.quantity import Quantity
 from harness.threat import NORMS, Pixels
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 
 
 def ball(norm: Norm, eps: Quantity) -> Pixels:

@@ -1,7 +1,7 @@
 """Losses on logits for an attack to maximise: one value per image, pure functions.
 
     z      logits, (N, K);  z_1 >= z_2 >= ...  the same, sorted
-    y, t   true and target classes, (N,);  r = max_{j != y} z_j  the best rival of y
+    y, t   true and target classes, (N,);  r = max_{j != y} z_j  the strongest rival of y
 
     margin            r - z_y                                          positive: misclassified
     ce_plain          -log softmax(z)_y
@@ -29,7 +29,10 @@ from torch import Tensor
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K) and labels (N,) to a value per image (N,), to be maximised."""
 
-LossName = Literal["ce", "ce-plain", "dlr", "margin"]
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (B, K) and the images they belong to (B,) to a value per image (B,), to be maximised."""
+
+LossName = Literal["ce", "ce-plain", "dlr", "margin", "ce-targeted", "dlr-targeted", "margin-targeted"]
 
 _WIDEST_GAP = 10.0
 _TINY = 1e-12
@@ -66,8 +69,8 @@ def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return _of(logits, target) - _of(logits, y)
 
 
-def ce_targeted(logits: Tensor, target: Tensor) -> Tensor:
-    """Log-probability of the target class, safe from saturation like `ce`."""
+def ce_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Log-probability of the target class, safe from saturation like `ce`. It does not depend on y."""
     return -ce_plain(_narrowed(logits, logits.amax(1) - _of(logits, target)), target)
 
 
@@ -83,6 +86,28 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 LOSSES: dict[LossName, Loss] = {"ce": ce, "ce-plain": ce_plain, "dlr": dlr, "margin": margin}
+
+TARGETED: dict[LossName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "ce-targeted": ce_targeted,
+    "dlr-targeted": dlr_targeted,
+    "margin-targeted": margin_targeted,
+}
+"""Losses that take a target class of each image as well."""
+
+FEWEST_CLASSES: dict[LossName, int] = {"dlr": 3, "dlr-targeted": 4}
+"""Losses that are not defined for any two classes."""
+
+
+def loss_of(name: LossName, y: Tensor, aim: Tensor | None = None) -> RowLoss:
+    """The named loss for images with labels y (N,) and, where it is targeted, target classes `aim` (N,)."""
+    if name in TARGETED and aim is not None:
+        return lambda logits, rows: TARGETED[name](logits, y[rows], aim[rows])
+    return lambda logits, rows: LOSSES[name](logits, y[rows])
+
+
+def rivals(logits: Tensor, y: Tensor) -> Tensor:
+    """The classes other than y from the strongest to the weakest: (N, K), (N,) -> (N, K - 1)."""
+    return logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
 
 
 def _of(logits: Tensor, classes: Tensor) -> Tensor:

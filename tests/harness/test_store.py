@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.records import Record
+from harness.records import SCHEMA_VERSION, Record
 from harness.store import Cell, Damaged, Stale, Store
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -34,6 +34,7 @@ RECORDS = st.builds(
     adv_margins=st.lists(FLOAT32, max_size=3),
     linf=FLOAT32,
     l2=FLOAT32,
+    l1=FLOAT32,
     flow=st.none() | FLOAT32,
     violation=FLOAT32,
     forwards=INT64,
@@ -48,7 +49,7 @@ ON_ONE_FOLDER = settings(deadline=None, max_examples=60, suppress_health_check=[
 
 def make(index: int, verdict: Any = "robust") -> Record:
     margins = [0.5, -0.5], [0.25]
-    return Record(index, 1, verdict, [1, 2], [1], *margins, 0.5, 1.5, None, 0.0, 20, 10, 0.125, 7, ["a flag"])
+    return Record(index, 1, verdict, [1, 2], [1], *margins, 0.5, 1.5, 2.5, None, 0.0, 20, 10, 0.125, 7, ["a flag"])
 
 
 def images(shift: float = 0.0) -> dict[str, torch.Tensor]:
@@ -223,7 +224,7 @@ def test_a_manifest_comes_back_with_the_schema_version(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     assert store.manifest() is None
     store.write_manifest({"suite": "ü", "cells": [{"count": 3}]})
-    assert store.manifest() == {"schema_version": 1, "suite": "ü", "cells": [{"count": 3}]}
+    assert store.manifest() == {"schema_version": SCHEMA_VERSION, "suite": "ü", "cells": [{"count": 3}]}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"null", b"{}", b"\xff\xfe", b'"schema_version"'])
@@ -235,7 +236,7 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path: Path, content: bytes) 
 
 def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"schema_version": 99}))
-    with pytest.raises(UserError, match="schema version 99, this harness reads 1"):
+    with pytest.raises(UserError, match="schema version 99, this harness reads 2"):
         Store(tmp_path).manifest()
 
 

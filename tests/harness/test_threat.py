@@ -8,9 +8,9 @@ from torch import Tensor
 
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
-from harness.threat import L2, TOLERANCE, WARP_TOLERANCE, Flow, Linf, Pixels, warp
+from harness.threat import L1, L2, TOLERANCE, WARP_TOLERANCE, Flow, Linf, Pixels, warp
 
-BALLS = [Linf, L2]
+BALLS = [Linf, L2, L1]
 SHAPE = (3, 2, 5, 4)
 
 
@@ -49,6 +49,33 @@ def test_l2_projection_of_a_large_image_stays_within_the_tolerance() -> None:
     assert threat.violation(x, threat.project(x, torch.ones_like(x))).max() <= TOLERANCE
 
 
+@given(seed=st.integers(0, 10**6), eps=st.sampled_from([0.05, 0.5, 3.0, 15.0]), scale=st.sampled_from([0.1, 1.0, 5.0]))
+@settings(deadline=None, max_examples=40)
+def test_no_other_point_of_the_l1_ball_and_the_box_is_nearer(seed: int, eps: float, scale: float) -> None:
+    """The nearest point p of a convex set makes an obtuse angle with every other q: <u - p, q - p> <= 0."""
+    threat, x = L1(Quantity(eps)), images(seed)
+    u = x + scale * normal(torch.arange(SHAPE[0]) + seed, SHAPE[1:])
+    p = threat.project(x, u).double()
+    for tag in range(5):
+        noise = [draw(torch.arange(SHAPE[0]) + 7 * seed + tag, SHAPE[1:]) for draw in (uniform, normal)]
+        inner = threat.project(x, p.float() + scale * noise[1])
+        for q in (inner, threat.random(x, *noise), x):
+            assert ((u - p) * (q - p)).flatten(1).sum(1).max() <= 1e-4 * scale
+
+
+def test_l1_projection_of_a_large_image_stays_within_the_tolerance() -> None:
+    x = uniform(torch.arange(1), (3, 224, 224))
+    threat = L1(Quantity(12))
+    moved = threat.project(x, x + normal(torch.arange(1), (3, 224, 224)))
+    assert threat.violation(x, moved).max() <= TOLERANCE and threat.size(x, moved).item() > 11.98
+
+
+def test_an_l1_step_leaves_out_pixels_that_the_box_stops() -> None:
+    x, grad = torch.zeros(1, 1, 4, 5), torch.ones(1, 1, 4, 5)
+    grad[0, 0, 0, 0], grad[0, 0, 3, 3] = -9.0, 2.0
+    assert L1(Quantity(1)).steepest(grad, x).nonzero().tolist() == [[0, 0, 3, 3]]
+
+
 def test_sizes_are_the_norms() -> None:
     x, moved = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.3, -0.4], [0.0, 0.0]]]])
     assert Linf(Quantity(1)).size(x, moved).item() == pytest.approx(0.4)
@@ -64,7 +91,8 @@ def test_the_steepest_step_has_size_one_and_the_largest_inner_product(ball: type
     assert torch.allclose(
         threat.size(torch.zeros_like(step), step), torch.ones(2), atol=1e-3 if magnitude < 1e-37 else 1e-5
     )
-    dual = grad.flatten(1).abs().sum(1) if ball is Linf else grad.flatten(1).norm(dim=1)
+    sizes = grad.flatten(1).abs()
+    dual = {Linf: sizes.sum(1), L2: sizes.norm(dim=1), L1: sizes.topk(2, dim=1).values.mean(1)}[ball]
     assert torch.allclose((grad * step).flatten(1).sum(1), dual, rtol=1e-3)
 
 

@@ -30,6 +30,7 @@ def record(index: int, clean: str = "r", adv: str = "r", **changes: Any) -> Reco
         "adv_margins": [0.5] * len(adv),
         "linf": 0.03,
         "l2": 0.4,
+        "l1": 0.4,
         "flow": None,
         "violation": 0.0,
         "forwards": 20,

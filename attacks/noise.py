@@ -1,0 +1,55 @@
+"""Random noise in the budget: what a defense loses to an attacker who knows nothing. No gradient is asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.common.budget import Norm, ball
+from attacks.common.search import Best
+from harness.attack import Attack, Cost, Target
+from harness.quantity import Quantity
+from harness.randomness import derive, fold, normal, uniform
+from harness.threat import Pixels
+
+DRAW = derive("random noise")
+
+
+class Noise(Attack):
+    """Random images of the ball, the one of largest margin kept. In Linf the noise is uniform.
+
+    Args:
+        norm, eps: the budget, on the [0, 1] scale.
+        tries: random images; on a deterministic defense only those still classified correctly go on.
+        eot: draws that a stochastic defense's margin is averaged over.
+
+    Raises:
+        ValueError: a budget or a count that means nothing.
+    """
+
+    def __init__(self, norm: Norm, eps: Quantity, tries: int = 10, eot: int = 1) -> None:
+        super().__init__(eot=eot)
+        if tries < 1:
+            raise ValueError(f"tries is {tries}; it must be at least 1")
+        self.threat: Pixels = ball(norm, eps)
+        self.tries = tries
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+        best = Best.of(x, y)
+        rows = torch.arange(len(x), device=x.device)
+        for number in range(self.tries):
+            if not target.defense.stochastic:
+                rows = (~best.fooled).nonzero().squeeze(1)
+            if not len(rows):
+                break
+            seeds = fold(target.seeds[rows], DRAW, number)
+            shape = x.shape[1:]
+            images = self.threat.random(x[rows], uniform(fold(seeds, 0), shape), normal(fold(seeds, 1), shape))
+            best.update(images, rows, target(images, rows))
+        return best.outcome()
+
+    def cost(self, num_classes: int) -> Cost:
+        return Cost(self.eot * self.tries, 0)
+
+    def describe(self) -> str:
+        return f"{super().describe()}, {self.tries} tries"

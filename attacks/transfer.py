@@ -1,0 +1,40 @@
+"""Transfer: the adversarial images found against another defense of the suite, put to this one.
+
+A defense that they fool more often than its own attack does hides its gradients (Athalye et al., 2018).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from attacks.common.budget import Norm, ball
+from harness.attack import Attack, Cost, Target
+from harness.quantity import Quantity
+from harness.threat import Pixels
+
+
+class Transfer(Attack):
+    """The stored images of another pairing of the same suite; it asks this defense nothing.
+
+    Args:
+        from: the defense that the images were made against.
+        attack: the attack that made them, by its name in the suite.
+        norm, eps: their budget.
+    """
+
+    def __init__(self, from_: str, attack: str, norm: Norm, eps: Quantity) -> None:
+        super().__init__()
+        self.threat: Pixels = ball(norm, eps)
+        self.source = (from_, attack)
+        self._pair = f"{from_}/{attack}"
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+        if target.given is None:
+            raise ValueError("transfer attacks only within a suite that has the pairing it takes images from")
+        return target.given
+
+    def cost(self, num_classes: int) -> Cost:
+        return Cost(0, 0)
+
+    def describe(self) -> str:
+        return f"transfer from {self._pair}"

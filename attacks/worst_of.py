@@ -1,0 +1,90 @@
+"""Several attacks, one after another, on the images still standing.
+
+worst: {type: worst_of, norm: Linf, eps: 8/255, attacks: [{type: pgd, steps: 10}, {type: autoattack}]}
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.common.budget import Norm
+from attacks.common.losses import margin
+from harness.attack import Adversarial, Attack, Cost, Target
+from harness.defense import Defense
+from harness.nested import InnerAttack, built
+from harness.quantity import Quantity
+
+
+class WorstOf(Attack):
+    """The strongest of several attacks, image by image.
+
+    A deterministic defense's image is done as soon as the defense misclassifies it. A stochastic defense meets every
+    attack with every image; kept is the one of largest margin of its mean logits over `draws` draws.
+
+    Args:
+        attacks: in the order in which they are run, each with a `gradient` and an `eot` of its own.
+        norm, eps, bound: the budget of those attacks that give none themselves.
+        draws: see above.
+
+    Raises:
+        ValueError: no attacks, budgets that differ, or no draws.
+    """
+
+    def __init__(
+        self,
+        attacks: list[InnerAttack],
+        norm: Norm | None = None,
+        eps: Quantity | None = None,
+        bound: Quantity | None = None,
+        draws: int = 10,
+    ) -> None:
+        super().__init__()
+        self.attacks: list[Attack] = [built(attack) for attack in attacks]
+        if not self.attacks or draws < 1:
+            raise ValueError("attacks is empty" if not self.attacks else f"draws is {draws}; it must be at least 1")
+        self.threat, *others = (attack.threat for attack in self.attacks)
+        if different := next((other for other in others if other != self.threat), None):
+            raise ValueError(f"attacks have the budgets {self.threat} and {different}; a worst case needs one")
+        self.draws = draws
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
+        """The strongest images, with the flow of each where the budget is one of flows.
+
+        NaN where one of the attacks broke down and none was successful.
+        """
+        best, flow, flags = x.clone(), x.new_zeros(len(x), *x.shape[2:], 2), list[str]()
+        margins = torch.full_like(y, -torch.inf, dtype=x.dtype)
+        judge = target.viewed(gradient="exact", eot=self.draws)
+        flows, broken = False, torch.zeros_like(y, dtype=torch.bool)
+        for place, attack in enumerate(self.attacks):
+            rows = torch.arange(len(x), device=x.device)
+            if not target.defense.stochastic:
+                rows = rows[margins <= 0]
+            if not len(rows):
+                break
+            view = target.viewed(gradient=attack.gradient, eot=attack.eot, rows=rows, tag=place)
+            found = attack.perturb(view, x[rows], y[rows])
+            found = Adversarial(found) if isinstance(found, Tensor) else found
+            flags += found.flags
+            broken[rows] |= ~torch.isfinite(found.images).flatten(1).all(1)
+            reached = margin(judge(found.images, rows), y[rows]).to(x.dtype)
+            better = reached > margins[rows]
+            rows = rows[better]
+            best[rows], margins[rows] = found.images[better], reached[better]
+            if found.flow is not None:
+                flow[rows], flows = found.flow[better].to(flow), True
+        best[broken & ~(margins > 0)] = torch.nan
+        return Adversarial(best, flow if flows else None, tuple(dict.fromkeys(flags)))
+
+    def cost(self, num_classes: int) -> Cost:
+        costs = [attack.cost(num_classes) for attack in self.attacks]
+        looks = self.draws * len(costs)
+        return Cost(sum(cost.forwards for cost in costs) + looks, sum(cost.backwards for cost in costs))
+
+    def unsuitable(self, defense: Defense) -> str | None:
+        reasons = (attack.unsuitable(defense) for attack in self.attacks)
+        return next((reason for reason in reasons if reason), super().unsuitable(defense))
+
+    def describe(self) -> str:
+        return "worst of " + "; ".join(attack.describe() for attack in self.attacks)
