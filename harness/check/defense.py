@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from harness.check import forward, gradient
+from harness.check import forward, gradient, movable, preprocessing
 from harness.check.probe import Probe
 from harness.check.verdict import Verdict
 from harness.defense import Defense
@@ -19,6 +19,7 @@ ESSENTIAL = (forward.runs, forward.shape, forward.device, forward.dtype, forward
 CHEAP = (forward.purified, forward.not_probabilities, forward.unsaturated)
 
 FURTHER = (
+    movable.movable,
     forward.images_kept,
     forward.composition,
     forward.batch_independence,
@@ -30,20 +31,25 @@ FURTHER = (
     gradient.bpda_gradient,
     gradient.classify_differences,
     gradient.purify_differences,
-    forward.accuracy,
+    preprocessing.first_layer,
+    preprocessing.accuracy,
 )
 
 
-def check(defense: Defense, x: Tensor, y: Tensor | None = None, seed: int = 0) -> list[Verdict]:
+def check(
+    defense: Defense, x: Tensor, y: Tensor | None = None, seed: int = 0, *, dataset: str | None = None
+) -> list[Verdict]:
     """Every rule of the contract, asked of a defense.
 
     Args:
         defense: as a run would use it: on its device, in evaluation mode.
-        x: a few images, (N, C, H, W) float32 in [0, 1], N >= 2, on the same device.
-        y: their labels, (N,) int64, for a remark on accuracy.
+        x: images, (N, C, H, W) float32 in [0, 1], N >= 2, on the same device. Eight do; where there are more, they
+            make the accuracy more certain.
+        y: their labels, (N,) int64, for the accuracy.
         seed: of the draws, directions and projections.
+        dataset: whose test split they are of, to hold the accuracy against the one on the defense's card.
     """
-    return _ask(Probe(defense, x, y, seed), (*CHEAP, *FURTHER))
+    return _ask(Probe(defense, x, y, seed, dataset), (*CHEAP, *FURTHER))
 
 
 def gates(defense: Defense, x: Tensor) -> list[str]:

@@ -50,6 +50,8 @@ def forward_gradient(probe: Probe) -> Judgement:
     whole = _gradient(probe, defense, probe.x)
     parts = _gradient(probe, lambda x: defense.classify(defense.purify(x)), probe.x)
     if whole is None or parts is None:
+        if whole is parts and _gradient(probe, defense.classify, probe.purified) is None:
+            return "failed", "none, as classify has none"
         if whole is parts:
             return "warned", "none, as purify has none: attack it with `gradient: bpda`"
         return "failed", f"{'forward' if whole is None else 'classify(purify(x))'} is detached, the other is not"

@@ -17,19 +17,32 @@ Part = Callable[[Tensor], Tensor]
 """A defense, or its purify or classify."""
 
 
+LOOKED_AT = 8
+"""Images that every rule but that on accuracy takes."""
+
+
 class Probe:
-    """What rules look at.
+    """What rules look at: `x`, the first `LOOKED_AT` of the images that are given, and all of them as `labelled`.
 
     Args:
         defense: as a run would use it: on its device, in evaluation mode.
-        x: a few images, (N, C, H, W) float32 in [0, 1], N >= 2, on the same device.
+        x: images, (N, C, H, W) float32 in [0, 1], N >= 2, on the same device.
         y: their labels, (N,) int64, if known.
+        dataset: its name, if they are of one that a card may speak of.
     """
 
-    def __init__(self, defense: Defense, x: Tensor, y: Tensor | None = None, seed: int = 0) -> None:
-        self.defense, self.x, self.y = defense, x.detach(), y
-        self.seeds = row_seeds(derive(seed, "check"), torch.arange(len(x), device=x.device))
+    def __init__(
+        self, defense: Defense, x: Tensor, y: Tensor | None = None, seed: int = 0, dataset: str | None = None
+    ) -> None:
+        self.defense, self.labelled, self.y, self.dataset, self.seed = defense, x.detach(), y, dataset, seed
+        self.x = self.labelled[:LOOKED_AT]
+        self.ids = torch.arange(len(x), device=x.device)
+        self.seeds = self.seeds_of(self.ids[:LOOKED_AT])
         self.other_seeds = fold(self.seeds, 1)
+
+    def seeds_of(self, ids: Tensor) -> Tensor:
+        """Of the images at these positions, (N,) int64."""
+        return row_seeds(derive(self.seed, "check"), ids)
 
     def ask(self, x: Tensor | None = None, seeds: Tensor | None = None, part: Part | None = None) -> Tensor:
         """What the defense (or one part of it) makes of images under fixed draws, without gradients."""

@@ -73,3 +73,10 @@ def test_mistakes_are_user_errors(folder: Path, spec: str, arguments: list[str],
 def test_an_absent_dataset_is_a_user_error() -> None:
     with pytest.raises(UserError, match="no dataset"):
         check_class("undefended", Path(), ["weights=digits-cnn"], dataset="digit")
+
+
+def test_a_normalisation_that_the_network_was_not_trained_with_fails_against_its_card() -> None:
+    verdicts = check_class("undefended", Path(), ["weights=digits-cnn", "mean=[0.5]", "std=[0.5]"])
+    told = {v.name: v for v in verdicts}["accuracy"]
+    assert told.status == "failed"
+    assert "of 256 clean images, where its card says 99.4%: is normalisation applied twice" in told.message
