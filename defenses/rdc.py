@@ -5,36 +5,35 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from defenses.dc import DC
 from defenses.diffusion.conditioning import ClassesOnly
-from defenses.diffusion.denoiser import NO_CLASS
-from defenses.diffusion.exact_gradient import GRADIENT_COST, Passes
-from defenses.diffusion.likelihood import maximize_likelihood
+from defenses.diffusion.exact_gradient import Passes
+from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, SignGradient
 from defenses.diffusion.loss import Reduction
 from defenses.diffusion.noise import Share
 from defenses.diffusion.timesteps import Spacing, time_grid
 from harness.errors import UserError
 from harness.quantity import Quantity
-from harness.randomness import derive, fold
 from harness.weights import Checkpoint
-
-PURIFY = derive("likelihood maximisation")
-"""Sets the noise of `purify` apart from that of `classify`, which is drawn from the same seeds."""
 
 
 class RDC(DC):
     """DC behind likelihood maximisation. BPDA differentiates the identity in place of the latter (paper Sec. 4.1).
 
-    The exact gradient is that of `maximize_likelihood`: the identity too, but for pixels stopped at 0 or 1.
+    Its exact gradient is that of `defenses.diffusion.likelihood`: in Linf the identity too, but for pixels stopped at 0
+    or 1, unless `sign_gradient` says otherwise; in L2 it takes second derivatives of the network.
 
     Args:
         steps: N, steps of likelihood maximisation.
-        eta: how far it may move a pixel.
-        momentum: mu.
+        norm: of the ball and of the steps, Linf (Algorithm 1) or L2 (Appendix C.2).
+        eta: how far an image may move in that norm; left out, the paper's 8/255 in Linf and 0.5 in L2.
+        momentum: mu; 0 turns it off.
         purify_timesteps: timesteps of the unconditional loss, as in `timesteps`; left out, those of the classifier.
+        sign_gradient: how an attacker differentiates the sign of a step in Linf, see `defenses.diffusion.likelihood`:
+            "zero" is right, "straight_through" and "tanh" may be stronger. No answer of the defense depends on it.
+        sign_temperature: tau of "tanh"; the smaller, the nearer to "zero".
 
     The other arguments are those of `DC`.
     """
@@ -46,9 +45,12 @@ class RDC(DC):
         network: dict[str, Any] | None = None,
         unconditional: Checkpoint | None = None,
         steps: int = 10,
-        eta: Quantity = Quantity("8/255"),  # noqa: B008
+        norm: Norm = "Linf",
+        eta: Quantity | None = None,
         momentum: float = 1.0,
         purify_timesteps: Literal["all"] | int | list[int] | None = None,
+        sign_gradient: SignGradient = "zero",
+        sign_temperature: float = 1.0,
         timesteps: Literal["all"] | int | list[int] = "all",
         spacing: Spacing = "uniform",
         samples: int = 1,
@@ -79,26 +81,21 @@ class RDC(DC):
                 "maximisation needs",
                 remedy="Name an unconditional one under `unconditional:`",
             )
-        if steps < 1:
-            raise UserError(
-                f"steps is {steps}", remedy="Likelihood maximisation takes at least one; without it, use dc"
-            )
-        if not 0 < eta <= 1:
-            raise UserError(f"eta is {eta}", remedy="It is a distance between pixels in [0, 1], such as 8/255")
-        self.steps, self.eta, self.momentum = steps, eta, momentum
         chosen = timesteps if purify_timesteps is None else purify_timesteps
         grid = time_grid(self.schedule, chosen, spacing, name="purify_timesteps")
-        self.unconditional = dataclasses.replace(self.loss, grid=grid)
+        self.maximization = LikelihoodMaximization(
+            dataclasses.replace(self.loss, grid=grid),
+            steps=steps,
+            norm=norm,
+            eta=eta,
+            momentum=momentum,
+            sign_gradient=sign_gradient,
+            sign_temperature=sign_temperature,
+        )
 
     def purify(self, x: Tensor) -> Tensor:
-        seeds, nothing = self.noise_seeds(x), torch.tensor([NO_CLASS])
-
-        def gradient(images: Tensor, step: int) -> Tensor:
-            return self.unconditional.gradients(images, nothing, fold(seeds, PURIFY, step)).squeeze(1)
-
-        return maximize_likelihood(x, gradient, eta=self.eta, steps=self.steps, momentum=self.momentum)
+        return self.maximization(x, self.noise_seeds(x))
 
     def cost(self) -> float:
-        """Classification, plus N gradients of the unconditional loss at `GRADIENT_COST` evaluations each."""
-        gradients = self.steps * len(self.unconditional.grid) * self.unconditional.samples
-        return super().cost() + GRADIENT_COST * gradients
+        """Classification, and likelihood maximisation before it."""
+        return super().cost() + self.maximization.cost()

@@ -13,6 +13,11 @@ With f a network, autograd would keep N K J of its graphs. Here a forward pass k
 
 If an evaluation of f costs 1 and one with its gradient 2.2, that is K + 2.2 A against 2.2 K per image and term: a
 margin loss is cheaper in two passes, cross-entropy in one.
+
+The gradients G[n, k] = dL[n, k]/dx_n can be differentiated in their turn. With dloss/dG = v it takes Hessians times
+vectors, by differentiating the gradient of each chunk once more (double backward), again in the memory of one chunk:
+
+    dloss/dx_n = sum_k sum_j d2f/dx2(x_n; n, k, j) v[n, k]
 """
 
 from __future__ import annotations
@@ -52,7 +57,7 @@ class Terms(Protocol):
 
 @dataclass(frozen=True)
 class ChunkedSum:
-    """L as a function of x that can be differentiated once; `create_graph=True` raises RuntimeError.
+    """L, or its gradients, as functions of x that can be differentiated once; `create_graph=True` raises RuntimeError.
 
     Args:
         terms: f.
@@ -74,6 +79,11 @@ class ChunkedSum:
         differentiable = x.requires_grad and torch.is_grad_enabled()
         sums: Tensor = _Function.apply(x, self, single and differentiable)
         return sums
+
+    def gradients(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> dL[n, k]/dx_n (N, K, C, H, W), whether or not gradients are enabled."""
+        found: Tensor = _Gradients.apply(x, self)
+        return found
 
     def values(self, x: Tensor) -> Tensor:
         """L, (N, K), without a graph."""
@@ -105,6 +115,20 @@ class ChunkedSum:
             gradients.index_add_(0, pairs[some, 0], gradient)
         return gradients
 
+    def curvature(self, x: Tensor, directions: Tensor) -> Tensor:
+        """sum_k d2L[n, k]/dx_n^2 directions[n, k], (N, C, H, W); pairs whose direction is zero are not evaluated.
+
+        Args:
+            x: images, (N, C, H, W).
+            directions: a vector for each pair, (N, K, C, H, W).
+        """
+        pairs = directions.flatten(2).any(2).nonzero()
+        products = torch.zeros_like(x)
+        for some, terms in self._chunks(pairs):
+            product = self._differentiate_twice(x, pairs[some], terms, directions[pairs[some].unbind(1)])
+            products.index_add_(0, pairs[some, 0], product)
+        return products
+
     def _all_pairs(self, x: Tensor) -> Tensor:
         return torch.ones(len(x), self.num_classes, device=x.device).nonzero()
 
@@ -125,6 +149,16 @@ class ChunkedSum:
             (gradient,) = torch.autograd.grad(values, own, weights)
         return values.detach(), gradient
 
+    def _differentiate_twice(self, x: Tensor, pairs: Tensor, terms: Tensor, directions: Tensor) -> Tensor:
+        """Hessians of the partial sums times `directions`, both (P, C, H, W)."""
+        images, classes = pairs.unbind(1)
+        with torch.enable_grad():
+            own = x.detach()[images].requires_grad_()
+            values = self.terms(own, images, classes, terms)
+            (gradient,) = torch.autograd.grad(values.sum(), own, create_graph=True)
+            (product,) = torch.autograd.grad(gradient, own, directions)
+        return product
+
 
 class _Function(torch.autograd.Function):
     @staticmethod
@@ -139,9 +173,27 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
-        if torch.is_grad_enabled():  # create_graph=True: the gradient would be taken for a constant
-            raise RuntimeError("a chunked sum can be differentiated once only")
+        _refuse_another_derivative()
         (saved,) = ctx.saved_tensors
         if ctx.single:
             return torch.einsum("nk,nk...->n...", weights, saved), None, None
         return ctx.total.pull_back(saved, weights), None, None
+
+
+class _Gradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, total: ChunkedSum) -> Tensor:
+        ctx.total = total
+        ctx.save_for_backward(x)
+        return total.values_and_gradients(x)[1]
+
+    @staticmethod
+    def backward(ctx: Any, directions: Tensor) -> tuple[Tensor, None]:
+        _refuse_another_derivative()
+        (x,) = ctx.saved_tensors
+        return ctx.total.curvature(x, directions), None
+
+
+def _refuse_another_derivative() -> None:
+    if torch.is_grad_enabled():  # create_graph=True: this one would be taken for a constant
+        raise RuntimeError("a chunked sum, or its gradients, can be differentiated once only")

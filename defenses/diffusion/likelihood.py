@@ -1,43 +1,176 @@
 """Likelihood maximisation (paper Sec. 3.4, Eq. 8, Algorithm 1): an image moves to where its diffusion loss is lower.
 
-    m <- mu m - g / ||g||_1,    g = grad_x loss(x^)          (unconditional loss, fresh noise at every step)
-    x^ <- clip(x^ + gamma sign(m)),    gamma = eta / N       N times, from x^ = x and m = 0
+    m <- mu m - g / ||g||_1,    g = grad_x loss(x^)            (unconditional loss, fresh noise at every step)
+    x^ <- clip(x^ + gamma d(m)),    gamma = eta / N            N times, from x^ = x and m = 0
 
-clip keeps x^ within eta of the original x in every pixel, and in [0, 1]. The L1 norm is that of one image.
+    Linf    d(m) = sign(m)            L2    d(m) = m / ||m||_2            the norms are those of one image
 
-The derivative: sign is flat almost everywhere, so dx^/dx is what the clips leave of the identity. A pixel passes its
-gradient on unless it was stopped by 0 or 1 (the ball moves with x). This is what autograd finds here, without any
-second derivative of the network; it equals BPDA with the identity, but for the pixels stopped.
+clip keeps x^ in [0, 1] and within eta of x. Of L2 the paper says that eta becomes 0.5 "under the l2 norm" (Appendix
+C.2), and no more. Our reading: the ball and the step, which is the steepest one of size gamma in the norm of the ball,
+are those of L2, and all else stays.
+
+The derivative. With H the Hessian of the loss, C = 0 for a pixel that was stopped by 0 or 1, else C = 1,
+
+    d x^  <-  C (d x^ + gamma d'(m) dm),        dm  <-  mu dm - (g / ||g||_1)' H d x^
+
+The clip to the ball counts as the identity: N steps of eta / N never leave it, and it mends but their rounding. Under
+L2 this is what autograd finds here, with H times a vector in the memory of one chunk (see `exact_gradient`). Under Linf
+the sign is flat almost everywhere: d' = 0, no second derivative is ever computed, and the true derivative is that of
+BPDA with the identity, but for the pixels stopped. A stronger attacker replaces d' on the way back, and there only; no
+value depends on it (`sign_gradient`):
+
+    zero               d' = 0                                the derivative itself
+    straight_through   d' = 1 / s                            as if sign(m) were the nearest multiple of m
+    tanh               d' = (tanh(m / (tau s)))'             as if the sign turned from -1 to 1 over a few tau s
+
+s = ||m||_2^2 / ||m||_1 is held constant. m / s is the multiple of m nearest to sign(m) in least squares, and makes both
+independent of the size of m, which the L1 norm leaves at one over the number of pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from defenses.diffusion.denoiser import NO_CLASS
+from defenses.diffusion.exact_gradient import GRADIENT_COST
+from defenses.diffusion.loss import DiffusionLoss
+from harness.components import LARGEST
+from harness.errors import UserError
+from harness.quantity import Quantity
+from harness.randomness import derive, fold
+from harness.threat import NORMS, Pixels
+
+Norm = Literal["Linf", "L2"]
+SignGradient = Literal["zero", "straight_through", "tanh"]
+
+BUDGETS: dict[Norm, Quantity] = {"Linf": Quantity("8/255"), "L2": Quantity("0.5")}
+"""The paper's eta (Sec. 4.1, Appendix C.2)."""
+
+PURIFY = derive("likelihood maximisation")
+"""Sets the noise of `purify` apart from that of `classify`, which is drawn from the same seeds."""
+
+
+@dataclass(frozen=True)
+class LikelihoodMaximization:
+    """Algorithm 1, lines 1 to 6, differentiable (once) in the images as said above.
+
+    Args:
+        loss: the diffusion loss, asked without a class.
+        steps: N.
+        norm, eta: the ball; eta left out is the paper's, see `BUDGETS`.
+        momentum: mu; 0 is none.
+        sign_gradient: what stands for the derivative of the sign; under L2, which has no sign, "zero" is all there is.
+        sign_temperature: tau, of "tanh".
+
+    Raises:
+        UserError: a number out of its range, or a surrogate of a sign that is not there.
+    """
+
+    loss: DiffusionLoss
+    steps: int = 10
+    norm: Norm = "Linf"
+    eta: Quantity | None = None
+    momentum: float = 1.0
+    sign_gradient: SignGradient = "zero"
+    sign_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}", remedy="Likelihood maximisation takes at least one")
+        if not 0 < self.ball.eps <= LARGEST[type(self.ball)]:
+            raise UserError(
+                f"eta is {self.ball.eps}",
+                remedy=f"It is a distance between images in [0, 1], such as {BUDGETS[self.norm]} in {self.norm}",
+            )
+        if self.momentum < 0:
+            raise UserError(f"momentum is {self.momentum}", remedy="It is 0, for none, or more")
+        if self.norm == "L2" and self.sign_gradient != "zero":
+            raise UserError(
+                f"sign_gradient is '{self.sign_gradient}', but steps in L2 take no sign",
+                remedy="Leave it out: their exact gradient holds the second derivative as it is",
+            )
+        if self.sign_temperature <= 0:
+            raise UserError(f"sign_temperature is {self.sign_temperature}", remedy="It must be positive")
+
+    @property
+    def ball(self) -> Pixels:
+        return NORMS[self.norm](BUDGETS[self.norm] if self.eta is None else self.eta)
+
+    def __call__(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] -> the same, of lower loss. seeds: of each image's noise, (N,) int64."""
+        nothing = torch.tensor([NO_CLASS])
+
+        def gradient(images: Tensor, step: int) -> Tensor:
+            return self.loss.gradients(images, nothing, fold(seeds, PURIFY, step)).squeeze(1)
+
+        return maximize_likelihood(
+            x, gradient, self.direction, ball=self.ball, steps=self.steps, momentum=self.momentum
+        )
+
+    def direction(self, m: Tensor) -> Tensor:
+        """d(m), (N, C, H, W), with the derivative that was chosen for it."""
+        if self.norm == "L2":
+            return _unit(m, 2)
+        if self.sign_gradient == "zero":
+            return m.detach().sign()
+        surrogate = m / _scale(m)
+        if self.sign_gradient == "tanh":
+            surrogate = (surrogate / self.sign_temperature).tanh()
+        return _with_derivative_of(surrogate, m.sign())
+
+    def cost(self) -> float:
+        """Network evaluations per image: N gradients, at `GRADIENT_COST` for each term of the loss."""
+        return GRADIENT_COST * self.steps * len(self.loss.grid) * self.loss.samples
+
 
 def maximize_likelihood(
-    x: Tensor, gradient: Callable[[Tensor, int], Tensor], *, eta: float, steps: int, momentum: float = 1.0
+    x: Tensor,
+    gradient: Callable[[Tensor, int], Tensor],
+    direction: Callable[[Tensor], Tensor],
+    *,
+    ball: Pixels,
+    steps: int,
+    momentum: float = 1.0,
 ) -> Tensor:
-    """Algorithm 1, lines 1 to 6.
+    """The loop of Algorithm 1.
 
     Args:
         x: images, (N, C, H, W) in [0, 1].
         gradient: (images, n) -> gradient of the unconditional diffusion loss at step n = 0..N-1, of the same shape.
-        eta: radius of the Linf ball around x.
+        direction: m -> d(m), of the same shape, of norm 1 at most.
+        ball: how far x may move, eta.
         steps: N.
         momentum: mu.
 
     Returns:
-        (N, C, H, W) in [0, 1], within eta of x; differentiable in x as said above.
+        (N, C, H, W) in [0, 1], within the ball around x; as differentiable in x as `gradient` and `direction` are.
     """
-    purified, m = x, torch.zeros_like(x)
+    gamma = float(ball.eps) / steps
+    moved, m = x, torch.zeros_like(x)
     for n in range(steps):
-        g = gradient(purified.detach(), n)
-        norm = g.abs().sum((1, 2, 3), keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
-        m = momentum * m - g / norm
-        moved = purified + (eta / steps) * m.sign()
-        purified = torch.minimum(torch.maximum(moved, x - eta), x + eta).clamp(0, 1)
-    return purified
+        m = momentum * m - _unit(gradient(moved, n), 1)
+        moved = (moved + gamma * direction(m)).clamp(0, 1)
+        moved = _with_derivative_of(moved, ball.project(x, moved))
+    return moved
+
+
+def _unit(v: Tensor, order: int) -> Tensor:
+    """v / ||v||, image by image; 0 stays 0, with a finite derivative."""
+    norm = torch.linalg.vector_norm(v, order, dim=(1, 2, 3), keepdim=True)
+    return v / torch.where(norm > 0, norm, 1)
+
+
+def _scale(m: Tensor) -> Tensor:
+    """s of each image, a constant, (N, 1, 1, 1); 1 where m is 0."""
+    two, one = (torch.linalg.vector_norm(m.detach(), order, dim=(1, 2, 3), keepdim=True) for order in (2, 1))
+    return torch.where(one > 0, two * (two / one), 1)
+
+
+def _with_derivative_of(other: Tensor, value: Tensor) -> Tensor:
+    """`value`, to the bit, with the derivative of `other`, which is finite."""
+    return value.detach() + (other - other.detach())

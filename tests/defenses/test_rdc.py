@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from defenses.diffusion.denoiser import NO_CLASS
+from defenses.diffusion.likelihood import PURIFY
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.rdc import RDC
 from harness.errors import UserError
 from harness.gradients import bpda, exact
 from harness.quantity import Quantity
-from harness.randomness import fold
+from harness.randomness import fold, normal
 from harness.weights import Checkpoint
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
@@ -50,7 +53,8 @@ def test_purification_stays_within_eta_and_within_0_and_1(make, x) -> None:
 def test_purification_lowers_the_unconditional_loss_under_noise_it_has_not_seen(make, x) -> None:
     defense = make(timesteps=20, steps=5)
     before, after = (
-        defense.unconditional(images, torch.tensor([NO_CLASS]), fold(SEEDS, 7)) for images in (x, purified(defense, x))
+        defense.maximization.loss(images, torch.tensor([NO_CLASS]), fold(SEEDS, 7))
+        for images in (x, purified(defense, x))
     )
     assert (after < before).all()
 
@@ -69,7 +73,8 @@ def test_each_step_and_the_classification_have_noise_of_their_own(make, x) -> No
         return defense.loss.noise(seeds, *rest)
 
     defense = make()
-    defense.unconditional = dataclasses.replace(defense.unconditional, noise=spy)
+    loss = dataclasses.replace(defense.maximization.loss, noise=spy)
+    defense.maximization = dataclasses.replace(defense.maximization, loss=loss)
     purified(defense, x)
     used = torch.cat([seeds.flatten() for seeds in [*seen, SEEDS]])
     assert len(seen) == 3
@@ -103,15 +108,87 @@ def test_bpda_takes_the_classifiers_gradient_at_the_purified_image(make, x) -> N
 def test_the_exact_gradient_is_that_of_bpda_but_for_pixels_stopped_at_0_or_1(make, x) -> None:
     defense = make(steps=1)
     moved, by_bpda, by_exact = purified(defense, x), gradient(bpda, defense, x), gradient(exact, defense, x)
-    stopped = ((moved == 0) | (moved == 1)) & ((moved - x).abs() < float(defense.eta) - 1e-6)
+    stopped = ((moved == 0) | (moved == 1)) & ((moved - x).abs() < 8 / 255 - 1e-6)
     assert stopped.any()
     assert not stopped.all()
     torch.testing.assert_close(by_exact, torch.where(stopped, 0.0, by_bpda))
 
 
+class Sign(torch.autograd.Function):
+    """The sign, with a slope for its derivative."""
+
+    @staticmethod
+    def forward(ctx, m: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return m.sign()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+def naive_step(m: Tensor, variant: dict[str, Any]) -> Tensor:
+    if variant.get("norm") == "L2":
+        return m / m.norm()
+    scale = m.detach().square().sum() / m.detach().abs().sum()
+    slopes = {
+        "zero": torch.zeros_like(m),
+        "straight_through": torch.ones_like(m) / scale,
+        "tanh": 1 / (0.7 * scale * (m.detach() / (0.7 * scale)).cosh() ** 2),
+    }
+    return Sign.apply(m, slopes[variant["sign_gradient"]])
+
+
+def naive_logits(defense: RDC, x: Tensor, seed: Tensor, steps: int, variant: dict[str, Any]) -> Tensor:
+    """Algorithm 1 on one image, (1, 1, 8, 8) -> (10,), as one graph of everything."""
+    betas = [(0.1 + 19.9 * step / 999) / 1000 for step in range(1000)]
+
+    def loss(image: Tensor, y: int, key: Tensor) -> Tensor:
+        terms = []
+        for t in (250, 500, 750, 1000):
+            alpha = math.prod(1 - beta for beta in betas[:t])
+            eps = normal(fold(key, y, t, 0), (1, 8, 8), torch.float64)
+            x_t = math.sqrt(alpha) * (2 * image - 1) + math.sqrt(1 - alpha) * eps
+            found = defense.denoiser.network(x_t, torch.tensor([t - 1]), torch.tensor([y]))
+            terms.append((found - eps).square().mean() / 4)
+        return torch.stack(terms).sum()
+
+    eta = 0.5 if variant.get("norm") == "L2" else 8 / 255
+    moved, m = x, torch.zeros_like(x)
+    for n in range(steps):
+        (g,) = torch.autograd.grad(loss(moved, NO_CLASS, fold(seed, PURIFY, n)), moved, create_graph=True)
+        m = m - g / g.abs().sum()
+        moved = (moved + eta / steps * naive_step(m, variant)).clamp(0, 1)
+    return torch.stack([-loss(moved, y, seed) for y in range(10)])
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "zero": {"sign_gradient": "zero"},
+    "straight_through": {"sign_gradient": "straight_through"},
+    "tanh": {"sign_gradient": "tanh", "sign_temperature": 0.7},
+    "L2": {"norm": "L2"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_exact_gradient_is_that_of_autograd_on_one_whole_graph(make, x, steps, variant) -> None:
+    defense, images = make(steps=steps, chunk=3, **VARIANTS[variant]).double(), x.double()
+    expected = torch.zeros_like(images)
+    for n in range(2):
+        alone = images[n, None].clone().requires_grad_()
+        logits = naive_logits(defense, alone, SEEDS[n, None], steps, VARIANTS[variant])
+        expected[n] = torch.autograd.grad(logits[3] - logits[5], alone)[0][0]
+    found = gradient(exact, defense, images)
+    assert float((found - expected).norm() / expected.norm()) < 1e-9
+    if variant != "zero":
+        by_bpda = gradient(bpda, defense, images)
+        assert float((by_bpda - expected).norm() / expected.norm()) > 0.01
+
+
 def test_its_own_timesteps_can_be_fewer_than_the_classifiers(make, x) -> None:
     few, many = make(purify_timesteps=2), make()
-    assert (len(few.unconditional.grid), len(many.unconditional.grid), len(few.loss.grid)) == (2, 4, 4)
+    assert [len(loss.grid) for loss in (few.maximization.loss, many.maximization.loss, few.loss)] == [2, 4, 4]
     assert few.cost() < many.cost()
     assert few.cost() > 10 * 4 + 3 * 2
 
@@ -121,6 +198,7 @@ def test_its_own_timesteps_can_be_fewer_than_the_classifiers(make, x) -> None:
     [
         ({"steps": 0}, "steps is 0"),
         ({"eta": Quantity(8)}, "eta is 8"),
+        ({"norm": "L2", "sign_gradient": "tanh"}, "sign_gradient is 'tanh'"),
         ({"purify_timesteps": 1001}, "purify_timesteps is 1001"),
     ],
 )

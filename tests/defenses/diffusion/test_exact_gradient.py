@@ -156,3 +156,47 @@ def test_the_network_is_left_without_gradients(toy) -> None:
     loss, x = make(toy, torch.float64, 2), images(torch.float64)
     loss(x, CLASSES, SEEDS).sum().backward()
     assert all(parameter.grad is None for parameter in loss.denoiser.parameters())
+
+
+def second_derivative(gradients: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a loss of the gradients that touches pixels, classes and images alike."""
+    return torch.autograd.grad((gradients.square().sum((2, 3, 4)) @ torch.tensor([1.0, -3.0]).to(x)).sin().sum(), x)[0]
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 4096])
+def test_gradients_of_gradients_equal_autograd_on_one_whole_graph(toy, naive_loss, chunk) -> None:
+    loss, x = make(toy, torch.float64, 8, chunk=chunk), images(torch.float64)
+    expected = naive_loss(loss, x, CLASSES[:2], SEEDS)
+    whole = torch.stack([torch.autograd.grad(expected[:, k].sum(), x, create_graph=True)[0] for k in range(2)], dim=1)
+    found = loss.gradients(x, CLASSES[:2], SEEDS)
+    assert error(found.detach(), whole.detach()) < 1e-12
+    assert error(second_derivative(found, x), second_derivative(whole, x)) < 1e-10
+    assert loss.denoiser.largest <= max(chunk, 1)
+
+
+def test_gradients_of_gradients_agree_with_finite_differences(toy) -> None:
+    loss = make(toy, torch.float64, 4, samples=2, chunk=6)
+    x = images(torch.float64)[:, :, :2, :2].detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss.gradients(x, CLASSES[:2], SEEDS), x)
+
+
+def test_second_derivatives_are_taken_of_the_pairs_that_are_asked_for(toy) -> None:
+    loss, x = make(toy, torch.float64, 8), images(torch.float64)
+    found = loss.gradients(x, CLASSES[:3], SEEDS)
+    before = loss.denoiser.rows
+    (product,) = torch.autograd.grad(found[1, 2, 0, 0, 0], x)
+    assert loss.denoiser.rows - before == 8
+    assert not product[0].any()
+    assert product[1].any()
+
+
+def test_what_gradients_keep_for_their_derivative_is_the_images(toy) -> None:
+    x = images(torch.float32)
+    found = make(toy, torch.float32, 64).gradients(x, CLASSES, SEEDS)
+    assert [saved.shape for saved in found.grad_fn.saved_tensors] == [x.shape]
+
+
+def test_a_third_derivative_is_refused_rather_than_wrong(toy) -> None:
+    loss, x = make(toy, torch.float64, 2), images(torch.float64)
+    with pytest.raises(RuntimeError, match="once only"):
+        torch.autograd.grad(loss.gradients(x, CLASSES[:1], SEEDS).sum(), x, create_graph=True)

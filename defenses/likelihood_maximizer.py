@@ -1,0 +1,121 @@
+"""Likelihood maximisation in front of any classifier (paper Sec. 4.4, "Diffusion likelihood maximizer").
+
+It moves an image to where a diffusion model finds it likelier, as `RDC` does. In the paper that saves 2 of 100 images
+for a WRN-70-16 under BPDA, against 76 for RDC: what it gains is of use to a diffusion classifier alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from defenses.dc import FIXED_SEED
+from defenses.diffusion.conditioning import Unconditional
+from defenses.diffusion.denoiser import NO_CLASS, adapted
+from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, SignGradient
+from defenses.diffusion.loss import DiffusionLoss
+from defenses.diffusion.noise import GaussianNoise, Share
+from defenses.diffusion.schedule import Process, discrete_vp
+from defenses.diffusion.timesteps import Spacing, time_grid
+from harness.defense import Defense
+from harness.errors import UserError
+from harness.nested import InnerDefense, built
+from harness.quantity import Quantity
+from harness.weights import Checkpoint
+
+
+class LikelihoodMaximizer(Defense):
+    """A classifier that is shown images of higher likelihood. BPDA differentiates the identity in place of the move.
+
+    Args:
+        weights: a diffusion network that knows no classes, or that was trained to do without; in Python also its name.
+        classifier: the defense, or plain classifier, that is asked about what came of the image.
+        network: type and arguments of the diffusion network, where its card does not say them.
+        steps, norm, eta, momentum, sign_gradient, sign_temperature: those of likelihood maximisation, as in `RDC`.
+        timesteps: of the unconditional loss: "all", or how many (T'), or which ones, in 1..1000.
+        spacing: how T' timesteps are spread: "uniform" over 1..1000, or the "first" ones.
+        samples: draws of noise per timestep.
+        noise: "fresh" at every call, or "fixed": the same for all images and calls.
+        share_noise: let "timesteps" share one draw; there are no classes to share it.
+        chunk: evaluations of the diffusion network held in memory at once. A matter of memory.
+
+    Raises:
+        UserError: a number out of its range, or a network that was never trained without a class.
+    """
+
+    memory_knobs: ClassVar[tuple[str, ...]] = ("chunk",)
+
+    def __init__(
+        self,
+        weights: Checkpoint,
+        classifier: InnerDefense,
+        *,
+        network: dict[str, Any] | None = None,
+        steps: int = 10,
+        norm: Norm = "Linf",
+        eta: Quantity | None = None,
+        momentum: float = 1.0,
+        timesteps: Literal["all"] | int | list[int] = "all",
+        spacing: Spacing = "uniform",
+        samples: int = 1,
+        noise: Literal["fresh", "fixed"] = "fresh",
+        share_noise: Share = "none",
+        sign_gradient: SignGradient = "zero",
+        sign_temperature: float = 1.0,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, number in {"samples": samples, "chunk": chunk}.items():
+            if number is not None and number < 1:
+                raise UserError(f"{name} is {number}", remedy="It must be at least 1")
+        checkpoint = Checkpoint.find(weights)
+        process = discrete_vp()
+        self.denoiser = _unconditional(checkpoint.network(network), checkpoint, process)
+        self.classifier: Defense = built(classifier)
+        self.num_classes = self.classifier.num_classes
+        self.fresh = noise == "fresh"
+        self.stochastic = self.fresh or self.classifier.stochastic
+        self.maximization = LikelihoodMaximization(
+            DiffusionLoss(
+                self.denoiser,
+                time_grid(process, timesteps, spacing),
+                GaussianNoise(share_noise),
+                samples=samples,
+                chunk=chunk,
+            ),
+            steps=steps,
+            norm=norm,
+            eta=eta,
+            momentum=momentum,
+            sign_gradient=sign_gradient,
+            sign_temperature=sign_temperature,
+        )
+
+    def purify(self, x: Tensor) -> Tensor:
+        return self.maximization(x, self.noise_seeds(x))
+
+    def classify(self, x: Tensor) -> Tensor:
+        return self.classifier(x)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """The unconditional diffusion loss that `purify` lowers (Eq. 4): (N, C, H, W) -> (N,)."""
+        return self.maximization.loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
+
+    def noise_seeds(self, x: Tensor) -> Tensor:
+        """Seeds of this call's noise, (N,) int64; constant where the noise is fixed."""
+        return self.seeds_for(x) if self.fresh else torch.full((len(x),), FIXED_SEED, device=x.device)
+
+    def cost(self) -> float:
+        """Likelihood maximisation, and the classifier after it."""
+        return self.maximization.cost() + self.classifier.cost()
+
+
+def _unconditional(network: nn.Module, checkpoint: Checkpoint, process: Process) -> Unconditional:
+    if getattr(network, "num_classes", None) and not getattr(network, "knows_no_class", True):
+        raise UserError(
+            f"the network of '{checkpoint.ref}' was never trained without a class, which likelihood maximisation needs",
+            remedy="Name an unconditional one under `weights:`",
+        )
+    return Unconditional(adapted(network, process))
