@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.training.multi_head import MultiHead
+from harness import datasets
 from harness.errors import UserError
+from harness.randomness import fenced
 from harness.weights import Checkpoint
 
 LAYOUT = dict(image_size=8, channels=1, nf=8, ch_mult=[1], num_res_blocks=1, attn_resolutions=[], dropout=0.0)
@@ -35,6 +37,15 @@ class Heads(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         self.asked.append((x, labels))
         return self.gains[:, None, None, None] * x[:, None]
+
+
+class Nothing(nn.Module):
+    """A student that has learnt nothing yet."""
+
+    null_head = True
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return x.new_zeros(len(x), 11, *x.shape[1:])
 
 
 class Copy(nn.Module):
@@ -122,6 +133,15 @@ def test_the_clean_accuracy_is_that_of_a_diffusion_classifier() -> None:
     ratio = sum(alpha(100 * j) / (1 - alpha(100 * j)) for j in range(1, 11)) / 10
     distances = (2 * images[:, None] - 2 * images).square().flatten(2).mean(2)
     assert logits.detach() == pytest.approx(-ratio * distances, rel=1e-3, abs=1e-5)
+
+
+def test_the_packaged_network_tells_digits_apart_and_resembles_its_teacher() -> None:
+    data = datasets.load("digits", "test").select(range(450, 500))
+    x, y, trainer, network = data.images, data.labels, MultiHead(TEACHER), Checkpoint.find("digits-multihead").network()
+    with torch.no_grad(), fenced(0):
+        assert (trainer.logits(network, x, 10).argmax(1) == y).float().mean() >= 0.94
+        apart, size = trainer.loss(network, x, y), trainer.loss(Nothing(), x, y)
+    assert apart <= 0.03 * size
 
 
 def test_a_network_with_a_null_head_tells_its_other_heads_apart() -> None:
