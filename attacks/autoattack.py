@@ -1,11 +1,13 @@
 """AutoAttack (Croce & Hein, 2020): the official algorithm, through the package `pyautoattack`.
 
     standard   apgd-ce, apgd-t, fab-t, square       for deterministic defenses
+    plus       apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t, with 5 restarts of the untargeted APGD and of FAB
     rand       apgd-ce, apgd-dlr, each gradient averaged over 20 draws       for stochastic ones
     auto       whichever of the two suits the defense
     custom     the attacks listed, in that order, each with its hyper-parameters of `standard`
 
-Each attack of the list sees only the images that those before it did not fool. The library draws its noise by position
+In L1, `standard` restarts APGD 5 times, aims at 5 targets, and spends the first 60% of APGD's steps in balls of 3 and
+2 eps (Croce & Hein, 2021). Each attack of the list sees only the images that those before it did not fool. The library draws its noise by position
 in the shard, so that its images depend on which others are there.
 """
 
@@ -28,13 +30,18 @@ from harness.quantity import Quantity
 from harness.randomness import derive, fenced
 from harness.threat import TOLERANCE, Pixels
 
-Version = Literal["standard", "rand", "auto", "custom"]
+Version = Literal["standard", "plus", "rand", "auto", "custom"]
 Stage = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 
 STANDARD: tuple[Stage, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
+PLUS: tuple[Stage, ...] = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
 RAND: tuple[Stage, ...] = ("apgd-ce", "apgd-dlr")
 RAND_DRAWS = 20
-MOST_TARGETS = 9
+MOST_TARGETS, MOST_TARGETS_L1 = 9, 5
+RESTARTS = 5
+"""Of the untargeted APGD in L1, and of it and FAB in `plus`."""
+LARGER_BALLS = 2
+"""Runs of APGD in larger balls before the one that counts, in L1."""
 FAB_STEPS = 100
 FEWEST_CLASSES: dict[Stage, int] = {"apgd-dlr": 3, "apgd-t": 4}
 """What the DLR losses need; the other attacks take any two classes."""
@@ -61,7 +68,7 @@ class AutoAttack(Attack):
         version: see the module's head.
         attacks: the list of `custom`; one or more of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.
         apgd_steps: iterations of each APGD attack; 100 unless given, with `custom` only.
-        apgd_restarts: restarts of each APGD attack; 1 unless given, with `custom` only.
+        apgd_restarts: restarts of each APGD attack; those of `standard` unless given, with `custom` only.
         square_queries: queries of Square; 5000 unless given, with `custom` only.
         gradient: the view of the defense, see `harness.attack.Attack`.
         eot: draws that APGD averages each gradient over, stochastic defenses only; 20 for `rand` and `auto`, else 1.
@@ -95,7 +102,7 @@ class AutoAttack(Attack):
         self.threat: Pixels = ball(norm, eps)
         self.norm, self.cascade = norm, version
         self.custom = _stages(attacks) if version == "custom" else ()
-        self.apgd_steps, self.apgd_restarts = apgd_steps or 100, apgd_restarts or 1
+        self.apgd_steps, self.apgd_restarts = apgd_steps or 100, apgd_restarts
         self.square_queries = square_queries or 5000
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
@@ -121,6 +128,8 @@ class AutoAttack(Attack):
         """The attacks that run, in order, against a defense that is stochastic or not."""
         if self.cascade == "custom":
             return self.custom
+        if self.cascade == "plus":
+            return PLUS
         return RAND if self.cascade == "rand" or (self.cascade == "auto" and stochastic) else STANDARD
 
     def cost(self, num_classes: int) -> Cost:
@@ -145,24 +154,42 @@ class AutoAttack(Attack):
         self, target: Target, stages: tuple[Stage, ...], classes: int, seed: int, device: torch.device
     ) -> pyautoattack.AutoAttack:
         """The library's object. `custom` lists are set afterwards: its own "custom" has other hyper-parameters."""
-        model = OneDraw(target)
+        model, stochastic = OneDraw(target), target.defense.stochastic
         shared = {"eps": float(self.threat.eps), "norm": self.norm, "seed": seed, "device": device}
         library = pyautoattack.AutoAttack(model, version="standard", **shared)
-        stochastic = target.defense.stochastic
         library.attacks_to_run = list(stages)
         library.version = "rand" if stochastic else "standard"  # "rand" leaves out the check for randomness
         apgd = {
             "n_iter": self.apgd_steps,
-            "n_restarts": self.apgd_restarts,
             "eot_iter": self.eot if stochastic else 1,
+            "use_largereps": self._grows(stochastic),
             "logger": library.logger,
         }
-        targets = min(MOST_TARGETS, classes - 1)
-        library.apgd = APGDAttack(model, **shared, **apgd)
-        library.apgd_targeted = APGDAttack_targeted(model, n_target_classes=targets, **shared, **apgd)
-        library.fab.n_target_classes = targets
+        restarts, targets = self._restarts("apgd-ce", stochastic), self._targets("apgd-t", classes)
+        library.apgd = APGDAttack(model, n_restarts=restarts, **shared, **apgd)
+        library.apgd_targeted = APGDAttack_targeted(
+            model, n_restarts=self._restarts("apgd-t", stochastic), n_target_classes=targets, **shared, **apgd
+        )
+        library.fab.n_restarts = self._restarts("fab", stochastic)
+        library.fab.n_target_classes = self._targets("fab-t", classes)
         library.square.n_queries = self.square_queries
         return library
+
+    def _restarts(self, stage: Stage, stochastic: bool) -> int:
+        if stage in ("apgd-ce", "apgd-dlr", "apgd-t") and self.apgd_restarts:
+            return self.apgd_restarts
+        if self.cascade == "plus":
+            return 1 if stage in ("apgd-t", "fab-t") else RESTARTS
+        return RESTARTS if stage in ("apgd-ce", "apgd-dlr") and self._grows(stochastic) else 1
+
+    def _targets(self, stage: Stage, classes: int) -> int:
+        few = self.norm == "L1" and stage == "apgd-t" and self.cascade != "plus"
+        return min(MOST_TARGETS_L1 if few else MOST_TARGETS, classes - 1)
+
+    def _grows(self, stochastic: bool) -> bool:
+        """Whether APGD begins in larger balls."""
+        rand = self.cascade == "rand" or (self.cascade == "auto" and stochastic)
+        return self.norm == "L1" and self.cascade != "plus" and not rand
 
     def _kinds(self) -> tuple[bool, ...]:
         """Whether the defenses that this configuration is for are stochastic."""
@@ -170,19 +197,20 @@ class AutoAttack(Attack):
 
     def _total(self, stochastic: bool, classes: int) -> Passes:
         """All attacks, and the library's checks: clean accuracy, range, dynamic, and five passes for randomness."""
-        parts = [self._passes(stage, classes, self.eot if stochastic else 1) for stage in self.stages(stochastic)]
+        parts = [self._passes(stage, classes, stochastic) for stage in self.stages(stochastic)]
         return Passes((3 if stochastic else 8) + sum(p.forwards for p in parts), sum(p.backwards for p in parts))
 
-    def _passes(self, stage: Stage, classes: int, draws: int) -> Passes:
+    def _passes(self, stage: Stage, classes: int, stochastic: bool) -> Passes:
         """One attack: its look at the clean image, its run, and the verdict on what it returns."""
-        targets = min(MOST_TARGETS, classes - 1)
-        apgd = self.apgd_restarts * (self.apgd_steps + 1) * draws
+        restarts, targets = self._restarts(stage, stochastic), self._targets(stage, classes)
+        runs = 1 + LARGER_BALLS * self._grows(stochastic)
+        apgd = restarts * (self.apgd_steps + runs) * (self.eot if stochastic else 1)
         if stage == "apgd-t":
-            return Passes(2 + targets * (apgd + self.apgd_restarts), targets * apgd)
+            return Passes(2 + targets * (apgd + restarts), targets * apgd)
         if stage == "fab":
-            return Passes(2 + 2 * FAB_STEPS + 2, FAB_STEPS * classes)
+            return Passes(2 + restarts * (2 * FAB_STEPS + 2), restarts * FAB_STEPS * classes)
         if stage == "fab-t":
-            return Passes(2 + targets * (2 * FAB_STEPS + 3), targets * FAB_STEPS)
+            return Passes(2 + restarts * targets * (2 * FAB_STEPS + 3), restarts * targets * FAB_STEPS)
         if stage == "square":
             return Passes(self.square_queries + 4, 0)
         return Passes(2 + apgd, apgd)

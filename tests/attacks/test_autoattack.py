@@ -105,23 +105,37 @@ def test_a_custom_list_is_the_stock_package_but_for_what_is_overridden(view: Vie
     assert not images.equal(x)
 
 
+def test_l1_is_the_stock_package_too(view: View) -> None:
+    """Its images exceed the budget by up to 1e-5 of it; ours are then projected back."""
+    defense = Conv()
+    attack = custom("apgd-ce", "apgd-t", "square", norm="L1", eps="0.3", square_queries=50, apgd_steps=100)
+    x, y = batch(defense, 6)
+    target = view(attack, defense, x)
+    images = run(attack, target, x, y).images
+    library = attack._library(target, attack.stages(False), 10, 0, torch.device("cpu"))
+    stock = pyautoattack.AutoAttack(defense, norm="L1", eps=0.3, seed=derive("autoattack", *target.seeds.tolist()))
+    stock.attacks_to_run, stock.square.n_queries = library.attacks_to_run, 50
+    assert torch.allclose(images, stock.run_standard_evaluation(x, y, batch_size=6)[0], atol=1e-5)
+    assert not images.equal(x)
+
+
 def hyperparameters(attack: Any) -> dict[str, Any]:
     return {k: v for k, v in vars(attack).items() if k not in {"model", "predict", "logger", "seed", "device"}}
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_standard_and_rand_have_the_official_hyperparameters(view: View, linear: Make, noisy: Make, norm: str) -> None:
-    for version, make in [("standard", linear), ("rand", noisy)]:
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_versions_have_the_official_hyperparameters(view: View, linear: Make, noisy: Make, norm: str) -> None:
+    for version, make in [("standard", linear), ("plus", linear), ("rand", noisy)]:
         attack = autoattack(norm, version=version)
         defense = make(normal(torch.arange(10), (36,)))
         target = view(attack, defense, uniform(torch.arange(2), SHAPE))
         ours = attack._library(target, attack.stages(defense.stochastic), 10, 0, torch.device("cpu"))
         stock = pyautoattack.AutoAttack(defense, norm=norm, eps=float(attack.threat.eps), seed=0, version=version)
         assert ours.attacks_to_run == stock.attacks_to_run
-        assert ours.version == stock.version
+        assert (ours.version == "rand") == (stock.version == "rand")  # all that the library asks of it
         for name in ("apgd", "apgd_targeted", "fab", "square"):
             official, mine = hyperparameters(getattr(stock, name)), hyperparameters(getattr(ours, name))
-            if version == "standard" or name == "apgd":  # rand leaves the others, which it does not run, unset
+            if version != "rand" or name == "apgd":  # rand leaves the others, which it does not run, unset
                 assert mine == official
 
 
@@ -136,6 +150,7 @@ def test_standard_and_rand_have_the_official_hyperparameters(view: View, linear:
         (["fab-t"], {}, 3),
         (["square"], {"square_queries": 30}, 2),
         (["apgd-ce", "apgd-dlr", "square"], {"apgd_steps": 5, "square_queries": 30, "norm": "L2"}, 10),
+        (["apgd-ce", "apgd-t", "fab-t", "square"], {"apgd_steps": 10, "square_queries": 30, "norm": "L1"}, 10),
     ],
 )
 def test_cost_is_exact_for_an_image_that_is_never_fooled(
@@ -147,6 +162,16 @@ def test_cost_is_exact_for_an_image_that_is_never_fooled(
     assert run(attack, target, x, y).images.equal(x)
     assert target.forwards.tolist() == [attack.cost(classes).forwards] * 3
     assert target.backwards.tolist() == [attack.cost(classes).backwards] * 3
+
+
+def test_plus_costs_what_it_says(linear: Make, view: View) -> None:
+    attack = autoattack(version="plus")
+    attack.apgd_steps, attack.square_queries = 5, 20
+    defense, x, y = unbeatable(linear, 2, 4)
+    target = view(attack, defense, x)
+    assert run(attack, target, x, y).images.equal(x)
+    assert target.forwards.tolist() == [attack.cost(4).forwards] * 2
+    assert target.backwards.tolist() == [attack.cost(4).backwards] * 2
 
 
 @pytest.mark.parametrize("version", ["rand", "auto"])
@@ -199,7 +224,7 @@ def test_images_too_small_for_square_in_l2_are_refused(linear: Make, view: View)
         ({"version": "custom", "attacks": ["apgd"]}, "'apgd' is not an attack.*apgd-ce, apgd-dlr, apgd-t, fab, fab-t"),
         ({"version": "custom"}, "needs attacks"),
         ({"version": "custom", "attacks": []}, "needs attacks"),
-        ({"version": "plus"}, "valid versions: standard, rand, auto, custom"),
+        ({"version": "plus"}, "valid versions: standard, plus, rand, auto, custom"),
         ({"attacks": ["square"]}, "attacks would change what version standard means"),
         ({"version": "rand", "apgd_steps": 10}, "apgd_steps would change what version rand means"),
         ({"eot": 5}, "version standard has no eot"),
