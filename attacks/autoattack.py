@@ -7,8 +7,8 @@
     custom     the attacks listed, in that order, each with its hyper-parameters of `standard`
 
 In L1, `standard` restarts APGD 5 times, aims at 5 targets, and spends the first 60% of APGD's steps in balls of 3 and
-2 eps (Croce & Hein, 2021). Each attack of the list sees only the images that those before it did not fool. The library draws its noise by position
-in the shard, so that its images depend on which others are there.
+2 eps (Croce & Hein, 2021). Each attack of the list sees only the images that those before it did not fool. The library
+draws its noise by position in the shard, so that its images depend on which others are there.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def test_images_too_small_for_square_in_l2_are_refused(linear: Make, view: View)
         ({"version": "custom", "attacks": ["apgd"]}, "'apgd' is not an attack.*apgd-ce, apgd-dlr, apgd-t, fab, fab-t"),
         ({"version": "custom"}, "needs attacks"),
         ({"version": "custom", "attacks": []}, "needs attacks"),
-        ({"version": "plus"}, "valid versions: standard, plus, rand, auto, custom"),
+        ({"version": "best"}, "valid versions: standard, plus, rand, auto, custom"),
         ({"attacks": ["square"]}, "attacks would change what version standard means"),
         ({"version": "rand", "apgd_steps": 10}, "apgd_steps would change what version rand means"),
         ({"eot": 5}, "version standard has no eot"),
