@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from defenses.dc import FIXED_SEED
+from defenses.diffusion.assemble import sigma_data_of
 from defenses.diffusion.conditioning import Unconditional
-from defenses.diffusion.denoiser import NO_CLASS, adapted
+from defenses.diffusion.denoiser import NO_CLASS, adapted, knows_no_class
 from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, SignGradient
 from defenses.diffusion.loss import DiffusionLoss
-from defenses.diffusion.noise import GaussianNoise, Share
-from defenses.diffusion.schedule import Process, discrete_vp
-from defenses.diffusion.timesteps import Spacing, time_grid
+from defenses.diffusion.noise import GaussianNoise
+from defenses.diffusion.timesteps import Spacing, Weighting, levels, time_grid
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.nested import InnerDefense, built
@@ -35,10 +35,10 @@ class LikelihoodMaximizer(Defense):
         network: type and arguments of the diffusion network, where its card does not say them.
         steps, norm, eta, momentum, sign_gradient, sign_temperature: those of likelihood maximisation, as in `RDC`.
         timesteps: of the unconditional loss: "all", or how many (T'), or which ones, in 1..1000.
-        spacing: how T' timesteps are spread: "uniform" over 1..1000, or the "first" ones.
+        spacing, weighting: how T' timesteps are spread, and what each weighs, as in `DC`.
         samples: draws of noise per timestep.
         noise: "fresh" at every call, or "fixed": the same for all images and calls.
-        share_noise: let "timesteps" share one draw; there are no classes to share it.
+        share_noise: let "timesteps" share one draw.
         chunk: evaluations of the diffusion network held in memory at once. A matter of memory.
 
     Raises:
@@ -59,9 +59,10 @@ class LikelihoodMaximizer(Defense):
         momentum: float = 1.0,
         timesteps: Literal["all"] | int | list[int] = "all",
         spacing: Spacing = "uniform",
+        weighting: Weighting = "uniform",
         samples: int = 1,
         noise: Literal["fresh", "fixed"] = "fresh",
-        share_noise: Share = "none",
+        share_noise: Literal["none", "timesteps"] = "none",
         sign_gradient: SignGradient = "zero",
         sign_temperature: float = 1.0,
         chunk: int | None = None,
@@ -71,20 +72,15 @@ class LikelihoodMaximizer(Defense):
             if number is not None and number < 1:
                 raise UserError(f"{name} is {number}", remedy="It must be at least 1")
         checkpoint = Checkpoint.find(weights)
-        process = discrete_vp()
-        self.denoiser = _unconditional(checkpoint.network(network), checkpoint, process)
+        predictor, process = _without_class(checkpoint, network), levels(weighting)
+        self.denoiser = Unconditional(adapted(predictor, process))
+        grid = time_grid(process, timesteps, spacing, weighting, sigma_data=sigma_data_of(weighting, predictor))
         self.classifier: Defense = built(classifier)
         self.num_classes = self.classifier.num_classes
         self.fresh = noise == "fresh"
         self.stochastic = self.fresh or self.classifier.stochastic
         self.maximization = LikelihoodMaximization(
-            DiffusionLoss(
-                self.denoiser,
-                time_grid(process, timesteps, spacing),
-                GaussianNoise(share_noise),
-                samples=samples,
-                chunk=chunk,
-            ),
+            DiffusionLoss(self.denoiser, grid, GaussianNoise(share_noise), samples=samples, chunk=chunk),
             steps=steps,
             norm=norm,
             eta=eta,
@@ -112,10 +108,12 @@ class LikelihoodMaximizer(Defense):
         return self.maximization.cost() + self.classifier.cost()
 
 
-def _unconditional(network: nn.Module, checkpoint: Checkpoint, process: Process) -> Unconditional:
-    if getattr(network, "num_classes", None) and not getattr(network, "knows_no_class", True):
+def _without_class(checkpoint: Checkpoint, spec: dict[str, Any] | None) -> nn.Module:
+    """The network, which knows no classes or can do without."""
+    network = checkpoint.network(spec)
+    if getattr(network, "num_classes", None) and not knows_no_class(network):
         raise UserError(
             f"the network of '{checkpoint.ref}' was never trained without a class, which likelihood maximisation needs",
             remedy="Name an unconditional one under `weights:`",
         )
-    return Unconditional(adapted(network, process))
+    return network

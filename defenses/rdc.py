@@ -13,7 +13,7 @@ from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, SignGradient
 from defenses.diffusion.loss import Reduction
 from defenses.diffusion.noise import Share
-from defenses.diffusion.timesteps import Spacing, time_grid
+from defenses.diffusion.timesteps import Spacing, Weighting
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.weights import Checkpoint
@@ -53,6 +53,7 @@ class RDC(DC):
         sign_temperature: float = 1.0,
         timesteps: Literal["all"] | int | list[int] = "all",
         spacing: Spacing = "uniform",
+        weighting: Weighting = "uniform",
         samples: int = 1,
         noise: Literal["fresh", "fixed"] = "fresh",
         share_noise: Share = "none",
@@ -67,6 +68,7 @@ class RDC(DC):
             unconditional=unconditional,
             timesteps=timesteps,
             spacing=spacing,
+            weighting=weighting,
             samples=samples,
             noise=noise,
             share_noise=share_noise,
@@ -82,7 +84,7 @@ class RDC(DC):
                 remedy="Name an unconditional one under `unconditional:`",
             )
         chosen = timesteps if purify_timesteps is None else purify_timesteps
-        grid = time_grid(self.schedule, chosen, spacing, name="purify_timesteps")
+        grid = self.grid(chosen, spacing, name="purify_timesteps")
         self.maximization = LikelihoodMaximization(
             dataclasses.replace(self.loss, grid=grid),
             steps=steps,

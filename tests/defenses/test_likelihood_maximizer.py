@@ -154,6 +154,13 @@ def test_a_network_that_was_never_trained_without_a_class_is_refused(fill, tmp_p
         )
 
 
+def test_the_packaged_edm_network_serves_under_edms_own_weights_as_in_rdc(x) -> None:
+    options = dict(timesteps=3, steps=2, weighting="edm")
+    defense, rdc = LikelihoodMaximizer("digits-edm", Undefended("digits-cnn"), **options), RDC("digits-edm", **options)
+    torch.testing.assert_close(purified(defense, x), purified(rdc, x), rtol=0, atol=1e-6)
+    assert (purified(defense, x) != x).flatten(1).any(1).all()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [({"steps": 0}, "steps is 0"), ({"samples": 0}, "samples is 0"), ({"timesteps": 1001}, "timesteps is 1001")],
