@@ -41,7 +41,7 @@ POWERS: dict[FlowSpacing, int] = {"quadratic": 2, "uniform": 1}
 START, END = 1e-5, 1 - 1e-5
 """First and last t, those of the original code."""
 
-CHUNK_PIXELS = {"cpu": 2**12, "cuda": 2**15}
+CHUNK_PIXELS = {"cpu": 2**13, "cuda": 2**15}
 """Pixels (height x width) per chunk where no chunk is given; less than for a loss, as its graph is larger."""
 
 
