@@ -214,6 +214,9 @@ def test_the_average_is_the_weighted_mean_of_the_weights_it_saw() -> None:
         ),
         ("{type: classifier, shift: 1}", "{type: adversarial, attack: {type: pgd, eps: 1}}", r"yaml:2: .*needs 'norm'"),
         ("{type: classifier, shift: 1}", "{type: diffusion, label_dropout: 2}", r"yaml:2: .*label_dropout is 2"),
+        ("{type: classifier, shift: 1}", "{type: trades, norm: Linf, eps: 8}", r"yaml:2: .*eps is 8.*8/255"),
+        ("{type: classifier, shift: 1}", "{type: jem, restart: 2}", r"yaml:2: .*restart is 2"),
+        ("{type: classifier, shift: 1}", "{type: perceptual}", r"CNN does not show its activations"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_before_anything_is_written(
