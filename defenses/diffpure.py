@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from defenses.diffusion.assemble import without_class
 from defenses.diffusion.denoiser import Denoiser, adapted
 from defenses.diffusion.reverse import (
     Ancestral,
@@ -28,7 +29,7 @@ from defenses.diffusion.reverse import (
     denoised,
     discrete_times,
 )
-from defenses.diffusion.schedule import ContinuousVP, Process, Schedule, discrete_vp
+from defenses.diffusion.schedule import ContinuousVP, Schedule, discrete_vp
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.nested import InnerDefense, built
@@ -88,7 +89,7 @@ class DiffPure(Defense):
             raise UserError(f"variance is {variance}, solver {solver}", remedy="Leave it out, it is a choice of ddpm's")
         checkpoint = Checkpoint.find(weights)
         process = discrete_vp() if solver == "ddpm" else ContinuousVP()
-        self.denoiser = _unconditional(checkpoint, network, process)
+        self.denoiser = adapted(without_class(checkpoint, network), process)
         self.solver = _solver(self.denoiser, process, solver, t_star, dt, variance or "beta")
         self.classifier: Defense = built(classifier)
         self.num_classes = self.classifier.num_classes
@@ -130,16 +131,6 @@ class _Noise:
 
     def __call__(self, step: int) -> Tensor:
         return normal(fold(self.seeds, step), self.shape, self.dtype)
-
-
-def _unconditional(checkpoint: Checkpoint, spec: dict[str, Any] | None, process: Process) -> Denoiser:
-    network = checkpoint.network(spec)
-    if getattr(network, "num_classes", None) and not getattr(network, "knows_no_class", True):
-        raise UserError(
-            f"the network of checkpoint '{checkpoint.ref}' was never trained without a class",
-            remedy="Name an unconditional one: purification does not know the class",
-        )
-    return adapted(network, process)
 
 
 def _solver(

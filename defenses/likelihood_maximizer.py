@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from defenses.dc import FIXED_SEED
-from defenses.diffusion.assemble import sigma_data_of
+from defenses.diffusion.assemble import sigma_data_of, without_class
 from defenses.diffusion.conditioning import Unconditional
-from defenses.diffusion.denoiser import NO_CLASS, adapted, knows_no_class
+from defenses.diffusion.denoiser import NO_CLASS, adapted
 from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, SignGradient
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise
@@ -72,7 +72,7 @@ class LikelihoodMaximizer(Defense):
             if number is not None and number < 1:
                 raise UserError(f"{name} is {number}", remedy="It must be at least 1")
         checkpoint = Checkpoint.find(weights)
-        predictor, process = _without_class(checkpoint, network), levels(weighting)
+        predictor, process = without_class(checkpoint, network), levels(weighting)
         self.denoiser = Unconditional(adapted(predictor, process))
         grid = time_grid(process, timesteps, spacing, weighting, sigma_data=sigma_data_of(weighting, predictor))
         self.classifier: Defense = built(classifier)
@@ -106,14 +106,3 @@ class LikelihoodMaximizer(Defense):
     def cost(self) -> float:
         """Likelihood maximisation, and the classifier after it."""
         return self.maximization.cost() + self.classifier.cost()
-
-
-def _without_class(checkpoint: Checkpoint, spec: dict[str, Any] | None) -> nn.Module:
-    """The network, which knows no classes or can do without."""
-    network = checkpoint.network(spec)
-    if getattr(network, "num_classes", None) and not knows_no_class(network):
-        raise UserError(
-            f"the network of '{checkpoint.ref}' was never trained without a class, which likelihood maximisation needs",
-            remedy="Name an unconditional one under `weights:`",
-        )
-    return network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from defenses.diffusion.conditioning import ClassesOnly, Pair, Unconditional
@@ -11,6 +13,7 @@ from defenses.diffusion.noise import Share
 from defenses.diffusion.schedule import Process
 from defenses.diffusion.timesteps import EDM_WEIGHTINGS, SIGMA_DATA, Weighting
 from harness.errors import UserError
+from harness.weights import Checkpoint
 
 
 def class_denoiser(network: nn.Module, unconditional: nn.Module | None, process: Process) -> Denoiser:
@@ -25,6 +28,24 @@ def class_denoiser(network: nn.Module, unconditional: nn.Module | None, process:
     if unconditional is not None:
         return Pair(conditional, Unconditional(adapted(unconditional, process)))
     return conditional if knows_no_class(network) else ClassesOnly(conditional)
+
+
+def without_class(checkpoint: Checkpoint, spec: dict[str, Any] | None) -> nn.Module:
+    """A checkpoint's network, which knows no classes or was trained to do without.
+
+    Args:
+        spec: its type and arguments, where the card does not say them.
+
+    Raises:
+        UserError: it must be told a class.
+    """
+    network = checkpoint.network(spec)
+    if getattr(network, "num_classes", None) and not knows_no_class(network):
+        raise UserError(
+            f"the network of '{checkpoint.ref}' was never trained without a class, which purification needs",
+            remedy="Name an unconditional one under `weights:`",
+        )
+    return network
 
 
 def classes_of(network: nn.Module, ref: str) -> int:

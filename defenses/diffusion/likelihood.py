@@ -16,7 +16,7 @@ The derivative. With H the Hessian of the loss, C = 0 for a pixel that was stopp
 The clip to the ball counts as the identity: N steps of eta / N never leave it, and it mends but their rounding. Under
 L2 this is what autograd finds here, with H times a vector in the memory of one chunk (see `exact_gradient`). Under Linf
 the sign is flat almost everywhere: d' = 0, no second derivative is ever computed, and the true derivative is that of
-BPDA with the identity, but for the pixels stopped. A stronger attacker replaces d' on the way back, and there only; no
+BPDA with the identity, but for the pixels stopped. An attacker may replace d' on the way back, and there only; no
 value depends on it (`sign_gradient`):
 
     zero               d' = 0                                the derivative itself
