@@ -1,0 +1,49 @@
+"""`harness compare`: two results directories cell by cell, or the defenses of one with each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+class Format(str, Enum):
+    table = "table"
+    md = "md"
+    json = "json"
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The directory of a run.")],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[B]", help="Another; A's defenses with each other if left out.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
+) -> None:
+    """Compare two runs cell by cell, or the defenses of one run with each other, with significance.
+
+    Examples:
+
+        harness compare results/quickstart results/quickstart-again
+
+        harness compare results/quickstart
+    """
+    from harness.compare import compare as compare_runs
+    from harness.compare import contrast
+    from harness.compare_layout import lay_out
+    from harness.report import markdown, terminal
+    from harness.report.load import load
+
+    one = load(first)
+    found = compare_runs(one, load(second)) if second else contrast(one)
+    if format is Format.json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=1))
+    elif format is Format.md:
+        typer.echo(markdown.render([lay_out(found)]), nl=False)
+    else:
+        Console().print(terminal.render([lay_out(found)]))
