@@ -52,10 +52,10 @@ class Maker:
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def cell(self, defense: str, attack: str, records: list[Record], *, stochastic: bool = False, **facts: Any) -> None:
-        """A pairing with these records; fewer than `count` leave it unfinished."""
+        """A pairing with these records; fewer than `count` leave it unfinished. Facts may name another key."""
         self.defenses.setdefault(defense, {"label": None, "type": "x", "stochastic": stochastic})
         self.attacks.setdefault(attack, {"label": None})
-        key = f"{defense}-{attack}"
+        key = facts.get("key", f"{defense}-{attack}")
         places = {"defense": defense, "attack": attack, "key": key, "count": self.count, "shard": 2}
         cell = {**places, "threat": "Linf 8/255", "method": "pgd 20 steps", "flags": [], **facts}
         self.cells.append(cell)
