@@ -9,24 +9,19 @@ import math
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from defenses.diffusion.assemble import check_noise, class_denoiser, classes_of, sigma_data_of
-from defenses.diffusion.denoiser import NO_CLASS
+from defenses.diffusion.classifier import DiffusionClassifier
 from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.loss import DiffusionLoss, Reduction
 from defenses.diffusion.noise import GaussianNoise, Share
 from defenses.diffusion.timesteps import Spacing, Weighting, levels, time_grid
-from harness.defense import Defense
 from harness.errors import UserError
 from harness.weights import Checkpoint
 
-FIXED_SEED = 0
-"""The seed of every image's noise where the noise is fixed."""
 
-
-class DC(Defense):
+class DC(DiffusionClassifier):
     """A class-conditional diffusion model as a classifier. Its gradient is exact, in constant memory.
 
     Args:
@@ -52,7 +47,6 @@ class DC(Defense):
             network without classes, or a weighting or a sharing of noise that the network does not allow.
     """
 
-    num_classes: int
     memory_knobs: ClassVar[tuple[str, ...]] = ("chunk", "gradient_passes")
 
     def __init__(
@@ -101,22 +95,11 @@ class DC(Defense):
         _check_prior(prior, self.num_classes)
 
     def classify(self, x: Tensor) -> Tensor:
-        logits = -self.loss(x, torch.arange(self.num_classes), self.noise_seeds(x))
+        logits = super().classify(x)
         if self.prior is None:
             return logits
         scale = 1 if self.loss.reduction == "sum" else x[0].numel()
         return logits + x.new_tensor(self.prior).log() / scale
-
-    def energy(self, x: Tensor) -> Tensor:
-        """The unconditional diffusion loss, which bounds -log p(x) (Eq. 4): (N, C, H, W) -> (N,)."""
-        return self.loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
-
-    def noise_seeds(self, x: Tensor) -> Tensor:
-        """Seeds of this call's noise, (N,) int64; constant where the noise is fixed."""
-        return self.seeds_for(x) if self.stochastic else torch.full((len(x),), FIXED_SEED, device=x.device)
-
-    def cost(self) -> float:
-        return float(self.loss.evaluations(torch.arange(self.num_classes)))
 
 
 def _check_prior(prior: list[float] | None, num_classes: int) -> None:

@@ -11,13 +11,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.dc import FIXED_SEED
 from defenses.diffusion.assemble import sigma_data_of, without_class
 from defenses.diffusion.conditioning import Unconditional
 from defenses.diffusion.denoiser import NO_CLASS, adapted
 from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, SignGradient
 from defenses.diffusion.loss import DiffusionLoss
-from defenses.diffusion.noise import GaussianNoise
+from defenses.diffusion.noise import GaussianNoise, seeds_of
 from defenses.diffusion.timesteps import Spacing, Weighting, levels, time_grid
 from harness.defense import Defense
 from harness.errors import UserError
@@ -101,7 +100,7 @@ class LikelihoodMaximizer(Defense):
 
     def noise_seeds(self, x: Tensor) -> Tensor:
         """Seeds of this call's noise, (N,) int64; constant where the noise is fixed."""
-        return self.seeds_for(x) if self.fresh else torch.full((len(x),), FIXED_SEED, device=x.device)
+        return seeds_of(self, x, self.fresh)
 
     def cost(self) -> float:
         """Likelihood maximisation, and the classifier after it."""

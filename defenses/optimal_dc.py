@@ -14,13 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 from torch import Tensor
 
-from defenses.dc import FIXED_SEED
-from defenses.diffusion.denoiser import NO_CLASS
+from defenses.diffusion.classifier import DiffusionClassifier
 from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.loss import DiffusionLoss, Reduction
 from defenses.diffusion.noise import GaussianNoise, Share
@@ -28,7 +26,6 @@ from defenses.diffusion.optimal import OptimalDenoiser
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import Spacing, time_grid
 from harness import datasets
-from harness.defense import Defense
 from harness.errors import UserError
 
 CHUNK = 1024
@@ -76,7 +73,7 @@ class Files:
         return cls(path, ref)
 
 
-class OptimalDC(Defense):
+class OptimalDC(DiffusionClassifier):
     """The diffusion classifier of the best possible diffusion model on a dataset. Its gradient is exact.
 
     Args:
@@ -92,7 +89,6 @@ class OptimalDC(Defense):
             must be positive and is not.
     """
 
-    num_classes: int
     memory_knobs: ClassVar[tuple[str, ...]] = ("chunk", "gradient_passes")
 
     def __init__(
@@ -135,19 +131,6 @@ class OptimalDC(Defense):
             chunk=chunk,
             passes=gradient_passes,
         )
-
-    def classify(self, x: Tensor) -> Tensor:
-        return -self.loss(x, torch.arange(self.num_classes), self._noise_seeds(x))
-
-    def energy(self, x: Tensor) -> Tensor:
-        """The loss without a class, by which all of D is one: (N, C, H, W) -> (N,)."""
-        return self.loss(x, torch.tensor([NO_CLASS]), self._noise_seeds(x)).squeeze(1)
-
-    def cost(self) -> float:
-        return float(self.num_classes * len(self.loss.grid) * self.loss.samples)
-
-    def _noise_seeds(self, x: Tensor) -> Tensor:
-        return self.seeds_for(x) if self.stochastic else torch.full((len(x),), FIXED_SEED, device=x.device)
 
 
 def _first(labels: Tensor, num_classes: int, count: int) -> list[int]:

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.dc import FIXED_SEED
 from defenses.diffusion.assemble import class_denoiser, classes_of
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.exact_gradient import GRADIENT_COST, Passes
 from defenses.diffusion.flow import END, START, FlowLikelihood, FlowSpacing, RademacherSigns, RoundedVP, bits_per_dim
 from defenses.diffusion.loss import Reduction
+from defenses.diffusion.noise import seeds_of
 from defenses.diffusion.runge_kutta import Solver
 from defenses.diffusion.schedule import ContinuousVP
 from harness.defense import Defense
@@ -131,7 +131,7 @@ class SBGC(Defense):
 
     def noise_seeds(self, x: Tensor) -> Tensor:
         """Seeds of this call's signs, (N,) int64; constant where the noise is fixed."""
-        return self.seeds_for(x) if self.stochastic else torch.full((len(x),), FIXED_SEED, device=x.device)
+        return seeds_of(self, x, self.stochastic)
 
     def cost(self) -> float:
         """Evaluations with a vector-Jacobian product each, at `GRADIENT_COST`; a guess for dopri5."""

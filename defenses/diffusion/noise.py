@@ -13,9 +13,19 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from harness.defense import Defense
 from harness.randomness import fold, normal
 
 Share = Literal["none", "classes", "timesteps", "both"]
+
+
+FIXED_SEED = 0
+"""The seed of every image's noise where the noise is fixed."""
+
+
+def seeds_of(defense: Defense, x: Tensor, fresh: bool) -> Tensor:
+    """Seeds of a call's noise, (N,) int64: the call's own, or the same for all images and calls."""
+    return defense.seeds_for(x) if fresh else torch.full((len(x),), FIXED_SEED, device=x.device)
 
 
 class NoiseSource(Protocol):
