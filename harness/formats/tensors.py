@@ -111,6 +111,11 @@ def rebuild_tensor(
     return View(storage, offset, size, stride)
 
 
+def rebuild_old_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> View:
+    """The meaning of `torch._utils._rebuild_tensor`, which torch wrote before 0.4; raises ValueError likewise."""
+    return rebuild_tensor(storage, offset, size, stride, False, None)
+
+
 def rebuild_parameter(data: Any, requires_grad: Any, hooks: Any) -> View:
     """The meaning of `torch._utils._rebuild_parameter`; raises ValueError for anything but a tensor without hooks."""
     if not isinstance(data, View) or hooks or type(requires_grad) is not bool:
@@ -124,6 +129,7 @@ def _counts(values: list[Any]) -> bool:
 
 TABLE: dict[str, Any] = {
     **STORAGES,
+    "torch._utils._rebuild_tensor": rebuild_old_tensor,
     "torch._utils._rebuild_tensor_v2": rebuild_tensor,
     "torch._utils._rebuild_parameter": rebuild_parameter,
     "collections.OrderedDict": OrderedTable,

@@ -113,8 +113,8 @@ def test_inherited_constructors_are_listed(folder: Path) -> None:
 
 
 def test_quantities_are_listed_as_a_suite_writes_them() -> None:
-    rdc = next(entry for entry in entries("defenses") if entry.name == "rdc")
-    assert next(p.default for p in rdc.parameters if p.name == "eta") == "8/255"
+    stadv = next(entry for entry in entries("attacks") if entry.name == "stadv")
+    assert next(p.default for p in stadv.parameters if p.name == "bound") == "0.05"
 
 
 @pytest.mark.parametrize("name", ["networks", "diffusion", "_hidden", "__init__", "../attacks/pgd", "", "dc.py.x"])

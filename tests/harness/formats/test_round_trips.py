@@ -143,3 +143,22 @@ def test_half_precision_integers_and_empty_tensors_come_back(tmp_path):
         assert found.keys() == state.keys()
         assert all(torch.equal(found[name], state[name]) for name in state)
         assert all(found[name].dtype == state[name].dtype for name in state)
+
+
+class BeforeZeroFour:
+    """A tensor as torch pickled it before 0.4."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[object, ...]:
+        storage = self.tensor.storage()
+        return torch._utils._rebuild_tensor, (storage, self.tensor.storage_offset(), (2, 3), self.tensor.stride())
+
+
+def test_tensors_from_before_torch_0_4_are_read(tmp_path):
+    tensor = torch.arange(12.0).reshape(4, 3)[1:3]
+    path = tmp_path / "old.th"
+    torch.save({"state_dict": {"w": BeforeZeroFour(tensor)}}, path, _use_new_zipfile_serialization=False)
+    assert torch.load(path, weights_only=True)["state_dict"]["w"].equal(tensor)
+    assert formats.read(path).tensors["w"].equal(tensor)
