@@ -39,6 +39,7 @@ from attacks.autoattack import AutoAttack, Stage
 from attacks.pgd import PGD
 from attacks.stadv import StAdv
 from defenses.networks.preprocessing import Preprocessing
+from harness import formats
 from harness.attack import Adversarial, Attack, Target
 from harness.defense import Defense
 from harness.quantity import Quantity
@@ -186,8 +187,7 @@ def read(golden: Path) -> tuple[list[dict[str, Any]], Tensor, Tensor]:
 
 
 def load(weights: Path) -> ResNet:
-    content = torch.load(weights, map_location="cpu", weights_only=True)
-    return ResNet({name.removeprefix("module."): value for name, value in content["state_dict"].items()})
+    return ResNet({name.removeprefix("module."): value for name, value in formats.read(weights).tensors.items()})
 
 
 def check_logits(defense: ResNet, golden: Path, x: Tensor) -> None:
