@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import __version__, cli_weights
+from harness import __version__, cli_compare, cli_eot, cli_weights
+from harness.cli_options import INTERRUPTED, Device, Limit, Only, Out, SuitePath, device_of, finish
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
+    from harness.suite import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,12 +33,8 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_weights.app, name="weights")
-
-INTERRUPTED = 130
-SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, such as suites/quickstart.yaml.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the suite's images.")]
-Only = Annotated[str | None, typer.Option(metavar="DEFENSE[/ATTACK]", help="Only these pairings.")]
+app.command()(cli_eot.eot)
+app.command()(cli_compare.compare)
 
 
 class Listed(str, Enum):
@@ -96,7 +93,7 @@ def run(
     only: Only = None,
     device: Device = "auto",
     limit: Limit = None,
-    out: Annotated[Path | None, typer.Option(help="Results directory; results/SUITE if left out.")] = None,
+    out: Out = None,
 ) -> None:
     """Run a suite, or finish one that was stopped.
 
@@ -106,22 +103,11 @@ def run(
 
         harness run suites/quickstart.yaml --only rdc/linf --device cuda
     """
-    from harness.progress import Display
-    from harness.run import run as run_suite
     from harness.suite import load
 
-    plan = load(suite, limit=limit, only=only)
-    folder = out or Path("results") / (plan.suite.suite + (f"-first{limit}" if limit else ""))
-    console = Console()
-    try:
-        done = run_suite(plan, folder, _device(device), Display(console))
-    except KeyboardInterrupt:
-        console.print(
-            f"\nStopped. Finished shards are kept in {folder}; the same command goes on from there.", markup=False
-        )
-        raise typer.Exit(INTERRUPTED) from None
+    folder, done = finish(load(suite, limit=limit, only=only), device, limit, out)
     what = f"Computed {done} shards." if done else "Nothing to do: every pairing is finished."
-    console.print(f"{what} See them with: harness report {folder}", markup=False, highlight=False)
+    Console().print(f"{what} See them with: harness report {folder}", markup=False, highlight=False)
 
 
 @app.command()
@@ -168,6 +154,8 @@ def show(suite: SuitePath, only: Only = None, limit: Limit = None) -> None:
 
     plan = load(suite, limit=limit, only=only)
     typer.echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
+    if plan.sweeps:
+        Console().print(_sweeps_table(plan), "")
     Console().print(_cost_table(estimate(plan)))
 
 
@@ -181,7 +169,7 @@ def check(
     """Check that a defense (or attack) keeps its contract."""
     from harness.check import check_class
 
-    verdicts = check_class(spec, Path.cwd(), arguments or [], dataset=dataset, device=_device(device))
+    verdicts = check_class(spec, Path.cwd(), arguments or [], dataset=dataset, device=device_of(device))
     colours = {"passed": "green", "warned": "yellow", "failed": "red"}
     table = Table("", "check", "what was found", box=None, pad_edge=False)
     for verdict in verdicts:
@@ -214,7 +202,7 @@ def train(
 
     console = Console()
     try:
-        path = train_recipe(recipe, out=out, device=_device(device), console=console)
+        path = train_recipe(recipe, out=out, device=device_of(device), console=console)
     except KeyboardInterrupt:
         console.print("\nStopped. The last checkpoint is kept; the same command goes on from there.")
         raise typer.Exit(INTERRUPTED) from None
@@ -241,24 +229,22 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _device(name: str) -> torch.device:
-    import torch
+def _sweeps_table(plan: Plan) -> Table:
+    from harness.sweep import spelt
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device '{name}' cannot be used ({reason})", remedy="Try --device cpu") from error
-    return device
+    table = Table("of", "values", "in results", title="Sweeps", title_justify="left", box=None)
+    for sweep in plan.sweeps:
+        of = f"{sweep.kind[:-1]} {sweep.name}: {', '.join(sweep.paths)}"
+        for name, values in sweep.variants.items():
+            table.add_row(escape(of), escape(", ".join(map(spelt, values))), escape(name))
+            of = ""
+    return table
 
 
 def _cost_table(costs: list[Any]) -> Table:
     table = Table(title="At most (images that fall early cost less)", title_justify="left", box=None)
     for column in ("defense", "attack", "threat", "method"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in ("images", "forwards per image", "backwards per image", "network evaluations"):
         table.add_column(column, justify="right")
     for cost in costs:

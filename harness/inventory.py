@@ -16,7 +16,8 @@ from harness.errors import UserError
 from harness.nested import inner_entries
 from harness.published import Published
 from harness.store import write_atomically
-from harness.suite import entry_of
+from harness.suite import written_out
+from harness.sweep import entry_of
 from harness.weights import Checkpoint, checkpoint_arguments, is_address, packaged, split_address
 
 State = Literal["packaged", "here", "to fetch", "by hand", "missing"]
@@ -69,7 +70,8 @@ def items(suite: Path | None = None) -> list[Item]:
     """
     if suite is None:
         return [item(ref) for ref in [*packaged(), *(entry.name for entry in published.entries())]]
-    return [item(ref, folder) for ref, folder in dict.fromkeys(_references(yaml_source.read(suite).root))]
+    document, _ = written_out(yaml_source.read(suite))
+    return [item(ref, folder) for ref, folder in dict.fromkeys(_references(document.root))]
 
 
 def fetch(wanted: Item, watch: Watch, *, sha256: str | None = None, offline: bool = False) -> Path:

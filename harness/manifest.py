@@ -78,6 +78,7 @@ def build(
         "report": plan.suite.report.model_dump(mode="json"),
         "defenses": old["defenses"] | {name: _defense(name, plan, defense) for name, defense in defenses.items()},
         "attacks": {name: {"label": spec.label} for name, spec in plan.suite.attacks.items()},
+        "sweeps": plan.presentation()["sweeps"],
         "cells": list(cells.values()),
         "resolved": plan.resolved(),
         "sessions": [*old["sessions"], {"started": now, **environment}],

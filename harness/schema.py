@@ -39,6 +39,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
+Values = Annotated[list[Any], Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -135,5 +136,8 @@ class Suite(_Section):
     defaults: Defaults = Defaults()
     pairings: Annotated[list[Pairing], Field(min_length=1)] | None = Field(
         default=None, description="which attacks meet which defenses; all meet all if left out"
+    )
+    sweep: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(
+        default=None, description="arguments (defense.NAME.ARGUMENT, attack.NAME.ARGUMENT) and the values they take"
     )
     report: Report = Report()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from harness.catalog import DATASETS
 from harness.components import BUDGET, Component, bind, check_budget, class_of, parameters
 from harness.errors import Place, UserError, nearest
 from harness.schema import CHOICES, Dataset, Suite
+from harness.sweep import Sweep, entry_of, expand
 from harness.validation import parse
 from harness.yaml_source import Document, Key, Node, read
 
-__all__ = ["Cell", "Component", "Plan", "load"]
+__all__ = ["Cell", "Component", "Plan", "check", "load", "written_out"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,18 @@ class Plan:
     """A suite that holds water.
 
     Args:
-        suite: as written, with the report's columns spelt out.
-        document: the file, to say where a value stands.
+        suite: as written, with the report's columns and the variants of sweeps spelt out.
+        document: the file, with variants likewise, to say where a value stands.
         cells: the pairings to run, defense by defense.
         all_cells: those that `only` left out as well.
+        sweeps: which entries are variants of one component.
     """
 
     suite: Suite
     document: Document
     cells: tuple[Cell, ...]
     all_cells: tuple[Cell, ...]
+    sweeps: tuple[Sweep, ...] = ()
 
     def place(self, *path: Key) -> Place:
         """The line of the value at `path`, such as "defenses", "rdc"; of what is nearest above where there is none."""
@@ -67,6 +70,7 @@ class Plan:
                 kind: {name: entry.label or name for name, entry in entries.items()}
                 for kind, entries in (("defenses", self.suite.defenses), ("attacks", self.suite.attacks))
             },
+            "sweeps": [asdict(sweep) for sweep in self.sweeps],
         }
 
 
@@ -75,20 +79,38 @@ def load(path: Path, *, limit: int | None = None, only: str | None = None) -> Pl
 
     Args:
         limit: keep the first so many images of those that the suite chooses.
-        only: "DEFENSE" or "DEFENSE/ATTACK": run only these pairings.
+        only: "DEFENSE" or "DEFENSE/ATTACK": run only these pairings. The name of a swept one means all its variants.
 
     Raises:
         UserError: whatever is wrong with it, with its line.
     """
-    document = read(path)
-    root = _sections(document.root)
-    suite = _spelt_out(document, parse(Suite, root, "the file"), limit)
+    return check(read(path), limit=limit, only=only)
+
+
+def check(document: Document, *, limit: int | None = None, only: str | None = None) -> Plan:
+    """As `load` does, for a suite that was read."""
+    document, sweeps = written_out(document)
+    root = document.root
+    suite = _spelt_out(document, parse(Suite, root, "the file"), limit, sweeps)
     _check_dataset(document, suite.dataset)
     _check_report(document, suite)
     cells = _cells(root, suite)
     for attack in {id(cell.attack): cell.attack for cell in cells}.values():
         check_budget(attack)
-    return Plan(suite, document, _selected(cells, suite, only, Place(path)), cells)
+    return Plan(suite, document, _selected(cells, suite, sweeps, only, Place(document.path)), cells, sweeps)
+
+
+def written_out(document: Document) -> tuple[Document, tuple[Sweep, ...]]:
+    """The suite without what is not for us, with every variant of its sweeps as an entry.
+
+    Raises:
+        UserError: a section has not the form of one, or a sweep leads nowhere.
+    """
+    root = _sections(document.root)
+    if not parse(Suite, root, "the file").sweep:
+        return replace(document, root=root), ()
+    root, sweeps = expand(root)
+    return replace(document, root=root), sweeps
 
 
 def _sections(root: Node) -> Node:
@@ -104,7 +126,7 @@ def _filled(node: Node) -> Node:
     return replace(node, value={}) if node.value is None else node
 
 
-def _spelt_out(document: Document, suite: Suite, limit: int | None) -> Suite:
+def _spelt_out(document: Document, suite: Suite, limit: int | None, sweeps: tuple[Sweep, ...]) -> Suite:
     """Defaults that depend on other values, and paths as seen from here."""
     dataset: dict[str, Any] = {}
     if limit is not None:
@@ -116,7 +138,9 @@ def _spelt_out(document: Document, suite: Suite, limit: int | None) -> Suite:
     if suite.dataset.path is not None:
         folder = document.place("dataset", "path").file.parent
         dataset["path"] = folder / os.path.expanduser(suite.dataset.path)
-    average = tuple(suite.attacks) if suite.report.average is None else suite.report.average
+    swept = {name for sweep in sweeps if sweep.kind == "attacks" for name in sweep.variants}
+    unswept = tuple(name for name in suite.attacks if name not in swept)
+    average = unswept if suite.report.average is None else suite.report.average
     worst = average if suite.report.worst is None else suite.report.worst
     report = suite.report.model_copy(update={"average": average, "worst": worst})
     return suite.model_copy(update={"dataset": suite.dataset.model_copy(update=dataset), "report": report})
@@ -160,13 +184,6 @@ def _cells(root: Node, suite: Suite) -> tuple[Cell, ...]:
     return tuple(Cell(defenses[d], _changed(attacks[a], pairs[d, a])) for d, a in order)
 
 
-def entry_of(root: Node, kind: str, name: str) -> Node:
-    """A component as written, on top of the defaults of its kind."""
-    own, _ = root.follow(kind, name)
-    defaults, depth = root.follow("defaults", kind)
-    return defaults.merged(own) if depth == 2 and defaults.value else own
-
-
 def _changed(attack: Component, overrides: Node | None) -> Component:
     """An attack for one pairing. One of another `type` takes over the budget and label, and nothing else."""
     if overrides is None:
@@ -203,14 +220,19 @@ def _names(node: Node, known: Any, what: str) -> list[str]:
     return [name.value for name in names]
 
 
-def _selected(cells: tuple[Cell, ...], suite: Suite, only: str | None, where: Place) -> tuple[Cell, ...]:
+def _selected(
+    cells: tuple[Cell, ...], suite: Suite, sweeps: tuple[Sweep, ...], only: str | None, where: Place
+) -> tuple[Cell, ...]:
     if only is None:
         return cells
     defense, _, attack = only.partition("/")
-    _known(defense, suite.defenses, "defense", where)
-    if attack:
+    variants = {(sweep.kind, sweep.name): set(sweep.variants) for sweep in sweeps}
+    defenses, attacks = (variants.get(key, {key[1]}) for key in (("defenses", defense), ("attacks", attack)))
+    if ("defenses", defense) not in variants:
+        _known(defense, suite.defenses, "defense", where)
+    if attack and ("attacks", attack) not in variants:
         _known(attack, suite.attacks, "attack", where)
-    found = tuple(c for c in cells if c.defense.name == defense and attack in ("", c.attack.name))
+    found = tuple(c for c in cells if c.defense.name in defenses and (not attack or c.attack.name in attacks))
     if not found:
         raise UserError(f"the suite has no pairing {only}", remedy="Add it under `pairings:`", where=where)
     return found

@@ -1,9 +1,12 @@
-"""Tables as one JSON document: the lines of `harness.report.tidy`, each run with its whole manifest."""
+"""Tables as one JSON document: the lines of `harness.report.tidy` and the curves, each run with its whole manifest."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import Any
 
+from harness.report.curves import Curve, curves
 from harness.report.table import Table
 from harness.report.tidy import lines
 
@@ -17,7 +20,30 @@ def render(tables: list[Table]) -> str:
             "path": str(table.run.path),
             "manifest": table.run.manifest.raw,
             "lines": [vars(line) for line in lines(table)],
+            "curves": [_curve(curve) for curve in curves(table)],
         }
         for table in tables
     ]
     return json.dumps({"schema_version": SCHEMA_VERSION, "runs": runs}, indent=1) + "\n"
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "swept": curve.sweep.kind[:-1],
+        "name": curve.sweep.name,
+        "parameters": list(curve.sweep.paths),
+        "defense_label": curve.defense,
+        "attack_label": curve.attack,
+        "points": [
+            {
+                "values": list(point.values),
+                "defense": point.row.name,
+                "attack": point.column.name,
+                "clean": asdict(point.clean.estimate) if point.clean.estimate else None,
+                "robust": asdict(point.robust.estimate) if point.robust.estimate else None,
+                "change": asdict(point.change) if point.change else None,
+            }
+            for point in curve.points
+        ],
+        "verdict": asdict(curve.verdict) if curve.verdict else None,
+    }

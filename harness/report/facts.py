@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,6 +45,16 @@ class AttackFacts(_Facts):
     threat: str | None = None
 
 
+class SweepFacts(_Facts):
+    """A swept component of the suite, see `harness.sweep.Sweep`. kind: "defenses" or "attacks"."""
+
+    kind: Literal["defenses", "attacks"]
+    name: str
+    label: str
+    paths: tuple[str, ...]
+    variants: dict[str, tuple[Any, ...]]
+
+
 class CellFacts(_Facts):
     """A pairing. method: how it was attacked, in a few words. flags: remarks of the gates."""
 
@@ -67,6 +77,7 @@ class Manifest(_Facts):
     defenses: dict[str, DefenseFacts]
     attacks: dict[str, AttackFacts]
     cells: tuple[CellFacts, ...]
+    sweeps: tuple[SweepFacts, ...] = ()
     harness: str
     raw: dict[str, Any]
 

@@ -32,6 +32,7 @@ _ESCAPES = {
             "η": r"\eta",
             "σ": r"\sigma",
             "±": r"\pm",
+            "−": "-",
             "×": r"\times",
             "≤": r"\le",
             "≥": r"\ge",
@@ -60,8 +61,11 @@ def _sheet(sheet: Sheet) -> str:
         "  \\centering",
         f"  \\caption{{{escape(sheet.title)}}}",
         f"  \\label{{tab:{name}}}",
-        *_grid(sheet.main),
+        *(_grid(sheet.main) if sheet.main else []),
     ]
+    for block in sheet.sweeps:
+        lines += ["", "  \\medskip", f"  {_shown(block.title)}", "", "  \\smallskip", *_grid(block.grid)]
+        lines += ["", "  \\smallskip", f"  {escape(block.remark)}"] if block.remark else []
     if sheet.draws:
         lines += ["", "  \\medskip", "  Stochastic defenses, by what counts as success over the draws", ""]
         lines += ["  \\smallskip", *_grid(sheet.draws)]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import itertools
 import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from harness.report.curves import Curve, Point, curves, signed
+from harness.report.facts import SweepFacts
 from harness.report.statistics import RULES, Estimate
 from harness.report.table import Column, Entry, Row, Table, rule_name, usual
+from harness.sweep import spelt
 
 NOTHING = "–"
 MANY_IMAGES = 100
@@ -20,11 +23,20 @@ MANY_IMAGES = 100
 
 @dataclass(frozen=True)
 class Shown:
-    """A text of the table. detail: small print beside or under it. marks: letters of footnotes, such as "a,b"."""
+    """A text of the table.
+
+    Attributes:
+        detail: small print beside or under it.
+        marks: letters of footnotes, such as "a,b".
+        estimate: the accuracy that the text gives.
+        images: defense and attack, where the number speaks of one pairing's images.
+    """
 
     text: str
     detail: str = ""
     marks: str = ""
+    estimate: Estimate | None = None
+    images: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,39 +49,49 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A sweep: a grid whose first columns are the parameters. remark: a sentence to stand below, or nothing."""
+
+    title: Shown
+    grid: Grid
+    remark: str = ""
+
+
+@dataclass(frozen=True)
 class Sheet:
     """A run's table, ready to be typeset.
 
     Attributes:
         name: the suite's.
+        main: what is not swept; None where that is nothing.
         draws: stochastic defenses under every rule over draws; None where there is nothing to compare.
         footnotes: mark and text.
         notes: sentences.
+        sweeps: a block per sweep of a defense, and per defense under a sweep of an attack.
     """
 
     name: str
     title: str
-    main: Grid
+    main: Grid | None
     draws: Grid | None
     footnotes: list[tuple[str, str]]
     notes: list[str]
+    sweeps: Sequence[Block] = ()
 
 
 def lay_out(table: Table) -> Sheet:
     """The texts of a table."""
     footnotes = _Footnotes()
-    head = [Shown("Defense"), *(Shown(_line(c.label), _line(c.threat or "")) for c in table.columns)]
-    lines = [
-        [_label(row, table, footnotes), *(_entry(entry, footnotes) for entry in row.entries)] for row in table.rows
-    ]
+    main, sweeps = _main(table, footnotes), list(_blocks(table, footnotes))
     manifest = table.run.manifest
     return Sheet(
         manifest.suite,
         _line(manifest.title or manifest.suite),
-        Grid(head, lines),
+        main,
         _draws(table),
         [(mark, text) for text, mark in footnotes.letters.items()],
-        list(_notes(table)),
+        list(_notes(table, sweeps)),
+        sweeps,
     )
 
 
@@ -89,14 +111,90 @@ def _letter(number: int) -> str:
     return "".join(next(itertools.islice(itertools.chain.from_iterable(lengths), number, None)))
 
 
-def _label(row: Row, table: Table, footnotes: _Footnotes) -> Shown:
+def _main(table: Table, footnotes: _Footnotes) -> Grid | None:
+    """Rows and columns that are not swept."""
+    sweeps = table.run.manifest.sweeps
+    defenses, attacks = (
+        {name for sweep in sweeps if sweep.kind == kind for name in sweep.variants} for kind in ("defenses", "attacks")
+    )
+    rows = [row for row in table.rows if row.name not in defenses]
+    kept = [at for at, column in enumerate(table.columns) if column.kind != "attack" or column.name not in attacks]
+    if sweeps and (not rows or len(kept) == 1):
+        return None
+    lines = [[_label(row, row.label, table, footnotes), *_entries(row, kept, footnotes)] for row in rows]
+    return Grid([Shown("Defense"), *_heads(table, kept)], lines)
+
+
+def _blocks(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
+    found = list(curves(table))
+    for sweep in table.run.manifest.sweeps:
+        if sweep.kind == "defenses":
+            yield from _variants(table, sweep, footnotes)
+        else:
+            yield from (_curve(curve, table, footnotes) for curve in found if curve.sweep is sweep)
+
+
+def _variants(table: Table, sweep: SweepFacts, footnotes: _Footnotes) -> Iterator[Block]:
+    """A swept defense, under all attacks that it meets."""
+    rows = [row for row in table.rows if row.name in sweep.variants]
+    kept = [at for at in range(len(table.columns)) if any(row.entries[at].status != "absent" for row in rows)]
+    lines = []
+    for row in rows:
+        first, *others = map(spelt, sweep.variants[row.name])
+        labels = [_label(row, first, table, footnotes), *(Shown(_line(value)) for value in others)]
+        lines.append([*labels, *_entries(row, kept, footnotes)])
+    if rows:
+        heads = [*(Shown(_line(path)) for path in sweep.paths), *_heads(table, kept)]
+        yield Block(
+            Shown(_line(f"{sweep.label}, by {' and '.join(sweep.paths)}")), Grid(heads, lines, len(sweep.paths))
+        )
+
+
+def _curve(curve: Curve, table: Table, footnotes: _Footnotes) -> Block:
+    """One defense under a swept attack."""
+    paths, first = curve.sweep.paths, curve.points[0]
+    threats = {point.column.threat or "" for point in curve.points}
+    heads = [*map(Shown, map(_line, paths)), Shown("Clean"), Shown("Robust", _line(threats.pop()))]
+    if threats:
+        heads[-1] = Shown("Robust")
+    changes = any(point.change for point in curve.points)
+    heads += [Shown("Change"), Shown("p")] if changes else []
+    lines = [_point(point, footnotes, changes) for point in curve.points]
+    title = f"{curve.defense} under {curve.attack}, by {' and '.join(paths)}"
+    remark = curve.verdict.text if curve.verdict else ""
+    return Block(_label(first.row, title, table, footnotes), Grid(heads, lines, len(paths)), remark)
+
+
+def _point(point: Point, footnotes: _Footnotes, changes: bool) -> list[Shown]:
+    line = [Shown(_line(spelt(value))) for value in point.values]
+    line += [_entry(point.clean, footnotes), _entry(point.robust, footnotes)]
+    if not changes:
+        return line
+    if point.change is None:
+        return [*line, Shown(""), Shown("")]
+    step = point.change
+    interval = f"{signed(step.low)} to {signed(step.high)}"
+    return [*line, Shown(signed(step.value), interval), Shown("<0.001" if step.p < 0.001 else f"{step.p:.3f}")]
+
+
+def _heads(table: Table, kept: Sequence[int]) -> list[Shown]:
+    columns = [table.columns[at] for at in kept]
+    return [Shown(_line(column.label), _line(column.threat or "")) for column in columns]
+
+
+def _entries(row: Row, kept: Sequence[int], footnotes: _Footnotes) -> list[Shown]:
+    return [_entry(row.entries[at], footnotes) for at in kept]
+
+
+def _label(row: Row, text: str, table: Table, footnotes: _Footnotes) -> Shown:
     stochastic = (f"stochastic: {rule_name(table.rule, table.votes)}",) if row.stochastic else ()
-    return Shown(_line(row.label), marks=footnotes.marks((*stochastic, *row.remarks)))
+    return Shown(_line(text), marks=footnotes.marks((*stochastic, *row.remarks)))
 
 
 def _entry(entry: Entry, footnotes: _Footnotes) -> Shown:
     if entry.estimate:
-        return _accuracy(entry.estimate, footnotes.marks(entry.remarks))
+        pair = (entry.pairing.facts.defense, entry.pairing.facts.attack) if entry.pairing else None
+        return replace(_accuracy(entry.estimate, footnotes.marks(entry.remarks)), images=pair)
     text = f"{entry.done}/{entry.total}" if entry.done else NOTHING
     return Shown(text, marks=footnotes.marks(entry.remarks))
 
@@ -104,7 +202,8 @@ def _entry(entry: Entry, footnotes: _Footnotes) -> Shown:
 def _accuracy(estimate: Estimate, marks: str = "") -> Shown:
     digits = 2 if estimate.n >= MANY_IMAGES else 1
     low, high = (f"{100 * bound:.1f}" for bound in (estimate.low, estimate.high))
-    return Shown(f"{100 * estimate.value:.{digits}f}", f"{low}–{'100' if high == '100.0' else high}", marks)
+    interval = f"{low}–{'100' if high == '100.0' else high}"
+    return Shown(f"{100 * estimate.value:.{digits}f}", interval, marks, estimate)
 
 
 def _draws(table: Table) -> Grid | None:
@@ -129,14 +228,16 @@ def _draw_lines(row: Row, column: Column, at: int) -> Iterator[list[Shown]]:
     yield [Shown(""), Shown(""), Shown("benign"), *benign]
 
 
-def _notes(table: Table) -> Iterator[str]:
+def _notes(table: Table, sweeps: list[Block]) -> Iterator[str]:
     manifest = table.run.manifest
     data = manifest.dataset
     yield f"Accuracy in % on {data.count} images of {data.name} ({data.split}), with 95% Wilson intervals."
+    if any(head.text == "Change" for block in sweeps for head in block.grid.head):
+        yield "Change: in points, on the same images, with 95% score intervals (Tango); p: McNemar's exact test."
     yield from _methods(table)
     labels = {column.name: column.label for column in table.columns if column.kind == "attack"}
     for column in table.columns:
-        names = ", ".join(labels.get(name, name) for name in column.members)
+        names = _joined([labels.get(name, name) for name in column.members])
         if column.kind == "average":
             yield f"{column.label}: mean over {names}; its interval allows for attacks that fool the same images."
         elif column.kind == "worst":
@@ -156,7 +257,11 @@ def _methods(table: Table) -> Iterator[str]:
             (column, p) for column in columns for p in table.run.pairings.values() if p.facts.attack == column.name
         )
         exceptions = "" if all(usual(*pair) for pair in pairs) else ", unless a footnote says otherwise"
-        yield _line(f"{', '.join(column.label for column in columns)}: {method}{exceptions}.")
+        yield _line(f"{_joined([column.label for column in columns])}: {method}{exceptions}.")
+
+
+def _joined(labels: list[str]) -> str:
+    return ("; " if any("," in label for label in labels) else ", ").join(labels)
 
 
 def _unfinished(table: Table) -> Iterator[str]:

@@ -22,7 +22,12 @@ def escape(text: str) -> str:
 
 
 def _sheet(sheet: Sheet) -> str:
-    lines = [f"**{escape(sheet.title)}**", "", *_grid(sheet.main), ""]
+    lines = [f"**{escape(sheet.title)}**", ""]
+    if sheet.main:
+        lines += [*_grid(sheet.main), ""]
+    for block in sheet.sweeps:
+        lines += [f"{_shown(block.title)}:", "", *_grid(block.grid), ""]
+        lines += [escape(block.remark), ""] if block.remark else []
     if sheet.draws:
         lines += ["Stochastic defenses, by what counts as success over the draws:", "", *_grid(sheet.draws), ""]
     lines += [f"- <sup>{mark}</sup> {escape(text)}" for mark, text in sheet.footnotes]

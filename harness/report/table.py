@@ -167,7 +167,7 @@ def _entry(
         "final" if finished else "unfinished",
         done=min(member.done for member in members),
         total=manifest.dataset.count,
-        estimate=_combine(column, [_robust(member.records, rule) for member in members]) if finished else None,
+        estimate=_combine(column, [robust_successes(member.records, rule) for member in members]) if finished else None,
         benign=_combine(column, [_benign(member.records, rule) for member in members]) if finished else None,
         errors=sum(_errors(member.records) for member in members),
         violations=sum(_violations(member.records) for member in members),
@@ -204,7 +204,7 @@ def _benign(records: pd.DataFrame, rule: Rule) -> Successes:
     return np.array([success(votes, label, rule) for votes, label in pairs], dtype=np.float64)
 
 
-def _robust(records: pd.DataFrame, rule: Rule) -> Successes:
+def robust_successes(records: pd.DataFrame, rule: Rule) -> Successes:
     """Successes on the adversarial images, likewise; an error is none."""
     rows = zip(records["adv_votes"], records["label"], records["verdict"], strict=True)
     successes = [0.0 if verdict == "error" else success(votes, label, rule) for votes, label, verdict in rows]

@@ -16,7 +16,13 @@ def render(sheets: list[Sheet]) -> Group:
 
 
 def _sheet(sheet: Sheet) -> list[RichTable | Text]:
-    parts: list[RichTable | Text] = [Text(sheet.title, style="bold"), Text(), _stacks(sheet.main), Text()]
+    parts: list[RichTable | Text] = [Text(sheet.title, style="bold"), Text()]
+    if sheet.main:
+        parts += [_stacks(sheet.main), Text()]
+    for block in sheet.sweeps:
+        title = Text(block.title.text, style="bold").append(f" {block.title.marks}".rstrip(), style="dim")
+        parts += [title, Text(), _stacks(block.grid), Text()]
+        parts += [Text(block.remark), Text()] if block.remark else []
     if sheet.draws:
         title = Text("Stochastic defenses, by what counts as success over the draws", style="bold")
         parts += [title, Text(), _stacks(sheet.draws), Text()]

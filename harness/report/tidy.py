@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 from harness.report.statistics import Estimate, Rule
 from harness.report.table import Column, Entry, Row, Table
+from harness.sweep import spelt
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Line:
 
     Attributes:
         run: the results directory.
+        parameters: what was swept and its values here, as "defense.rdc.eta=2/255; attack.linf.steps=10".
         kind: of its column: "clean", "attack", "average" or "worst".
         attack: the attack's name; of an average or a worst case, the names of its attacks, with spaces between.
         rule: what counts as success over the draws of a stochastic defense.
@@ -35,6 +37,7 @@ class Line:
     defense: str
     defense_label: str
     stochastic: bool
+    parameters: str
     kind: str
     attack: str
     column_label: str
@@ -88,6 +91,7 @@ def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> L
         defense=row.name,
         defense_label=row.label,
         stochastic=row.stochastic,
+        parameters="; ".join(_parameters(table, row, column)),
         kind=column.kind,
         attack="" if column.kind == "clean" else " ".join(column.members),
         column_label=column.label,
@@ -109,6 +113,14 @@ def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> L
         key=facts.key if facts else "",
         flags="; ".join((*row.remarks, *entry.remarks)),
     )
+
+
+def _parameters(table: Table, row: Row, column: Column) -> Iterator[str]:
+    places = {"defenses": row.name, "attacks": column.name if column.kind == "attack" else None}
+    for sweep in table.run.manifest.sweeps:
+        values = sweep.variants.get(places[sweep.kind] or "", ())
+        for path, value in zip(sweep.paths, values, strict=False):
+            yield f"{sweep.kind[:-1]}.{sweep.name}.{path}={spelt(value)}"
 
 
 def _numbers(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:

@@ -145,6 +145,14 @@ def test_run_report_and_show_work_on_a_small_suite(small_suite: Path, capsys: py
     assert total.split()[1] == str(2 * 10 * (2 + 6))  # per attack: one draw of clean and adversarial each, or three
 
 
+def test_show_says_what_a_sweep_makes(small_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_suite.write_text(small_suite.read_text() + "sweep: {defense.noisy.strength: [0.5, 2]}\n")
+    assert call("show", str(small_suite)) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["defense", "noisy:", "strength", "0.5", "noisy.strength-0.5"] in lines
+    assert ["2", "noisy.strength-2"] in lines
+
+
 def test_report_without_results_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("report", str(tmp_path / "nowhere")) == 2
     assert "nowhere" in capsys.readouterr().err
@@ -178,7 +186,7 @@ def test_listing_does_not_wait_for_torch() -> None:
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("run", "report", "list", "show", "check", "new", "train", "doctor"):
+    for command in ("run", "report", "compare", "eot", "list", "show", "check", "new", "train", "doctor"):
         assert call(command, "--help") == 0
         assert len(capsys.readouterr().out) > 200
 
