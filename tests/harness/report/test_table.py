@@ -102,7 +102,8 @@ def test_a_pairing_outside_the_suite_is_absent_with_what_needs_it(maker: Any, co
 
 def test_damaged_and_stale_shards_leave_the_pairing_unfinished(maker: Any, column: Column) -> None:
     maker.cell("d", "a", column("rrrr"))
-    maker.cell("d", "b", column("rrrr"), key="another key")
+    maker.cell("d", "b", column("rrrr"))
+    maker.cells[-1]["key"] = "another key"
     path = maker.root / "cells/d/a/00000-00002.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     table = summarise(load(maker.finish()))
