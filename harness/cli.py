@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import __version__, cli_compare, cli_eot, cli_weights
+from harness import __version__, cli_compare, cli_eot, cli_report, cli_weights
 from harness.cli_options import INTERRUPTED, Device, Limit, Only, Out, SuitePath, device_of, finish
 from harness.errors import UserError
 
@@ -34,6 +34,7 @@ app = typer.Typer(
 
 app.add_typer(cli_weights.app, name="weights")
 app.command()(cli_eot.eot)
+app.command()(cli_report.report)
 app.command()(cli_compare.compare)
 
 
@@ -42,14 +43,6 @@ class Listed(str, Enum):
     attacks = "attacks"
     datasets = "datasets"
     suites = "suites"
-
-
-class Format(str, Enum):
-    table = "table"
-    md = "md"
-    latex = "latex"
-    csv = "csv"
-    json = "json"
 
 
 class Kind(str, Enum):
@@ -108,21 +101,6 @@ def run(
     folder, done = finish(load(suite, limit=limit, only=only), device, limit, out)
     what = f"Computed {done} shards." if done else "Nothing to do: every pairing is finished."
     Console().print(f"{what} See them with: harness report {folder}", markup=False, highlight=False)
-
-
-@app.command()
-def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or a folder of runs.")] = Path("results"),
-    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
-) -> None:
-    """Print the tables of the runs in a folder."""
-    from harness.report import report as render
-
-    rendered = render(directory, format.value)
-    if isinstance(rendered, str):
-        typer.echo(rendered)
-    else:
-        Console().print(rendered)
 
 
 @app.command(name="list")

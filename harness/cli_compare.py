@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from harness.errors import UserError
+
 
 class Format(str, Enum):
     table = "table"
@@ -41,6 +43,8 @@ def compare(
 
     one = load(first)
     found = compare_runs(one, load(second)) if second else contrast(one)
+    if not found.matches:
+        raise UserError(f"{first} has no attack that met two defenses", remedy="Give a second directory")
     if format is Format.json:
         typer.echo(json.dumps(dataclasses.asdict(found), indent=1))
     elif format is Format.md:

@@ -2,7 +2,9 @@
 
     find_runs, load      results directories -> `Run`: records by pairing          (load, facts)
     summarise            `Run` -> `Table`: accuracies, intervals, remarks          (table, statistics)
-    report               `Table` -> text: terminal, Markdown, LaTeX, CSV or JSON   (layout and a file per format)
+    report               `Table` -> text: terminal, Markdown, LaTeX, CSV, JSON     (layout and a file per format)
+                         or a page of HTML with the images                         (html, gallery, charts)
+    draw                 `Table` -> plots, in `harness.report.plots`               (charts)
 
 A report reads and never writes. It believes a shard only if the store does, shows an unfinished number as unfinished,
 and never mixes records of two claims.
@@ -16,19 +18,22 @@ from typing import Literal, get_args
 from rich.console import Group
 
 from harness.errors import UserError, nearest
-from harness.report import document, latex, markdown, terminal, tidy
+from harness.report import document, html, latex, markdown, terminal, tidy
 from harness.report.layout import lay_out
 from harness.report.load import Pairing, Run, find_runs, load
 from harness.report.table import Table, summarise
 
 __all__ = ["FORMATS", "Format", "Pairing", "Run", "Table", "find_runs", "load", "report", "summarise"]
 
-Format = Literal["table", "md", "latex", "csv", "json"]
+Format = Literal["table", "md", "latex", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def report(root: Path, format: Format = "table") -> str | Group:
+def report(root: Path, format: Format = "table", images: int | None = None) -> str | Group:
     """All runs at or below `root`, by path, in one format.
+
+    Args:
+        images: of each pairing in the HTML page; see `harness.report.gallery` for what is chosen if not.
 
     Returns:
         A rich renderable for "table", text that ends in a newline for every other format.
@@ -43,6 +48,8 @@ def report(root: Path, format: Format = "table") -> str | Group:
         return tidy.render(tables)
     if format == "json":
         return document.render(tables)
+    if format == "html":
+        return html.render(tables, images)
     sheets = [lay_out(table) for table in tables]
     if format == "md":
         return markdown.render(sheets)

@@ -86,9 +86,9 @@ def _estimate(right: Right) -> Estimate:
 
 def _correlation(n11: int, n10: int, n01: int, n00: int) -> float:
     scale = math.sqrt((n11 + n10) * (n01 + n00) * (n11 + n01) * (n10 + n00))
-    product = n11 * n00 - n10 * n01
+    product = float(n11 * n00 - n10 * n01)
     if product > 0:
-        product = max(product - (n11 + n10 + n01 + n00) / 2, 0)
+        product = max(product - (n11 + n10 + n01 + n00) / 2, 0.0)
     return product / scale if scale else 0.0
 
 

@@ -1,0 +1,185 @@
+"""What a report draws, as numbers: the plots of `harness.report.plots` and the curves of the HTML page.
+
+    bars       accuracy of every defense, column by column
+    budget     robust accuracy by eps, where attacks of one threat and method have several; at eps = 0, clean accuracy
+    sweep      accuracy by a swept parameter, see `harness.report.curves`
+    draws      stochastic defenses: accuracy where an image counts only if it is right in each of k draws
+
+For the last, with r of an image's v draws right, its success is the chance C(r, k) / C(v, k) that k of them are:
+unbiased for every k, the mean over draws at k = 1, and the worst of all at k = v.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from harness.quantity import Quantity
+from harness.report.curves import Curve, curves
+from harness.report.statistics import Estimate, accuracy
+from harness.report.table import Column, Row, Table
+from harness.sweep import spelt
+
+Kind = Literal["bars", "budget", "sweep", "draws"]
+
+WIDE = 16
+"""Ratio of the largest to the smallest value of an axis from which on it is logarithmic."""
+
+BUDGETS = ("eps", "bound")
+
+
+@dataclass(frozen=True)
+class Dot:
+    """An accuracy with its interval at x; tick: how x is written."""
+
+    x: float
+    tick: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Line:
+    """Dots from left to right. baseline: whether it stands beside the others for comparison only."""
+
+    label: str
+    dots: tuple[Dot, ...]
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over one axis; of kind "bars", a panel per line over the defenses.
+
+    axis: what x is.
+    """
+
+    kind: Kind
+    title: str
+    axis: str
+    lines: tuple[Line, ...]
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Every x once, in order, with its text."""
+        return sorted({dot.x: dot.tick for line in self.lines for dot in line.dots}.items())
+
+    @property
+    def logarithmic(self) -> bool:
+        low, high = self.ticks[0][0], self.ticks[-1][0]
+        return self.kind != "bars" and low > 0 and high / low >= WIDE
+
+
+def charts(table: Table) -> list[Chart]:
+    """All charts of a run that have something to show. Unfinished numbers are left out."""
+    found = [*_bars(table), *_budgets(table), *_sweeps(table), *_draws(table)]
+    return [chart for chart in found if chart.lines]
+
+
+def _bars(table: Table) -> Iterator[Chart]:
+    swept = {name for sweep in table.run.manifest.sweeps for name in sweep.variants}
+    rows = [row for row in table.rows if row.name not in swept]
+    lines = []
+    for at, column in enumerate(table.columns):
+        estimates = [(place, row, row.entries[at].estimate) for place, row in enumerate(rows)]
+        dots = tuple(Dot(place, row.label, estimate) for place, row, estimate in estimates if estimate)
+        if dots and column.name not in swept:
+            lines.append(Line(_heading(column), dots))
+    yield Chart("bars", "Accuracy by attack", "defense", tuple(lines))
+
+
+def _heading(column: Column) -> str:
+    return f"{column.label}, {column.threat}" if column.threat else column.label
+
+
+def _budgets(table: Table) -> Iterator[Chart]:
+    """A chart per norm; a line per defense and method, which starts at its clean accuracy."""
+    norms: dict[str, list[Line]] = {}
+    for row in table.rows:
+        found: dict[tuple[str, str], list[Dot]] = {}
+        for column, entry in zip(table.columns, row.entries, strict=True):
+            if column.kind == "attack" and entry.pairing and entry.estimate:
+                norm, _, eps = entry.pairing.facts.threat.partition(" ")
+                dots = found.setdefault((norm, entry.pairing.facts.method), [])
+                dots.append(Dot(float(Quantity(eps)), eps, entry.estimate))
+        several = {key: dots for key, dots in found.items() if len({dot.x for dot in dots}) > 1}
+        for (norm, method), dots in several.items():
+            twice = sum(other == norm for other, _ in several) > 1
+            line = Line(f"{row.label}, {method}" if twice else row.label, _from_clean(row, dots))
+            norms.setdefault(norm, []).append(line)
+    for norm, lines in norms.items():
+        yield Chart("budget", f"Robust accuracy by {norm} budget", f"{norm} budget (0: no attack)", tuple(lines))
+
+
+def _from_clean(row: Row, dots: list[Dot]) -> tuple[Dot, ...]:
+    clean = row.entries[0].estimate
+    start = [Dot(0.0, "0", clean)] if clean and all(dot.x > 0 for dot in dots) else []
+    return tuple(start + sorted(dots, key=lambda dot: dot.x))
+
+
+def _sweeps(table: Table) -> Iterator[Chart]:
+    """A chart per sweep; a line per curve and, of several parameters, per value of all but the last."""
+    families: dict[tuple[str, str], list[Curve]] = {}
+    for curve in curves(table):
+        if curve.sweep.kind == "defenses" or curve.sweep.paths not in [(name,) for name in BUDGETS]:
+            families.setdefault((curve.sweep.kind, curve.sweep.name), []).append(curve)
+    for found in families.values():
+        sweep = found[0].sweep
+        axis = _axis([values[-1] for values in sweep.variants.values()])
+        lines = [line for curve in found for line in _lines(curve, axis)]
+        if sweep.kind == "defenses":
+            lines += [line for line in _lines(found[0], axis, clean=True)]
+        yield Chart("sweep", f"{sweep.label}: accuracy by {sweep.paths[-1]}", sweep.paths[-1], tuple(lines))
+
+
+def _axis(values: list[Any]) -> dict[str, float]:
+    """Where each value stands: at itself if all are numbers, else in a row."""
+    written = list(dict.fromkeys(spelt(value) for value in values))
+    try:
+        return {text: float(Quantity(text)) for text in written}
+    except ValueError:
+        return {text: float(place) for place, text in enumerate(written)}
+
+
+def _lines(curve: Curve, axis: dict[str, float], clean: bool = False) -> Iterator[Line]:
+    still = curve.attack if curve.sweep.kind == "defenses" else curve.defense
+    groups: dict[str, list[Dot]] = {}
+    for point in curve.points:
+        *others, last = point.shown
+        pairs = zip(curve.sweep.paths, others, strict=False)
+        label = ", ".join(["Clean" if clean else still, *(f"{path} {value}" for path, value in pairs)])
+        if estimate := (point.clean if clean else point.robust).estimate:
+            groups.setdefault(label, []).append(Dot(axis[last], last, estimate))
+    for label, dots in groups.items():
+        yield Line(label, tuple(sorted(dots, key=lambda dot: dot.x)), baseline=clean)
+
+
+def _draws(table: Table) -> Iterator[Chart]:
+    swept = {name for sweep in table.run.manifest.sweeps for name in sweep.variants}
+    for row in table.rows if table.votes > 1 else ():
+        found = [
+            (column, entry.pairing.records)
+            for column, entry in zip(table.columns, row.entries, strict=True)
+            if row.stochastic and column.kind == "attack" and column.name not in swept
+            if entry.pairing and entry.pairing.finished
+        ]
+        lines = [_draw_line(column.label, records, "adv_votes", table.votes) for column, records in found]
+        if lines:
+            lines.append(_draw_line("Clean", found[0][1], "clean_votes", table.votes))
+        yield Chart("draws", f"{row.label}: right in each of k draws", "k, draws that must all be right", tuple(lines))
+
+
+def _draw_line(label: str, records: pd.DataFrame, votes: str, most: int) -> Line:
+    counts = [
+        (0 if verdict == "error" and votes == "adv_votes" else sum(guess == true for guess in given), len(given))
+        for given, true, verdict in zip(records[votes], records["label"], records["verdict"], strict=True)
+    ]
+    dots = []
+    for k in range(1, most + 1):
+        chances = [math.comb(right, k) / math.comb(asked, k) if asked >= k else 0.0 for right, asked in counts]
+        dots.append(Dot(float(k), str(k), accuracy(np.array(chances))))
+    return Line(label, tuple(dots), baseline=votes == "clean_votes")

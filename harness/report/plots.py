@@ -1,0 +1,148 @@
+"""The charts of a report as files for a paper, through matplotlib without a display.
+
+The same results give the same bytes: no date is written, and the fonts are matplotlib's own.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.errors import UserError
+from harness.report.charts import Chart, Line, charts
+from harness.report.load import find_runs, load
+from harness.report.table import summarise
+
+PlotFormat = Literal["png", "pdf"]
+
+COLOURS = ("#2f6db3", "#d0662a", "#3a8f5c", "#a8457c", "#7a6a2f", "#5b5ea6", "#4f9aa8", "#8c4a3a")
+MARKERS = "osD^vPX*"
+GREY = "#777777"
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+    "savefig.dpi": 200,
+    "mathtext.default": "regular",
+}
+
+
+def draw(root: Path, folder: Path, format: PlotFormat) -> list[Path]:
+    """Writes a file per chart of the runs at or below `root`, and returns their paths.
+
+    Raises:
+        UserError: there is no run, none has anything finished, or the folder cannot be written.
+    """
+    tables = [summarise(load(path)) for path in find_runs(root)]
+    written: list[Path] = []
+    for table in tables:
+        for chart in charts(table):
+            name = _name(f"{table.run.manifest.suite} {chart.title}", format, written)
+            written.append(folder / name)
+            _save(figure(chart), folder / name, format)
+    if not written:
+        raise UserError(f"{root} has no finished number to plot", remedy="Run the suite again to finish it")
+    return written
+
+
+def figure(chart: Chart) -> Figure:
+    """A chart as a matplotlib figure of its own; accuracies in %."""
+    with rc_context(STYLE):
+        return _bars(chart) if chart.kind == "bars" else _curve(chart)
+
+
+def _bars(chart: Chart) -> Figure:
+    """A panel per column, side by side in rows of four; a bar per defense."""
+    ticks = chart.ticks
+    wide = min(len(chart.lines), 4)
+    deep = -(-len(chart.lines) // wide)
+    panel = Figure(figsize=(1.2 + 1.9 * wide, deep * (0.9 + 0.28 * len(ticks))), layout="constrained")
+    places = panel.subplots(deep, wide, sharey=True, squeeze=False).flatten()
+    for axes, line in zip(places, chart.lines, strict=False):
+        axes.set_title(_plain(line.label))
+        axes.barh([dot.x for dot in line.dots], [100 * dot.estimate.value for dot in line.dots], 0.62, color="#9db8d9")
+        _whiskers(axes, line, "#1f3b5c", across=True)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("accuracy, %")
+    for axes in places[len(chart.lines) :]:
+        axes.set_visible(False)
+    places[0].set_yticks([x for x, _ in ticks], [_plain(text) for _, text in ticks])
+    places[0].invert_yaxis()
+    return panel
+
+
+def _curve(chart: Chart) -> Figure:
+    panel = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = panel.subplots()
+    axes.set_title(_plain(chart.title))
+    if chart.logarithmic:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks([x for x, _ in chart.ticks], [_plain(text) for _, text in chart.ticks])
+    axes.set_xticks([], minor=True)
+    for at, line in enumerate(chart.lines):
+        colour = GREY if line.baseline else COLOURS[at % len(COLOURS)]
+        marker = None if line.baseline else MARKERS[at % len(MARKERS)]
+        values = [100 * dot.estimate.value for dot in line.dots]
+        style = "--" if line.baseline else "-"
+        axes.plot([d.x for d in line.dots], values, style, color=colour, marker=marker, ms=4, label=_plain(line.label))
+        _whiskers(axes, line, colour)
+    axes.set_ylim(0, 103)
+    axes.set_xlabel(_plain(chart.axis))
+    axes.set_ylabel("accuracy, %")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return panel
+
+
+def _whiskers(axes: Axes, line: Line, colour: str, across: bool = False) -> None:
+    """95% intervals."""
+    places, values = [dot.x for dot in line.dots], [100 * dot.estimate.value for dot in line.dots]
+    below = [100 * (dot.estimate.value - dot.estimate.low) for dot in line.dots]
+    above = [100 * (dot.estimate.high - dot.estimate.value) for dot in line.dots]
+    spread = (below, above)
+    if across:
+        axes.errorbar(values, places, xerr=spread, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5, alpha=0.8)
+    else:
+        axes.errorbar(places, values, yerr=spread, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5, alpha=0.8)
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _name(text: str, format: str, taken: list[Path]) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    names = {path.name for path in taken}
+    numbers = (f"{stem}{f'-{number}' if number else ''}.{format}" for number in range(len(taken) + 1))
+    return next(name for name in numbers if name not in names)
+
+
+def _save(panel: Figure, path: Path, format: PlotFormat) -> None:
+    dateless: dict[str, Any] = {"CreationDate": None} if format == "pdf" else {"Software": None}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rc_context(STYLE):
+            panel.savefig(path, format=format, metadata=dateless)
+    except OSError as error:
+        remedy = "Choose another folder with --output"
+        raise UserError(f"{path} cannot be written ({error.strerror})", remedy=remedy) from error
