@@ -97,5 +97,5 @@ def _row(cells: list[str]) -> str:
 
 def _shown(shown: Shown) -> str:
     marks = f"\\textsuperscript{{{shown.marks}}}" if shown.marks else ""
-    detail = f" {{\\scriptsize {escape(shown.detail)}}}" if shown.detail else ""
-    return escape(shown.text) + marks + detail
+    details = [f" {{\\scriptsize {escape(text)}}}" for text in (shown.detail, shown.published) if text]
+    return escape(shown.text) + marks + "".join(details)

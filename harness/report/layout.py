@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from harness.report.curves import Curve, Point, curves, signed
 from harness.report.facts import SweepFacts
+from harness.report.reference import FOLDER
 from harness.report.statistics import RULES, Estimate
 from harness.report.table import Column, Entry, Row, Table, rule_name, usual
 from harness.sweep import spelt
@@ -30,6 +31,7 @@ class Shown:
         marks: letters of footnotes, such as "a,b".
         estimate: the accuracy that the text gives.
         images: defense and attack, where the number speaks of one pairing's images.
+        published: the published number, and how far ours differs.
     """
 
     text: str
@@ -37,6 +39,7 @@ class Shown:
     marks: str = ""
     estimate: Estimate | None = None
     images: tuple[str, str] | None = None
+    published: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,9 +197,17 @@ def _label(row: Row, text: str, table: Table, footnotes: _Footnotes) -> Shown:
 def _entry(entry: Entry, footnotes: _Footnotes) -> Shown:
     if entry.estimate:
         pair = (entry.pairing.facts.defense, entry.pairing.facts.attack) if entry.pairing else None
-        return replace(_accuracy(entry.estimate, footnotes.marks(entry.remarks)), images=pair)
+        shown = _accuracy(entry.estimate, footnotes.marks(entry.remarks))
+        return replace(shown, images=pair, published=_published(entry))
     text = f"{entry.done}/{entry.total}" if entry.done else NOTHING
-    return Shown(text, marks=footnotes.marks(entry.remarks))
+    return Shown(text, marks=footnotes.marks(entry.remarks), published=_published(entry))
+
+
+def _published(entry: Entry) -> str:
+    if entry.published is None:
+        return ""
+    difference = f", {signed(entry.estimate.value - entry.published.value)}" if entry.estimate else ""
+    return f"pub. {entry.published.text}{difference}"
 
 
 def _accuracy(estimate: Estimate, marks: str = "") -> Shown:
@@ -234,6 +245,7 @@ def _notes(table: Table, sweeps: list[Block]) -> Iterator[str]:
     yield f"Accuracy in % on {data.count} images of {data.name} ({data.split}), with 95% Wilson intervals."
     if any(head.text == "Change" for block in sweeps for head in block.grid.head):
         yield "Change: in points, on the same images, with 95% score intervals (Tango); p: McNemar's exact test."
+    yield from _references(table)
     yield from _methods(table)
     labels = {column.name: column.label for column in table.columns if column.kind == "attack"}
     for column in table.columns:
@@ -245,6 +257,15 @@ def _notes(table: Table, sweeps: list[Block]) -> Iterator[str]:
     yield from _unfinished(table)
     votes = f", {table.votes} votes on stochastic defenses" if any(row.stochastic for row in table.rows) else ""
     yield f"Suite {manifest.suite}, seed {manifest.protocol.seed}{votes}, harness {manifest.harness}."
+
+
+def _references(table: Table) -> Iterator[str]:
+    name = table.run.manifest.report.reference
+    sources = dict.fromkeys(e.published.source for row in table.rows for e in row.entries if e.published)
+    if sources:
+        yield f"pub.: published ({name}: {'; '.join(sources)}), and ours less that in points."
+    elif name:
+        yield f"Published numbers '{name}' are not here; they would be in {FOLDER / name}.csv."
 
 
 def _methods(table: Table) -> Iterator[str]:

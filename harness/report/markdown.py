@@ -52,4 +52,5 @@ def _heading(head: Shown) -> str:
 
 def _shown(shown: Shown) -> str:
     detail = f" <sub>{shown.detail}</sub>" if shown.detail else ""
-    return escape(shown.text) + (f"<sup>{shown.marks}</sup>" if shown.marks else "") + detail
+    published = f"<br><sub>{shown.published}</sub>" if shown.published else ""
+    return escape(shown.text) + (f"<sup>{shown.marks}</sup>" if shown.marks else "") + detail + published

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ import pandas as pd
 
 from harness.report.facts import Manifest
 from harness.report.load import Pairing, Run
+from harness.report.reference import Published, Reference, named
 from harness.report.statistics import RULES, Estimate, Rule, Successes, accuracy, average, success, worst_case
 from harness.threat import TOLERANCE
 
@@ -61,6 +62,7 @@ class Entry:
             failed on them); summed over the attacks for an average or a worst case.
         remarks: what a reader must know about this place.
         pairing: what lies on disk, where the column is one attack.
+        published: the number that the suite's reference has for this place.
     """
 
     status: Literal["final", "unfinished", "absent"]
@@ -72,6 +74,7 @@ class Entry:
     violations: int = 0
     remarks: tuple[str, ...] = ()
     pairing: Pairing | None = None
+    published: Published | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ class Table:
 
 def summarise(run: Run) -> Table:
     """The table of a run, rows and columns in the suite's order."""
-    columns = tuple(_columns(run))
-    return Table(run, columns, tuple(_row(run, name, columns) for name in run.manifest.defenses))
+    columns, reference = tuple(_columns(run)), named(run.manifest.report.reference)
+    return Table(run, columns, tuple(_row(run, name, columns, reference) for name in run.manifest.defenses))
 
 
 def _columns(run: Run) -> Iterator[Column]:
@@ -137,13 +140,20 @@ def rule_name(rule: Rule, votes: int) -> str:
     return "single draw" if rule == "single" else f"{rule} of {votes} draws"
 
 
-def _row(run: Run, name: str, columns: Sequence[Column]) -> Row:
+def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference) -> Row:
     facts, manifest = run.manifest.defenses[name], run.manifest
     pairings = {attack: pairing for (defense, attack), pairing in run.pairings.items() if defense == name}
     rule = manifest.report.vote
     rules = RULES if facts.stochastic else (rule,)
     shared = _shared_flags(list(pairings.values()))
-    by_rule = {r: tuple(_entry(column, pairings, shared, r, manifest) for column in columns) for r in rules}
+    published = [reference.get((name, column.name)) for column in columns]
+    by_rule = {
+        r: tuple(
+            replace(_entry(column, pairings, shared, r, manifest), published=number)
+            for column, number in zip(columns, published, strict=True)
+        )
+        for r in rules
+    }
     return Row(name, facts.label or name, facts.stochastic, shared, by_rule[rule], by_rule if facts.stochastic else {})
 
 

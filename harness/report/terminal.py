@@ -50,8 +50,10 @@ def _frame(heads: list[Text], labels: int) -> RichTable:
 
 
 def _stacked(shown: Shown, width: int) -> Text:
-    """The value with its marks, above its interval; columns align at the value's end."""
+    """The value with its marks, above its interval and what was published; columns align at the value's end."""
     room = width + 1 if width else 0
     marks = (f" {shown.marks}" if shown.marks else "").ljust(room)
     text = Text(shown.text).append(marks, style="dim")
-    return text.append(f"\n{shown.detail}{' ' * room}", style="dim") if shown.detail else text
+    for below in filter(None, (shown.detail, shown.published)):
+        text.append(f"\n{below}{' ' * room}", style="dim")
+    return text

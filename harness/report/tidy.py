@@ -27,6 +27,7 @@ class Line:
         accuracy, low, high: robust accuracy with its 95% interval; clean accuracy on a line of kind "clean".
         benign, benign_low, benign_high: accuracy of the same rule on the same images before the attack.
         n, total: images with a record, and all images.
+        published, difference: the published accuracy, and ours less it; published_in: where.
         errors, violations: images counted as not robust because of an error; images found outside the budget.
         threat, method, key: what was done, and the hash of the whole claim.
         flags: all remarks, with "; " between.
@@ -50,6 +51,9 @@ class Line:
     benign: float | None
     benign_low: float | None
     benign_high: float | None
+    published: float | None
+    difference: float | None
+    published_in: str
     n: int
     total: int
     errors: int
@@ -84,6 +88,7 @@ def render(tables: list[Table]) -> str:
 def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> Line:
     facts = entry.pairing.facts if entry.pairing else None
     accuracy, low, high = _numbers(entry.estimate)
+    known = entry.published if rule == table.rule else None
     benign, benign_low, benign_high = _numbers(entry.benign)
     return Line(
         run=str(table.run.path),
@@ -104,6 +109,9 @@ def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> L
         benign=benign,
         benign_low=benign_low,
         benign_high=benign_high,
+        published=known.value if known else None,
+        difference=accuracy - known.value if known and accuracy is not None else None,
+        published_in=known.source if known else "",
         n=entry.done,
         total=entry.total,
         errors=entry.errors,
