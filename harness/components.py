@@ -18,6 +18,7 @@ from pydantic.errors import PydanticUserError
 from harness import registry
 from harness.errors import Place, UserError, blame, nearest
 from harness.quantity import Quantity
+from harness.source import in_suite
 from harness.threat import L2, Flow, Linf, ThreatModel
 from harness.validation import conform, shown
 from harness.yaml_source import Node
@@ -144,7 +145,7 @@ def parameters(cls: Class) -> dict[str, inspect.Parameter]:
     """The constructor's arguments that can be given by name. One that Python must call `from_` is `from` in a suite."""
     signature = inspect.signature(cls.__init__)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {_in_suite(name): found for name, found in list(signature.parameters.items())[1:] if found.kind in named}
+    return {in_suite(name): found for name, found in list(signature.parameters.items())[1:] if found.kind in named}
 
 
 def check_budget(attack: Component) -> None:
@@ -216,10 +217,6 @@ def _rebased(value: Any, folder: Path) -> Any:
 
 def _in_python(name: str) -> str:
     return f"{name}_" if keyword.iskeyword(name) else name
-
-
-def _in_suite(name: str) -> str:
-    return name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
 
 
 def _hints(cls: Class, title: str, place: Place) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import keyword
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -77,7 +78,12 @@ def _parameters(cls: _Class) -> tuple[Parameter, ...]:
     positional = [*init.args.posonlyargs, *init.args.args]
     defaults = [None] * (len(positional) - len(init.args.defaults)) + init.args.defaults
     pairs = [*zip(positional, defaults, strict=True), *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]
-    return tuple(Parameter(a.arg, ast.unparse(a.annotation) if a.annotation else "", _text(d)) for a, d in pairs[1:])
+    return tuple(Parameter(in_suite(a.arg), ast.unparse(a.annotation) if a.annotation else "", _text(d)) for a, d in pairs[1:])
+
+
+def in_suite(name: str) -> str:
+    """An argument's name in a suite: `from` for one that Python must call `from_`."""
+    return name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
 
 
 def _text(default: ast.expr | None) -> str | None:

@@ -117,6 +117,11 @@ def test_quantities_are_listed_as_a_suite_writes_them() -> None:
     assert next(p.default for p in stadv.parameters if p.name == "bound") == "0.05"
 
 
+def test_arguments_are_listed_as_a_suite_names_them() -> None:
+    transfer = next(entry for entry in entries("attacks") if entry.name == "transfer")
+    assert [p.name for p in transfer.parameters] == ["from", "attack", "norm", "eps"]
+
+
 @pytest.mark.parametrize("name", ["networks", "diffusion", "_hidden", "__init__", "../attacks/pgd", "", "dc.py.x"])
 def test_packages_private_files_and_paths_are_not_entries(name: str) -> None:
     assert "there is no defense" in refusal("defenses", name)

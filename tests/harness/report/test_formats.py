@@ -90,6 +90,15 @@ def test_six_defenses_and_two_attacks_fit_into_eighty_columns(
         assert any(line.startswith(f"a defense {number}") and line.count("100.0") == 5 for line in lines)
 
 
+def test_a_narrow_terminal_gets_several_tables_each_with_all_names(run: Path) -> None:
+    wide, narrow = shown(run), shown(run, width=34)
+    first = narrow.split("Stochastic defenses")[0]
+    assert max(map(len, narrow.splitlines())) <= 34
+    assert first.count("marked") == first.count("Defense") >= 2
+    assert all(word in first for word in ("100.0", "75.0", "2/4", "Avg", "Worst", "30.1–95.4"))
+    assert wide.split("Stochastic defenses")[0].count("marked") == 1
+
+
 def test_stochastic_defenses_show_every_rule_beside_its_baseline(run: Path) -> None:
     lines = shown(run).splitlines()
     at = next(i for i, line in enumerate(lines) if "Single draw" in line)
