@@ -120,6 +120,9 @@ class Report(_Section):
     worst: tuple[str, ...] | None = Field(
         default=None, description="attacks of the worst case per image; those of `average` if left out"
     )
+    naive: tuple[str, ...] = Field(
+        default=(), description="attacks of a naive evaluation; rows where a better one shows it misleading are marked"
+    )
     reference: str | None = Field(default=None, description="published numbers to show beside, from results/reference")
     vote: Literal["mean", "single", "majority", "worst"] = Field(
         default="mean", description="how the draws of a stochastic defense become one verdict"

@@ -166,7 +166,7 @@ def _check_dataset(document: Document, dataset: Dataset) -> None:
 
 
 def _check_report(document: Document, suite: Suite) -> None:
-    for column in ("average", "worst"):
+    for column in ("average", "worst", "naive"):
         for index, name in enumerate(getattr(suite.report, column)):
             _known(name, suite.attacks, "attack", document.place("report", column, index))
 

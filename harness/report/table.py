@@ -17,6 +17,7 @@ import pandas as pd
 
 from harness.report.facts import Manifest
 from harness.report.load import Pairing, Run
+from harness.report.naive import Comparison, compare
 from harness.report.reference import Published, Reference, named
 from harness.report.statistics import RULES, Estimate, Rule, Successes, accuracy, average, success, worst_case
 from harness.threat import TOLERANCE
@@ -85,6 +86,7 @@ class Row:
         remarks: what a reader must know about all of its numbers.
         entries: one per column.
         by_rule: the entries under every rule, if it is stochastic.
+        naive: the naive evaluation of each budget beside a better one, where the suite says what is naive.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Row:
     remarks: tuple[str, ...]
     entries: tuple[Entry, ...]
     by_rule: dict[Rule, tuple[Entry, ...]]
+    naive: tuple[Comparison, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,27 @@ def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference) -
         )
         for r in rules
     }
-    return Row(name, facts.label or name, facts.stochastic, shared, by_rule[rule], by_rule if facts.stochastic else {})
+    naive = tuple(_naive(pairings, rule, manifest.report.naive))
+    labels = {attack: other.label or attack for attack, other in manifest.attacks.items()}
+    remarks = (*shared, *(found.told(labels) for found in naive if found.misleading))
+    draws = by_rule if facts.stochastic else {}
+    return Row(name, facts.label or name, facts.stochastic, remarks, by_rule[rule], draws, naive)
+
+
+def _naive(pairings: dict[str, Pairing], rule: Rule, names: Sequence[str]) -> Iterator[Comparison]:
+    """By budget; only attacks that are finished are compared, and none until the naive ones are."""
+    for threat in dict.fromkeys(pairings[name].facts.threat for name in names if name in pairings):
+        same = {name: pairing for name, pairing in pairings.items() if pairing.facts.threat == threat}
+        if any(name in names and not pairing.finished for name, pairing in same.items()):
+            continue
+        successes = {
+            name: np.where(pairing.records["verdict"] == "error", np.nan, robust_successes(pairing.records, rule))
+            for name, pairing in same.items()
+            if pairing.finished
+        }
+        naive = {name: successes.pop(name) for name in names if name in successes}
+        if found := compare(naive, successes):
+            yield found
 
 
 def _shared_flags(pairings: list[Pairing]) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ class Line:
         published, difference: the published accuracy, and ours less it; published_in: where.
         errors, violations: images counted as not robust because of an error; images found outside the budget.
         threat, method, key: what was done, and the hash of the whole claim.
+        misleading: whether a better attack shows the naive evaluation of this defense misleading; None where the suite
+            says of none that it is naive, or it is unfinished.
         flags: all remarks, with "; " between.
     """
 
@@ -61,6 +63,7 @@ class Line:
     threat: str
     method: str
     key: str
+    misleading: bool | None
     flags: str
 
 
@@ -119,6 +122,7 @@ def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> L
         threat=facts.threat if facts else "",
         method=facts.method if facts else "",
         key=facts.key if facts else "",
+        misleading=any(found.misleading for found in row.naive) if row.naive else None,
         flags="; ".join((*row.remarks, *entry.remarks)),
     )
 
