@@ -1,0 +1,1 @@
+"""Defenses known to be broken: a harness that finds one of them robust is broken itself."""

@@ -1,0 +1,131 @@
+"""The harness's test of itself: it breaks defenses known to be broken, and marks evaluations that mislead."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from attacks.common.losses import LossName
+from attacks.pgd import PGD
+from defenses.optimal_dc import OptimalDC
+from harness import datasets
+from harness.attack import Target
+from harness.progress import Display
+from harness.quantity import Quantity
+from harness.report import Run, load, report, summarise
+from harness.report.table import Row
+from harness.run import run
+from harness.suite import load as load_suite
+
+SUITE = Path(__file__).parents[1] / "suites" / "canaries.yaml"
+CANARIES = (
+    *("jpeg", "bit_depth", "thermometer", "resize_and_pad"),
+    *("input_dropout", "scaled_logits", "shattered"),
+)
+NEAR = 0.05
+"""How far above the undefended network's a broken defense's accuracy may be."""
+
+UNDIFFERENTIABLE = """\
+suite: detached
+dataset: {name: digits, first: 8}
+defenses:
+  jpeg: {type: "defenses.canaries.jpeg:JPEG", classifier: {type: undefended, weights: digits-cnn}}
+attacks:
+  exact: {type: pgd, norm: Linf, eps: 0.2, steps: 5}
+  blind: {type: pgd, norm: Linf, eps: 0.2, steps: 5, gradient: blind}
+report: {naive: [exact]}
+"""
+
+
+def finished(suite: Path, folder: Path, limit: int | None = None) -> Path:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run(load_suite(suite, limit=limit), folder, torch.device("cpu"), Display(Console(quiet=True)))
+    finally:
+        torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def canaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(SUITE, tmp_path_factory.mktemp("canaries"), limit=32)
+
+
+def values(row: Row) -> list[float]:
+    """Accuracies: clean, naive, adaptive, worst."""
+    return [entry.estimate.value if entry.estimate else math.nan for entry in row.entries]
+
+
+def rows(folder: Path) -> dict[str, Row]:
+    return {row.name: row for row in summarise(load(folder)).rows}
+
+
+def test_the_suite_has_every_canary(canaries: Path) -> None:
+    assert tuple(rows(canaries)) == ("undefended", *CANARIES)
+
+
+@pytest.mark.parametrize("name", CANARIES)
+def test_a_broken_defense_falls_to_the_undefended_network(name: str, canaries: Path) -> None:
+    found = rows(canaries)
+    clean, naive, _, worst = values(found[name])
+    assert worst <= values(found["undefended"])[3] + NEAR
+    assert clean >= 0.8 and naive >= 0.2
+    assert not any(entry.errors or entry.violations for entry in found[name].entries)
+
+
+def test_the_report_marks_the_evaluations_that_mislead_and_no_other(canaries: Path) -> None:
+    found = rows(canaries)
+    marked = [name for name, row in found.items() if any("naive evaluation was misleading" in r for r in row.remarks)]
+    assert marked == list(CANARIES)
+    assert all(comparison.p < 0.05 for name in CANARIES for comparison in found[name].naive)
+
+
+@pytest.mark.parametrize("format", ["md", "latex"])
+def test_readable_formats_carry_the_mark(format: str, canaries: Path) -> None:
+    text = report(canaries, format)
+    assert isinstance(text, str) and text.count("naive evaluation was misleading: Naive found") >= 4
+
+
+def test_data_carries_the_mark(canaries: Path) -> None:
+    lines = pd.read_csv(io.StringIO(str(report(canaries, "csv"))))
+    marked = lines.groupby("defense")["misleading"].all()
+    assert {name for name, flag in marked.items() if flag} == set(CANARIES)
+
+
+def test_a_defense_that_cannot_be_differentiated_is_an_error_and_not_robust(tmp_path: Path) -> None:
+    (tmp_path / "detached.yaml").write_text(UNDIFFERENTIABLE)
+    done: Run = load(finished(tmp_path / "detached.yaml", tmp_path / "out"))
+    records = done.pairings["jpeg", "exact"].records
+    assert (records["verdict"] == "error").all() and records["error"].str.contains("grad").all()
+    (row,) = summarise(done).rows
+    assert values(row)[1] == 0 and not row.naive
+
+
+def test_sums_over_pixels_blind_plain_cross_entropy_and_no_other_loss() -> None:
+    """Logits of a diffusion classifier, -sum_pixels (Eq. 6): softmax rounds their differences to 0 and 1."""
+    data = datasets.load("digits", "test")
+    x, y, seeds = data.images[:8], data.labels[:8], torch.arange(8)
+    options = dict(per_class=5, timesteps=[20], noise="fixed", share_noise="classes")
+    summed, averaged = (OptimalDC("digits", reduction=reduction, **options).eval() for reduction in ("sum", "mean"))
+
+    def right(defense: OptimalDC, images: torch.Tensor) -> float:
+        with torch.no_grad():
+            return (defense(images).argmax(1) == y).float().mean().item()
+
+    def held(defense: OptimalDC, loss: LossName) -> float:
+        attack = PGD("Linf", Quantity("0.4"), steps=6, loss=loss, random_start=False)
+        return right(defense, attack.perturb(Target(defense, x, seeds), x, y))
+
+    with torch.no_grad():
+        gap = summed(x).topk(2).values.diff().abs()
+    assert gap.median() >= 100
+    assert held(summed, "ce-plain") == right(summed, x) >= 0.85
+    assert max(held(summed, loss) for loss in ("ce", "margin", "dlr")) <= 0.15
+    assert held(averaged, "ce-plain") <= 0.15
