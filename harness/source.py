@@ -78,7 +78,9 @@ def _parameters(cls: _Class) -> tuple[Parameter, ...]:
     positional = [*init.args.posonlyargs, *init.args.args]
     defaults = [None] * (len(positional) - len(init.args.defaults)) + init.args.defaults
     pairs = [*zip(positional, defaults, strict=True), *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]
-    return tuple(Parameter(in_suite(a.arg), ast.unparse(a.annotation) if a.annotation else "", _text(d)) for a, d in pairs[1:])
+    return tuple(
+        Parameter(in_suite(a.arg), ast.unparse(a.annotation) if a.annotation else "", _text(d)) for a, d in pairs[1:]
+    )
 
 
 def in_suite(name: str) -> str:

@@ -88,10 +88,10 @@ def test_every_entry_can_be_found_and_is_listed_with_the_arguments_it_takes(kind
         cls = find(kind, entry.name)
         assert cls.__name__ == entry.cls
         assert entry.summary, f"{entry.name} does not say what it is"
-        taken = parameters(cls).values()
-        assert [p.name for p in entry.parameters] == [p.name for p in taken]
+        taken = parameters(cls)
+        assert [p.name for p in entry.parameters] == list(taken)
         assert [p.name for p in entry.parameters if p.default is None] == [
-            p.name for p in taken if p.default is p.empty
+            name for name, p in taken.items() if p.default is p.empty
         ]
 
 
