@@ -3,7 +3,7 @@
     purify(x) = round((2^b - 1) x) / (2^b - 1)
 
 Its derivative is zero almost everywhere, and that is what `gradient: exact` gets: an attack that climbs it does not
-move. Broken by BPDA with the identity (Athalye et al., 2018, Sec. 5.3; He et al., 2017, for the adaptive attack).
+move. Broken by BPDA with the identity (Athalye et al., 2018, Sec. 5.2.2; He et al., 2017, for the adaptive attack).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """JPEG compression (Guo et al., 2018; Dziugaite et al., 2016).
 
 A real encoder and decoder, through 8-bit pixels. It rounds, so it has no gradient to give: the purified images are
-detached, and `gradient: exact` ends in an error instead of a number. Broken by BPDA (Athalye et al., 2018, Sec. 5.3):
+detached, and `gradient: exact` ends in an error instead of a number. Broken by BPDA (Athalye et al., 2018, Sec. 5.2.2):
 compression hardly moves an image, and the identity is close to it.
 """
 

@@ -1,4 +1,4 @@
-"""A ripple on every pixel that shatters the gradient (Athalye et al., 2018, Sec. 3; Balduzzi et al., 2017, for the name).
+"""A ripple on every pixel that shatters the gradient (Athalye et al., 2018, Sec. 3; the name: Balduzzi et al., 2017).
 
     purify(x)  = a + (1 - 2 a) x + a sin(2 pi f x)
     purify'(x) = (1 - 2 a) + 2 pi f a cos(2 pi f x)
