@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import __version__, cli_compare, cli_eot, cli_report, cli_weights
+from harness import __version__, cli_compare, cli_diagnose, cli_eot, cli_report, cli_weights
 from harness.cli_options import INTERRUPTED, Device, Limit, Only, Out, SuitePath, device_of, finish
 from harness.errors import UserError
 
@@ -34,6 +34,7 @@ app = typer.Typer(
 
 app.add_typer(cli_weights.app, name="weights")
 app.command()(cli_eot.eot)
+app.command()(cli_diagnose.diagnose)
 app.command()(cli_report.report)
 app.command()(cli_compare.compare)
 

@@ -1,4 +1,4 @@
-"""Tables as one JSON document: the lines of `harness.report.tidy` and the curves, each run with its whole manifest."""
+"""Tables as JSON: the lines of `harness.report.tidy`, curves and diagnostics, each run with its whole manifest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.report.curves import Curve, curves
+from harness.report.diagnostics import document
 from harness.report.table import Table
 from harness.report.tidy import lines
 
@@ -21,6 +22,7 @@ def render(tables: list[Table]) -> str:
             "manifest": table.run.manifest.raw,
             "lines": [vars(line) for line in lines(table)],
             "curves": [_curve(curve) for curve in curves(table)],
+            "diagnostics": document(table.run),
         }
         for table in tables
     ]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.report.curves import Curve, Point, curves, signed
+from harness.report.diagnostics import answer, diagnostics, view
 from harness.report.facts import SweepFacts
 from harness.report.reference import FOLDER
 from harness.report.statistics import RULES, Estimate
@@ -70,7 +71,7 @@ class Sheet:
         draws: stochastic defenses under every rule over draws; None where there is nothing to compare.
         footnotes: mark and text.
         notes: sentences.
-        sweeps: a block per sweep of a defense, and per defense under a sweep of an attack.
+        sweeps: a block per sweep of a defense, and per defense under a sweep of an attack; then gradient diagnostics.
     """
 
     name: str
@@ -86,6 +87,7 @@ def lay_out(table: Table) -> Sheet:
     """The texts of a table."""
     footnotes = _Footnotes()
     main, sweeps = _main(table, footnotes), list(_blocks(table, footnotes))
+    diagnosed = list(_diagnosed(table, footnotes))
     manifest = table.run.manifest
     return Sheet(
         manifest.suite,
@@ -94,7 +96,7 @@ def lay_out(table: Table) -> Sheet:
         _draws(table),
         [(mark, text) for text, mark in footnotes.letters.items()],
         list(_notes(table, sweeps)),
-        sweeps,
+        [*sweeps, *diagnosed],
     )
 
 
@@ -178,6 +180,17 @@ def _point(point: Point, footnotes: _Footnotes, changes: bool) -> list[Shown]:
     step = point.change
     interval = f"{signed(step.low)} to {signed(step.high)}"
     return [*line, Shown(signed(step.value), interval), Shown("<0.001" if step.p < 0.001 else f"{step.p:.3f}")]
+
+
+def _diagnosed(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
+    found = diagnostics(table.run)
+    head = [Shown("Check"), *(Shown(_line(each.label or each.defense), _line(view(each))) for each in found.current)]
+    lines = [[Shown(name)] for name in found.checks]
+    for line in lines:
+        for status, remarks in (answer(each, line[0].text) for each in found.current):
+            line.append(Shown(status, marks=footnotes.marks(remarks)))
+    if found.remark:
+        yield Block(Shown("Gradient diagnostics"), Grid(head, lines), _line(found.remark))
 
 
 def _heads(table: Table, kept: Sequence[int]) -> list[Shown]:
