@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.compare import Comparison, Match
+from harness.report.curves import signed
 from harness.report.layout import MANY_IMAGES, NOTHING, Grid, Sheet, Shown
 from harness.report.paired import Difference
 from harness.report.statistics import Estimate
@@ -13,14 +14,22 @@ SOME = 6
 
 
 def lay_out(found: Comparison) -> Sheet:
-    """The texts of a comparison."""
-    alone = found.first == found.second
+    """The texts of a comparison. The number of images is a column only where it varies."""
+    alone = all(match.same_claim is None for match in found.matches)
     title = f"{found.first}, defenses compared" if alone else f"A = {found.first}, B = {found.second}"
+    counts = list(dict.fromkeys(_images(match) for match in found.matches))
     names = ["Attack", "A", "B"] if alone else ["Defense", "Attack", "Claim"]
-    head = [Shown(text) for text in (*names, "Images")]
-    head += [Shown(text, "robust") for text in ("A", "B", "A − B", "only A", "only B", "p")] + [Shown("A − B", "clean")]
-    lines = [[*_names(match, alone), *_figures(match)] for match in found.matches]
-    return Sheet("comparison", title, Grid(head, lines, labels=3), None, [], list(_notes(found, alone)))
+    head = [Shown(text, "robust") for text in ("A", "B", "A − B", "only A, B", "p")]
+    head = [*map(Shown, names), *([Shown("Images")] if len(counts) > 1 else []), *head]
+    lines = [
+        [*_names(match, alone), *([Shown(_images(match))] if len(counts) > 1 else []), *_figures(match.robust, match)]
+        for match in found.matches
+    ]
+    if not alone:
+        head.append(Shown("A − B", "clean"))
+        lines = [[*line, _difference(match.clean)] for line, match in zip(lines, found.matches, strict=True)]
+    same = [f"Images of each line: {counts[0]}."] if len(counts) == 1 else []
+    return Sheet("comparison", title, Grid(head, lines, labels=3), None, [], [*same, *_notes(found, alone)])
 
 
 def _names(match: Match, alone: bool) -> list[Shown]:
@@ -30,19 +39,23 @@ def _names(match: Match, alone: bool) -> list[Shown]:
     return [Shown(defense), Shown(attack), Shown("same" if match.same_claim else "differs")]
 
 
-def _figures(match: Match) -> list[Shown]:
-    robust, clean = match.robust, match.clean
-    if robust is None or clean is None:
-        return [Shown("0"), *[Shown(NOTHING)] * 7]
-    n, m = robust.first.n, robust.second.n
+def _images(match: Match) -> str:
+    """How many are compared, on either side where they are not the same ones."""
+    if match.robust is None:
+        return "0"
+    n, m = match.robust.first.n, match.robust.second.n
+    return str(n) if match.same_images else f"{n}, {m}"
+
+
+def _figures(robust: Difference | None, match: Match) -> list[Shown]:
+    if robust is None:
+        return [Shown(NOTHING)] * 5
     return [
-        Shown(str(n) if match.same_images else f"{n}, {m}"),
         _accuracy(robust.first),
         _accuracy(robust.second),
         _difference(robust),
-        *(Shown(NOTHING if count is None else str(count)) for count in (robust.lost, robust.gained)),
+        Shown(NOTHING if robust.lost is None else f"{robust.lost}, {robust.gained}"),
         Shown(NOTHING if robust.p is None else p_value(robust.p), marks="*" if match.significant else ""),
-        _difference(clean),
     ]
 
 
@@ -50,11 +63,10 @@ def _accuracy(estimate: Estimate) -> Shown:
     return Shown(f"{100 * estimate.value:.{_digits(estimate)}f}")
 
 
-def _difference(difference: Difference) -> Shown:
-    value = f"{100 * difference.value:+.{_digits(difference.first)}f}"
-    return Shown(
-        value.replace("-", "−"), f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}".replace("-", "−")
-    )
+def _difference(difference: Difference | None) -> Shown:
+    if difference is None:
+        return Shown(NOTHING)
+    return Shown(signed(difference.value), f"{signed(difference.low)} to {signed(difference.high)}")
 
 
 def _digits(estimate: Estimate) -> int:
@@ -72,11 +84,11 @@ def _notes(found: Comparison, alone: bool) -> Iterator[str]:
         "intervals (Newcombe)."
     )
     yield (
-        "only A, only B: images that one side gets right and the other does not. p: McNemar's exact test on them; "
+        "only A, B: how many images one side gets right and the other does not. p: McNemar's exact test on them; "
         "* marks what is significant among all lines together (Holm, 5%)."
     )
     if any(not match.same_images for match in found.matches):
-        yield "Two numbers under Images: the two sides have other images, and no test was made image by image."
+        yield "Two numbers of images: the two sides have different ones, and no test was made image by image."
     if alone:
         return
     yield from _claims(found)

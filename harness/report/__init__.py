@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from rich.console import Group
 
 from harness.errors import UserError, nearest
-from harness.report import document, html, latex, markdown, terminal, tidy
+from harness.report import document, latex, markdown, terminal, tidy
 from harness.report.layout import lay_out
 from harness.report.load import Pairing, Run, find_runs, load
 from harness.report.table import Table, summarise
@@ -49,6 +49,8 @@ def report(root: Path, format: Format = "table", images: int | None = None) -> s
     if format == "json":
         return document.render(tables)
     if format == "html":
+        from harness.report import html  # it needs `harness.compare`, which needs this package
+
         return html.render(tables, images)
     sheets = [lay_out(table) for table in tables]
     if format == "md":

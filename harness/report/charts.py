@@ -93,7 +93,10 @@ def _bars(table: Table) -> Iterator[Chart]:
 
 
 def _heading(column: Column) -> str:
-    return f"{column.label}, {column.threat}" if column.threat else column.label
+    """Label and threat; the threat alone where it begins with the label, as in "Linf 8/255"."""
+    if not column.threat:
+        return column.label
+    return column.threat if column.threat.startswith(f"{column.label} ") else f"{column.label}, {column.threat}"
 
 
 def _budgets(table: Table) -> Iterator[Chart]:
@@ -160,11 +163,12 @@ def _lines(curve: Curve, axis: dict[str, float], clean: bool = False) -> Iterato
 
 def _draws(table: Table) -> Iterator[Chart]:
     swept = {name for sweep in table.run.manifest.sweeps for name in sweep.variants}
-    for row in table.rows if table.votes > 1 else ():
+    rows = [row for row in table.rows if row.stochastic and row.name not in swept]
+    for row in rows if table.votes > 1 else ():
         found = [
             (column, entry.pairing.records)
             for column, entry in zip(table.columns, row.entries, strict=True)
-            if row.stochastic and column.kind == "attack" and column.name not in swept
+            if column.kind == "attack" and column.name not in swept
             if entry.pairing and entry.pairing.finished
         ]
         lines = [_draw_line(column.label, records, "adv_votes", table.votes) for column, records in found]

@@ -7,6 +7,7 @@ template escapes all text. Everything but the explorer of images can be read wit
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -61,6 +62,7 @@ def _section(number: int, table: Table) -> dict[str, Any]:
         "number": number,
         "sheet": sheet,
         "facts": _summary(table),
+        "warnings": list(_warnings(table)),
         "blocks": [
             {"title": block.title, "grid": _cells(block.grid), "remark": block.remark}
             for block in (*blocks, *sheet.sweeps)
@@ -83,6 +85,15 @@ def _summary(table: Table) -> list[tuple[str, str]]:
     if started := latest.get("started"):
         facts.append((str(started)[:10], f"harness {manifest.harness}"))
     return facts
+
+
+def _warnings(table: Table) -> Iterator[tuple[str, str]]:
+    """What must not be missed: the defense, and what was misleading about it."""
+    labels = {name: facts.label or name for name, facts in table.run.manifest.attacks.items()}
+    for row in table.rows:
+        for found in row.naive:
+            if found.misleading:
+                yield row.label, found.told(labels)
 
 
 def _cells(grid: Grid, bars: bool = True) -> dict[str, Any]:

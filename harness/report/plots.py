@@ -12,6 +12,7 @@ from typing import Any, Literal
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Transform, offset_copy
 
 from harness.errors import UserError
 from harness.report.charts import Chart, Line, charts
@@ -23,6 +24,11 @@ PlotFormat = Literal["png", "pdf"]
 COLOURS = ("#2f6db3", "#d0662a", "#3a8f5c", "#a8457c", "#7a6a2f", "#5b5ea6", "#4f9aa8", "#8c4a3a")
 MARKERS = "osD^vPX*"
 GREY = "#777777"
+
+ASIDE = 2
+"""Points between the lines of a curve."""
+
+WHISKERS: dict[str, Any] = {"fmt": "none", "elinewidth": 1, "capsize": 2.5, "alpha": 0.8}
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -71,7 +77,7 @@ def figure(chart: Chart) -> Figure:
 
 
 def _bars(chart: Chart) -> Figure:
-    """A panel per column, side by side in rows of four; a bar per defense."""
+    """A panel per column, side by side in rows of four; a bar per defense, a dash where it has no number."""
     ticks = chart.ticks
     wide = min(len(chart.lines), 4)
     deep = -(-len(chart.lines) // wide)
@@ -79,8 +85,11 @@ def _bars(chart: Chart) -> Figure:
     places = panel.subplots(deep, wide, sharey=True, squeeze=False).flatten()
     for axes, line in zip(places, chart.lines, strict=False):
         axes.set_title(_plain(line.label))
-        axes.barh([dot.x for dot in line.dots], [100 * dot.estimate.value for dot in line.dots], 0.62, color="#9db8d9")
-        _whiskers(axes, line, "#1f3b5c", across=True)
+        at, values = [dot.x for dot in line.dots], _values(line)
+        axes.barh(at, values, 0.62, color="#9db8d9")
+        axes.errorbar(values, at, xerr=_spread(line), ecolor="#1f3b5c", **WHISKERS)
+        for x in {x for x, _ in ticks} - set(at):
+            axes.text(2, x, "–", va="center", color=GREY)
         axes.grid(axis="y", visible=False)
         axes.set_xlim(0, 100)
         axes.set_xlabel("accuracy, %")
@@ -92,6 +101,7 @@ def _bars(chart: Chart) -> Figure:
 
 
 def _curve(chart: Chart) -> Figure:
+    """All lines over one axis, moved aside by a few points so that their intervals can be told apart."""
     panel = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = panel.subplots()
     axes.set_title(_plain(chart.title))
@@ -99,13 +109,9 @@ def _curve(chart: Chart) -> Figure:
         axes.set_xscale("log", base=2)
     axes.set_xticks([x for x, _ in chart.ticks], [_plain(text) for _, text in chart.ticks])
     axes.set_xticks([], minor=True)
-    for at, line in enumerate(chart.lines):
-        colour = GREY if line.baseline else COLOURS[at % len(COLOURS)]
-        marker = None if line.baseline else MARKERS[at % len(MARKERS)]
-        values = [100 * dot.estimate.value for dot in line.dots]
-        style = "--" if line.baseline else "-"
-        axes.plot([d.x for d in line.dots], values, style, color=colour, marker=marker, ms=4, label=_plain(line.label))
-        _whiskers(axes, line, colour)
+    for place, line in enumerate(chart.lines):
+        aside = ASIDE * (place - (len(chart.lines) - 1) / 2)
+        _draw_line(axes, line, place, offset_copy(axes.transData, panel, aside, units="points"))
     axes.set_ylim(0, 103)
     axes.set_xlabel(_plain(chart.axis))
     axes.set_ylabel("accuracy, %")
@@ -113,16 +119,23 @@ def _curve(chart: Chart) -> Figure:
     return panel
 
 
-def _whiskers(axes: Axes, line: Line, colour: str, across: bool = False) -> None:
-    """95% intervals."""
-    places, values = [dot.x for dot in line.dots], [100 * dot.estimate.value for dot in line.dots]
+def _draw_line(axes: Axes, line: Line, place: int, transform: Transform) -> None:
+    at, values = [dot.x for dot in line.dots], _values(line)
+    colour = GREY if line.baseline else COLOURS[place % len(COLOURS)]
+    marker = "" if line.baseline else MARKERS[place % len(MARKERS)]
+    style = "--" if line.baseline else "-"
+    axes.plot(at, values, color=colour, label=_plain(line.label), transform=transform, ls=style, marker=marker, ms=4)
+    axes.errorbar(at, values, yerr=_spread(line), ecolor=colour, transform=transform, **WHISKERS)
+
+
+def _values(line: Line) -> list[float]:
+    return [100 * dot.estimate.value for dot in line.dots]
+
+
+def _spread(line: Line) -> tuple[list[float], list[float]]:
+    """How far the 95% interval reaches below and above each value."""
     below = [100 * (dot.estimate.value - dot.estimate.low) for dot in line.dots]
-    above = [100 * (dot.estimate.high - dot.estimate.value) for dot in line.dots]
-    spread = (below, above)
-    if across:
-        axes.errorbar(values, places, xerr=spread, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5, alpha=0.8)
-    else:
-        axes.errorbar(places, values, yerr=spread, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5, alpha=0.8)
+    return below, [100 * (dot.estimate.high - dot.estimate.value) for dot in line.dots]
 
 
 def _plain(text: str) -> str:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,7 +119,9 @@ def test_a_cell_without_images_yet_has_no_difference(two: Two) -> None:
     other.pairings["d", "a"].records.drop(index=[0, 1], inplace=True)
     match = only(compare(one, other))
     assert match.robust is None and match.clean is None
-    assert [shown.text for shown in lay_out(compare(one, other)).main.lines[0]][3] == "0"
+    sheet = lay_out(compare(one, other))
+    assert sheet.main and [shown.text for shown in sheet.main.lines[0]][3:] == ["–"] * 6
+    assert sheet.notes[0] == "Images of each line: 0."
 
 
 def test_runs_with_nothing_in_common_are_refused(maker: Any, column: Any, tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ def test_the_table_shows_differences_with_intervals_and_says_what_they_mean(two:
     Console(file=sink, width=120).print(terminal.render([sheet]))
     shown = sink.getvalue()
     line = next(line for line in shown.splitlines() if line.startswith("d "))
-    assert line.split() == ["d", "a", "differs", "8", "100.0", "12.5", "+87.5", "7", "0", "0.016", "*", "+0.0"]
+    assert line.split() == ["d", "a", "differs", "100.0", "12.5", "+87.5", "7,", "0", "0.016", "*", "0.0"]
     for words in ("McNemar", "Holm", "Newcombe", "d/a differ by"):
         assert words in shown
 
@@ -175,12 +179,26 @@ def call(*arguments: str, status: int = 0) -> None:
     assert end.value.code == status
 
 
+def test_a_run_beside_itself_makes_the_same_claims(two: Two) -> None:
+    one, _ = two("rrww", "rr")
+    sheet = lay_out(compare(one, one))
+    assert sheet.main and [shown.text for shown in sheet.main.lines[0]][:3] == ["d", "a", "same"]
+
+
+def test_the_command_works_in_a_process_of_its_own(two: Two) -> None:
+    """Nothing that another command imports must have been imported before."""
+    one, other = (str(run.path) for run in two("rr", "rw"))
+    code = "import sys; from harness.cli import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "compare", one, other], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_command_prints_a_table_markdown_or_json(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = (str(run.path) for run in two("rrrr", "rrww"))
     call("compare", one, other)
     assert "same claim" in " ".join(capsys.readouterr().out.split())
     call("compare", one, other, "--format", "md")
-    assert "| d | a | same | 4 | 100.0 | 50.0 |" in capsys.readouterr().out
+    assert "| d | a | same | 100.0 | 50.0 |" in capsys.readouterr().out
     call("compare", one, other, "--format", "json")
     found = json.loads(capsys.readouterr().out)
     assert found["matches"][0]["robust"]["lost"] == 2

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class Parsed(HTMLParser):
 
 def test_the_page_asks_for_nothing_and_forbids_it(run: Path) -> None:
     parsed = Parsed(page_of(run))
-    assert all(address.startswith("data:") for address in parsed.addresses)
+    assert all(address.startswith(("data:", "#")) for address in parsed.addresses)
     assert parsed.policy == POLICY
     required = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     assert POLICY.startswith(required)
@@ -135,6 +136,25 @@ def test_the_page_holds_every_number_interval_footnote_and_note_of_the_other_for
             assert not shown.marks or shown.marks in texts
     for text in (*(part for note in sheet.footnotes for part in note), *sheet.notes):
         assert text in texts
+
+
+def test_a_misleading_naive_evaluation_stands_above_the_table(maker: Any, column: Callable[..., list[Record]]) -> None:
+    maker.count = 8
+    maker.cell("masked", "naive", column("r" * 8))
+    maker.cell("masked", "strong", column("w" * 8))
+    texts = Parsed(page_of(maker.finish(report={"naive": ["naive"]}))).texts
+    at = next(place for place, text in enumerate(texts) if "naive evaluation was misleading" in text)
+    assert at < texts.index("Results") and texts[at - 1] == "masked"
+
+
+def test_published_numbers_stand_beside_ours(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "pub." not in page_of(run)
+    sheet = lay_out(summarise(load(run)))
+    assert sheet.main
+    beside = replace(sheet.main.lines[0][1], published="pub. 71.00, −4.0")
+    main_grid = replace(sheet.main, lines=[[sheet.main.lines[0][0], beside]])
+    monkeypatch.setattr("harness.report.html.lay_out", lambda table: replace(sheet, main=main_grid))
+    assert "pub. 71.00, −4.0" in Parsed(page_of(run)).texts
 
 
 def test_the_same_results_give_the_same_page(run: Path) -> None:
