@@ -66,6 +66,7 @@ class DiffPure(Defense):
     """
 
     stochastic = True
+    backward_cost = 2.2
     memory_knobs: ClassVar[tuple[str, ...]] = ("chunk",)
 
     def __init__(

@@ -55,6 +55,7 @@ class SBGC(Defense):
     """
 
     num_classes: int
+    backward_cost = 2.2
     memory_knobs: ClassVar[tuple[str, ...]] = ("chunk", "gradient_passes")
 
     def __init__(

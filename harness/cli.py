@@ -11,19 +11,16 @@ import signal
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import __version__, cli_compare, cli_diagnose, cli_eot, cli_report, cli_weights
+from harness import __version__, cli_compare, cli_diagnose, cli_eot, cli_report, cli_show, cli_weights
 from harness.cli_options import INTERRUPTED, Device, Limit, Only, Out, SuitePath, device_of, finish
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    from harness.suite import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +33,7 @@ app.add_typer(cli_weights.app, name="weights")
 app.command()(cli_eot.eot)
 app.command()(cli_diagnose.diagnose)
 app.command()(cli_report.report)
+app.command()(cli_show.show)
 app.command()(cli_compare.compare)
 
 
@@ -88,6 +86,9 @@ def run(
     device: Device = "auto",
     limit: Limit = None,
     out: Out = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Two images, few steps, random weights for what is not here.")
+    ] = False,
 ) -> None:
     """Run a suite, or finish one that was stopped.
 
@@ -96,9 +97,17 @@ def run(
         harness run suites/quickstart.yaml
 
         harness run suites/quickstart.yaml --only rdc/linf --device cuda
+
+        harness run suites/table1_sota.yaml --smoke
     """
     from harness.suite import load
 
+    if smoke:
+        from harness.smoke import smoke as try_out
+
+        folder = try_out(suite, out, device_of(device), Console(), only=only)
+        Console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
+        return
     folder, done = finish(load(suite, limit=limit, only=only), device, limit, out)
     what = f"Computed {done} shards." if done else "Nothing to do: every pairing is finished."
     Console().print(f"{what} See them with: harness report {folder}", markup=False, highlight=False)
@@ -121,21 +130,6 @@ def list_(
         for entry in entries:
             table.add_row(*(escape(str(entry[column])) for column in ("name", "summary", "arguments")))
         Console().print(table, "")
-
-
-@app.command()
-def show(suite: SuitePath, only: Only = None, limit: Limit = None) -> None:
-    """Print a suite as resolved, and what it will cost at most."""
-    import yaml
-
-    from harness.cost import estimate
-    from harness.suite import load
-
-    plan = load(suite, limit=limit, only=only)
-    typer.echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
-    if plan.sweeps:
-        Console().print(_sweeps_table(plan), "")
-    Console().print(_cost_table(estimate(plan)))
 
 
 @app.command()
@@ -206,28 +200,3 @@ def doctor() -> None:
         console.print(f"    {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
     if any(finding.status == "broken" for finding in findings):
         raise typer.Exit(1)
-
-
-def _sweeps_table(plan: Plan) -> Table:
-    from harness.sweep import spelt
-
-    table = Table("of", "values", "in results", title="Sweeps", title_justify="left", box=None)
-    for sweep in plan.sweeps:
-        of = f"{sweep.kind[:-1]} {sweep.name}: {', '.join(sweep.paths)}"
-        for name, values in sweep.variants.items():
-            table.add_row(escape(of), escape(", ".join(map(spelt, values))), escape(name))
-            of = ""
-    return table
-
-
-def _cost_table(costs: list[Any]) -> Table:
-    table = Table(title="At most (images that fall early cost less)", title_justify="left", box=None)
-    for column in ("defense", "attack", "threat", "method"):
-        table.add_column(column, overflow="fold")
-    for column in ("images", "forwards per image", "backwards per image", "network evaluations"):
-        table.add_column(column, justify="right")
-    for cost in costs:
-        numbers = (f"{cost.images}", f"{cost.forwards:,.0f}", f"{cost.backwards:,.0f}", f"{cost.evaluations:,.0f}")
-        table.add_row(cost.defense, cost.attack, cost.threat, cost.method, *numbers)
-    table.add_row("total", *[""] * 6, f"{sum(cost.evaluations for cost in costs):,.0f}")
-    return table

@@ -27,6 +27,8 @@ class Defense(nn.Module):
     Attributes:
         stochastic: two calls on one input may differ.
         version: raise it when the same arguments start to mean another function; it is part of a result's identity.
+        backward_cost: time of a backward pass to the image, in forward passes, for `harness show`. One through a network
+            was measured at 1.2; what computes its forward pass anew on the way back costs 2.2.
         memory_knobs: constructor arguments that change speed or memory but no number; left out of that identity.
         num_classes: K, where it is known before an image is seen.
         expected_accuracy: clean accuracy in [0, 1] on the test split, as the checkpoint's card states it.
@@ -35,6 +37,7 @@ class Defense(nn.Module):
 
     stochastic: bool = False
     version: ClassVar[int] = 1
+    backward_cost: ClassVar[float] = 1.2
     memory_knobs: ClassVar[tuple[str, ...]] = ()
     num_classes: int | None = None
     expected_accuracy: float | None = None

@@ -14,6 +14,7 @@ from harness.defense import Defense
 class DiffusionClassifier(Defense):
     """Base of defenses that set `loss`, `num_classes` and `stochastic`, the last where their noise is fresh."""
 
+    backward_cost = 2.2
     num_classes: int
     loss: DiffusionLoss
 

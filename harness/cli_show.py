@@ -1,0 +1,115 @@
+"""`harness show`: a suite as resolved, what it will cost, and what is not here yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.cli_options import Device, Limit, Only, SuitePath, device_of
+
+if TYPE_CHECKING:
+    from harness.cost import CellCost
+    from harness.suite import Plan
+
+Measure = Annotated[bool, typer.Option("--measure", help="Time each network on --device, and estimate hours.")]
+Small = Annotated[bool, typer.Option("--smoke", help="The suite as `harness run --smoke` runs it.")]
+
+
+def show(
+    suite: SuitePath,
+    only: Only = None,
+    limit: Limit = None,
+    measure: Measure = False,
+    device: Device = "auto",
+    smoke: Small = False,
+) -> None:
+    """Print a suite as resolved, and what it will cost at most.
+
+    Checkpoints need not be here: it says which are not, and how to get them.
+
+    Examples:
+
+        harness show suites/table1_sota.yaml
+
+        harness show suites/table1_sota.yaml --measure --device cuda
+    """
+    from harness import standins
+    from harness.blueprint import blueprints
+    from harness.cost import estimate, hours, speeds
+    from harness.environment import device_name
+    from harness.smoke import small
+    from harness.suite import load
+
+    console = Console()
+    with standins.cache():
+        plan = blueprints(load(suite, limit=limit, only=only))
+        plan = small(plan) if smoke else plan
+        typer.echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
+        if plan.sweeps:
+            console.print(_sweeps_table(plan), "")
+        costs = estimate(plan)
+        where = device_of(device) if measure else None
+        speed = speeds(plan, where) if where else None
+        console.print(_cost_table(costs, hours(costs, speed) if speed else None))
+        if where and speed:
+            console.print("", _speed_table(speed, device_name(where)))
+        _print_absent(plan, console)
+
+
+def _sweeps_table(plan: Plan) -> Table:
+    from harness.sweep import spelt
+
+    table = Table("of", "values", "in results", title="Sweeps", title_justify="left", box=None)
+    for sweep in plan.sweeps:
+        of = f"{sweep.kind[:-1]} {sweep.name}: {', '.join(sweep.paths)}"
+        for name, values in sweep.variants.items():
+            table.add_row(escape(of), escape(", ".join(map(spelt, values))), escape(name))
+            of = ""
+    return table
+
+
+def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
+    table = Table(title="At most (images that fall early cost less)", title_justify="left", box=None)
+    for column in ("pairing", "threat", "method"):
+        table.add_column(column, overflow="fold")
+    numeric = ["images", "forwards per image", "backwards per image", "network evaluations per image", "in total"]
+    for column in numeric + (["hours"] if hours else []):
+        table.add_column(column, justify="right")
+    for at, cost in enumerate(costs):
+        counts = (cost.images, cost.forwards, cost.backwards, cost.per_image, cost.evaluations)
+        told = [f"{count:,.0f}" for count in counts] + ([_hours(hours[at])] if hours else [])
+        table.add_row(escape(f"{cost.defense}/{cost.attack}"), escape(cost.threat), escape(cost.method), *told)
+    total = f"{sum(cost.evaluations for cost in costs):,.0f}"
+    table.add_row("total", *[""] * 6, total, *([_hours(sum(hours))] if hours else []))
+    return table
+
+
+def _speed_table(speed: dict[str, float], device: str) -> Table:
+    title = f"Speed on {device}: network evaluations per second"
+    table = Table("defense", title=title, title_justify="left", box=None, show_header=False)
+    table.add_column(justify="right")
+    for name, value in speed.items():
+        table.add_row(escape(name), f"{value:,.1f}")
+    return table
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _print_absent(plan: Plan, console: Console) -> None:
+    from harness.standins import absent, absent_dataset, how_to_get
+
+    defenses = {cell.defense.name: cell.defense for cell in plan.cells}
+    entries = {entry.name: entry for defense in defenses.values() for entry in absent(defense)}
+    lines = [f"  {name}: {how_to_get(entry)}" for name, entry in entries.items()]
+    if absent_dataset(name := plan.suite.dataset.name):
+        lines.append(f"  {name}: the first run downloads it")
+    if lines:
+        what = "\nNot here yet, which a run needs (counted with their architectures alone):"
+        console.print(what, *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,210 @@
+"""A suite in small, to see that every path from published file to table works: `harness run SUITE --smoke`.
+
+Two images, arguments cut by `CAPS` and `PRESETS`, networks of full size. Checkpoints that are not here get random
+weights, written in the layout of the published file where that would lie, and read from there as ever; a dataset that
+is not here gets random images. An image's label is what the defense says of it, since the attacks leave alone what is
+misclassified from the start. The numbers mean nothing; title and labels say so.
+
+Defenses come one after another, so that memory and disk hold the weights of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from harness import registry
+from harness.blueprint import changed
+from harness.components import Component, parameters
+from harness.defense import Defense
+from harness.errors import UserError
+from harness.progress import Display
+from harness.quantity import Quantity
+from harness.randomness import derive, row_seeds
+from harness.report.load import load as load_results
+from harness.run import run
+from harness.schema import Dataset
+from harness.standins import KNOWN, absent, absent_dataset, cache, fill, random_images, with_dataset
+from harness.store import Store
+from harness.suite import Plan, load
+from harness.survey import load_images
+
+IMAGES = 2
+TITLE = "SMOKE, the numbers mean nothing"
+
+CAPS: dict[str, int] = {
+    "steps": 2,
+    "timesteps": 2,
+    "purify_timesteps": 2,
+    "samples": 2,
+    "eot": 2,
+    "restarts": 1,
+    "rounds": 1,
+    "draws": 2,
+    "per_class": 2,
+}
+"""Arguments that decide how long a defense or an attack takes, and their largest values here."""
+
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "apgd_dlr_100": ("apgd", {"steps": 2, "loss": "dlr"}),
+    "pgd80_eot10": ("pgd", {"steps": 2, "eot": 2}),
+    "autoattack": (
+        "autoattack",
+        {"version": "custom", "attacks": ["apgd-ce", "apgd-dlr", "square"], "apgd_steps": 2, "square_queries": 4},
+    ),
+}
+"""Attacks that fix such arguments: the attack of the same kind that leaves them open, and its arguments."""
+
+
+@dataclass(frozen=True)
+class Ready(Component):
+    """A defense that was built already."""
+
+    instance: Any = None
+
+    def build(self) -> Any:
+        return self.instance
+
+
+def smoke(suite: Path, out: Path | None, device: torch.device, console: Console, *, only: str | None = None) -> Path:
+    """Tries a suite out. Returns the results directory, results/SUITE-smoke unless given; what was there is replaced.
+
+    Raises:
+        UserError: as `harness.run.run` does; the directory holds other results; or an image ended in an error.
+    """
+    with cache() as root:
+        plan = load(suite, only=only)
+        folder = out or Path("results") / f"{plan.suite.suite}-smoke"
+        _make_way(folder)
+        names = list(dict.fromkeys(cell.defense.name for cell in plan.cells))
+        for name in names:
+            began = time.monotonic()
+            _one(suite, name, only, root, folder, device, Display(console))
+            console.print(f"{name}: {time.monotonic() - began:.0f} s", highlight=False)
+        _refuse_errors(folder)
+    return folder
+
+
+def _one(
+    suite: Path, name: str, only: str | None, root: Path, folder: Path, device: torch.device, display: Display
+) -> None:
+    """All attacks on one defense."""
+    needed = absent(load(suite, only=name).cells[0].defense)
+    for entry in needed:
+        display.note(f"{name}: random weights for {entry.name}, in its published format ({entry.format})")
+        fill(entry)
+    plan = load(suite, only=only)
+    plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.defense.name == name))
+    plan = small(replace(plan, all_cells=plan.cells))
+    component = plan.cells[0].defense
+    defense: Defense = component.build().eval().requires_grad_(False)
+    images = _images(plan)
+    labels = _answers(defense.to(device), images.to(device)).cpu()
+    file = root / f"{name}-smoke.npz"
+    np.savez(file, images=images.numpy(), labels=labels.numpy(), classes=np.arange(_classes(defense, plan)))
+    facts = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
+    label = f"{component.label or name} (random weights)" if needed else component.label
+    ready = Ready(**facts | {"label": label, "instance": defense.cpu()})
+    run(_renamed(changed(plan, lambda _: ready), file), folder, device, display)
+    for entry in needed:
+        entry.path().write_bytes(b"")
+
+
+def small(plan: Plan) -> Plan:
+    """The plan with all arguments cut."""
+    plan = changed(plan, reduced)
+    cut = {id(cell.attack): reduced(cell.attack) for cell in plan.all_cells}
+    cells, every = (
+        tuple(replace(cell, attack=cut[id(cell.attack)]) for cell in cells) for cells in (plan.cells, plan.all_cells)
+    )
+    return replace(plan, cells=cells, all_cells=every)
+
+
+def reduced(component: Component) -> Component:
+    """A defense or an attack that takes little time, whatever it takes in the suite."""
+    cls, given = component.cls, component.arguments
+    if component.kind == "attacks" and component.type in PRESETS:
+        kind, fixed = PRESETS[component.type]
+        cls = registry.find("attacks", kind)
+        defaults = {key: found.default for key, found in parameters(cls).items() if found.default is not found.empty}
+        if given.get("version") == "rand":
+            fixed = fixed | {"attacks": ["apgd-ce", "apgd-dlr"], "eot": CAPS["eot"]}
+        given = defaults | {key: value for key, value in given.items() if key in parameters(cls)} | fixed
+    arguments = {name: _cut(name, value) for name, value in given.items()}
+    if {"t_star", "dt"} <= arguments.keys():
+        arguments["dt"] = Quantity(float(arguments["t_star"]) / CAPS["steps"])
+    if arguments.get("solver") == "dopri5":
+        arguments["solver"] = "euler"
+    if component.kind == "defenses":
+        arguments = with_dataset(arguments, cls)
+    return replace(component, cls=cls, arguments=arguments)
+
+
+def _cut(name: str, value: Any) -> Any:
+    if isinstance(value, Component):
+        return reduced(value)
+    if isinstance(value, list) and any(isinstance(item, Component) for item in value):
+        return [_cut(name, item) for item in value]
+    cap = CAPS.get(name)
+    if cap is None or value is None:
+        return value
+    return value[:cap] if isinstance(value, list) else cap if value == "all" else min(value, cap)
+
+
+def _images(plan: Plan) -> Tensor:
+    """The suite's first images, (2, C, H, W), or random ones."""
+    spec = plan.suite.dataset
+    if absent_dataset(spec.name):
+        path = random_images(spec.name)
+        plan = replace(plan, suite=plan.suite.model_copy(update={"dataset": Dataset(name="npz", path=path)}))
+    return load_images(plan)[1].x[:IMAGES]
+
+
+def _answers(defense: Defense, images: Tensor) -> Tensor:
+    """What the defense says, (N,) int64."""
+    with torch.no_grad(), defense.drawing(row_seeds(derive("smoke"), torch.arange(len(images), device=images.device))):
+        return defense(images).argmax(1)
+
+
+def _classes(defense: Defense, plan: Plan) -> int:
+    name = plan.suite.dataset.name
+    return defense.num_classes or (KNOWN[name].classes if name in KNOWN else load_images(plan)[0].num_classes)
+
+
+def _renamed(plan: Plan, file: Path) -> Plan:
+    suite = plan.suite
+    random = ", on random images" if absent_dataset(suite.dataset.name) else ""
+    update = {
+        "suite": f"{suite.suite}-smoke",
+        "title": f"{TITLE}{random}: {suite.title or suite.suite}",
+        "dataset": Dataset(name="npz", path=file),
+        "protocol": suite.protocol.model_copy(update={"votes": min(suite.protocol.votes, 2), "shard": IMAGES}),
+        "report": suite.report.model_copy(update={"reference": None}),
+    }
+    return replace(plan, suite=suite.model_copy(update=update))
+
+
+def _make_way(folder: Path) -> None:
+    manifest = Store(folder).manifest()
+    if manifest is None:
+        return
+    if not str(manifest.get("title", "")).startswith(TITLE):
+        raise UserError(f"{folder} holds results that are not of --smoke", remedy="Choose another directory with --out")
+    shutil.rmtree(folder)
+
+
+def _refuse_errors(folder: Path) -> None:
+    found = load_results(folder)
+    for (defense, attack), pairing in found.pairings.items():
+        failed = pairing.records[pairing.records["verdict"] == "error"]
+        if len(failed):
+            raise UserError(f"{defense}/{attack} ended in an error: {failed['error'].iloc[0]}")

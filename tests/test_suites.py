@@ -1,0 +1,139 @@
+"""The suites that come with the package: they hold water, cost what they may, and are what the paper ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.blueprint import blueprints
+from harness.cost import estimate
+from harness.listing import listing, suite_files
+from harness.registry import entries
+from harness.report.reference import named
+from harness.smoke import small
+from harness.standins import absent, cache
+from harness.suite import Plan, load
+
+ROOT = Path(__file__).parents[1] / "suites"
+CIFAR = sorted(path for path in ROOT.glob("*.yaml") if "cifar10" in path.read_text())
+DIGITS = {path.stem: path for path in sorted((ROOT / "digits").glob("*.yaml"))}
+PAPER = {
+    "table1_sota",
+    "table2_unseen",
+    "table3_adaptive",
+    "fig2a_timesteps",
+    "fig2b_budget",
+    "fig2c_randomness",
+    "ablations",
+    "sec44_likelihood_maximizer",
+    "appendix_c2_l2",
+    "optimal_dc",
+}
+EVALUATIONS = 15_000_000
+"""Of networks of the digits: at most, and twice what ten minutes on two cores are known to hold of those made."""
+ALONE = {"at_edm_l2"}
+"""Rows without a counterpart on the digits."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches in which there is nothing, and no network to fill them from."""
+    monkeypatch.setenv("HARNESS_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HARNESS_OFFLINE", "1")
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Path]:
+    """A cache of stand-ins."""
+    with cache() as root:
+        yield root
+
+
+def pairs(plan: Plan) -> set[tuple[str, str]]:
+    """The cells, of a sweep only the component that was swept."""
+    swept = {variant: sweep.name for sweep in plan.sweeps for variant in sweep.variants}
+    return {(swept.get(cell.defense.name, cell.defense.name), cell.attack.name) for cell in plan.cells}
+
+
+def test_all_of_the_paper_is_there_in_both_sizes() -> None:
+    assert {path.stem for path in CIFAR} >= PAPER and DIGITS.keys() >= PAPER
+
+
+def test_every_suite_is_listed_with_a_title_also_those_in_folders() -> None:
+    rows = {Path(row["name"]).resolve(): row["summary"] for row in listing("suites")}
+    assert {path.resolve() for path in [*CIFAR, *DIGITS.values()]} <= rows.keys()
+    assert all(rows.values()) and len(rows) == len(suite_files())
+
+
+@pytest.mark.parametrize("path", CIFAR, ids=lambda path: path.stem)
+def test_a_suite_on_cifar10_is_costed_without_a_single_checkpoint(path: Path, room: Path) -> None:
+    plan = blueprints(load(path))
+    costs = estimate(plan)
+    assert len(costs) == len(plan.cells) and all(cost.evaluations > 0 for cost in costs)
+    assert plan.resolved()["dataset"]["name"] == "cifar10"
+    assert not any((room.parent / "weights").glob("*"))
+
+
+@pytest.mark.parametrize("name", sorted(DIGITS))
+def test_a_suite_on_digits_needs_nothing_and_ends_within_minutes(name: str) -> None:
+    plan = load(DIGITS[name])
+    assert plan.suite.suite.startswith("digits-") and plan.suite.report.reference is None
+    assert sum(cost.evaluations for cost in estimate(plan)) < EVALUATIONS
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_rows_and_columns_are_the_same_in_both_sizes(name: str, room: Path) -> None:
+    large, little = pairs(load(ROOT / f"{name}.yaml")), pairs(load(DIGITS[name]))
+    assert little == {pair for pair in large if pair[0] not in ALONE}
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_every_published_number_has_its_place_in_the_table(name: str, room: Path) -> None:
+    plan = load(ROOT / f"{name}.yaml")
+    numbers = named(plan.suite.report.reference)
+    assert bool(numbers) == (not name.startswith("fig2"))
+    rows = {cell.defense.name for cell in plan.cells}
+    for row, column in numbers:
+        assert (row, column) in pairs(plan) or (row in rows and column in ("clean", "average"))
+
+
+@pytest.mark.parametrize("name", ["table1_sota", "table2_unseen", "table3_adaptive", "appendix_c2_l2"])
+def test_the_tables_take_512_images_and_the_hyperparameters_of_section_4_1(name: str, room: Path) -> None:
+    plan = load(ROOT / f"{name}.yaml")
+    assert plan.suite.dataset.size == 512
+    (rdc,) = {cell.defense.name: cell.defense for cell in plan.cells if cell.defense.name == "rdc"}.values()
+    assert (rdc.arguments["steps"], rdc.arguments["momentum"]) == (10, 1.0)
+    assert str(rdc.arguments["eta"]) == "8/255"
+    assert (rdc.arguments["timesteps"], rdc.arguments["samples"], rdc.arguments["share_noise"]) == ("all", 1, "none")
+    for cell in plan.cells:
+        threat = cell.attack.build().threat
+        assert str(threat) in ("Linf 8/255", "L2 0.5", "Flow 0.05")
+
+
+def test_diffpure_purifies_as_much_as_the_paper_says(room: Path) -> None:
+    tables = [load(ROOT / f"{name}.yaml") for name in ("table1_sota", "table2_unseen")]
+    defenses = {cell.defense.name: cell.defense.arguments for table in tables for cell in table.cells}
+    found = {name: float(given["t_star"]) for name, given in defenses.items() if "t_star" in given}
+    assert found == {"diffpure_linf": 0.1, "diffpure_l2": 0.075, "diffpure": 0.125}
+
+
+def test_the_network_that_was_never_released_is_told_with_what_to_do(room: Path) -> None:
+    (cell,) = load(ROOT / "table1_sota.yaml", only="rdc/linf").cells
+    (entry,) = absent(cell.defense)
+    assert entry.name == "ncsnpp-cifar10-cond" and "never released" in entry.summary and entry.manual
+
+
+def test_every_defense_of_the_package_has_its_clean_accuracy_measured() -> None:
+    plan = load(DIGITS["defenses"])
+    measured = {cell.defense.type for cell in plan.cells}
+    assert {entry.name for entry in entries("defenses")} - measured == {"robustbench"}
+    assert {cell.attack.name for cell in plan.cells} == {"clean"}
+
+
+@pytest.mark.parametrize("path", [*CIFAR, *DIGITS.values()], ids=lambda path: path.parent.name + "-" + path.stem)
+def test_in_small_every_pairing_is_a_few_hundred_evaluations(path: Path, room: Path) -> None:
+    plan = small(blueprints(load(path)))
+    assert max(cost.per_image for cost in estimate(plan)) < 2000
