@@ -92,7 +92,7 @@ class StAdv(Attack):
             if len(rows):
                 best.update(last, rows, oracle.logits(warp(x[rows], last), rows))
             flow = best.outcome()
-        return Adversarial(warp(x, flow), flow)
+        return Adversarial(warp(x, flow), flow, best.remarks())
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that is never fooled; on a deterministic defense one that is fooled costs less."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.common.losses import FEWEST_CLASSES, LOSSES, TARGETED, LossName, RowLoss, loss_of, margin, rivals
-from harness.attack import Attack, Cost, Step, Target
+from harness.attack import Adversarial, Attack, Cost, Step, Target
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.randomness import derive, fold, normal, uniform
@@ -98,8 +98,11 @@ class Climber(Attack):
         """What is climbed, in order."""
         return (Round(restart, restart) for restart in range(self.restarts))
 
-    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
-        """The strongest iterate of each image; NaN where a gradient was not finite and no iterate was misclassified."""
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
+        """The strongest iterate of each image; NaN where a gradient was not finite and no iterate was misclassified.
+
+        A flag tells of images that withstood with a gradient of zero throughout: they were not attacked at all.
+        """
         stops = self.early_stop and not target.defense.stochastic
         aims = rivals(target(x, torch.arange(len(x), device=x.device)), y) if self.loss in TARGETED else None
         best = Best.of(x, y)
@@ -111,7 +114,8 @@ class Climber(Attack):
             start = self._start(x[rows], fold(target.seeds[rows], _START, tried.start))
             oracle = Oracle(target, loss_of(self.loss, y, aim), tried.energy, stops and self.gradient == "blind")
             self.climb(best, x, start, rows, oracle, stops)
-        return best.outcome()
+        flags = best.remarks()
+        return Adversarial(best.outcome(), flags=flags) if flags else best.outcome()
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that is never fooled; on a deterministic defense one that is fooled costs less."""
@@ -166,7 +170,7 @@ class Best:
     """The strongest iterate seen of each image, and what is known about it. y: labels (N,).
 
     images: (N, C, H, W); margins: (N,), -inf before the first iterate; fooled: (N,), the margin is clearly positive;
-    broken: (N,), a gradient was not finite.
+    broken: (N,), a gradient was not finite; asked, alive: (N,), a gradient was seen, and one that was not zero.
     """
 
     y: Tensor
@@ -174,15 +178,20 @@ class Best:
     margins: Tensor
     fooled: Tensor
     broken: Tensor
+    asked: Tensor
+    alive: Tensor
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Best:
         no = torch.zeros_like(y, dtype=torch.bool)
-        return cls(y, x.clone(), torch.full_like(y, -torch.inf, dtype=x.dtype), no, no.clone())
+        lowest = torch.full_like(y, -torch.inf, dtype=x.dtype)
+        return cls(y, x.clone(), lowest, *(no.clone() for _ in range(4)))
 
     def learn(self, images: Tensor, rows: Tensor, step: Step) -> None:
         """images: (M, C, H, W), iterates of the images `rows` (M,), with what the target said of them."""
         self.broken[rows] |= ~torch.isfinite(step.grad).flatten(1).all(1)
+        self.asked[rows] = True
+        self.alive[rows] |= step.grad.flatten(1).any(1)
         self.update(images, rows, step.logits)
 
     def update(self, images: Tensor, rows: Tensor, logits: Tensor) -> None:
@@ -192,6 +201,11 @@ class Best:
         rows, margins = rows[better], margins[better]
         self.images[rows], self.margins[rows] = images[better], margins.to(self.margins)
         self.fooled[rows] |= margins > _ROUNDING * logits[better].abs().amax(1)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Of images that withstood because there was nothing to climb. One that was fooled may rest on a flat top."""
+        dead = int((self.asked & ~self.alive & (self.margins <= 0)).sum())
+        return (f"the gradient was zero throughout on {dead} of {len(self.y)} images",) if dead else ()
 
     def outcome(self) -> Tensor:
         lost = self.broken & ~(self.margins > 0)

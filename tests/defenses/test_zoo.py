@@ -81,7 +81,7 @@ def test_perceptual_training_holds_within_a_pixel_budget_that_it_never_saw(digit
     x, y = digits
     defense, attack = PAT(Checkpoint.find("digits-pat")).eval(), PGD("L2", Quantity(0.5), steps=30, loss="margin")
     x_adv = attack.perturb(Target(defense, x, row_seeds(0, torch.arange(len(x)))), x, y)
-    assert accuracy(defense, x_adv, y) >= 0.35
+    assert accuracy(defense, x_adv, y) >= 0.6
 
 
 def test_the_energy_of_jem_is_lower_for_digits_than_for_noise_and_for_shuffled_pixels(digits) -> None:
