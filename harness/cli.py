@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import __version__, cli_compare, cli_diagnose, cli_eot, cli_report, cli_show, cli_weights
+from harness import __version__, cli_compare, cli_diagnose, cli_eot, cli_report, cli_show, cli_verify, cli_weights
 from harness.cli_options import INTERRUPTED, Device, Limit, Only, Out, SuitePath, device_of, finish
 from harness.errors import UserError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 
 app.add_typer(cli_weights.app, name="weights")
 app.command()(cli_eot.eot)
+app.command()(cli_verify.verify)
 app.command()(cli_diagnose.diagnose)
 app.command()(cli_report.report)
 app.command()(cli_show.show)

@@ -1,0 +1,136 @@
+"""`harness verify`: stored results, re-checked and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from harness.cli_options import INTERRUPTED, Device, Only, device_of
+
+if TYPE_CHECKING:
+    from harness.verify import Report
+
+COLOURS = {"holds": "green", "fails": "red"}
+"""Of outcomes; the others are yellow."""
+
+CONTRADICTED, UNVERIFIED = 1, 3
+SHOWN = 5
+"""Problems of one cell that are printed."""
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")],
+    only: Only = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N images of each pairing, rounded up to whole shards.")
+    ] = None,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images asked at once; left out, as the run did. A defense that draws from torch's global generator "
+            "repeats its draws only so.",
+        ),
+    ] = None,
+    no_replay: Annotated[bool, typer.Option("--no-replay", help="Budgets only; needs no checkpoints.")] = False,
+    suite: Annotated[
+        Path | None, typer.Option(metavar="SUITE", help="The suite's file, which relative paths start from.")
+    ] = None,
+) -> None:
+    """Re-check the budget of every stored adversarial image, and replay it against the defense.
+
+    Ends with status 0 if all holds, 1 if something is contradicted, 3 if something could not be verified. It runs the
+    code that the results name: your own files and packages, never anything inside DIR.
+
+    Examples:
+
+        harness verify results/quickstart
+
+        harness verify results/quickstart --no-replay
+
+        harness verify results/mine --suite suites/mine.yaml --only rdc/linf --limit 32
+    """
+    from harness.verify import verify as verify_run
+
+    console = Console()
+    reports: dict[str, Report] = {}
+    where = device_of(device)
+    found = verify_run(
+        directory, where, suite=suite, only=only, limit=limit, batch_size=batch_size, replay=not no_replay
+    )
+    try:
+        _follow(found, reports, console)
+    except KeyboardInterrupt:
+        _show(reports, console)
+        console.print("\nStopped; the table shows how far it came.")
+        raise typer.Exit(INTERRUPTED) from None
+    _show(reports, console)
+    outcomes = {report.outcome for report in reports.values()}
+    if "fails" in outcomes:
+        raise typer.Exit(CONTRADICTED)
+    if outcomes != {"holds"}:
+        raise typer.Exit(UNVERIFIED)
+
+
+def _follow(found: Iterable[Report], reports: dict[str, Report], console: Console) -> None:
+    """Keeps the latest report of each cell, and shows how far the one at work is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bars: dict[str, Any] = {}
+        for report in found:
+            if report.name not in bars:
+                bars[report.name] = progress.add_task(escape(report.name), total=report.total)
+            reports[report.name] = report
+            progress.update(bars[report.name], completed=report.images)
+
+
+def _show(reports: dict[str, Report], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("pairing", overflow="fold")
+    for title in ("images", "in\nbudget", "votes\nequal", "border-\nline", "contra-\ndicted", "robust", "re-\nplayed"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    for report in reports.values():
+        table.add_row(escape(report.name), *_numbers(report), _result(report))
+    console.print(table, "")
+    for report in reports.values():
+        for line in _remarks(report):
+            console.print(f"{report.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+    if any(report.asked for report in reports.values()):
+        moved = max(report.moved for report in reports.values())
+        console.print(f"Margins moved by at most {moved:.1g} of the logits' size.", style="dim", highlight=False)
+    for line in dict.fromkeys(line for report in reports.values() for line in report.environment):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def _numbers(report: Report) -> list[str]:
+    replays = [report.equal, report.borderline, report.contradictions] if report.asked else ["–"] * 3
+    recorded = f"{report.recorded / report.images:.1%}" if report.images else "–"
+    again = f"{report.replayed / (report.asked + report.errors):.1%}" if report.asked else "–"
+    return [f"{report.images}/{report.total}", str(report.within), *map(str, replays), recorded, again]
+
+
+def _result(report: Report) -> str:
+    colour, outcome = COLOURS.get(report.outcome, "yellow"), report.outcome
+    return f"[{colour}]{outcome if outcome != 'holds' or report.asked else 'budgets hold'}[/]"
+
+
+def _remarks(report: Report) -> list[str]:
+    more = len(report.problems) - SHOWN
+    lines = report.problems[:SHOWN] + ([f"{more} more of this kind"] if more > 0 else [])
+    if report.unchecked and not report.problems:
+        lines.append(f"not checked: {report.unchecked}")
+    if report.unreplayed:
+        lines.append(f"not replayed: {report.unreplayed}")
+    if report.errors:
+        lines.append(f"{report.errors} images ended in errors, and count as not robust")
+    return lines

@@ -1,0 +1,18 @@
+"""`harness verify`: do stored results say what their images show?
+
+    hashes     the files are the ones that were written: this finds accidents, since whoever forges can hash again
+    images     the dataset here is the one that was attacked, by its fingerprint
+    budget     each adversarial image lies in [0, 1] and within its threat model, as far from the clean one as recorded,
+               and is the warp of its flow where it was made by one
+    replay     the defense, built again from the manifest and proven the same by the cell's key, answers as recorded
+
+What holds is an upper bound on robustness: these images are allowed, and do what the records say. That the attack did
+its best is nothing that images could show.
+"""
+
+from __future__ import annotations
+
+from harness.verify.findings import Report
+from harness.verify.session import verify
+
+__all__ = ["Report", "verify"]

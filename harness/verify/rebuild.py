@@ -1,0 +1,149 @@
+"""A cell's defense and attack, built again from the manifest, and proof that they are the ones that were recorded."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import __version__, registry
+from harness.attack import Attack
+from harness.components import BUDGET, Component, bind, parameters
+from harness.errors import Place, UserError
+from harness.identity import cell_key, component_hash
+from harness.report.facts import CellFacts
+from harness.shard import Seeds
+from harness.store import MANIFEST
+from harness.verify.claims import Claims, Mismatch, Part
+from harness.yaml_source import Node
+
+HASH = 8
+"""Characters of a hash that a message shows."""
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What a cell was made with."""
+
+    defense: Component
+    attack: Attack
+    seeds: Seeds
+
+
+def rebuild(claims: Claims, facts: CellFacts, folder: Path) -> Rebuilt:
+    """The defense, not yet built, the attack, and the seeds of a cell.
+
+    Args:
+        folder: where the suite's relative paths start.
+
+    Raises:
+        UserError: something that they stand on is missing here.
+        Mismatch: it is here, and another one; says what differs.
+    """
+    parts, pair = claims.resolved, (facts.defense, facts.attack)
+    protocol = {"votes": claims.protocol.votes, "seed": claims.protocol.seed, "shard": claims.protocol.shard}
+    recorded = [_recorded(parts.defenses, facts.defense), _recorded(parts.cells, "/".join(pair))]
+    defense = _component("defenses", facts.defense, recorded[0], folder)
+    method = _component("attacks", facts.attack, recorded[1], folder)
+    attack: Attack = method.build()
+    identity = component_hash(method)
+    if attack.source:
+        other, source = attack.source
+        origin = (
+            component_hash(_component("defenses", other, _recorded(parts.defenses, other), folder)),
+            component_hash(_component("attacks", source, _recorded(parts.cells, f"{other}/{source}"), folder)),
+        )
+        given = cell_key(*origin, claims.dataset.fingerprint, protocol)
+        identity = cell_key(identity, given, claims.dataset.fingerprint, protocol)
+    seeds = Seeds(claims.protocol.seed, component_hash(defense), identity)
+    if cell_key(seeds.defense, identity, claims.dataset.fingerprint, protocol) != facts.key:
+        difference = _difference(claims, [defense, method], recorded)
+        raise Mismatch(f"this is not what the results were made with: {difference}")
+    return Rebuilt(defense, attack, seeds)
+
+
+def _recorded(parts: dict[str, Part], name: str) -> Part:
+    if name not in parts:
+        raise UserError(f"the manifest no longer says what '{name}' was")
+    return parts[name]
+
+
+def _component(kind: str, name: str, part: Part, folder: Path) -> Component:
+    return bind(kind, name, _node(_entry(kind, part.type, part.arguments, folder), Place(folder / MANIFEST)))
+
+
+def _entry(kind: str, written: str, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An entry of a suite that resolves to these arguments.
+
+    Defaults are left out again: 1 as the default of a float is hashed as 1, and as 1.0 where a suite writes it. A
+    budget stays, since an attack inside another would take over that of the outer one.
+    """
+    defaults = _defaults(kind, written, folder)
+    entry = {
+        name: _unresolved(value, folder)
+        for name, value in arguments.items()
+        if name in BUDGET or name not in defaults or json.dumps(defaults[name]) != json.dumps(value)
+    }
+    return {"type": written, **entry}
+
+
+def _unresolved(value: Any, folder: Path) -> Any:
+    """As the suite wrote it: a checkpoint by its name, a defense or attack inside another as an entry."""
+    if isinstance(value, list):
+        return [_unresolved(item, folder) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"name", "sha256"}:
+        return value["name"]
+    if value.keys() == {"type", "arguments"}:
+        return _entry(_kind(value["type"], folder), value["type"], value["arguments"], folder)
+    return {name: _unresolved(item, folder) for name, item in value.items()}
+
+
+def _defaults(kind: str, written: str, folder: Path) -> dict[str, Any]:
+    cls, place = registry.find(kind, written, folder), Place(folder / MANIFEST)
+    optional = {n: p.default for n, p in parameters(cls).items() if p.default is not inspect.Parameter.empty}
+    return Component(kind, written, written, cls, optional, None, place, _node({}, place)).resolved()
+
+
+def _kind(written: str, folder: Path) -> str:
+    """Of a part inside another, which the manifest does not name."""
+    try:
+        registry.find("defenses", written, folder)
+    except UserError:
+        return "attacks"
+    return "defenses"
+
+
+def _node(value: Any, place: Place) -> Node:
+    if isinstance(value, dict):
+        value = {name: _node(item, place) for name, item in value.items()}
+    elif isinstance(value, list):
+        value = [_node(item, place) for item in value]
+    return Node(value, place, place)
+
+
+def _difference(claims: Claims, here: list[Component], recorded: list[Part]) -> str:
+    """Why the key is another: arguments and checkpoints that differ, or else the code."""
+    changed = [
+        f"{component.title}: {change}"
+        for component, part in zip(here, recorded, strict=True)
+        for change in _changes(part.arguments, component.resolved())
+    ]
+    if changed:
+        return "; ".join(changed)
+    code = " or ".join(f"{part.type} (version {getattr(part.cls, 'version', 1)} here)" for part in here)
+    made = "" if claims.harness == __version__ else f", made by harness {claims.harness} where this is {__version__}"
+    return f"the code of {code} changed{made}, or the manifest was edited"
+
+
+def _changes(then: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*then, *now]):
+            yield from _changes(then.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif then != now:
+        shown = (str(v)[:HASH] if path.endswith("sha256") else "nothing" if v is None else str(v) for v in (then, now))
+        yield f"{path} was {next(shown)}, is {next(shown)}"

@@ -1,0 +1,100 @@
+"""The defense is asked again, and its answers are laid beside the recorded ones.
+
+With z the replayed logits of a draw, v the recorded vote and s = max_k |z_k| their size, rounding explains a vote that
+came out otherwise if both
+
+    max_k z_k - z_v <= ROUNDING s        the recorded class nearly won, and
+    |m - m_recorded| <= ROUNDING s       the margin m is, but for rounding, the recorded one.
+
+Rounding goes with the size of the logits, not with their spread: a diffusion classifier's may lie around -3000 and
+within 10 of each other. The first condition rests on nothing recorded, so no edited record is excused by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.defense import Defense
+from harness.judge import ask
+from harness.records import Record
+from harness.shard import Images
+
+ROUNDING = 1e-4
+"""Share of the logits' size that float32 explains. Other batch sizes on one CPU were seen to move a margin by 7e-7."""
+
+Sameness = Literal["equal", "borderline", "contradiction"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of a replay. votes, margins: (draws, N); logits: (draws, N, K), float32, on the CPU."""
+
+    votes: Tensor
+    margins: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the draws of one image compare. moved: see `Report`. told: what differs, empty where nothing does."""
+
+    sameness: Sameness
+    moved: float
+    told: str = ""
+
+
+def ask_again(defense: Defense, images: Images, seeds: Tensor, *, votes: int, batch_size: int) -> Answers:
+    """As `harness.judge.ask`, which gives the verdicts, with the logits that it saw on the way.
+
+    Args:
+        images: on the defense's device; seeds: (N,) int64.
+    """
+    seen: list[Tensor] = []
+
+    def watch(module: nn.Module, given: Any, logits: Tensor) -> None:
+        seen.append(logits.detach().float().cpu())
+
+    handle = defense.register_forward_hook(watch)
+    try:
+        found = ask(defense, images.x, images.y, seeds, votes=votes, batch_size=batch_size)
+    finally:
+        handle.remove()
+    return Answers(found.votes, found.margins, torch.cat(seen).unflatten(0, found.votes.shape))
+
+
+def compared(record: Record, answers: Answers, row: int, *, clean: bool = False) -> Comparison:
+    """One image's recorded votes against the replayed ones, draw by draw.
+
+    Args:
+        row: of the image in `answers`.
+        clean: compare the votes on the clean image instead of those on the adversarial one.
+    """
+    votes, margins = (record.clean_votes, record.clean_margins) if clean else (record.adv_votes, record.adv_margins)
+    what = "clean image" if clean else "adversarial image"
+    again, margins_again = answers.votes[:, row].tolist(), answers.margins[:, row].tolist()
+    if not len(votes) == len(margins) == len(again):
+        told = f"{what}: {len(votes)} votes and {len(margins)} margins are recorded, {len(again)} were replayed"
+        return Comparison("contradiction", 0.0, told)
+    sizes = answers.logits[:, row].abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny).tolist()
+    moved = [abs(m - n) / s for m, n, s in zip(margins, margins_again, sizes, strict=True)]
+    flips = [draw for draw, vote in enumerate(votes) if vote != again[draw]]
+    largest = max((m for m in moved if m == m), default=0.0)
+    if not flips:
+        return Comparison("equal", largest)
+    excused = all(moved[d] <= ROUNDING and _gap(answers.logits[d, row], votes[d]) <= ROUNDING * sizes[d] for d in flips)
+    draw = flips[0]
+    told = (
+        f"{what}: voted {votes} with margin {margins[draw]:.4g}, replayed {again} with margin {margins_again[draw]:.4g}"
+    )
+    return Comparison("borderline" if excused else "contradiction", largest, told)
+
+
+def _gap(logits: Tensor, vote: int) -> float:
+    """How far a class is from winning, (K,) -> float; infinite for a class that there is not."""
+    if not 0 <= vote < len(logits):
+        return torch.inf
+    return (logits.max() - logits[vote]).item()

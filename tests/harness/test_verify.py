@@ -1,0 +1,464 @@
+"""Verification believes sound results, and names every way in which forged ones are false."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from harness import cli, datasets
+from harness.defense import Defense
+from harness.identity import cell_key, component_hash
+from harness.judge import ask
+from harness.progress import Display
+from harness.records import Record
+from harness.run import run
+from harness.shard import Images
+from harness.store import Store
+from harness.suite import load
+from harness.verify import Report, verify
+from harness.verify.replay import Answers, ask_again, compared
+
+CPU = torch.device("cpu")
+Tensors = dict[str, Tensor]
+Forge = Callable[[list[Record], Tensors], list[Record]]
+
+FLOWS = """
+suite: flows
+dataset: {name: digits, first: 4}
+protocol: {shard: 4}
+defenses:
+  plain: {type: "./fakes.py:NearestMean"}
+attacks:
+  stadv: {bound: 0.1, steps: 2}
+"""
+
+FILES = """
+suite: files
+dataset: {name: npz, path: own.npz, first: 4}
+protocol: {shard: 4}
+defenses:
+  plain: {type: undefended, weights: ./own.safetensors}
+attacks:
+  weak: {type: "./fakes.py:Noise", eps: 1/16}
+"""
+
+NESTED = """
+suite: nested
+dataset: {name: digits, first: 4}
+protocol: {shard: 4}
+defenses:
+  plain: {type: "./fakes.py:NearestMean", strength: 1}
+attacks:
+  worst: {type: worst_of, norm: Linf, eps: 0.1, attacks: [{type: pgd, steps: 1}, {type: noise}]}
+"""
+
+CARRIED = """
+suite: carried
+dataset: {name: digits, first: 4}
+protocol: {votes: 2, shard: 4}
+defenses:
+  noisy: {type: "./fakes.py:Noisy"}
+  plain: {type: "./fakes.py:NearestMean"}
+attacks:
+  carried: {type: transfer, norm: Linf, eps: 0.9, from: plain, attack: own}
+  own: {type: "./fakes.py:Noise", eps: 0.9}
+pairings:
+  - {defense: noisy, attack: carried}
+  - {defense: plain, attack: own}
+"""
+
+
+def finish(suite: Path, text: str | None = None) -> Path:
+    """A finished run beside its suite."""
+    if text is not None:
+        suite.write_text(text)
+    run(load(suite), suite.parent / "out", CPU, Display(Console(quiet=True)))
+    return suite.parent / "out"
+
+
+def reports(out: Path, **options: Any) -> dict[str, Report]:
+    return {r.name: r for r in verify(out, CPU, **{"suite": out.parent / "small.yaml", **options})}
+
+
+def forge(out: Path, change: Forge, cell: str = "plain/weak", bounds: tuple[int, int] = (0, 4)) -> None:
+    """Rewrites a shard as whoever can compute hashes would."""
+    facts = next(c for c in manifest(out)["cells"] if f"{c['defense']}/{c['attack']}" == cell)
+    stored = Store(out).cell(facts["defense"], facts["attack"], facts["key"])
+    tensors = stored.images(*bounds)
+    records = change(stored.read(*bounds) or [], tensors)
+    stored.write(*bounds, records, tensors)
+
+
+def manifest(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "run.json").read_text())
+    return found
+
+
+def edit_manifest(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = manifest(out)
+    change(content)
+    (out / "run.json").write_text(json.dumps(content))
+
+
+def own_files(folder: Path, weights: str = "digits-cnn") -> None:
+    """A dataset and a checkpoint of the user's, for the suite FILES."""
+    data = datasets.load("digits")
+    np.savez(folder / "own.npz", images=data.images[:6].numpy(), labels=data.labels[:6].numpy(), classes=data.classes)
+    for suffix in ("safetensors", "yaml"):
+        shutil.copy(str(resources.files("defenses") / f"zoo/{weights}.{suffix}"), folder / f"own.{suffix}")
+
+
+# Sound results
+
+
+def test_a_sound_run_holds_bit_by_bit(small_suite: Path) -> None:
+    out = finish(small_suite)
+    found = reports(out)
+    assert list(found) == ["plain/weak", "plain/strong", "noisy/weak", "noisy/strong"]
+    for report in found.values():
+        assert report.outcome == "holds" and not report.problems
+        assert report.images == report.within == report.equal == report.total == 10
+        assert report.recorded == report.replayed and report.moved == 0
+
+
+@pytest.mark.parametrize("text", [FLOWS, NESTED, CARRIED], ids=["flows", "nested attacks", "transferred images"])
+def test_runs_of_every_kind_of_attack_hold(small_suite: Path, text: str) -> None:
+    found = reports(finish(small_suite, text)).values()
+    assert found and all(report.outcome == "holds" and report.equal == 4 for report in found)
+
+
+def test_a_default_of_another_type_than_its_annotation_holds(small_suite: Path) -> None:
+    """A whole number as the default of a float is hashed as it stands, and would come back from YAML as a float."""
+    fakes = small_suite.parent / "fakes.py"
+    fakes.write_text(fakes.read_text().replace("strength: float = 1.0", "strength: float = 1"))
+    assert reports(finish(small_suite), only="plain/weak")["plain/weak"].outcome == "holds"
+
+
+def test_verdicts_hold_at_another_batch_size(small_suite: Path) -> None:
+    found = reports(finish(small_suite), batch_size=3)
+    assert all(r.outcome == "holds" and r.contradictions == 0 and r.moved < 1e-5 for r in found.values())
+
+
+def test_only_limit_and_no_replay_choose_what_is_examined(small_suite: Path) -> None:
+    out = finish(small_suite)
+    assert list(reports(out, only="noisy")) == ["noisy/weak", "noisy/strong"]
+    [report] = reports(out, only="plain/weak", limit=5).values()
+    assert (report.images, report.total) == (8, 8)
+    (small_suite.parent / "fakes.py").unlink()
+    assert all(r.outcome == "holds" and r.asked == 0 and r.within == 10 for r in reports(out, replay=False).values())
+
+
+def test_an_unfinished_run_holds_as_far_as_it_goes(small_suite: Path) -> None:
+    out = finish(small_suite)
+    (out / "cells/plain/weak/00004-00008.parquet").unlink()
+    shutil.rmtree(out / "cells/plain/strong")
+    found = reports(out)
+    assert (found["plain/weak"].images, found["plain/weak"].outcome) == (6, "holds")
+    assert found["plain/strong"].outcome == "nothing there"
+
+
+def test_images_that_ended_in_errors_are_not_robust(small_suite: Path) -> None:
+    weak = 'weak: {type: "./fakes.py:Noise", eps: 1/16}'
+    out = finish(small_suite, small_suite.read_text().replace(weak, 'weak: {type: "./fakes.py:Crash"}'))
+    report = reports(out, only="plain/weak")["plain/weak"]
+    assert report.outcome == "holds" and report.recorded == report.replayed == 0
+
+
+# Forgeries, each with its hashes recomputed
+
+
+def pushed(records: list[Record], tensors: Tensors) -> list[Record]:
+    value = tensors["images"][1, 0, 3, 3].item()
+    tensors["images"][1, 0, 3, 3] = value + (0.5 if value < 0.5 else -0.5)
+    return records
+
+
+def pushed_and_measured(records: list[Record], tensors: Tensors) -> list[Record]:
+    tensors["images"][1] = 1 - tensors["images"][1]
+    return records
+
+
+def out_of_range(records: list[Record], tensors: Tensors) -> list[Record]:
+    tensors["images"][1, 0, 0, 0] = -0.01
+    return records
+
+
+def not_finite(records: list[Record], tensors: Tensors) -> list[Record]:
+    tensors["images"][1, 0, 0, 0] = torch.nan
+    return records
+
+
+def nearer(records: list[Record], tensors: Tensors) -> list[Record]:
+    tensors["images"][1] = 0.5 * tensors["images"][1] + 0.5 * datasets.load("digits").images[1]
+    return records
+
+
+def one(**changes: Any) -> Forge:
+    def change(records: list[Record], tensors: Tensors) -> list[Record]:
+        return [records[0], dataclasses.replace(records[1], **changes), *records[2:]]
+
+    return change
+
+
+FORGERIES: dict[str, tuple[Forge, str]] = {
+    "image pushed": (pushed, "image 1: out of budget: Linf 0."),
+    "image replaced": (pushed_and_measured, "image 1: out of budget: Linf 1, where 1/16 is allowed"),
+    "image leaves the range": (out_of_range, "image 1: the adversarial image leaves [0, 1]: it spans -0.01"),
+    "image not finite": (not_finite, "image 1: the adversarial image is not finite"),
+    "image weakened": (nearer, "image 1: the record says linf 0.06"),
+    "distance edited": (one(l2=0.001), "image 1: the record says l2 0.001, its image has 0."),
+    "flow invented": (one(flow=0.1), "image 1: the record says flow 0.1, its image has nothing"),
+    "violation edited": (one(violation=0.5), "image 1: the record says that the attack's image was discarded"),
+    "label edited": (one(label=3), "image 1: the record speaks of image 1 of class 3; it is image 1 of class "),
+    "verdict edited": (one(verdict="fooled"), "image 1: the record says fooled, its votes ["),
+    "votes dropped": (one(adv_votes=[]), "image 1: the record says robust, without a vote"),
+    "seed edited": (one(seed=1), "image 1: the record's seed is not the one"),
+    "row dropped": (lambda records, tensors: records[1:], "images 0 to 3 of the run: 3 records for 4 images"),
+    "nothing in a field": (one(linf=None), "images 0 to 3 of the run: a record has no 'linf'"),
+    "image renamed": (
+        lambda records, tensors: tensors.update(pictures=tensors.pop("images")) or records,
+        "images 0 to 3 of the run: there are no adversarial images",
+    ),
+    "image of another shape": (
+        lambda records, tensors: tensors.update(images=tensors["images"][..., :4]) or records,
+        "images 0 to 3 of the run: 'images' is torch.float32 (4, 1, 8, 4)",
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_each_forgery_is_named(small_suite: Path, forgery: str) -> None:
+    change, told = FORGERIES[forgery]
+    out = finish(small_suite)
+    forge(out, change)
+    found = reports(out, only="plain")
+    assert found["plain/weak"].outcome == "fails"
+    assert any(problem.startswith(told) for problem in found["plain/weak"].problems), found["plain/weak"].problems
+    assert found["plain/strong"].outcome == "holds"
+
+
+def test_edited_votes_are_contradicted_by_the_replay(small_suite: Path) -> None:
+    out = finish(small_suite)
+
+    def all_robust(records: list[Record], tensors: Tensors) -> list[Record]:
+        return [
+            dataclasses.replace(r, adv_votes=[r.label] * 3, adv_margins=[1e-6] * 3, verdict="robust") for r in records
+        ]
+
+    forge(out, all_robust, "noisy/strong")
+    report = reports(out, only="noisy/strong")["noisy/strong"]
+    assert report.outcome == "fails" and report.contradictions >= 2 and report.borderline == 0
+    assert report.recorded > report.replayed
+    assert any("adversarial image: voted [" in problem and "replayed [" in problem for problem in report.problems)
+
+
+def test_edited_votes_on_clean_images_are_contradicted(small_suite: Path) -> None:
+    out = finish(small_suite)
+    forge(out, lambda records, _: [dataclasses.replace(r, clean_votes=[(r.label + 1) % 10]) for r in records])
+    report = reports(out, only="plain/weak")["plain/weak"]
+    assert report.contradictions == 4 and "clean image: voted" in report.problems[0]
+
+
+def test_a_dishonest_flow_is_found(small_suite: Path) -> None:
+    out = finish(small_suite, FLOWS)
+
+    def halved(records: list[Record], tensors: Tensors) -> list[Record]:
+        tensors["flow"] /= 2
+        return [dataclasses.replace(r, flow=(r.flow or 0) / 2) for r in records]
+
+    forge(out, halved, "plain/stadv")
+    report = reports(out)["plain/stadv"]
+    assert report.within < 4 and "image 0: the adversarial image is not the warp of its flow" in report.problems
+
+
+def test_damage_without_forged_hashes_is_found(small_suite: Path) -> None:
+    out = finish(small_suite)
+    path = out / "cells/plain/weak/00000-00004.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    report = reports(out, only="plain/weak")["plain/weak"]
+    assert report.outcome == "fails" and report.images == 6
+    assert report.problems == [
+        "images 0 to 3 of the run: the images beside 00000-00004.parquet are missing or were changed"
+    ]
+
+
+# Other defenses, other images
+
+
+def test_records_of_another_defense_are_contradicted(small_suite: Path, tmp_path: Path) -> None:
+    """The forger puts the answers of one defense under the name, the key and the seeds of another."""
+    out = finish(small_suite)
+    text = small_suite.read_text().replace('"./fakes.py:NearestMean"', '"./fakes.py:NearestMean", strength: -1')
+    other = tmp_path / "other.yaml"
+    other.write_text(text)
+    run(load(other, only="plain"), tmp_path / "forged", CPU, Display(Console(quiet=True)))
+    answers = Store(out).cell("plain", "weak", manifest(out)["cells"][0]["key"])
+    taken = {r.index: r for b in answers.shards() for r in answers.read(*b) or []}
+
+    def replaced(records: list[Record], tensors: Tensors) -> list[Record]:
+        kept = ("clean_votes", "clean_margins", "adv_votes", "adv_margins", "verdict")
+        return [dataclasses.replace(r, **{name: getattr(taken[r.index], name) for name in kept}) for r in records]
+
+    forge(tmp_path / "forged", replaced)
+    report = reports(tmp_path / "forged", only="plain/weak")["plain/weak"]
+    assert report.outcome == "fails" and report.contradictions == 4 and report.equal == 6
+
+
+def test_arguments_edited_in_the_manifest_do_not_fit_the_key(small_suite: Path) -> None:
+    out = finish(small_suite)
+    edit_manifest(out, lambda m: m["resolved"]["defenses"]["plain"]["arguments"].update(strength=2.0))
+    report = reports(out, only="plain/weak")["plain/weak"]
+    assert report.outcome == "not replayed" and "or the manifest was edited" in (report.unreplayed or "")
+
+
+def test_a_budget_widened_in_the_manifest_is_found(small_suite: Path) -> None:
+    out = finish(small_suite)
+    edit_manifest(out, lambda m: m["cells"][0].update(threat="Linf 1/2"))
+    assert "the attack's budget is Linf 1/16, the manifest says Linf 1/2" in reports(out)["plain/weak"].problems
+
+
+def test_a_defense_whose_code_changed_is_not_replayed(small_suite: Path) -> None:
+    out = finish(small_suite)
+    fakes = small_suite.parent / "fakes.py"
+    fakes.write_text(fakes.read_text().replace("0.1 * normal", "0.2 * normal"))
+    report = reports(out)["noisy/weak"]
+    assert report.outcome == "not replayed" and report.asked == 0 and report.within == 10
+    assert "the code of ./fakes.py:Noisy (version 1 here)" in (report.unreplayed or "")
+
+
+def test_other_weights_are_not_replayed_and_their_hashes_told(small_suite: Path) -> None:
+    own_files(small_suite.parent)
+    out = finish(small_suite, FILES)
+    assert reports(out)["plain/weak"].outcome == "holds"
+    before = manifest(out)["resolved"]["defenses"]["plain"]["arguments"]["weights"]["sha256"]
+    own_files(small_suite.parent, "digits-at-linf")
+    report = reports(out)["plain/weak"]
+    assert report.outcome == "not replayed"
+    assert f"defense 'plain': weights.sha256 was {before[:8]}, is " in (report.unreplayed or "")
+    (small_suite.parent / "own.safetensors").unlink()
+    report = reports(out)["plain/weak"]
+    assert report.outcome == "not replayed" and "own.safetensors" in (report.unreplayed or "")
+
+
+def test_another_dataset_is_found_and_an_absent_one_is_told(small_suite: Path) -> None:
+    own_files(small_suite.parent)
+    out = finish(small_suite, FILES)
+    path = small_suite.parent / "own.npz"
+    arrays = dict(np.load(path))
+    arrays["images"][2, 0, 4, 4] = 1 - arrays["images"][2, 0, 4, 4]
+    np.savez(path, **arrays)
+    report = reports(out)["plain/weak"]
+    assert report.outcome == "fails" and "the images of 'npz' are not those of the results" in report.problems[0]
+    path.unlink()
+    report = reports(out)["plain/weak"]
+    assert report.outcome == "not checked" and "own.npz" in (report.unchecked or "")
+
+
+def test_a_cell_s_key_is_made_as_the_run_makes_it(small_suite: Path) -> None:
+    """Independent of `rebuild`: from the suite itself."""
+    out = finish(small_suite)
+    cell = load(small_suite).cells[0]
+    claims = {"votes": 3, "seed": 0, "shard": 4}
+    parts = component_hash(cell.defense), component_hash(cell.attack), manifest(out)["dataset"]["fingerprint"]
+    assert manifest(out)["cells"][0]["key"] == cell_key(*parts, claims)
+
+
+# Borderline
+
+
+class Edge(Defense):
+    """Two classes that differ by one millionth of a third: which one wins depends on the batch, as rounding does."""
+
+    num_classes = 3
+
+    def classify(self, x: Tensor) -> Tensor:
+        edge = torch.full((len(x), 1), 1e-6 * (len(x) - 2.5))
+        return torch.cat([edge, torch.zeros_like(edge), -torch.ones_like(edge)], 1)
+
+
+def replay(recorded_batch: int, batch: int, label: int) -> tuple[Record, Answers]:
+    images = Images(torch.arange(4), torch.rand(4, 1, 2, 2), torch.full((4,), label))
+    defense, seeds = Edge(), torch.arange(4)
+    then = ask(defense, images.x, images.y, seeds, votes=1, batch_size=recorded_batch)
+    votes, margins = then.votes[:, 0].tolist(), then.margins[:, 0].tolist()
+    record = Record(0, label, "robust", votes, votes, margins, margins, 0, 0, 0, None, 0, 0, 0, 0, 0)
+    return record, ask_again(defense, images, seeds, votes=1, batch_size=batch)
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_a_flip_that_rounding_explains_is_borderline(label: int) -> None:
+    record, answers = replay(4, 2, label)
+    assert record.adv_votes == [0] and answers.votes[:, 0].tolist() == [1]
+    assert compared(record, answers, 0).sameness == compared(record, answers, 0, clean=True).sameness == "borderline"
+    assert compared(record, replay(4, 4, label)[1], 0).sameness == "equal"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"adv_margins": [0.5]}, {"adv_votes": [2]}, {"adv_votes": [-1]}, {"adv_votes": [9]}]
+)
+def test_a_flip_that_rounding_does_not_explain_is_a_contradiction(changes: dict[str, Any]) -> None:
+    record, answers = replay(4, 2, 0)
+    assert compared(dataclasses.replace(record, **changes), answers, 0).sameness == "contradiction"
+
+
+def test_another_number_of_draws_is_a_contradiction() -> None:
+    record, answers = replay(4, 4, 0)
+    assert compared(dataclasses.replace(record, adv_votes=[0, 0]), answers, 0).sameness == "contradiction"
+
+
+# The command
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["verify", *arguments, "--device", "cpu"])
+    return int(ended.value.code or 0)
+
+
+def test_the_status_tells_what_came_of_it(small_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = finish(small_suite)
+    options = [str(out), "--suite", str(small_suite)]
+    assert call(*options) == 0
+    assert "plain/weak" in capsys.readouterr().out
+    assert call(str(out), "--no-replay") == 0 and "budgets hold" in capsys.readouterr().out
+    assert call(str(out), "--only", "plain/weak") == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not replayed: './fakes.py:NearestMean'" in shown and "--suite" in shown
+    forge(out, pushed)
+    assert call(*options) == 1 and "plain/weak: image 1: out of budget" in capsys.readouterr().out
+    assert call(str(out), "--only", "plain/week") == 2 and "'plain/weak'" in capsys.readouterr().err
+    assert call(str(small_suite.parent / "nowhere")) == 2
+
+
+@pytest.mark.parametrize("lost", ["resolved", "dataset", "protocol", "cells"])
+def test_a_manifest_that_lacks_something_is_refused(small_suite: Path, lost: str) -> None:
+    out = finish(small_suite)
+    edit_manifest(out, lambda m: m.pop(lost))
+    assert call(str(out)) == 2
+
+
+def test_stopping_shows_how_far_it_came(
+    small_suite: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked = finish(small_suite), []
+
+    def stop(*arguments: Any, **options: Any) -> Answers:
+        asked.append(arguments)
+        if len(asked) > 4:
+            raise KeyboardInterrupt
+        return ask_again(*arguments, **options)
+
+    monkeypatch.setattr("harness.verify.session.ask_again", stop)
+    assert call(str(out), "--suite", str(small_suite)) == 130
+    assert "8/10" in capsys.readouterr().out
