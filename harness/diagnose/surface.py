@@ -3,7 +3,8 @@
 rise(d, r) = margin(x + r d) - margin(x),        d: steepest step of the gradient, or of Gaussian noise, of size 1
 
 A gradient that means something raises the loss more than any of a few random directions does, at every radius up to
-eps. Shattered or noisy gradients are one direction among others (Tramèr et al., 2018).
+eps. A shattered gradient, or one of noise, is one direction among others (Tramèr et al., 2018). A stochastic defense
+answers at all points under the same draws, whose noise would hide small rises, but not under those of the gradient.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.attack import Target
 from harness.diagnose.finding import ENSEMBLE, OBFUSCATED, Judgement, check
 from harness.diagnose.subject import Subject, margin
 from harness.randomness import derive, fold, normal
-from harness.shard import Images
 from harness.threat import Pixels
 
 RADII = (1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -39,8 +38,8 @@ def surface(subject: Subject) -> Judgement:
     uphill = threat.steepest(grad.nan_to_num(0, 0, 0), images.x)
     noise = [normal(fold(target.seeds, derive("direction"), d), images.x.shape[1:]) for d in range(DIRECTIONS)]
     others = [threat.steepest(each, images.x) for each in noise]
-    start = _margin(target, images, images.x)
-    rises = [[_rise(target, images, threat, start, d * r * eps) for d in (uphill, *others)] for r in RADII]
+    start = _margin(subject, images.x)
+    rises = [[_rise(subject, threat, start, d * r * eps) for d in (uphill, *others)] for r in RADII]
     best = [float((along > torch.stack(rest).amax(0)).float().mean()) for along, *rest in rises]
     moved = _moved(images.x, threat, uphill * RADII[0] * eps) - images.x
     foreseen = float(((grad * moved).flatten(1).sum(1)).median())
@@ -60,13 +59,15 @@ def surface(subject: Subject) -> Judgement:
     return ("pass" if min(best) >= STEEPEST else "suspect"), message, data
 
 
-def _margin(target: Target, images: Images, x: Tensor) -> Tensor:
+def _margin(subject: Subject, x: Tensor) -> Tensor:
+    """Of the images as x, under draws that every point shares and that the gradient has not seen: (N,)."""
+    target = subject.target("surface points", subject.images)
     with torch.no_grad():
-        return margin(target(x, torch.arange(len(x), device=x.device)), images.y)
+        return margin(target(x, torch.arange(len(x), device=x.device)), subject.images.y)
 
 
-def _rise(target: Target, images: Images, threat: Pixels, start: Tensor, step: Tensor) -> Tensor:
-    return _margin(target, images, _moved(images.x, threat, step)) - start
+def _rise(subject: Subject, threat: Pixels, start: Tensor, step: Tensor) -> Tensor:
+    return _margin(subject, _moved(subject.images.x, threat, step)) - start
 
 
 def _moved(x: Tensor, threat: Pixels, step: Tensor) -> Tensor:

@@ -81,6 +81,15 @@ def test_noise_is_suspect_where_the_attack_averages_too_few_draws(subject: Make,
     assert few.data["noise_ratio"] == many.data["noise_ratio"]
 
 
+@pytest.mark.parametrize(("spread", "status"), [(0.5, "pass"), (50.0, "suspect")])
+def test_noise_hides_the_slope_only_where_it_drowns_the_gradient(
+    subject: Make, defenses: Classes, spread: float, status: str
+) -> None:
+    """At a spread of 0.5 the margin's own noise is larger than its rise at eps/8, but all points share it."""
+    surface = next(check for check in CHECKS if check.name == "loss surface")
+    assert surface(subject(defenses["Drawn"](spread))).status == status
+
+
 def test_pairwise_cosine_is_the_mean_over_pairs() -> None:
     grads = torch.randn(4, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     pairs = [(i, j) for i in range(4) for j in range(i)]
