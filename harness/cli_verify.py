@@ -48,8 +48,8 @@ def verify(
 ) -> None:
     """Re-check the budget of every stored adversarial image, and replay it against the defense.
 
-    Ends with status 0 if all holds, 1 if something is contradicted, 3 if something could not be verified. It runs the
-    code that the results name: your own files and packages, never anything inside DIR.
+    Ends with status 0 if all holds, 1 if something is contradicted, 3 if something could not be verified. A replay
+    imports the code that the manifest names: look into a stranger's before, or take --no-replay.
 
     Examples:
 
