@@ -57,7 +57,8 @@ def show(
         speed = speeds(plan, where) if where else None
         console.print(_cost_table(costs, hours(costs, speed) if speed else None))
         if where and speed:
-            console.print("", _speed_table(speed, device_name(where)))
+            console.print(f"\nNetwork evaluations per second, measured on {device_name(where)}, of random weights too:")
+            console.print(_speed_table(speed))
         _print_absent(plan, console)
 
 
@@ -89,9 +90,9 @@ def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
     return table
 
 
-def _speed_table(speed: dict[str, float], device: str) -> Table:
-    title = f"Speed on {device}: network evaluations per second"
-    table = Table("defense", title=title, title_justify="left", box=None, show_header=False)
+def _speed_table(speed: dict[str, float]) -> Table:
+    table = Table(box=None, show_header=False)
+    table.add_column()
     table.add_column(justify="right")
     for name, value in speed.items():
         table.add_row(escape(name), f"{value:,.1f}")

@@ -81,9 +81,11 @@ def smoke(suite: Path, out: Path | None, device: torch.device, console: Console,
     Raises:
         UserError: as `harness.run.run` does; the directory holds other results; or an image ended in an error.
     """
-    with cache() as root:
+    disk = out.parent if out else Path("results")
+    disk.mkdir(parents=True, exist_ok=True)
+    with cache(disk) as root:
         plan = load(suite, only=only)
-        folder = out or Path("results") / f"{plan.suite.suite}-smoke"
+        folder = out or disk / f"{plan.suite.suite}-smoke"
         _make_way(folder)
         names = list(dict.fromkeys(cell.defense.name for cell in plan.cells))
         for name in names:

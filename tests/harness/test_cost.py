@@ -96,7 +96,7 @@ def test_show_measures_a_speed_and_estimates_hours(
     monkeypatch.setattr("harness.cost.SHORTEST", 0.01)
     main_or_exit("show", str(small_suite), "--measure", "--device", "cpu")
     told = capsys.readouterr().out
-    assert "hours" in told and "Speed on cpu" in told and "Not here" not in told
+    assert "hours" in told and "measured on cpu" in told and "Not here" not in told
 
 
 def main_or_exit(*arguments: str) -> None:
