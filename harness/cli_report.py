@@ -33,7 +33,7 @@ def report(
     format: Annotated[Format, typer.Option(help="Text, one HTML page with images, or plots.")] = Format.table,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "--out", help="Where to write: a file, or a folder for plots. DIR/report.html or DIR/plots if left out."),
+        typer.Option("--output", "--out", help="A file, or a folder for plots; else inside DIR."),
     ] = None,
     images: Annotated[int | None, typer.Option(min=0, help="Images of each pairing in the HTML page.")] = None,
 ) -> None:

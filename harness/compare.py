@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from harness.differences import told
 from harness.errors import UserError
 from harness.records import vote
 from harness.report.load import Pairing, Run
@@ -31,8 +31,6 @@ FIXED = ("digits", "cifar10", "cifar100", "fashion_mnist")
 
 ENOUGH = 0.5
 """Share of the smaller set of images that must be in both for a comparison image by image."""
-
-LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def compare(first: Run, second: Run) -> Comparison:
         _marked([_counterparts(first, second, pair, content) for pair in common]),
         tuple(pair for pair in first.pairings if pair not in second.pairings),
         tuple(pair for pair in second.pairings if pair not in first.pairings),
-        tuple(_differences(_session(first), _session(second))),
+        tuple(told(_session(first), _session(second))),
     )
 
 
@@ -114,7 +112,7 @@ def _counterparts(first: Run, second: Run, pair: Place, content: bool) -> Match:
     one, other = first.pairings[pair], second.pairings[pair]
     robust, clean, same_images = _figures(one, other, content)
     same_claim = one.facts.key == other.facts.key
-    differs = () if same_claim else tuple(_differences(_claim(first, pair), _claim(second, pair)))
+    differs = () if same_claim else tuple(told(_claim(first, pair), _claim(second, pair)))
     if not same_claim and not differs:
         differs = ("the code of defense or attack, or the contents of the images",)
     return Match(pair, pair, same_images, same_claim, differs, robust, clean)
@@ -179,24 +177,3 @@ def _claim(run: Run, pair: Place) -> dict[str, Any]:
 def _session(run: Run) -> dict[str, Any]:
     sessions = run.manifest.raw.get("sessions", [{}])
     return {key: value for key, value in sessions[-1].items() if key != "started"}
-
-
-def _differences(first: Any, second: Any) -> Iterator[str]:
-    """Leaves that differ, as `path: first -> second`."""
-    one, other = dict(_leaves(first)), dict(_leaves(second))
-    for path in one | other:
-        if one.get(path) != other.get(path):
-            yield f"{path}: {_short(one.get(path))} -> {_short(other.get(path))}"
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -27,7 +27,7 @@ class Defense(nn.Module):
     Attributes:
         stochastic: two calls on one input may differ.
         version: raise it when the same arguments start to mean another function; it is part of a result's identity.
-        backward_cost: time of a backward pass to the image, in forward passes, for `harness show`. One through a network
+        backward_cost: time of a backward pass to the image, in forward passes, for `harness show`. Through a network it
             was measured at 1.2; what computes its forward pass anew on the way back costs 2.2.
         memory_knobs: constructor arguments that change speed or memory but no number; left out of that identity.
         num_classes: K, where it is known before an image is seen.

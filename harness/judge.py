@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,9 +45,20 @@ def ask(defense: Defense, x: Tensor, y: Tensor, seeds: Tensor, *, votes: int, ba
 def _logits(defense: Defense, x: Tensor, seeds: Tensor, batch_size: int) -> Tensor:
     parts = []
     for images, part_seeds in zip(x.split(batch_size), seeds.split(batch_size), strict=True):
-        with defense.drawing(part_seeds):
+        with _exactly(), defense.drawing(part_seeds):
             parts.append(defense(images))
     return torch.cat(parts)
+
+
+@contextmanager
+def _exactly() -> Iterator[None]:
+    """In full float32: TensorFloat-32, torch's default for convolutions on a GPU, could flip a vote."""
+    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
 
 
 def _read(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

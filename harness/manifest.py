@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from typing import Any
 
 from harness import __version__, datasets
 from harness.defense import Defense
+from harness.differences import told
 from harness.errors import Place, UserError
 from harness.shard import Images
 from harness.store import MANIFEST, Store
 from harness.suite import Plan
-from harness.survey import Work
+from harness.survey import CLAIMED, Work
 
 
-def refuse_another_suite(store: Store, plan: Plan, works: list[Work]) -> None:
+def refuse_another_suite(store: Store, plan: Plan, works: list[Work], images: Images) -> None:
     """A results directory belongs to one suite, whose finished claims stay what they were.
 
     New defenses, attacks, titles and report settings may join; what exists may not change its meaning.
@@ -33,13 +33,15 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[Work]) -> None:
             remedy="Choose another directory with --out",
             where=place,
         )
+    before = {**old["protocol"], "images": old["dataset"]["fingerprint"]}
+    now = {**plan.suite.protocol.model_dump(), "images": datasets.fingerprint(images.x, images.y)}
     keys = {(cell["defense"], cell["attack"]): cell["key"] for cell in old["cells"]}
     new = {(work.cell.defense.name, work.cell.attack.name): work.stored.key for work in works}
-    changed = [pair for pair in keys if pair in new and keys[pair] != new[pair]]
+    for_all = any(before[name] != now[name] for name in (*CLAIMED, "images"))
+    changed = [pair for pair in keys if for_all or (pair in new and keys[pair] != new[pair])]
     if changed:
         pairs = ", ".join("/".join(pair) for pair in changed[:3]) + (", …" if len(changed) > 3 else "")
-        differences = list(_differences(old["resolved"], plan.resolved()))
-        what = "; ".join(differences[:5]) if differences else "the code or a checkpoint behind them"
+        what = "; ".join(told(old["resolved"], plan.resolved())[:5]) or "the code or a checkpoint behind them"
         raise UserError(
             f"the suite changed since these results were made, for {pairs}: {what}",
             remedy="Undo the change, run into another directory with --out, or delete this one",
@@ -107,17 +109,3 @@ def _cell(work: Work, plan: Plan, images: Images, remarks: dict[str, list[str]])
         "shard": plan.suite.protocol.shard,
         "flags": remarks.get(work.cell.defense.name, []),
     }
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """Changed leaves as `path: old -> new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    elif old != new:
-        yield f"{path}: {_short(old)} -> {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -46,7 +46,7 @@ def run(plan: Plan, out: Path, device: torch.device, display: Display) -> int:
     dataset, images = load_images(plan)
     with store.locked():
         works = survey(plan, store, images, display.note)
-        manifest.refuse_another_suite(store, plan, works)
+        manifest.refuse_another_suite(store, plan, works, images)
         if not any(w.missing for w in works) and store.manifest():
             return 0
         needed = [w for w in works if w.missing] if store.manifest() else works

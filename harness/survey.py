@@ -17,6 +17,9 @@ from harness.store import Cell as StoredCell
 from harness.store import Damaged, Store
 from harness.suite import Cell, Plan
 
+CLAIMED = ("votes", "seed", "shard")
+"""What of the protocol decides results."""
+
 Bounds = tuple[int, int]
 """A contiguous range of the suite's images, [start, stop)."""
 
@@ -68,7 +71,7 @@ def survey(plan: Plan, store: Store, images: Images, note: Callable[[str], None]
         UserError: an attack takes images from a pairing that the suite does not have.
     """
     protocol = plan.suite.protocol
-    claims = {"votes": protocol.votes, "seed": protocol.seed, "shard": protocol.shard}
+    claims = {name: getattr(protocol, name) for name in CLAIMED}
     fingerprint = datasets.fingerprint(images.x, images.y)
     bounds = [(start, min(start + protocol.shard, len(images))) for start in range(0, len(images), protocol.shard)]
 

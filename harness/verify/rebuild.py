@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from harness import __version__, registry
 from harness.attack import Attack
 from harness.components import BUDGET, Component, bind, parameters
+from harness.differences import differences
 from harness.errors import Place, UserError
 from harness.identity import cell_key, component_hash
 from harness.report.facts import CellFacts
@@ -19,9 +19,6 @@ from harness.shard import Seeds
 from harness.store import MANIFEST
 from harness.verify.claims import Claims, Mismatch, Part
 from harness.yaml_source import Node
-
-HASH = 8
-"""Characters of a hash that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -129,21 +126,12 @@ def _node(value: Any, place: Place) -> Node:
 def _difference(claims: Claims, here: list[Component], recorded: list[Part]) -> str:
     """Why the key is another: arguments and checkpoints that differ, or else the code."""
     changed = [
-        f"{component.title}: {change}"
+        f"{component.title}: {path} was {then}, is {now}"
         for component, part in zip(here, recorded, strict=True)
-        for change in _changes(part.arguments, component.resolved())
+        for path, then, now in differences(part.arguments, component.resolved())
     ]
     if changed:
         return "; ".join(changed)
     code = " or ".join(f"{part.type} (version {getattr(part.cls, 'version', 1)} here)" for part in here)
     made = "" if claims.harness == __version__ else f", made by harness {claims.harness} where this is {__version__}"
     return f"the code of {code} changed{made}, or the manifest was edited"
-
-
-def _changes(then: Any, now: Any, path: str = "") -> Iterator[str]:
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*then, *now]):
-            yield from _changes(then.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    elif then != now:
-        shown = (str(v)[:HASH] if path.endswith("sha256") else "nothing" if v is None else str(v) for v in (then, now))
-        yield f"{path} was {next(shown)}, is {next(shown)}"

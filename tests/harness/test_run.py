@@ -231,3 +231,16 @@ def test_a_run_killed_ten_times_ends_with_the_records_of_an_uninterrupted_one(
     execute(small_suite, tmp_path / "out")
     assert_same(results(small_suite, tmp_path / "out"), expected)
     assert execute(small_suite, tmp_path / "out")[0] == 0
+
+
+@pytest.mark.parametrize(("old", "new"), [("first: 10", "first: 8"), ("seed: 0", "seed: 1"), ("votes: 3", "votes: 2")])
+def test_another_protocol_is_refused_even_where_every_pairing_is_new(
+    small_suite: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    execute(small_suite, tmp_path / "out", only="plain/weak")
+    text = small_suite.read_text()
+    small_suite.write_text(text.replace(old, new).replace("  plain:", "  bare:"))
+    with pytest.raises(UserError, match="the suite changed since these results were made, for plain/weak"):
+        execute(small_suite, tmp_path / "out", only="bare")
+    small_suite.write_text(text.replace("  plain:", "  bare:"))
+    assert execute(small_suite, tmp_path / "out", only="bare/weak")[0] == 3
