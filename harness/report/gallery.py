@@ -93,8 +93,7 @@ def _pairing(run: Run, pairing: Pairing, images: dict[int, Shard], clean: Origin
         "total": facts.count,
         "gain": gain,
         "images": [
-            _image(_record(pairing, place), tensors, before[place], gain, clean)
-            for place, tensors in images.items()
+            _image(_record(pairing, place), tensors, before[place], gain, clean) for place, tensors in images.items()
         ],
     }
 
