@@ -29,14 +29,6 @@ app = typer.Typer(
     help="Robust accuracy of defended image classifiers, with the adversarial images to check it by.",
 )
 
-app.add_typer(cli_weights.app, name="weights")
-app.command()(cli_eot.eot)
-app.command()(cli_verify.verify)
-app.command()(cli_diagnose.diagnose)
-app.command()(cli_report.report)
-app.command()(cli_show.show)
-app.command()(cli_compare.compare)
-
 
 class Listed(str, Enum):
     defenses = "defenses"
@@ -80,7 +72,6 @@ def _settings(
         os.environ["HARNESS_DATA"] = str(cache / "data")
 
 
-@app.command()
 def run(
     suite: SuitePath,
     only: Only = None,
@@ -114,7 +105,6 @@ def run(
     Console().print(f"{what} See them with: harness report {folder}", markup=False, highlight=False)
 
 
-@app.command(name="list")
 def list_(
     what: Annotated[Listed | None, typer.Argument(help="What to list; everything if left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -133,7 +123,6 @@ def list_(
         Console().print(table, "")
 
 
-@app.command()
 def check(
     spec: Annotated[str, typer.Argument(metavar="FILE:Class", help="A defense, as a suite's `type` would name it.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Constructor arguments.")] = None,
@@ -153,7 +142,6 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
 def new(
     kind: Kind, name: Annotated[str, typer.Argument(help="Lower case, such as `mine`; the file becomes mine.py.")]
 ) -> None:
@@ -165,7 +153,6 @@ def new(
     typer.echo(f"Name it in a suite as: type: ./{path.name}:{cls}")
 
 
-@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as suites/train/digits-cnn.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Where the weights and their card go.")] = None,
@@ -183,7 +170,6 @@ def train(
     console.print(f"Wrote {path} and its card.", markup=False, highlight=False)
 
 
-@app.command()
 def doctor() -> None:
     """Examine the installation: versions, devices, caches, and the known traps."""
     from harness.doctor import examine
@@ -201,3 +187,14 @@ def doctor() -> None:
         console.print(f"    {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
     if any(finding.status == "broken" for finding in findings):
         raise typer.Exit(1)
+
+
+for _command in (
+    *(run, cli_report.report, cli_show.show),
+    *(check, new, doctor),
+    *(cli_verify.verify, cli_compare.compare, cli_eot.eot, cli_diagnose.diagnose),
+    train,
+):
+    app.command()(_command)
+app.command(name="list")(list_)
+app.add_typer(cli_weights.app, name="weights")
