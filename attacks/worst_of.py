@@ -64,8 +64,7 @@ class WorstOf(Attack):
             if not len(rows):
                 break
             view = target.viewed(gradient=attack.gradient, eot=attack.eot, rows=rows, tag=place)
-            found = attack.perturb(view, x[rows], y[rows])
-            found = Adversarial(found) if isinstance(found, Tensor) else found
+            found = Adversarial.of(attack.perturb(view, x[rows], y[rows]))
             flags += found.flags
             broken[rows] |= ~torch.isfinite(found.images).flatten(1).all(1)
             reached = margin(judge(found.images, rows), y[rows]).to(x.dtype)

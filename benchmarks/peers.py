@@ -149,7 +149,7 @@ def ours(defense: Defense, attack: Attack, x: Tensor, y: Tensor, batch: int) -> 
     for images, labels in zip(x.split(batch), y.split(batch), strict=True):
         target = Target(defense, images, torch.arange(len(images)), gradient=attack.gradient, eot=attack.eot)
         found = attack.perturb(target, images, labels)
-        attacked = found.images if isinstance(found, Adversarial) else found
+        attacked = Adversarial.of(found).images
         robust.append(correct(defense, images, labels) & correct(defense, attacked, labels))
         passes += torch.stack([target.forwards.sum(), target.backwards.sum()])
     forwards, backwards = passes.tolist()

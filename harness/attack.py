@@ -33,6 +33,11 @@ class Adversarial:
     flow: Tensor | None = None
     flags: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, found: Tensor | Adversarial) -> Adversarial:
+        """What an attack returned, images alone or not."""
+        return cls(found) if isinstance(found, Tensor) else found
+
 
 @dataclass(frozen=True)
 class Cost:

@@ -137,8 +137,7 @@ def _attack(job: Job) -> Outcome:
 
 def _perturb(job: Job, target: Target, images: Images) -> Adversarial:
     with fenced(derive(job.seeds.suite, job.seeds.defense, job.seeds.attack, int(job.images.index[0]))):
-        found = job.attack.perturb(target, images.x.clone(), images.y.clone())
-    found = found if isinstance(found, Adversarial) else Adversarial(found)
+        found = Adversarial.of(job.attack.perturb(target, images.x.clone(), images.y.clone()))
     if found.images.shape != images.x.shape:
         raise ValueError(f"the attack returned shape {tuple(found.images.shape)} for {tuple(images.x.shape)}")
     return found

@@ -15,7 +15,7 @@ from attacks.common.losses import LossName
 from attacks.pgd import PGD
 from defenses.optimal_dc import OptimalDC
 from harness import datasets
-from harness.attack import Target
+from harness.attack import Adversarial, Target
 from harness.progress import Display
 from harness.quantity import Quantity
 from harness.report import Run, load, report, summarise
@@ -121,7 +121,7 @@ def test_sums_over_pixels_blind_plain_cross_entropy_and_no_other_loss() -> None:
 
     def held(defense: OptimalDC, loss: LossName) -> float:
         attack = PGD("Linf", Quantity("0.4"), steps=6, loss=loss, random_start=False)
-        return right(defense, attack.perturb(Target(defense, x, seeds), x, y))
+        return right(defense, Adversarial.of(attack.perturb(Target(defense, x, seeds), x, y)).images)
 
     with torch.no_grad():
         gap = summed(x).topk(2).values.diff().abs()

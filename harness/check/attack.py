@@ -60,7 +60,7 @@ class Trial:
         target = Target(self.defense, self.x, self.seeds, gradient=self.attack.gradient, eot=self.attack.eot)
         with fenced(derive("check")):
             found = self.attack.perturb(target, x, self.y.clone())
-        return (found if isinstance(found, Adversarial) else Adversarial(found)), target
+        return Adversarial.of(found), target
 
     def right(self, x: Tensor) -> int:
         with torch.no_grad(), self.defense.drawing(self.seeds):

@@ -154,7 +154,7 @@ class Subject:
         target = self.target(tag, self.right, eot=attack.eot, defense=defense)
         with fenced(derive(self.settings.seed, "diagnose", tag)):
             found = attack.perturb(target, self.right.x.clone(), self.right.y.clone())
-        return (found.images if isinstance(found, Adversarial) else found).detach()
+        return Adversarial.of(found).images.detach()
 
     def fooled_by(self, x_adv: Tensor, tag: str) -> Tensor:
         """Which of `right` the defense gets wrong as x_adv, (n,) bool on the CPU."""

@@ -90,8 +90,7 @@ def test_no_image_leaves_its_budget(name: str, seed: int, norm: str, eps: str, s
     x = (uniform(torch.arange(3) + seed, SHAPE) * 1.4 - 0.2).clamp(0, 1)  # pixels at 0 and 1 too
     seeds = torch.arange(3) + seed
     target = Target(defense, x, seeds, gradient=attack.gradient, eot=attack.eot)
-    found = attack.perturb(target, x.clone(), defense(x).argmax(1))
-    found = found if isinstance(found, Adversarial) else Adversarial(found)
+    found = Adversarial.of(attack.perturb(target, x.clone(), defense(x).argmax(1)))
     assert found.images.shape == x.shape and torch.isfinite(found.images).all()
     assert attack.threat.violation(x, found.images, found.flow).max() <= TOLERANCE
     assert (found.flow is not None) == isinstance(attack.threat, Flow)

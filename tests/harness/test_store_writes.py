@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.records import Record
 from harness.store import Cell, Store, write_atomically
 
-RECORD = Record(0, 1, "robust", [1], [1], [0.5], [0.25], 0.5, 1.5, None, 0.0, 20, 10, 0.125, 7)
+RECORD = Record(0, 1, "robust", [1], [1], [0.5], [0.25], 0.5, 1.5, 2.5, None, 0.0, 20, 10, 0.125, 7)
 IMAGES = {"images": torch.zeros(1, 1, 4, 4)}
 
 
