@@ -5,7 +5,8 @@ weights, written in the layout of the published file where that would lie, and r
 is not here gets random images. An image's label is what the defense says of it, since the attacks leave alone what is
 misclassified from the start. The numbers mean nothing; title and labels say so.
 
-Defenses come one after another, so that memory and disk hold the weights of one.
+Defenses come one after another, so that memory and disk hold the weights of one. As their labels differ, each has a
+results directory of its own below the suite's: `harness report` shows them one after the other.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from harness.errors import UserError
 from harness.progress import Display
 from harness.quantity import Quantity
 from harness.randomness import derive, row_seeds
+from harness.report.load import find_runs
 from harness.report.load import load as load_results
 from harness.run import run
 from harness.schema import Dataset
 from harness.standins import KNOWN, absent, absent_dataset, cache, fill, random_images, with_dataset
-from harness.store import Store
+from harness.store import MANIFEST, Store
 from harness.suite import Plan, load
 from harness.survey import load_images
 
@@ -90,7 +92,7 @@ def smoke(suite: Path, out: Path | None, device: torch.device, console: Console,
         names = list(dict.fromkeys(cell.defense.name for cell in plan.cells))
         for name in names:
             began = time.monotonic()
-            _one(suite, name, only, root, folder, device, Display(console))
+            _one(suite, name, only, root, folder / name, device, Display(console))
             console.print(f"{name}: {time.monotonic() - began:.0f} s", highlight=False)
         _refuse_errors(folder)
     return folder
@@ -196,17 +198,17 @@ def _renamed(plan: Plan, file: Path) -> Plan:
 
 
 def _make_way(folder: Path) -> None:
-    manifest = Store(folder).manifest()
-    if manifest is None:
-        return
-    if not str(manifest.get("title", "")).startswith(TITLE):
-        raise UserError(f"{folder} holds results that are not of --smoke", remedy="Choose another directory with --out")
-    shutil.rmtree(folder)
+    earlier = [path.parent for path in sorted(folder.rglob(MANIFEST))]
+    for path in earlier:
+        if not str((Store(path).manifest() or {}).get("title", "")).startswith(TITLE):
+            raise UserError(f"{path} holds results that are not of --smoke", remedy="Choose another one with --out")
+    for path in earlier:
+        shutil.rmtree(path)
 
 
 def _refuse_errors(folder: Path) -> None:
-    found = load_results(folder)
-    for (defense, attack), pairing in found.pairings.items():
-        failed = pairing.records[pairing.records["verdict"] == "error"]
-        if len(failed):
-            raise UserError(f"{defense}/{attack} ended in an error: {failed['error'].iloc[0]}")
+    for path in find_runs(folder):
+        for (defense, attack), pairing in load_results(path).pairings.items():
+            failed = pairing.records[pairing.records["verdict"] == "error"]
+            if len(failed):
+                raise UserError(f"{defense}/{attack} ended in an error: {failed['error'].iloc[0]}")

@@ -14,6 +14,7 @@ from harness.components import Component
 from harness.errors import UserError
 from harness.published import find
 from harness.report import report
+from harness.report.load import find_runs
 from harness.report.load import load as load_results
 from harness.smoke import TITLE, reduced, smoke
 from harness.standins import absent, cache, is_empty, network_of, random_images
@@ -51,8 +52,9 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_published_classifier_goes_from_its_file_to_the_table(real: Path) -> None:
     folder = smoke(real, None, CPU, QUIET)
     assert folder == Path("results/real-smoke")
-    run = load_results(folder)
-    for pairing in run.pairings.values():
+    pairings = [pairing for path in find_runs(folder) for pairing in load_results(path).pairings.values()]
+    assert len(pairings) == 2
+    for pairing in pairings:
         records = pairing.records
         assert pairing.finished and len(records) == 2
         assert [votes[0] for votes in records["clean_votes"]] == records["label"].tolist()
@@ -78,21 +80,24 @@ def test_the_user_s_cache_and_environment_stay_as_they_were(real: Path) -> None:
 def test_a_second_smoke_replaces_the_first_and_nothing_else(real: Path, small_suite: Path) -> None:
     first = smoke(real, None, CPU, QUIET, only="optimal")
     assert smoke(real, None, CPU, QUIET, only="optimal") == first
-    (first / "run.json").write_text((first / "run.json").read_text().replace(TITLE, "Table 1"))
+    path = first / "optimal" / "run.json"
+    path.write_text(path.read_text().replace(TITLE, "Table 1"))
     with pytest.raises(UserError, match=r"not of --smoke.*--out"):
         smoke(real, None, CPU, QUIET, only="optimal")
 
 
 def test_an_image_that_ends_in_an_error_is_told(small_suite: Path, tmp_path: Path) -> None:
     small_suite.write_text(small_suite.read_text().replace("fakes.py:Noise", "fakes.py:Crash"))
-    with pytest.raises(UserError, match=r"plain/weak ended in an error: .*planted failure"):
+    with pytest.raises(UserError, match=r"noisy/weak ended in an error: .*planted failure"):
         smoke(small_suite, tmp_path / "out", CPU, QUIET)
 
 
 def test_what_is_here_is_used_as_it_is(small_suite: Path, tmp_path: Path) -> None:
     folder = smoke(small_suite, tmp_path / "out", CPU, QUIET)
     told = str(report(folder, "md"))
-    assert "random" not in told and all(len(p.records) == 2 for p in load_results(folder).pairings.values())
+    assert "random" not in told and all(
+        len(p.records) == 2 for path in find_runs(folder) for p in load_results(path).pairings.values()
+    )
 
 
 def test_random_weights_are_the_same_every_time_and_leave_no_layer_at_zero() -> None:
