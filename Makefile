@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo digits test lint bench clean
 
 help:
 	@echo "make demo    run the quickstart suite and print its table"
+	@echo "make digits  run every suite of the digits, and write results/reference/digits and docs/digits"
 	@echo "make test    run the tests (WORKERS=N processes)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   run the benchmarks"
@@ -19,6 +20,14 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/harness run suites/quickstart.yaml
 	$(BIN)/harness report results/
+
+digits: $(VENV)/.installed
+	@for suite in suites/digits/*.yaml; do \
+		name=`basename $$suite .yaml`; run=results/digits-$$name; \
+		$(BIN)/harness run $$suite --out $$run && \
+		$(BIN)/harness report $$run --format csv --output results/reference/digits/$$name.csv && \
+		$(BIN)/harness report $$run --format md --output docs/digits/$$name.md || exit 1; \
+	done
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8
