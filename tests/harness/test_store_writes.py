@@ -148,7 +148,7 @@ from harness.store import Store
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
 cell = Store(Path(sys.argv[1])).cell("d", "a", "key")
-record = Record(0, 1, "robust", [1], [1], [0.5], [0.5], 0.5, 1.5, None, 0.0, 20, 10, 0.125, 7)
+record = Record(0, 1, "robust", [1], [1], [0.5], [0.5], 0.5, 1.5, 2.5, None, 0.0, 20, 10, 0.125, 7)
 told = []
 for stop, size in ((1, 8), (2, 64)):  # records too large; images too large as well
     try:

@@ -156,6 +156,7 @@ class BeforeZeroFour:
         return torch._utils._rebuild_tensor, (storage, self.tensor.storage_offset(), (2, 3), self.tensor.stride())
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_tensors_from_before_torch_0_4_are_read(tmp_path):
     tensor = torch.arange(12.0).reshape(4, 3)[1:3]
     path = tmp_path / "old.th"
