@@ -77,7 +77,7 @@ def _sweeps_table(plan: Plan) -> Table:
 def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
     table = Table(title="At most (images that fall early cost less)", title_justify="left", box=None)
     for column in ("pairing", "threat", "method"):
-        table.add_column(column, overflow="fold", min_width=18 if column == "pairing" else None)
+        table.add_column(column, overflow="fold")
     numeric = ["images", "forwards per image", "backwards per image", "network evaluations per image", "in total"]
     for column in numeric + (["hours"] if hours else []):
         table.add_column(column, justify="right")

@@ -95,7 +95,7 @@ def _follow(found: Iterable[Report], reports: dict[str, Report], console: Consol
 
 def _show(reports: dict[str, Report], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("pairing", overflow="fold", min_width=14)
+    table.add_column("pairing", overflow="fold")
     for title in ("images", "in\nbudget", "votes\nequal", "border-\nline", "contra-\ndicted", "robust", "re-\nplayed"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("result", no_wrap=True)
