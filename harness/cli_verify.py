@@ -22,6 +22,9 @@ COLOURS = {"holds": "green", "fails": "red"}
 """Of outcomes; the others are yellow."""
 
 CONTRADICTED, UNVERIFIED = 1, 3
+BUDGET_COLUMNS = ("images", "in\nbudget", "robust")
+REPLAY_COLUMNS = ("votes\nequal", "border-\nline", "contra-\ndicted", "re-\nplayed")
+
 SHOWN = 5
 """Problems of one cell that are printed."""
 
@@ -96,27 +99,33 @@ def _follow(found: Iterable[Report], reports: dict[str, Report], console: Consol
 def _show(reports: dict[str, Report], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("pairing", overflow="fold")
-    for title in ("images", "in\nbudget", "votes\nequal", "border-\nline", "contra-\ndicted", "robust", "re-\nplayed"):
+    replayed = any(report.asked for report in reports.values())
+    for title in BUDGET_COLUMNS + (REPLAY_COLUMNS if replayed else ()):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("result", no_wrap=True)
     for report in reports.values():
-        table.add_row(escape(report.name), *_numbers(report), _result(report))
+        table.add_row(escape(report.name), *_budget(report), *(_replay(report) if replayed else ()), _result(report))
     console.print(table, "")
     for report in reports.values():
         for line in _remarks(report):
             console.print(f"{report.name}: {line}", markup=False, highlight=False, soft_wrap=True)
-    if any(report.asked for report in reports.values()):
+    if replayed:
         moved = max(report.moved for report in reports.values())
         console.print(f"Margins moved by at most {moved:.1g} of the logits' size.", style="dim", highlight=False)
     for line in dict.fromkeys(line for report in reports.values() for line in report.environment):
         console.print(line, style="dim", markup=False, highlight=False)
 
 
-def _numbers(report: Report) -> list[str]:
-    replays = [report.equal, report.borderline, report.contradictions] if report.asked else ["–"] * 3
+def _budget(report: Report) -> list[str]:
     recorded = f"{report.recorded / report.images:.1%}" if report.images else "–"
-    again = f"{report.replayed / (report.asked + report.errors):.1%}" if report.asked else "–"
-    return [f"{report.images}/{report.total}", str(report.within), *map(str, replays), recorded, again]
+    return [f"{report.images}/{report.total}", str(report.within), recorded]
+
+
+def _replay(report: Report) -> list[str]:
+    if not report.asked:
+        return ["–"] * len(REPLAY_COLUMNS)
+    counts = (report.equal, report.borderline, report.contradictions)
+    return [*map(str, counts), f"{report.replayed / (report.asked + report.errors):.1%}"]
 
 
 def _result(report: Report) -> str:
