@@ -28,6 +28,9 @@ GREY = "#777777"
 ASIDE = 2
 """Points between the lines of a curve."""
 
+MARGIN = 0.06
+"""Room at either end of an axis, in shares of its length."""
+
 WHISKERS: dict[str, Any] = {"fmt": "none", "elinewidth": 1, "capsize": 2.5, "alpha": 0.8}
 
 STYLE: dict[str, Any] = {
@@ -111,7 +114,9 @@ def _curve(chart: Chart) -> Figure:
     axes.set_xticks([], minor=True)
     for place, line in enumerate(chart.lines):
         aside = ASIDE * (place - (len(chart.lines) - 1) / 2)
-        _draw_line(axes, line, place, offset_copy(axes.transData, panel, aside, units="points"))
+        moved = offset_copy(axes.transData, panel, aside, units="points")
+        _draw_line(axes, line, _colour(chart, line), MARKERS[place % len(MARKERS)], moved)
+    axes.set_xlim(*_limits(chart))
     axes.set_ylim(0, 103)
     axes.set_xlabel(_plain(chart.axis))
     axes.set_ylabel("accuracy, %")
@@ -119,11 +124,26 @@ def _curve(chart: Chart) -> Figure:
     return panel
 
 
-def _draw_line(axes: Axes, line: Line, place: int, transform: Transform) -> None:
+def _colour(chart: Chart, line: Line) -> str:
+    """One baseline is grey; of several each has the colour of the attacks that it belongs to."""
+    alike = [other for other in chart.lines if other.baseline == line.baseline]
+    return GREY if line.baseline and len(alike) == 1 else COLOURS[alike.index(line) % len(COLOURS)]
+
+
+def _limits(chart: Chart) -> tuple[float, float]:
+    """The axis with room at both ends: lines that were moved aside do not count when matplotlib looks for it."""
+    at = [dot.x for line in chart.lines for dot in line.dots]
+    low, high = min(at), max(at)
+    if chart.logarithmic:
+        room = (high / low) ** MARGIN if high > low else 2**MARGIN
+        return low / room, high * room
+    room = MARGIN * ((high - low) or 1)
+    return low - room, high + room
+
+
+def _draw_line(axes: Axes, line: Line, colour: str, marker: str, transform: Transform) -> None:
     at, values = [dot.x for dot in line.dots], _values(line)
-    colour = GREY if line.baseline else COLOURS[place % len(COLOURS)]
-    marker = "" if line.baseline else MARKERS[place % len(MARKERS)]
-    style = "--" if line.baseline else "-"
+    style, marker = ("--", "") if line.baseline else ("-", marker)
     axes.plot(at, values, color=colour, label=_plain(line.label), transform=transform, ls=style, marker=marker, ms=4)
     axes.errorbar(at, values, yerr=_spread(line), ecolor=colour, transform=transform, **WHISKERS)
 
