@@ -75,18 +75,18 @@ def _sweeps_table(plan: Plan) -> Table:
 
 
 def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
-    table = Table(title="At most (images that fall early cost less)", title_justify="left", box=None)
-    for column in ("pairing", "threat", "method"):
-        table.add_column(column, overflow="fold")
-    numeric = ["images", "forwards per image", "backwards per image", "network evaluations per image", "in total"]
+    table = Table(title="At most, in passes and network evaluations (images that fall early cost less)", title_justify="left", box=None)
+    table.add_column("pairing", overflow="fold", min_width=20)
+    numeric = ["images", "forwards\nper image", "backwards\nper image", "evaluations\nper image", "in total"]
     for column in numeric + (["hours"] if hours else []):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for at, cost in enumerate(costs):
         counts = (cost.images, cost.forwards, cost.backwards, cost.per_image, cost.evaluations)
         told = [f"{count:,.0f}" for count in counts] + ([_hours(hours[at])] if hours else [])
-        table.add_row(escape(f"{cost.defense}/{cost.attack}"), escape(cost.threat), escape(cost.method), *told)
+        how = escape(f"{cost.threat}: {cost.method}")
+        table.add_row(f"{escape(f'{cost.defense}/{cost.attack}')}\n[dim]{how}[/]", *told)
     total = f"{sum(cost.evaluations for cost in costs):,.0f}"
-    table.add_row("total", *[""] * 6, total, *([_hours(sum(hours))] if hours else []))
+    table.add_row("total", *[""] * 4, total, *([_hours(sum(hours))] if hours else []))
     return table
 
 
