@@ -75,7 +75,11 @@ def _sweeps_table(plan: Plan) -> Table:
 
 
 def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
-    table = Table(title="At most, in passes and network evaluations (images that fall early cost less)", title_justify="left", box=None)
+    table = Table(
+        title="At most, in passes and evaluations of the network (less for images that fall)",
+        title_justify="left",
+        box=None,
+    )
     table.add_column("pairing", overflow="fold", min_width=20)
     numeric = ["images", "forwards\nper image", "backwards\nper image", "evaluations\nper image", "in total"]
     for column in numeric + (["hours"] if hours else []):
