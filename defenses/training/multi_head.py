@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.diffusion import denoiser
-from defenses.diffusion.denoiser import NO_CLASS, adapted
+from defenses.diffusion.denoiser import NO_CLASS, adapted, knows_no_class
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import time_grid
 from defenses.training.diffusion import classified, how_classified, noised
@@ -59,7 +59,7 @@ class MultiHead(Trainer):
                 f"the network has {len(classes)} heads for the {teacher.num_classes} classes of its teacher",
                 remedy="Give it a head per class, and one more with null_head",
             )
-        if NO_CLASS in classes and not getattr(teacher, "knows_no_class", True):
+        if NO_CLASS in classes and not knows_no_class(teacher):
             raise UserError("the teacher was never trained without a class", remedy="Leave the null head out")
         predictor = adapted(teacher.to(x_t.device), self.schedule)
         with torch.no_grad():
