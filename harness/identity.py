@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.components import Component
+
+CLAIMED = ("votes", "seed", "shard")
+"""What of the protocol decides results."""
 
 
 def component_hash(component: Component) -> str:
@@ -28,6 +32,32 @@ def component_hash(component: Component) -> str:
 def cell_key(defense: str, attack: str, images: str, protocol: dict[str, Any]) -> str:
     """Identity of a pairing, from the hashes of its parts, the images' fingerprint and the protocol."""
     return _hash({"defense": defense, "attack": attack, "images": images, "protocol": protocol})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the pairings of a run have in common.
+
+    Args:
+        images: their fingerprint.
+        protocol: what of it decides results.
+    """
+
+    images: str
+    protocol: dict[str, Any]
+
+    @classmethod
+    def of(cls, images: str, protocol: Any) -> Setting:
+        """protocol: has the attributes `CLAIMED`."""
+        return cls(images, {name: getattr(protocol, name) for name in CLAIMED})
+
+    def key(self, defense: str, attack: str) -> str:
+        """Of a pairing, from the identities of its defense and its attack."""
+        return cell_key(defense, attack, self.images, self.protocol)
+
+    def given(self, attack: str, source: str) -> str:
+        """Identity of an attack that is given the images of another pairing, from its own and that pairing's key."""
+        return cell_key(attack, source, self.images, self.protocol)
 
 
 def _code(component: Component) -> dict[str, Any]:

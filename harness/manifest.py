@@ -9,10 +9,11 @@ from harness import __version__, datasets
 from harness.defense import Defense
 from harness.differences import told
 from harness.errors import Place, UserError
+from harness.identity import CLAIMED
 from harness.shard import Images
 from harness.store import MANIFEST, Store
 from harness.suite import Plan
-from harness.survey import CLAIMED, Work
+from harness.survey import Work
 
 
 def refuse_another_suite(store: Store, plan: Plan, works: list[Work], images: Images) -> None:

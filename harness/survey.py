@@ -10,15 +10,12 @@ import torch
 from harness import datasets
 from harness.attack import Attack
 from harness.errors import UserError, nearest
-from harness.identity import cell_key, component_hash
+from harness.identity import Setting, component_hash
 from harness.records import Record
 from harness.shard import Images, Seeds
 from harness.store import Cell as StoredCell
 from harness.store import Damaged, Store
 from harness.suite import Cell, Plan
-
-CLAIMED = ("votes", "seed", "shard")
-"""What of the protocol decides results."""
 
 Bounds = tuple[int, int]
 """A contiguous range of the suite's images, [start, stop)."""
@@ -71,13 +68,11 @@ def survey(plan: Plan, store: Store, images: Images, note: Callable[[str], None]
         UserError: an attack takes images from a pairing that the suite does not have.
     """
     protocol = plan.suite.protocol
-    claims = {name: getattr(protocol, name) for name in CLAIMED}
-    fingerprint = datasets.fingerprint(images.x, images.y)
+    setting = Setting.of(datasets.fingerprint(images.x, images.y), protocol)
     bounds = [(start, min(start + protocol.shard, len(images))) for start in range(0, len(images), protocol.shard)]
 
     def stored(cell: Cell, attack: str) -> StoredCell:
-        key = cell_key(component_hash(cell.defense), attack, fingerprint, claims)
-        return store.cell(cell.defense.name, cell.attack.name, key)
+        return store.cell(cell.defense.name, cell.attack.name, setting.key(component_hash(cell.defense), attack))
 
     works = []
     for cell in plan.cells:
@@ -85,7 +80,7 @@ def survey(plan: Plan, store: Store, images: Images, note: Callable[[str], None]
         if attack.source:
             origin = _source(plan, cell, attack)
             source = stored(origin, component_hash(origin.attack))
-            identity = cell_key(identity, source.key, fingerprint, claims)
+            identity = setting.given(identity, source.key)
         found = stored(cell, identity)
         seeds = Seeds(protocol.seed, component_hash(cell.defense), identity)
         works.append(Work(cell, attack, seeds, found, {b: _read(found, b, note) for b in bounds}, source))

@@ -13,7 +13,7 @@ from harness.attack import Attack
 from harness.components import BUDGET, Component, bind, parameters
 from harness.differences import differences
 from harness.errors import Place, UserError
-from harness.identity import cell_key, component_hash
+from harness.identity import Setting, component_hash
 from harness.report.facts import CellFacts
 from harness.shard import Seeds
 from harness.store import MANIFEST
@@ -41,7 +41,7 @@ def rebuild(claims: Claims, facts: CellFacts, folder: Path) -> Rebuilt:
         Mismatch: it is here, and another one; says what differs.
     """
     parts, pair = claims.resolved, (facts.defense, facts.attack)
-    protocol = {"votes": claims.protocol.votes, "seed": claims.protocol.seed, "shard": claims.protocol.shard}
+    setting = Setting.of(claims.dataset.fingerprint, claims.protocol)
     recorded = [_recorded(parts.defenses, facts.defense), _recorded(parts.cells, "/".join(pair))]
     defense = _component("defenses", facts.defense, recorded[0], folder)
     method = _component("attacks", facts.attack, recorded[1], folder)
@@ -53,10 +53,9 @@ def rebuild(claims: Claims, facts: CellFacts, folder: Path) -> Rebuilt:
             component_hash(_component("defenses", other, _recorded(parts.defenses, other), folder)),
             component_hash(_component("attacks", source, _recorded(parts.cells, f"{other}/{source}"), folder)),
         )
-        given = cell_key(*origin, claims.dataset.fingerprint, protocol)
-        identity = cell_key(identity, given, claims.dataset.fingerprint, protocol)
+        identity = setting.given(identity, setting.key(*origin))
     seeds = Seeds(claims.protocol.seed, component_hash(defense), identity)
-    if cell_key(seeds.defense, identity, claims.dataset.fingerprint, protocol) != facts.key:
+    if setting.key(seeds.defense, identity) != facts.key:
         difference = _difference(claims, [defense, method], recorded)
         raise Mismatch(f"this is not what the results were made with: {difference}")
     return Rebuilt(defense, attack, seeds)
