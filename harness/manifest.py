@@ -65,11 +65,13 @@ def build(
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     protocol = plan.suite.protocol
     cells = {(cell["defense"], cell["attack"]): cell for cell in old["cells"]}
-    cells |= {(w.cell.defense.name, w.cell.attack.name): _cell(w, plan, images, remarks) for w in works}
-    return {
+    for work in works:
+        pair = work.cell.defense.name, work.cell.attack.name
+        flags = remarks.get(pair[0], cells[pair]["flags"] if pair in cells else [])
+        cells[pair] = _cell(work, plan, images, flags)
+    new = {
         "harness": __version__,
         "suite": plan.suite.suite,
-        "title": plan.suite.title,
         "dataset": {
             "name": dataset.name,
             "split": dataset.split,
@@ -78,13 +80,26 @@ def build(
             "fingerprint": datasets.fingerprint(images.x, images.y),
         },
         "protocol": protocol.model_dump(mode="json"),
-        "report": plan.suite.report.model_dump(mode="json"),
         "defenses": old["defenses"] | {name: _defense(name, plan, defense) for name, defense in defenses.items()},
+        "cells": list(cells.values()),
+        "sessions": [*old["sessions"], {"started": now, **environment}],
+    }
+    return presented(new, plan)
+
+
+def presented(manifest: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """The manifest with titles, labels and report settings as the suite has them now. They decide no number."""
+    labels = {cell.defense.name: cell.defense.label for cell in plan.all_cells}
+    defenses = {
+        name: facts | {"label": labels.get(name, facts["label"])} for name, facts in manifest["defenses"].items()
+    }
+    return manifest | {
+        "title": plan.suite.title,
+        "report": plan.suite.report.model_dump(mode="json"),
+        "defenses": defenses,
         "attacks": {name: {"label": spec.label} for name, spec in plan.suite.attacks.items()},
         "sweeps": plan.presentation()["sweeps"],
-        "cells": list(cells.values()),
         "resolved": plan.resolved(),
-        "sessions": [*old["sessions"], {"started": now, **environment}],
     }
 
 
@@ -99,7 +114,7 @@ def _defense(name: str, plan: Plan, defense: Defense) -> dict[str, Any]:
     }
 
 
-def _cell(work: Work, plan: Plan, images: Images, remarks: dict[str, list[str]]) -> dict[str, Any]:
+def _cell(work: Work, plan: Plan, images: Images, flags: list[str]) -> dict[str, Any]:
     return {
         "defense": work.cell.defense.name,
         "attack": work.cell.attack.name,
@@ -108,5 +123,5 @@ def _cell(work: Work, plan: Plan, images: Images, remarks: dict[str, list[str]])
         "method": work.attack.describe(),
         "count": len(images),
         "shard": plan.suite.protocol.shard,
-        "flags": remarks.get(work.cell.defense.name, []),
+        "flags": flags,
     }

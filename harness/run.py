@@ -47,7 +47,8 @@ def run(plan: Plan, out: Path, device: torch.device, display: Display) -> int:
     with store.locked():
         works = survey(plan, store, images, display.note)
         manifest.refuse_another_suite(store, plan, works, images)
-        if not any(w.missing for w in works) and store.manifest():
+        if not any(w.missing for w in works) and (old := store.manifest()):
+            store.write_manifest(manifest.presented(old, plan))
             return 0
         needed = [w for w in works if w.missing] if store.manifest() else works
         session = _Session(plan, works, needed, dataset, images, device, display)

@@ -123,6 +123,9 @@ class Report(_Section):
     naive: tuple[str, ...] = Field(
         default=(), description="attacks of a naive evaluation; rows where a better one shows it misleading are marked"
     )
+    groups: dict[str, tuple[Name, ...]] = Field(
+        default={}, description="headings of the table, and the defenses below each; the others stand above them"
+    )
     reference: str | None = Field(default=None, description="published numbers to show beside, from results/reference")
     vote: Literal["mean", "single", "majority", "worst"] = Field(
         default="mean", description="how the draws of a stochastic defense become one verdict"

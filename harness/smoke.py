@@ -6,12 +6,14 @@ is not here gets random images. An image's label is what the defense says of it,
 misclassified from the start. The numbers mean nothing; title and labels say so.
 
 Defenses come one after another, so that memory and disk hold the weights of one. As their labels differ, each has a
-results directory of its own below the suite's: `harness report` shows them one after the other.
+results directory of its own below the suite's: `harness report` shows them one after the other. Rows that are the same
+once cut, as a sweep's over timesteps are, are tried once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -89,8 +91,10 @@ def smoke(suite: Path, out: Path | None, device: torch.device, console: Console,
         plan = load(suite, only=only)
         folder = out or disk / f"{plan.suite.suite}-smoke"
         _make_way(folder)
-        names = list(dict.fromkeys(cell.defense.name for cell in plan.cells))
-        for name in names:
+        for name, first in same_when_small(plan).items():
+            if name != first:
+                console.print(f"{name}: in small the same as {first}, which was tried", highlight=False)
+                continue
             began = time.monotonic()
             _one(suite, name, only, root, folder / name, device, Display(console))
             console.print(f"{name}: {time.monotonic() - began:.0f} s", highlight=False)
@@ -131,6 +135,19 @@ def small(plan: Plan) -> Plan:
         tuple(replace(cell, attack=cut[id(cell.attack)]) for cell in cells) for cells in (plan.cells, plan.all_cells)
     )
     return replace(plan, cells=cells, all_cells=every)
+
+
+def same_when_small(plan: Plan) -> dict[str, str]:
+    """For every defense of the plan, the first whose row is the same with all arguments cut: most often itself."""
+    rows: dict[str, list[str]] = {}
+    for cell in small(plan).cells:
+        rows.setdefault(cell.defense.name, [_told(cell.defense)]).append(f"{cell.attack.name} {_told(cell.attack)}")
+    firsts: dict[tuple[str, ...], str] = {}
+    return {name: firsts.setdefault(tuple(row), name) for name, row in rows.items()}
+
+
+def _told(component: Component) -> str:
+    return f"{component.cls} {json.dumps(component.resolved(), sort_keys=True)}"
 
 
 def reduced(component: Component) -> Component:

@@ -169,6 +169,13 @@ def _check_report(document: Document, suite: Suite) -> None:
     for column in ("average", "worst", "naive"):
         for index, name in enumerate(getattr(suite.report, column)):
             _known(name, suite.attacks, "attack", document.place("report", column, index))
+    grouped: dict[str, str] = {}
+    for group, names in suite.report.groups.items():
+        for index, name in enumerate(names):
+            where = document.place("report", "groups", group, index)
+            _known(name, suite.defenses, "defense", where)
+            if grouped.setdefault(name, group) != group:
+                raise UserError(f"'{name}' is in the groups '{grouped[name]}' and '{group}'", where=where)
 
 
 def _known(name: str, names: Any, what: str, where: Place) -> None:

@@ -259,6 +259,9 @@ def _report(report: Node, families: Sequence[_Family]) -> Node:
             )
     if entries.get("worst"):
         entries["worst"] = _variants(entries["worst"], families, "attacks")
+    if entries.get("groups") and isinstance(entries["groups"].value, dict):
+        groups = {name: _variants(node, families, "defenses") for name, node in entries["groups"].value.items()}
+        entries["groups"] = replace(entries["groups"], value=groups)
     return replace(report, value=entries)
 
 

@@ -28,12 +28,13 @@ class ProtocolFacts(_Facts):
 
 class ReportFacts(_Facts):
     """average, worst: attacks of those columns, which exist from two on. naive: attacks of a naive evaluation, see
-    `harness.report.naive`. vote: the rule of the headline numbers.
+    `harness.report.naive`. groups: headings, and the defenses below each. vote: the rule of the headline numbers.
     """
 
     average: tuple[str, ...] = ()
     worst: tuple[str, ...] = ()
     naive: tuple[str, ...] = ()
+    groups: dict[str, tuple[str, ...]] = {}
     reference: str | None = None
     vote: Rule = "mean"
 

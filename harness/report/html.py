@@ -103,7 +103,7 @@ def _cells(grid: Grid, bars: bool = True) -> dict[str, Any]:
         "labels": grid.labels,
         "head": grid.head,
         "sortable": len(grid.lines) > 1 and all(line[0].text for line in grid.lines),
-        "lines": [[_cell(shown) for shown in line] for line in grid.lines],
+        "groups": [(heading, [[_cell(shown) for shown in line] for line in lines]) for heading, lines in grid.groups],
     }
 
 

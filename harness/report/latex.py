@@ -84,10 +84,18 @@ def _grid(grid: Grid) -> list[str]:
         "    \\toprule",
         _row([escape(head.text) for head in grid.head]),
         *([_row(details)] if any(details) else []),
-        "    \\midrule",
-        *(_row([_shown(shown) for shown in line]) for line in grid.lines),
+        *(line for heading, lines in grid.groups for line in _group(heading, lines, len(grid.head))),
         "    \\bottomrule",
         "  \\end{tabular}",
+    ]
+
+
+def _group(heading: str, lines: list[list[Shown]], width: int) -> list[str]:
+    across = f"    \\multicolumn{{{width}}}{{l}}{{\\emph{{{escape(heading)}}}}} \\\\"
+    return [
+        "    \\midrule",
+        *([across] if heading else []),
+        *(_row([_shown(shown) for shown in line]) for line in lines),
     ]
 
 

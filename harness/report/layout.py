@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from harness.report.curves import Curve, Point, curves, signed
 from harness.report.diagnostics import answer, diagnostics, view
@@ -45,11 +45,24 @@ class Shown:
 
 @dataclass(frozen=True)
 class Grid:
-    """Lines of equal length. labels: how many columns on the left are text; the others are numbers."""
+    """Lines of equal length.
+
+    Attributes:
+        labels: how many columns on the left are text; the others are numbers.
+        headings: by the number of the line that they stand above.
+    """
 
     head: list[Shown]
     lines: list[list[Shown]]
     labels: int = 1
+    headings: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[tuple[str, list[list[Shown]]]]:
+        """Lines by heading; those above the first heading have an empty one."""
+        starts = sorted({0, *self.headings})
+        ends = [*starts[1:], len(self.lines)]
+        return [(self.headings.get(start, ""), self.lines[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -122,12 +135,26 @@ def _main(table: Table, footnotes: _Footnotes) -> Grid | None:
     defenses, attacks = (
         {name for sweep in sweeps if sweep.kind == kind for name in sweep.variants} for kind in ("defenses", "attacks")
     )
-    rows = [row for row in table.rows if row.name not in defenses]
+    rows, headings = _grouped([row for row in table.rows if row.name not in defenses], table)
     kept = [at for at, column in enumerate(table.columns) if column.kind != "attack" or column.name not in attacks]
     if sweeps and (not rows or len(kept) == 1):
         return None
     lines = [[_label(row, row.label, table, footnotes), *_entries(row, kept, footnotes)] for row in rows]
-    return Grid([Shown("Defense"), *_heads(table, kept)], lines)
+    return Grid([Shown("Defense"), *_heads(table, kept)], lines, headings=headings)
+
+
+def _grouped(rows: Sequence[Row], table: Table) -> tuple[list[Row], dict[int, str]]:
+    """The rows group by group, those of none first, and the groups' headings by the number of their first row."""
+    groups = table.run.manifest.report.groups
+    group = {name: title for title, names in groups.items() for name in names}
+    ordered = [row for row in rows if row.name not in group]
+    headings = {}
+    for title, names in groups.items():
+        members = sorted((row for row in rows if row.name in names), key=lambda row: names.index(row.name))
+        if members:
+            headings[len(ordered)] = _line(title)
+            ordered += members
+    return ordered, headings
 
 
 def _blocks(table: Table, footnotes: _Footnotes) -> Iterator[Block]:

@@ -37,9 +37,11 @@ def _sheet(sheet: Sheet) -> str:
 
 def _grid(grid: Grid) -> list[str]:
     rule = [":--"] * grid.labels + ["--:"] * (len(grid.head) - grid.labels)
-    return [_row([_heading(head) for head in grid.head]), _row(rule)] + [
-        _row([_shown(shown) for shown in line]) for line in grid.lines
-    ]
+    lines = [_row([_heading(head) for head in grid.head]), _row(rule)]
+    for heading, group in grid.groups:
+        lines += [_row([f"**{escape(heading)}**", *[""] * (len(grid.head) - 1)])] if heading else []
+        lines += [_row([_shown(shown) for shown in line]) for line in group]
+    return lines
 
 
 def _row(cells: list[str]) -> str:

@@ -40,7 +40,7 @@ class _Stacks:
     def __init__(self, grid: Grid) -> None:
         marks = [max((len(line[at].marks) for line in grid.lines), default=0) for at in range(len(grid.head))]
         room = [0, *marks[1:]]
-        self.labels = grid.labels
+        self.labels, self.headings = grid.labels, grid.headings
         self.lines = [
             [_stacked(shown, width) for shown, width in zip(line, room, strict=True)]
             for line in (grid.head, *grid.lines)
@@ -48,6 +48,7 @@ class _Stacks:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = [max(cell_len(part.plain) for line in self.lines for part in line[at].split()) for at in self._columns]
+        widths[0] = max(widths[0], *map(cell_len, self.headings.values()), 0)
         taken = sum(min(width, WIDEST_LABEL) + 1 for width in widths[: self.labels])
         for number, group in enumerate(_groups(widths[self.labels :], options.max_width - taken)):
             if number:
@@ -64,7 +65,11 @@ class _Stacks:
             label = at < self.labels
             head = self.lines[0][at]
             table.add_column(head, justify="left" if label else "right", no_wrap=not label, overflow="fold")
-        for line in self.lines[1:]:
+        for number, line in enumerate(self.lines[1:]):
+            if number in self.headings:
+                if number:
+                    table.add_row()
+                table.add_row(Text(self.headings[number], style="italic"))
             table.add_row(*(line[at] for at in columns))
         return table
 

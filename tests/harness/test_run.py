@@ -154,6 +154,35 @@ def test_a_defense_may_join_a_finished_suite(small_suite: Path, tmp_path: Path) 
     assert execute(small_suite, tmp_path / "out")[0] == 6
 
 
+def test_a_gate_s_remark_on_a_finished_defense_stays_when_another_joins(small_suite: Path, tmp_path: Path) -> None:
+    line = '  plain: {type: "./fakes.py:NearestMean"}\n'
+    saturated = line.replace("}", ", strength: 100}")
+    small_suite.write_text(small_suite.read_text().replace(line, saturated))
+    execute(small_suite, tmp_path / "out")
+
+    def flags() -> dict[str, list[str]]:
+        return {cell["defense"]: cell["flags"] for cell in (Store(tmp_path / "out").manifest() or {})["cells"]}
+
+    before = flags()
+    assert before["plain"] and not before["noisy"]
+    late = saturated.replace("plain", "late")
+    small_suite.write_text(small_suite.read_text().replace(saturated, saturated + late))
+    assert execute(small_suite, tmp_path / "out")[0] == 6
+    assert flags() == {**before, "late": before["plain"]}
+
+
+def test_a_finished_run_takes_over_titles_labels_and_report_settings(small_suite: Path, tmp_path: Path) -> None:
+    execute(small_suite, tmp_path / "out")
+    before = Store(tmp_path / "out").manifest() or {}
+    text = small_suite.read_text().replace("A small suite", "Another title").replace('Mean"}', 'Mean", label: Plain}')
+    small_suite.write_text(text + "report: {average: [weak], groups: {Ours: [noisy]}}\n")
+    assert execute(small_suite, tmp_path / "out")[0] == 0
+    after = Store(tmp_path / "out").manifest() or {}
+    assert (after["title"], after["defenses"]["plain"]["label"]) == ("Another title", "Plain")
+    assert after["report"]["average"] == ["weak"] and after["report"]["groups"] == {"Ours": ["noisy"]}
+    assert (after["cells"], after["sessions"]) == (before["cells"], before["sessions"])
+
+
 def test_only_and_limit_choose_pairings_and_images(small_suite: Path, tmp_path: Path) -> None:
     assert execute(small_suite, tmp_path / "out", only="plain/weak")[0] == 3
     assert execute(small_suite, tmp_path / "out", only="plain")[0] == 3

@@ -16,7 +16,7 @@ from harness.published import find
 from harness.report import report
 from harness.report.load import find_runs
 from harness.report.load import load as load_results
-from harness.smoke import TITLE, reduced, smoke
+from harness.smoke import TITLE, reduced, same_when_small, smoke
 from harness.standins import absent, cache, is_empty, network_of, random_images
 from harness.suite import load
 
@@ -129,6 +129,23 @@ def test_what_is_inside_a_defense_or_an_attack_is_cut_too(tmp_path: Path) -> Non
     assert defense.arguments["classifier"].arguments["timesteps"] == [1, 2]
     assert defense.build().cost() == 2 + 20
     assert [part.arguments["steps"] for part in attack.arguments["attacks"]] == [2, 2]
+
+
+def test_rows_that_are_the_same_once_cut_are_tried_once(tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(
+        "suite: one\ndataset: {name: digits}\nattacks: {a: {type: pgd, norm: Linf, eps: 0.1, steps: 9}}\n"
+        "defenses: {rdc: {weights: digits-ncsnpp}, cnn: {type: undefended, weights: digits-cnn}}\n"
+        "sweep: {defense.rdc.timesteps: [5, 10], defense.rdc.eta: [0.1, 0.2], attack.a.steps: [8, 9]}\n"
+    )
+    plan = load(path)
+    firsts = same_when_small(plan)
+    assert list(firsts) == list(dict.fromkeys(cell.defense.name for cell in plan.cells))
+    tried = [name for name, first in firsts.items() if name == first]
+    assert len(firsts) == 5 and len(tried) == 3
+    for name, first in firsts.items():
+        if name != first:
+            assert name.startswith("rdc") and first in tried
 
 
 @pytest.mark.parametrize(

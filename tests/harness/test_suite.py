@@ -346,6 +346,15 @@ def test_the_report_has_all_attacks_unless_it_says_otherwise(folder: Path) -> No
     assert report.average == report.worst == ("l2",)
 
 
+def test_a_group_of_rows_names_defenses_of_the_suite_and_each_once(folder: Path) -> None:
+    def grouped(groups: str) -> str:
+        return changed("report:\n  average: [linf, l2]\n", f"report:\n  groups: {groups}\n")
+
+    assert plan(folder, grouped("{Ours: [plain]}")).suite.report.groups == {"Ours": ("plain",)}
+    assert "no defense 'plan'. Did you mean 'plain'?" in refusal(folder, grouped("{Ours: [plan]}"))
+    assert "'plain' is in the groups 'A' and 'B'" in refusal(folder, grouped("{A: [plain], B: [plain]}"))
+
+
 def test_empty_sections_are_as_good_as_none(folder: Path) -> None:
     text = changed("report:\n  average: [linf, l2]\n", "report:\n")
     assert plan(folder, text).suite.report.vote == "mean"

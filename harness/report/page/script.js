@@ -16,7 +16,8 @@ function drawn(tag, attributes) {
   return element;
 }
 
-// Tables: a click on a heading sorts; numbers first fall, texts first rise; what is no number in a column of numbers goes last.
+// Tables: a click on a heading sorts, each group by itself; numbers first fall, texts first rise; what is no number in a
+// column of numbers goes last.
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
@@ -24,24 +25,23 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 
 function sort(table, heads, column) {
-  const body = table.tBodies[0];
-  const rows = [...body.rows].map((row) => {
+  const groups = [...table.tBodies].map((body) => ({ body, lines: [...body.rows].filter((row) => row.className !== "group").map((row) => {
     const text = row.cells[column].dataset.sort;
     return { row, text, number: text.trim() === "" ? NaN : Number(text) };
-  });
-  const numeric = rows.some((each) => !Number.isNaN(each.number));
+  }) }));
+  const numeric = groups.some(({ lines }) => lines.some((each) => !Number.isNaN(each.number)));
   const first = numeric ? "descending" : "ascending";
   const second = numeric ? "ascending" : "descending";
   const order = heads[column].ariaSort === first ? second : first;
   const sign = order === "ascending" ? 1 : -1;
-  rows.sort((a, b) => {
+  const compare = (a, b) => {
     if (!numeric) return sign * a.text.localeCompare(b.text, "en", { numeric: true });
     const missing = Number.isNaN(a.number) - Number.isNaN(b.number);
     return missing || (Number.isNaN(a.number) ? 0 : sign * (a.number - b.number));
-  });
+  };
   heads.forEach((head) => { head.ariaSort = "none"; });
   heads[column].ariaSort = order;
-  body.append(...rows.map((each) => each.row));
+  for (const { body, lines } of groups) body.append(...lines.sort(compare).map((each) => each.row));
 }
 
 // The explorer: a pairing and a verdict are chosen, images are shown, one opens in the dialog.

@@ -114,6 +114,29 @@ def test_without_several_votes_there_is_no_second_table(maker: Any, column: Call
     assert "Single draw" not in shown(maker.finish(votes=1))
 
 
+@pytest.fixture
+def grouped(maker: Any, column: Callable[..., list[Record]]) -> Path:
+    """Four rows, of which three have headings, in another order."""
+    for name in ("c", "a", "alone", "b"):
+        maker.cell(name, "linf", column("rrww"))
+    root: Path = maker.finish(report={"groups": {"First & best": ["a", "b"], "Gone": ["nobody"], "Second": ["c"]}})
+    return root
+
+
+def test_rows_stand_below_the_headings_of_their_groups(grouped: Path) -> None:
+    order = ["alone", "First & best", "a", "b", "Second", "c"]
+    told = shown(grouped)
+    starts = [
+        next(i for i, line in enumerate(told.splitlines()) if line.rstrip().split("  ")[0] == name) for name in order
+    ]
+    assert starts == sorted(starts) and "Gone" not in told
+    rows = re.findall(r"^\| (.*?) \|", text(grouped, "md"), re.M)
+    assert rows == ["Defense", ":--", "alone", "**First &amp; best**", "a", "b", "**Second**", "c"]
+    latex = text(grouped, "latex")
+    assert latex.index(r"\multicolumn{3}{l}{\emph{First \& best}} \\") < latex.index("    a & ")
+    assert latex.count(r"\midrule") == 3
+
+
 def test_markdown_is_a_table_of_the_same_numbers(run: Path) -> None:
     lines = text(run, "md").splitlines()
     assert lines[0] == "**A tiny suite**"

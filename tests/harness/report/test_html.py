@@ -310,6 +310,18 @@ def test_the_keyboard_sorts_and_what_is_no_number_goes_last(opened: Any) -> None
         assert column(opened, 4) == ["0.0", "–"]
 
 
+def test_groups_of_rows_are_sorted_each_by_itself(browser: Any, maker: Any, column: Callable[..., Any]) -> None:
+    for name, adv in (("a", "rwww"), ("b", "rrrr"), ("c", "wwww"), ("d", "rrww")):
+        maker.cell(name, "linf", column(adv))
+    root = maker.finish(report={"groups": {"Theirs": ["a", "b"], "Ours": ["c", "d"]}})
+    path = root / "page.html"
+    path.write_text(page_of(root))
+    browser.get(path.as_uri())
+    browser.find_elements("css selector", "table.sortable th button")[2].click()
+    names = [row.text for row in browser.find_elements("css selector", "table.sortable tbody th")]
+    assert names == ["Theirs", "b", "a", "Ours", "d", "c"]
+
+
 def test_a_number_leads_to_its_images_and_an_image_opens(opened: Any) -> None:
     opened.find_element("css selector", ".open[data-attack=stadv]").click()
     thumbs = opened.find_elements("css selector", ".thumb")
