@@ -13,6 +13,7 @@ random" in the paper is read here.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ CLEAR = 0.9
 
 SAME = 1 - 1e-3
 """Cosine of two gradients that should be one, which rounding on a GPU may tell apart."""
+
+Z = 1.96
 
 TOLERATED = 0.1
 """Share of images without a gradient that an attack gets by with."""
@@ -65,13 +68,15 @@ def randomness(subject: Subject) -> Judgement:
     """Pairwise cosine of ten gradients, at EOT 1, 2, 4, ..."""
     stochastic = subject.defense.stochastic
     largest = subject.settings.largest_eot if stochastic else 1
-    cosines, undefined = cosine_by_eot(subject, doublings(largest))
+    by_eot, undefined = cosine_by_eot(subject, doublings(largest))
     data: dict[str, Any] = {"gradients": GRADIENTS, "images": len(subject.images), "undefined": undefined}
-    if not cosines:
+    if not by_eot:
         return "suspect", "every gradient is zero, and has no direction", data
+    cosines = {k: float(found.mean()) for k, found in by_eot.items()}
     k, c = max(cosines.items())
     rho = noise_ratio(c, k)
-    data |= {"cosine": {str(k): c for k, c in cosines.items()}, "noise_ratio": rho}
+    intervals = {str(k): interval(found) for k, found in by_eot.items()}
+    data |= {"cosine": {str(k): c for k, c in cosines.items()}, "interval": intervals, "noise_ratio": rho}
     seen = "cosine " + ", ".join(f"{c:.3f}" + (f" at EOT {k}" if stochastic else "") for k, c in cosines.items())
     if not stochastic:
         if c < SAME:
@@ -85,10 +90,11 @@ def randomness(subject: Subject) -> Judgement:
     return ("suspect" if expected < NOISY else "pass"), message, {**data, "cosine_of_attack": expected}
 
 
-def cosine_by_eot(subject: Subject, counts: list[int]) -> tuple[dict[int, float], int]:
-    """Mean pairwise cosine at each count of draws, and how many images have a gradient of zero at the first.
+def cosine_by_eot(subject: Subject, counts: list[int]) -> tuple[dict[int, Tensor], int]:
+    """Mean pairwise cosine of every image at each count of draws, and how many have a gradient of zero at the first.
 
-    Every group takes its first k draws for EOT k: memory is that of ten gradients, passes those of the largest count.
+    Images whose gradient is zero are left out. Every group takes its first k draws for EOT k: memory is that of ten
+    gradients, passes those of the largest count.
     """
     images, target = subject.images, subject.target("randomness", subject.images, eot=1)
     sums = torch.zeros(GRADIENTS, *images.x.shape, dtype=torch.float64)
@@ -101,8 +107,16 @@ def cosine_by_eot(subject: Subject, counts: list[int]) -> tuple[dict[int, float]
             known = found[~found.isnan()]
             undefined = max(undefined, len(found) - len(known))
             if len(known):
-                cosines[k] = float(known.mean())
+                cosines[k] = known
     return cosines, undefined
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """95% interval of the mean of cosines (n,), by the normal distribution; all of [-1, 1] for a single one."""
+    if len(values) < 2:
+        return -1.0, 1.0
+    mean, reach = float(values.mean()), Z * float(values.std()) / math.sqrt(len(values))
+    return max(-1.0, mean - reach), min(1.0, mean + reach)
 
 
 def pairwise_cosine(grads: Tensor) -> Tensor:

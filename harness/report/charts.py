@@ -4,8 +4,9 @@
     budget     robust accuracy by eps, where attacks of one threat and method have several; at eps = 0, clean accuracy
     sweep      accuracy by a swept parameter, see `harness.report.curves`
     draws      stochastic defenses: accuracy where an image counts only if it is right in each of k draws
+    cosine     what `harness diagnose` found of the randomness of gradients, by draws per gradient (the paper's Fig. 2c)
 
-For the last, with r of an image's v draws right, its success is the chance C(r, k) / C(v, k) that k of them are:
+For "draws", with r of an image's v draws right, its success is the chance C(r, k) / C(v, k) that k of them are:
 unbiased for every k, the mean over draws at k = 1, and the worst of all at k = v.
 """
 
@@ -21,11 +22,12 @@ import pandas as pd
 
 from harness.quantity import Quantity
 from harness.report.curves import Curve, curves
+from harness.report.diagnostics import diagnostics
 from harness.report.statistics import Estimate, accuracy
 from harness.report.table import Column, Row, Table
 from harness.sweep import spelt
 
-Kind = Literal["bars", "budget", "sweep", "draws"]
+Kind = Literal["bars", "budget", "sweep", "draws", "cosine"]
 
 WIDE = 16
 """Ratio of the largest to the smallest value of an axis from which on it is logarithmic."""
@@ -35,7 +37,7 @@ BUDGETS = ("eps", "bound")
 
 @dataclass(frozen=True)
 class Dot:
-    """An accuracy with its interval at x; tick: how x is written."""
+    """A value with its interval at x; tick: how x is written."""
 
     x: float
     tick: str
@@ -71,12 +73,22 @@ class Chart:
     @property
     def logarithmic(self) -> bool:
         low, high = self.ticks[0][0], self.ticks[-1][0]
-        return self.kind != "bars" and low > 0 and high / low >= WIDE
+        return self.kind != "bars" and low > 0 and high / low >= (2 if self.kind == "cosine" else WIDE)
+
+    @property
+    def measure(self) -> str:
+        """What the values are."""
+        return "cosine" if self.kind == "cosine" else "accuracy, %"
+
+    @property
+    def scale(self) -> float:
+        """What a value is written as: its multiple by this."""
+        return 1.0 if self.kind == "cosine" else 100.0
 
 
 def charts(table: Table) -> list[Chart]:
     """All charts of a run that have something to show. Unfinished numbers are left out."""
-    found = [*_bars(table), *_budgets(table), *_sweeps(table), *_draws(table)]
+    found = [*_bars(table), *_budgets(table), *_sweeps(table), *_draws(table), *_cosines(table)]
     return [chart for chart in found if chart.lines]
 
 
@@ -187,3 +199,15 @@ def _draw_line(label: str, records: pd.DataFrame, votes: str, most: int) -> Line
         chances = [math.comb(right, k) / math.comb(asked, k) if asked >= k else 0.0 for right, asked in counts]
         dots.append(Dot(float(k), str(k), accuracy(np.array(chances))))
     return Line(label, tuple(dots), baseline=votes == "clean_votes")
+
+
+def _cosines(table: Table) -> Iterator[Chart]:
+    lines = []
+    for found in diagnostics(table.run).current:
+        data = next((each.data for each in found.findings if "cosine" in each.data), None)
+        if data:
+            count = data["images"] - data["undefined"]
+            spans = [(k, value, *data["interval"][k]) for k, value in data["cosine"].items()]
+            dots = tuple(Dot(float(k), k, Estimate(value, low, high, count)) for k, value, low, high in spans)
+            lines.append(Line(found.label or found.defense, dots))
+    yield Chart("cosine", "Randomness: mean cosine of two gradients", "draws per gradient (EOT)", tuple(lines))

@@ -74,7 +74,7 @@ def draw(root: Path, folder: Path, format: PlotFormat) -> list[Path]:
 
 
 def figure(chart: Chart) -> Figure:
-    """A chart as a matplotlib figure of its own; accuracies in %."""
+    """A chart as a matplotlib figure of its own."""
     with rc_context(STYLE):
         return _bars(chart) if chart.kind == "bars" else _curve(chart)
 
@@ -88,14 +88,14 @@ def _bars(chart: Chart) -> Figure:
     places = panel.subplots(deep, wide, sharey=True, squeeze=False).flatten()
     for axes, line in zip(places, chart.lines, strict=False):
         axes.set_title(_plain(line.label))
-        at, values = [dot.x for dot in line.dots], _values(line)
+        at, values = [dot.x for dot in line.dots], _values(line, chart.scale)
         axes.barh(at, values, 0.62, color="#9db8d9")
-        axes.errorbar(values, at, xerr=_spread(line), ecolor="#1f3b5c", **WHISKERS)
+        axes.errorbar(values, at, xerr=_spread(line, chart.scale), ecolor="#1f3b5c", **WHISKERS)
         for x in {x for x, _ in ticks} - set(at):
             axes.text(2, x, "–", va="center", color=GREY)
         axes.grid(axis="y", visible=False)
         axes.set_xlim(0, 100)
-        axes.set_xlabel("accuracy, %")
+        axes.set_xlabel(chart.measure)
     for axes in places[len(chart.lines) :]:
         axes.set_visible(False)
     places[0].set_yticks([x for x, _ in ticks], [_plain(text) for _, text in ticks])
@@ -115,11 +115,12 @@ def _curve(chart: Chart) -> Figure:
     for place, line in enumerate(chart.lines):
         aside = ASIDE * (place - (len(chart.lines) - 1) / 2)
         moved = offset_copy(axes.transData, panel, aside, units="points")
-        _draw_line(axes, line, _colour(chart, line), MARKERS[place % len(MARKERS)], moved)
+        _draw_line(axes, line, chart.scale, _colour(chart, line), MARKERS[place % len(MARKERS)], moved)
+    lowest = min(0.0, *(dot.estimate.value for line in chart.lines for dot in line.dots))
     axes.set_xlim(*_limits(chart))
-    axes.set_ylim(0, 103)
+    axes.set_ylim(chart.scale * lowest, chart.scale * 1.03)
     axes.set_xlabel(_plain(chart.axis))
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel(chart.measure)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return panel
 
@@ -141,21 +142,21 @@ def _limits(chart: Chart) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _draw_line(axes: Axes, line: Line, colour: str, marker: str, transform: Transform) -> None:
-    at, values = [dot.x for dot in line.dots], _values(line)
+def _draw_line(axes: Axes, line: Line, scale: float, colour: str, marker: str, transform: Transform) -> None:
+    at, values = [dot.x for dot in line.dots], _values(line, scale)
     style, marker = ("--", "") if line.baseline else ("-", marker)
     axes.plot(at, values, color=colour, label=_plain(line.label), transform=transform, ls=style, marker=marker, ms=4)
-    axes.errorbar(at, values, yerr=_spread(line), ecolor=colour, transform=transform, **WHISKERS)
+    axes.errorbar(at, values, yerr=_spread(line, scale), ecolor=colour, transform=transform, **WHISKERS)
 
 
-def _values(line: Line) -> list[float]:
-    return [100 * dot.estimate.value for dot in line.dots]
+def _values(line: Line, scale: float) -> list[float]:
+    return [scale * dot.estimate.value for dot in line.dots]
 
 
-def _spread(line: Line) -> tuple[list[float], list[float]]:
+def _spread(line: Line, scale: float) -> tuple[list[float], list[float]]:
     """How far the 95% interval reaches below and above each value."""
-    below = [100 * (dot.estimate.value - dot.estimate.low) for dot in line.dots]
-    return below, [100 * (dot.estimate.high - dot.estimate.value) for dot in line.dots]
+    below = [scale * (dot.estimate.value - dot.estimate.low) for dot in line.dots]
+    return below, [scale * (dot.estimate.high - dot.estimate.value) for dot in line.dots]
 
 
 def _plain(text: str) -> str:

@@ -54,7 +54,7 @@ def drawing(chart: Chart) -> Drawing:
     for x, text in ((round(_across(chart, x), 1), text) for x, text in chart.ticks):
         if not ticks or x - ticks[-1][0] >= CLOSE:
             ticks.append((x, text))
-    rules = [(round(_down(share / 100), 1), str(share)) for share in (0, 25, 50, 75, 100)]
+    rules = [(round(_down(share), 1), f"{chart.scale * share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
     aside = [ASIDE * (at - (len(chart.lines) - 1) / 2) for at in range(len(chart.lines))]
     strokes = [_stroke(chart, line, shift) for line, shift in zip(chart.lines, aside, strict=True)]
     return Drawing(chart.title, chart.axis, ticks, rules, strokes)
@@ -64,10 +64,16 @@ def _stroke(chart: Chart, line: Line, shift: float) -> Stroke:
     marks = []
     for dot in line.dots:
         value, low, high = dot.estimate.value, dot.estimate.low, dot.estimate.high
-        said = f"{line.label}, {chart.axis} {dot.tick}: {100 * value:.1f}% ({100 * low:.1f}–{100 * high:.1f})"
-        y, bottom, top = (round(_down(share), 1) for share in (value, low, high))
+        said = f"{line.label}, {chart.axis} {dot.tick}: {_written(chart, value, low, high)}"
+        y, bottom, top = (round(_down(max(0.0, share)), 1) for share in (value, low, high))
         marks.append(Mark(round(_across(chart, dot.x) + shift, 1), y, bottom, top, said))
     return Stroke(line.label, line.baseline, " ".join(f"{mark.x},{mark.y}" for mark in marks), marks)
+
+
+def _written(chart: Chart, value: float, low: float, high: float) -> str:
+    if chart.scale == 100:
+        return f"{100 * value:.1f}% ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _across(chart: Chart, x: float) -> float:

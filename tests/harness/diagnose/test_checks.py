@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.defense import Defense
 from harness.diagnose import CHECKS, Finding, Subject
-from harness.diagnose.gradients import cosine_by_eot, doublings, noise_ratio, pairwise_cosine
+from harness.diagnose.gradients import cosine_by_eot, doublings, interval, noise_ratio, pairwise_cosine
 from harness.quantity import Quantity
 
 Make = Callable[..., Subject]
@@ -68,8 +68,16 @@ def test_cosines_are_those_of_the_closed_form(subject: Make, defenses: Classes, 
     noisy = defenses["Drawn"](spread)
     cosines, undefined = cosine_by_eot(subject(noisy), [1, 2, 8])
     assert undefined == 0
-    for k, cosine in cosines.items():
-        assert cosine == pytest.approx(1 / (1 + noisy.noise_ratio / k), abs=0.03)
+    for k, found in cosines.items():
+        assert float(found.mean()) == pytest.approx(1 / (1 + noisy.noise_ratio / k), abs=0.03)
+
+
+def test_the_interval_of_a_mean_cosine_holds_it_as_often_as_it_says() -> None:
+    values = 0.5 + 0.1 * torch.randn(2000, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = [interval(each) for each in values]
+    assert sum(low <= 0.5 <= high for low, high in found) / len(found) == pytest.approx(0.945, abs=0.015)
+    assert interval(torch.tensor([0.3])) == (-1.0, 1.0)
+    assert interval(torch.tensor([1.0, 1.0])) == (1.0, 1.0)
 
 
 def test_noise_is_suspect_where_the_attack_averages_too_few_draws(subject: Make, defenses: Classes) -> None:

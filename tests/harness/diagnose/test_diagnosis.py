@@ -10,7 +10,9 @@ import pytest
 
 from harness import cli
 from harness.diagnose import CHECKS
-from harness.report import report
+from harness.report import load, report, summarise
+from harness.report.charts import charts
+from harness.report.plots import figure
 
 FAKES = '''
 import torch
@@ -141,6 +143,14 @@ def test_findings_join_the_report_until_the_defense_changes(suite: Path, capsys:
     markdown = str(report(folder, "md"))
     assert "Gradient diagnostics" in markdown and "gradient randomness" in markdown
     assert "L2 1, exact, 4 images" in markdown and "Class means" in markdown
+    chart = charts(summarise(load(folder)))[-1]
+    data = next(each["data"] for each in diagnosed(suite.parent)["findings"] if each["name"] == "gradient randomness")
+    (line,) = chart.lines
+    assert (chart.measure, chart.scale, line.label) == ("cosine", 1, "Class means")
+    assert {dot.tick: dot.estimate.value for dot in line.dots} == data["cosine"]
+    assert "cosine of two gradients" in str(report(folder, "html"))
+    (panel,) = figure(chart).axes
+    assert [*panel.lines[0].get_ydata()] == [*data["cosine"].values()]
     [run] = json.loads(str(report(folder, "json")))["runs"]
     assert run["diagnostics"] == [diagnosed(suite.parent)]
     stale = diagnosed(suite.parent)
