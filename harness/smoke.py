@@ -7,7 +7,7 @@ misclassified from the start. The numbers mean nothing; title and labels say so.
 
 Defenses come one after another, so that memory and disk hold the weights of one. As their labels differ, each has a
 results directory of its own below the suite's: `harness report` shows them one after the other. Rows that are the same
-once cut, as a sweep's over timesteps are, are tried once.
+once cut are tried once, and so are those of a sweep that differ in its numbers only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ TITLE = "SMOKE, the numbers mean nothing"
 
 CAPS: dict[str, int] = {
     "steps": 2,
-    "timesteps": 2,
-    "purify_timesteps": 2,
+    "timesteps": 1,
+    "purify_timesteps": 1,
     "samples": 2,
     "eot": 2,
     "restarts": 1,
@@ -93,7 +94,7 @@ def smoke(suite: Path, out: Path | None, device: torch.device, console: Console,
         _make_way(folder)
         for name, first in same_when_small(plan).items():
             if name != first:
-                console.print(f"{name}: in small the same as {first}, which was tried", highlight=False)
+                console.print(f"{name}: in small the same path as {first}, which was tried", highlight=False)
                 continue
             began = time.monotonic()
             _one(suite, name, only, root, folder / name, device, Display(console))
@@ -138,16 +139,21 @@ def small(plan: Plan) -> Plan:
 
 
 def same_when_small(plan: Plan) -> dict[str, str]:
-    """For every defense of the plan, the first whose row is the same with all arguments cut: most often itself."""
+    """For every defense of the plan, the first whose row takes the same path with all arguments cut; often itself."""
+    swept = {name: sweep.paths for sweep in plan.sweeps if sweep.kind == "defenses" for name in sweep.variants}
     rows: dict[str, list[str]] = {}
     for cell in small(plan).cells:
-        rows.setdefault(cell.defense.name, [_told(cell.defense)]).append(f"{cell.attack.name} {_told(cell.attack)}")
+        row = rows.setdefault(cell.defense.name, [_path(cell.defense, swept.get(cell.defense.name, ()))])
+        row.append(f"{cell.attack.name} {_path(cell.attack)}")
     firsts: dict[tuple[str, ...], str] = {}
     return {name: firsts.setdefault(tuple(row), name) for name, row in rows.items()}
 
 
-def _told(component: Component) -> str:
-    return f"{component.cls} {json.dumps(component.resolved(), sort_keys=True)}"
+def _path(component: Component, swept: Sequence[str] = ()) -> str:
+    """What tells the code that a component runs through; swept: arguments of which a number says nothing of that."""
+    numbers = {name for name in swept if type(component.arguments.get(name)) in (int, float, Quantity)}
+    told = {name: value for name, value in component.resolved().items() if name not in numbers}
+    return f"{component.cls} {json.dumps(told, sort_keys=True)}"
 
 
 def reduced(component: Component) -> Component:

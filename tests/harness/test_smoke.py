@@ -117,7 +117,7 @@ def test_arguments_are_cut_where_they_cost_and_kept_where_they_do_not(tmp_path: 
     given = "{type: rdc, weights: digits-ncsnpp, steps: 7, eta: 0.2, samples: 1, share_noise: classes}"
     defense = reduced(component(tmp_path, given)[0])
     cut = {name: defense.arguments[name] for name in ("steps", "timesteps", "samples", "purify_timesteps")}
-    assert cut == {"steps": 2, "timesteps": 2, "samples": 1, "purify_timesteps": None}
+    assert cut == {"steps": 2, "timesteps": 1, "samples": 1, "purify_timesteps": None}
     assert (str(defense.arguments["eta"]), defense.arguments["share_noise"]) == ("0.2", "classes")
 
 
@@ -126,8 +126,8 @@ def test_what_is_inside_a_defense_or_an_attack_is_cut_too(tmp_path: Path) -> Non
     worst = "{type: worst_of, norm: Linf, eps: 0.1, attacks: [{type: pgd, steps: 50}, {type: apgd}]}"
     outer = f"{{type: diffpure, weights: digits-ncsnpp, classifier: {inner}, t_star: 0.2}}"
     defense, attack = map(reduced, component(tmp_path, outer, worst))
-    assert defense.arguments["classifier"].arguments["timesteps"] == [1, 2]
-    assert defense.build().cost() == 2 + 20
+    assert defense.arguments["classifier"].arguments["timesteps"] == [1]
+    assert defense.build().cost() == 2 + 10
     assert [part.arguments["steps"] for part in attack.arguments["attacks"]] == [2, 2]
 
 
@@ -136,7 +136,7 @@ def test_rows_that_are_the_same_once_cut_are_tried_once(tmp_path: Path) -> None:
     path.write_text(
         "suite: one\ndataset: {name: digits}\nattacks: {a: {type: pgd, norm: Linf, eps: 0.1, steps: 9}}\n"
         "defenses: {rdc: {weights: digits-ncsnpp}, cnn: {type: undefended, weights: digits-cnn}}\n"
-        "sweep: {defense.rdc.timesteps: [5, 10], defense.rdc.eta: [0.1, 0.2], attack.a.steps: [8, 9]}\n"
+        "sweep: {defense.rdc.timesteps: [5, 10], defense.rdc.share_noise: [none, both], attack.a.steps: [8, 9]}\n"
     )
     plan = load(path)
     firsts = same_when_small(plan)
@@ -146,6 +146,8 @@ def test_rows_that_are_the_same_once_cut_are_tried_once(tmp_path: Path) -> None:
     for name, first in firsts.items():
         if name != first:
             assert name.startswith("rdc") and first in tried
+    path.write_text(path.read_text().replace("share_noise: [none, both]", "eta: [0.1, 0.2]"))
+    assert set(same_when_small(load(path)).values()) == {"cnn", tried[0].replace("share_noise-none", "eta-0.1")}
 
 
 @pytest.mark.parametrize(
