@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import Place, UserError
 from harness.report.statistics import Rule
 from harness.store import MANIFEST, Store
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Facts(BaseModel):
@@ -87,7 +89,12 @@ class Manifest(_Facts):
 
 
 def read_manifest(store: Store) -> Manifest:
-    """What the store's manifest says.
+    """What the store's manifest says. Raises UserError as `read_as` does."""
+    return read_as(Manifest, store, {"raw": store.manifest()})
+
+
+def read_as(model: type[Model], store: Store, more: dict[str, Any] | None = None) -> Model:
+    """What a model asks of the store's manifest, and of `more` beside it.
 
     Raises:
         UserError: there is none, or it lacks something.
@@ -95,9 +102,10 @@ def read_manifest(store: Store) -> Manifest:
     place = Place(store.root / MANIFEST)
     raw = store.manifest()
     if raw is None:
-        raise UserError("no run has begun here", remedy="Start one with `harness run SUITE`", where=place)
+        remedy = "Start one with `harness run SUITE`, or give the directory of a run, such as results/SUITE"
+        raise UserError("no run has begun here", remedy=remedy, where=place)
     try:
-        return Manifest.model_validate({**raw, "raw": raw})
+        return model.model_validate(raw | (more or {}))
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(

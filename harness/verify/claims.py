@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness import datasets
 from harness.environment import PACKAGES, device_name, installed_version
-from harness.errors import Place, UserError, nearest
-from harness.report.facts import CellFacts
+from harness.errors import UserError, nearest
+from harness.report.facts import CellFacts, read_as
 from harness.shard import Images
-from harness.store import MANIFEST, Store
+from harness.store import Store
 
 
 class _Claim(BaseModel):
@@ -63,26 +63,8 @@ class Mismatch(Exception):
 
 
 def read_claims(store: Store) -> Claims:
-    """What the store's manifest claims.
-
-    Raises:
-        UserError: there is none, or it lacks something.
-    """
-    place = Place(store.root / MANIFEST)
-    raw = store.manifest()
-    if raw is None:
-        raise UserError(
-            "no run has begun here", remedy="Give the directory of a run, such as results/SUITE", where=place
-        )
-    try:
-        return Claims.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"'{'.'.join(map(str, first['loc']))}' of this manifest: {first['msg'].lower()}",
-            remedy="It was edited, or another version of the harness wrote it",
-            where=place,
-        ) from error
+    """What the store's manifest claims. Raises UserError as `harness.report.facts.read_as` does."""
+    return read_as(Claims, store)
 
 
 def images_of(claims: Claims, folder: Path) -> Images:
