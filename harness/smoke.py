@@ -170,7 +170,7 @@ def reduced(component: Component) -> Component:
     if {"t_star", "dt"} <= arguments.keys():
         arguments["dt"] = Quantity(float(arguments["t_star"]) / CAPS["steps"])
     if arguments.get("solver") == "dopri5":
-        arguments["solver"] = "euler"
+        arguments |= {"solver": "euler", "steps": 1}
     if component.kind == "defenses":
         arguments = with_dataset(arguments, cls)
     return replace(component, cls=cls, arguments=arguments)

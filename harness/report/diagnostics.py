@@ -18,7 +18,7 @@ class Diagnostics:
     """What was found in a run's defenses.
 
     Attributes:
-        current: of the defenses as this run has them, by name.
+        current: of the defenses as this run has them, in its order.
         outdated: names of those that have changed since, or that the run does not have; their findings are left out.
     """
 
@@ -49,6 +49,8 @@ def diagnostics(run: Run) -> Diagnostics:
     """
     known = run.manifest.raw.get("resolved", {}).get("defenses", {})
     found = read_all(run.path)
+    order = {name: place for place, name in enumerate(run.manifest.defenses)}
+    found.sort(key=lambda each: order.get(each.defense, len(order)))
     current = tuple(each for each in found if known.get(each.defense) == each.resolved)
     return Diagnostics(current, tuple(each.defense for each in found if each not in current))
 
