@@ -25,6 +25,7 @@ digits: $(VENV)/.installed
 	@for suite in suites/digits/*.yaml; do \
 		name=`basename $$suite .yaml`; run=results/digits-$$name; \
 		$(BIN)/harness run $$suite --out $$run && \
+		case $$name in *randomness) $(BIN)/harness diagnose $$suite --largest-eot 16 --out $$run;; esac && \
 		$(BIN)/harness report $$run --format csv --output results/reference/digits/$$name.csv && \
 		$(BIN)/harness report $$run --format md --output docs/digits/$$name.md || exit 1; \
 	done
