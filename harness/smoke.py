@@ -215,7 +215,7 @@ def _renamed(plan: Plan, file: Path) -> Plan:
         "title": f"{TITLE}{random}: {suite.title or suite.suite}",
         "dataset": Dataset(name="npz", path=file),
         "protocol": suite.protocol.model_copy(update={"votes": min(suite.protocol.votes, 2), "shard": IMAGES}),
-        "report": suite.report.model_copy(update={"reference": None}),
+        "report": suite.report.model_copy(update={"reference": None, "groups": {}}),
     }
     return replace(plan, suite=suite.model_copy(update=update))
 
