@@ -79,6 +79,8 @@ def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
         title="At most, in passes and evaluations of the network (less for images that fall)",
         title_justify="left",
         box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("pairing", overflow="fold", min_width=20)
     numeric = ["images", "forwards\nper image", "backwards\nper image", "evaluations\nper image", "in total"]
@@ -86,10 +88,10 @@ def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for at, cost in enumerate(costs):
         counts = (cost.images, cost.forwards, cost.backwards, cost.per_image, cost.evaluations)
-        told = [f"{count:,.0f}" for count in counts] + ([_hours(hours[at])] if hours else [])
+        told = [_count(count) for count in counts] + ([_hours(hours[at])] if hours else [])
         how = escape(f"{cost.threat}: {cost.method}")
         table.add_row(f"{escape(f'{cost.defense}/{cost.attack}')}\n[dim]{how}[/]", *told)
-    total = f"{sum(cost.evaluations for cost in costs):,.0f}"
+    total = _count(sum(cost.evaluations for cost in costs))
     table.add_row("total", *[""] * 4, total, *([_hours(sum(hours))] if hours else []))
     return table
 
@@ -101,6 +103,14 @@ def _speed_table(speed: dict[str, float]) -> Table:
     for name, value in speed.items():
         table.add_row(escape(name), f"{value:,.1f}")
     return table
+
+
+def _count(value: float) -> str:
+    """A number that fits into a column: large ones to four digits, as in 1.695 G."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.4g} {unit}"
+    return f"{value:,.0f}"
 
 
 def _hours(value: float) -> str:

@@ -141,7 +141,7 @@ def test_run_report_and_show_work_on_a_small_suite(small_suite: Path, capsys: py
     assert call("show", str(small_suite)) == 0
     shown = capsys.readouterr().out
     assert "eps: 1/16" in shown
-    total = next(line for line in shown.splitlines() if line.startswith(" total"))
+    total = next(line for line in shown.splitlines() if line.startswith("total"))
     assert total.split()[1] == str(2 * 10 * (2 + 6))  # per attack: one draw of clean and adversarial each, or three
 
 

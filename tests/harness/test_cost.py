@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from harness.blueprint import blueprints
 from harness.cli import main
+from harness.cli_show import _cost_table
 from harness.cost import CellCost, estimate, hours, materialise, speeds
 from harness.standins import cache
 from harness.suite import load
@@ -97,6 +100,17 @@ def test_show_measures_a_speed_and_estimates_hours(
     main_or_exit("show", str(small_suite), "--measure", "--device", "cpu")
     told = capsys.readouterr().out
     assert "hours" in told and "measured on cpu" in told and "Not here" not in told
+
+
+def test_hours_fit_into_a_terminal_of_eighty_columns() -> None:
+    """The largest there are: ten classes times a thousand timesteps, by the thousand."""
+    cost = CellCost("rdc.spacing-uniform.timesteps-1000", "linf", "Linf 8/255", "apgd", 512, 7866, 1910, 1.0592e9)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(_cost_table([cost, cost], hours([cost, cost], {cost.defense: 9.8})))
+    told = console.export_text()
+    assert told.count("542.3 G") == 2 and told.count("1.085 T") == 1
+    assert told.count(f"{cost.evaluations / 9.8 / 3600:,.0f}") == 2 and "hours" in told
+    assert max(map(len, told.splitlines())) <= 80
 
 
 def main_or_exit(*arguments: str) -> None:
