@@ -89,16 +89,14 @@ def build(
 
 def presented(manifest: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """The manifest with titles, labels and report settings as the suite has them now. They decide no number."""
-    labels = {cell.defense.name: cell.defense.label for cell in plan.all_cells}
-    defenses = {
-        name: facts | {"label": labels.get(name, facts["label"])} for name, facts in manifest["defenses"].items()
-    }
+    shown = plan.presentation()
+    labels = {cell.defense.name: {"label": cell.defense.label} for cell in plan.all_cells}
     return manifest | {
-        "title": plan.suite.title,
-        "report": plan.suite.report.model_dump(mode="json"),
-        "defenses": defenses,
+        "title": shown["title"],
+        "report": shown["report"],
+        "defenses": {name: facts | labels.get(name, {}) for name, facts in manifest["defenses"].items()},
         "attacks": {name: {"label": spec.label} for name, spec in plan.suite.attacks.items()},
-        "sweeps": plan.presentation()["sweeps"],
+        "sweeps": shown["sweeps"],
         "resolved": plan.resolved(),
     }
 
@@ -106,7 +104,6 @@ def presented(manifest: dict[str, Any], plan: Plan) -> dict[str, Any]:
 def _defense(name: str, plan: Plan, defense: Defense) -> dict[str, Any]:
     component = next(cell.defense for cell in plan.cells if cell.defense.name == name)
     return {
-        "label": component.label,
         "type": component.type,
         "stochastic": defense.stochastic,
         "expected_accuracy": defense.expected_accuracy,

@@ -35,8 +35,6 @@ CLEAR = 0.9
 SAME = 1 - 1e-3
 """Cosine of two gradients that should be one, which rounding on a GPU may tell apart."""
 
-Z = 1.96
-
 TOLERATED = 0.1
 """Share of images without a gradient that an attack gets by with."""
 
@@ -111,11 +109,11 @@ def cosine_by_eot(subject: Subject, counts: list[int]) -> tuple[dict[int, Tensor
     return cosines, undefined
 
 
-def interval(values: Tensor) -> tuple[float, float]:
+def interval(values: Tensor, z: float = 1.96) -> tuple[float, float]:
     """95% interval of the mean of cosines (n,), by the normal distribution; all of [-1, 1] for a single one."""
     if len(values) < 2:
         return -1.0, 1.0
-    mean, reach = float(values.mean()), Z * float(values.std()) / math.sqrt(len(values))
+    mean, reach = float(values.mean()), z * float(values.std()) / math.sqrt(len(values))
     return max(-1.0, mean - reach), min(1.0, mean + reach)
 
 

@@ -57,13 +57,15 @@ class Line:
 class Chart:
     """Lines over one axis; of kind "bars", a panel per line over the defenses.
 
-    axis: what x is.
+    axis: what x is; measure: what the values are, which are written as their multiples by `scale`.
     """
 
     kind: Kind
     title: str
     axis: str
     lines: tuple[Line, ...]
+    measure: str = "accuracy, %"
+    scale: float = 100.0
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
@@ -74,16 +76,6 @@ class Chart:
     def logarithmic(self) -> bool:
         low, high = self.ticks[0][0], self.ticks[-1][0]
         return self.kind != "bars" and low > 0 and high / low >= (2 if self.kind == "cosine" else WIDE)
-
-    @property
-    def measure(self) -> str:
-        """What the values are."""
-        return "cosine" if self.kind == "cosine" else "accuracy, %"
-
-    @property
-    def scale(self) -> float:
-        """What a value is written as: its multiple by this."""
-        return 1.0 if self.kind == "cosine" else 100.0
 
 
 def charts(table: Table) -> list[Chart]:
@@ -210,4 +202,5 @@ def _cosines(table: Table) -> Iterator[Chart]:
             spans = [(k, value, *data["interval"][k]) for k, value in data["cosine"].items()]
             dots = tuple(Dot(float(k), k, Estimate(value, low, high, count)) for k, value, low, high in spans)
             lines.append(Line(found.label or found.defense, dots))
-    yield Chart("cosine", "Randomness: mean cosine of two gradients", "draws per gradient (EOT)", tuple(lines))
+    title, axis = "Randomness: mean cosine of two gradients", "draws per gradient (EOT)"
+    yield Chart("cosine", title, axis, tuple(lines), "cosine", 1.0)

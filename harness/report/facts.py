@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import Place, UserError
 from harness.report.statistics import Rule
@@ -87,14 +87,19 @@ class Manifest(_Facts):
     harness: str
     raw: dict[str, Any]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keep(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**given, "raw": given}
+
 
 def read_manifest(store: Store) -> Manifest:
     """What the store's manifest says. Raises UserError as `read_as` does."""
-    return read_as(Manifest, store, {"raw": store.manifest()})
+    return read_as(Manifest, store)
 
 
-def read_as(model: type[Model], store: Store, more: dict[str, Any] | None = None) -> Model:
-    """What a model asks of the store's manifest, and of `more` beside it.
+def read_as(model: type[Model], store: Store) -> Model:
+    """What a model asks of the store's manifest.
 
     Raises:
         UserError: there is none, or it lacks something.
@@ -105,7 +110,7 @@ def read_as(model: type[Model], store: Store, more: dict[str, Any] | None = None
         remedy = "Start one with `harness run SUITE`, or give the directory of a run, such as results/SUITE"
         raise UserError("no run has begun here", remedy=remedy, where=place)
     try:
-        return model.model_validate(raw | (more or {}))
+        return model.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(

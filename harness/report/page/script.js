@@ -25,11 +25,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 
 function sort(table, heads, column) {
-  const groups = [...table.tBodies].map((body) => ({ body, lines: [...body.rows].filter((row) => row.className !== "group").map((row) => {
+  const read = (row) => {
     const text = row.cells[column].dataset.sort;
     return { row, text, number: text.trim() === "" ? NaN : Number(text) };
-  }) }));
-  const numeric = groups.some(({ lines }) => lines.some((each) => !Number.isNaN(each.number)));
+  };
+  const groups = [...table.tBodies].map((body) => [...body.querySelectorAll("tr:not(.group)")].map(read));
+  const numeric = groups.flat().some((each) => !Number.isNaN(each.number));
   const first = numeric ? "descending" : "ascending";
   const second = numeric ? "ascending" : "descending";
   const order = heads[column].ariaSort === first ? second : first;
@@ -41,7 +42,7 @@ function sort(table, heads, column) {
   };
   heads.forEach((head) => { head.ariaSort = "none"; });
   heads[column].ariaSort = order;
-  for (const { body, lines } of groups) body.append(...lines.sort(compare).map((each) => each.row));
+  groups.forEach((lines, at) => table.tBodies[at].append(...lines.sort(compare).map((each) => each.row)));
 }
 
 // The explorer: a pairing and a verdict are chosen, images are shown, one opens in the dialog.
