@@ -27,6 +27,7 @@ from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import Spacing, time_grid
 from harness import datasets
 from harness.errors import UserError
+from harness.images import content_hash
 
 CHUNK = 1024
 """Noisy images, and images of D, held at once where no chunk is given."""
@@ -45,14 +46,10 @@ class Files:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal; of a folder, of its files' names and bytes."""
-        if not self.path.is_dir():
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
-        digest = hashlib.sha256()
-        for file in sorted(file for file in self.path.rglob("*") if file.is_file()):
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            digest.update(f"{content} {file.relative_to(self.path).as_posix()}\n".encode())
-        return digest.hexdigest()
+        """Of the file's bytes, in hexadecimal; of a folder or archive of images, see `harness.images.content_hash`."""
+        if self.path.is_dir() or self.path.suffix == ".zip":
+            return content_hash(self.path)
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -117,11 +114,12 @@ class OptimalDC(DiffusionClassifier):
                 remedy="Remove it; $HARNESS_DATA or `harness --cache` moves that place",
             )
         known = datasets.load(dataset, split, path.path if path else None)
+        classes = known.num_classes or int(known.labels.max()) + 1  # it tells apart those of which it has images
         if per_class is not None:
-            known = known.select(_first(known.labels, known.num_classes, per_class))
+            known = known.select(_first(known.labels, classes, per_class))
         schedule = discrete_vp()
-        self.num_classes, self.stochastic = known.num_classes, noise == "fresh"
-        self.denoiser = OptimalDenoiser(known.images, known.labels, known.num_classes, schedule, block=chunk)
+        self.num_classes, self.stochastic = classes, noise == "fresh"
+        self.denoiser = OptimalDenoiser(known.images, known.labels, classes, schedule, block=chunk)
         self.loss = DiffusionLoss(
             self.denoiser,
             time_grid(schedule, timesteps, spacing),

@@ -10,8 +10,9 @@ DATASETS = {
     "cifar10": "CIFAR-10, 32x32 colour, 10 classes, 50,000 train / 10,000 test; through torchvision",
     "cifar100": "CIFAR-100, 32x32 colour, 100 classes, 50,000 train / 10,000 test; through torchvision",
     "fashion_mnist": "Fashion-MNIST, 28x28 grey, 10 classes, 60,000 train / 10,000 test; through torchvision",
-    "folder": "a folder or zip of images, <class>/<file>.png or .jpg, below train/ and test/ or not; give its path",
-    "npz": "an .npz file with arrays images and labels; give its path",
+    "folder": "a folder or zip of images, <class>/<file>.png or .jpg, below train/ and test/ or not; give its path; "
+    "label k is the k-th folder, 2 before 10, where `classes` does not say otherwise",
+    "npz": "an .npz file with arrays images and labels, and num_classes or classes if it says so; give its path",
 }
 
 

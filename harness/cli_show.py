@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from harness.cost import CellCost
     from harness.suite import Plan
 
+LISTED = 12
+"""Class folders that are printed with their labels; a run's manifest has them all."""
+
 Measure = Annotated[bool, typer.Option("--measure", help="Time each network on --device, and estimate hours.")]
 Small = Annotated[bool, typer.Option("--smoke", help="The suite as `harness run --smoke` runs it.")]
 
@@ -50,6 +53,7 @@ def show(
         plan = blueprints(load(suite, limit=limit, only=only))
         plan = small(plan) if smoke else plan
         typer.echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
+        _print_labels(plan, console)
         if plan.sweeps:
             console.print(_sweeps_table(plan), "")
         costs = estimate(plan)
@@ -60,6 +64,23 @@ def show(
             console.print(f"\nNetwork evaluations per second, measured on {device_name(where)}, of random weights too:")
             console.print(_speed_table(speed))
         _print_absent(plan, console)
+
+
+def _print_labels(plan: Plan, console: Console) -> None:
+    """How class folders became labels."""
+    from harness.survey import load_labels
+
+    labels = load_labels(plan)
+    if labels is None:
+        return
+    pairs = [f"{label} = '{folder}'" for folder, label in labels.of.items()]
+    if len(pairs) > LISTED:
+        pairs = [*pairs[: LISTED - 1], "…", pairs[-1]]
+    known = labels.num_classes if labels.num_classes is not None else "an unknown number of"
+    told = f"{len(labels.of)} class folders, of {known} classes, became labels {labels.how}: {', '.join(pairs)}."
+    remark = f"{labels.remark[:1].upper()}{labels.remark[1:]}."
+    lines = (told, remark, "") if labels.remark else (told, "")
+    console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _sweeps_table(plan: Plan) -> Table:

@@ -20,6 +20,9 @@ from harness.survey import load_images
 BATCH = {"cpu": 2, "cuda": 32}
 """Images timed at once, by type of device."""
 
+UNKNOWN_CLASSES = 10
+"""Taken where neither dataset nor defense says how many: AutoAttack's targeted attacks try no more."""
+
 SHORTEST = 1.0
 """Seconds that a measurement takes at least."""
 
@@ -53,7 +56,7 @@ def estimate(plan: Plan) -> list[CellCost]:
     Raises:
         UserError: as `harness.run.run` does before it attacks anything.
     """
-    images, classes = _dataset(plan)
+    images, known = _dataset(plan)
     votes = plan.suite.protocol.votes
     costs: list[CellCost] = []
     name, defense = "", None
@@ -65,7 +68,7 @@ def estimate(plan: Plan) -> list[CellCost]:
             raise UserError(
                 f"attack '{cell.attack.name}' does not fit defense '{name}': {reason}", where=cell.attack.place
             )
-        search = attack.cost(classes)
+        search = attack.cost(known or defense.num_classes or UNKNOWN_CLASSES)
         forwards = search.forwards + 2 * (votes if defense.stochastic else 1)
         per_image = defense.cost() * (forwards + defense.backward_cost * search.backwards)
         facts = (name, cell.attack.name, str(attack.threat), attack.describe(), images)
@@ -91,8 +94,8 @@ def hours(costs: list[CellCost], speed: Mapping[str, float]) -> list[float]:
     return [cost.evaluations / speed[cost.defense] / 3600 for cost in costs]
 
 
-def _dataset(plan: Plan) -> tuple[int, int]:
-    """How many images the suite attacks, and of how many classes."""
+def _dataset(plan: Plan) -> tuple[int, int | None]:
+    """How many images the suite attacks, and of how many classes, if that is known."""
     spec = plan.suite.dataset
     if absent_dataset(spec.name):
         known = KNOWN[spec.name]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,10 @@ import torch
 from torch import Tensor
 
 from harness import catalog
+from harness.arrays import read_npz
 from harness.catalog import DATASETS, data_root
+from harness.class_labels import Classes, ClassLabels
+from harness.defense import Defense
 from harness.errors import Place, UserError, nearest
 from harness.images import read_folder
 
@@ -33,7 +35,9 @@ class Dataset:
         name, split: as asked for.
         images: (N, C, H, W) float32 in [0, 1].
         labels: (N,) int64, indices into `classes`.
-        classes: the classes' names.
+        classes: the classes' names, their numbers where nobody named them.
+        num_classes: how many there are; None where nobody said, since the largest label here need not be the last.
+        folders: which label each folder has, of images that lie in class folders.
     """
 
     name: str
@@ -41,10 +45,26 @@ class Dataset:
     images: Tensor
     labels: Tensor
     classes: list[str]
+    num_classes: int | None
+    folders: ClassLabels | None = None
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+    def disagreement(self, count: int) -> tuple[str, str] | None:
+        """Why so many classes cannot be those of the labels, and what to do about it, or None."""
+        largest, remedy = int(self.labels.max()), "Choose weights that were trained on this dataset"
+        if self.num_classes is None:
+            found = f"dataset '{self.name}' has images of label {largest}"
+            return None if count > largest else (found, remedy)
+        if count == self.num_classes:
+            return None
+        if self.folders:
+            remedy += "; if its folders are a part of their classes, give all of them with `classes:` under `dataset:`"
+        return f"dataset '{self.name}' has {self.num_classes}", remedy
+
+    def refuse_classes_of(self, defense: Defense, title: str, place: Place) -> None:
+        """Raises a UserError if a defense says that it tells other classes apart. title, place: of the defense."""
+        count = defense.num_classes
+        if count is not None and (unfit := self.disagreement(count)):
+            raise UserError(f"{title} tells {count} classes apart, {unfit[0]}", remedy=unfit[1], where=place)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,20 +94,34 @@ class Presence:
     place: str
 
 
-def load(name: str, split: Split = "test", path: str | Path | None = None, *, offline: bool = False) -> Dataset:
+def load(
+    name: str,
+    split: Split = "test",
+    path: str | Path | None = None,
+    *,
+    offline: bool = False,
+    classes: Classes | None = None,
+    num_classes: int | None = None,
+) -> Dataset:
     """A dataset by name, see `harness.catalog`.
 
     Args:
         path: the folder, zip or npz file; for a torchvision dataset, its folder in place of the cache.
         offline: refuse to download.
+        classes: of class folders, the names in the order of their labels, see `harness.class_labels`.
+        num_classes: of class folders or an npz file, how many labels there are, where more than those of the images.
 
     Raises:
-        UserError: an unknown name or split, files that are absent and cannot be fetched, or that are malformed.
+        UserError: an unknown name or split, files that are absent and cannot be fetched, that are malformed, or that
+            `classes` and `num_classes` do not fit.
     """
     if name not in DATASETS:
         raise UserError(f"no dataset is called '{name}'", remedy=nearest(name, DATASETS))
     if split not in ("train", "test"):
         raise UserError(f"no split is called '{split}'", remedy="Valid names: train, test")
+    if (classes is not None and name != "folder") or (num_classes is not None and name not in ("folder", "npz")):
+        which = "classes" if classes is not None else "num_classes"
+        raise UserError(f"dataset '{name}' says itself which classes it has", remedy=f"Remove `{which}:`")
     if name == "digits":
         return _digits(split)
     if name in TORCHVISION:
@@ -97,7 +131,7 @@ def load(name: str, split: Split = "test", path: str | Path | None = None, *, of
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"dataset '{name}': there is no {place}", remedy="Check the path")
-    return _folder(place, split) if name == "folder" else _npz(place, split)
+    return _folder(place, split, classes, num_classes) if name == "folder" else _npz(place, split, num_classes)
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:
@@ -125,7 +159,7 @@ def _digits(split: Split) -> Dataset:
     order = np.random.RandomState(0).permutation(len(data.target))
     rows = order[:DIGITS_TEST] if split == "test" else order[DIGITS_TEST:]
     images = torch.from_numpy(data.images[rows] / 16).float()[:, None]
-    return Dataset("digits", split, images, torch.from_numpy(data.target[rows]).long(), [str(d) for d in range(10)])
+    return Dataset("digits", split, images, torch.from_numpy(data.target[rows]).long(), [str(d) for d in range(10)], 10)
 
 
 def _torchvision(name: str, split: Split, root: Path, offline: bool) -> Dataset:
@@ -141,7 +175,7 @@ def _torchvision(name: str, split: Split, root: Path, offline: bool) -> Dataset:
     pixels = torch.as_tensor(np.asarray(data.data))
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
     labels = torch.as_tensor(np.asarray(data.targets), dtype=torch.int64)
-    return Dataset(name, split, _scaled(pixels), labels, list(data.classes))
+    return Dataset(name, split, _scaled(pixels), labels, list(data.classes), len(data.classes))
 
 
 def _torchvision_class(name: str) -> Any:
@@ -177,47 +211,16 @@ def _download(name: str, root: Path, offline: bool) -> None:
         raise UserError(f"dataset '{name}' is not in {root} and cannot be fetched: {cause}", remedy=by_hand) from error
 
 
-def _folder(path: Path, split: Split) -> Dataset:
-    found = read_folder(path, split)
-    return Dataset(
-        "folder", split, _scaled(torch.from_numpy(found.images)), torch.from_numpy(found.labels), found.classes
-    )
+def _folder(path: Path, split: Split, classes: Classes | None, num_classes: int | None) -> Dataset:
+    found = read_folder(path, split, classes, num_classes)
+    images, labels, known = torch.from_numpy(found.images), torch.from_numpy(found.labels), found.classes
+    return Dataset("folder", split, images, labels, known.names, known.num_classes, known)
 
 
-def _npz(path: Path, split: Split) -> Dataset:
-    refuse = partial(UserError, where=Place(path))
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise refuse(
-            f"not a readable .npz file: {error}", remedy="Write it with numpy.savez(path, images=..., labels=...)"
-        ) from error
-    absent = [key for key in ("images", "labels") if key not in arrays]
-    if absent:
-        raise refuse(f"has no array '{absent[0]}'", remedy=f"It holds: {', '.join(arrays) or 'nothing'}")
-    images, labels = _npz_images(arrays["images"], refuse), arrays["labels"]
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise refuse(
-            f"labels are {labels.dtype} {labels.shape}", remedy=f"Give one integer per image, ({len(images)},)"
-        )
-    if not len(labels) or labels.min() < 0:
-        raise refuse("there are no images" if not len(labels) else f"label {labels.min()} is negative")
-    classes = [str(c) for c in arrays.get("classes", range(int(labels.max()) + 1))]
-    if labels.max() >= len(classes):
-        raise refuse(f"label {labels.max()} has no name among the {len(classes)} in 'classes'")
-    return Dataset("npz", split, images, torch.from_numpy(labels.astype(np.int64)), classes)
-
-
-def _npz_images(images: np.ndarray, refuse: Callable[..., UserError]) -> Tensor:
-    layouts = "Give uint8 (N, H, W, C), or floating point (N, C, H, W) in [0, 1], with C = 1 or 3"
-    if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in (1, 3):
-        return _scaled(torch.from_numpy(images).permute(0, 3, 1, 2))
-    if images.dtype.kind != "f" or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise refuse(f"images are {images.dtype} {images.shape}", remedy=layouts)
-    if not np.isfinite(images).all() or images.min(initial=0) < 0 or images.max(initial=0) > 1:
-        raise refuse(f"images span {np.min(images):g} to {np.max(images):g}", remedy=layouts)
-    return torch.from_numpy(images.astype(np.float32))
+def _npz(path: Path, split: Split, num_classes: int | None) -> Dataset:
+    found = read_npz(path, num_classes)
+    images, labels = torch.from_numpy(found.images), torch.from_numpy(found.labels)
+    return Dataset("npz", split, images, labels, found.names, found.num_classes)
 
 
 def _scaled(pixels: Tensor) -> Tensor:

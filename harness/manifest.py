@@ -78,6 +78,8 @@ def build(
             "count": len(images),
             "indices": images.index.tolist(),
             "fingerprint": datasets.fingerprint(images.x, images.y),
+            "num_classes": dataset.num_classes,
+            **({"labels": dataset.folders.of} if dataset.folders else {}),
         },
         "protocol": protocol.model_dump(mode="json"),
         "defenses": old["defenses"] | {name: _defense(name, plan, defense) for name, defense in defenses.items()},

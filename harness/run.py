@@ -44,6 +44,8 @@ def run(plan: Plan, out: Path, device: torch.device, display: Display) -> int:
     """
     store = Store(out)
     dataset, images = load_images(plan)
+    if dataset.folders and dataset.folders.remark:
+        display.note(dataset.folders.remark)
     with store.locked():
         works = survey(plan, store, images, display.note)
         manifest.refuse_another_suite(store, plan, works, images)
@@ -90,13 +92,7 @@ class _Session:
         component = pending.cell.defense
         if component.name not in self.defenses:
             defense = component.build().eval().requires_grad_(False)
-            if defense.num_classes not in (None, self.dataset.num_classes):
-                raise UserError(
-                    f"defense '{component.name}' tells {defense.num_classes} classes apart, "
-                    f"dataset '{self.dataset.name}' has {self.dataset.num_classes}",
-                    remedy="Choose weights that were trained on this dataset",
-                    where=component.place,
-                )
+            self.dataset.refuse_classes_of(defense, component.title, component.place)
             self.defenses[component.name] = defense
         if reason := pending.attack.unsuitable(self.defenses[component.name]):
             raise UserError(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from harness.class_labels import MOST
 from harness.errors import UserError
 
 CHOICES = ("size", "first", "indices")
@@ -40,6 +41,8 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Values = Annotated[list[Any], Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Labels = Annotated[dict[str, Annotated[int, Field(ge=0, lt=MOST)]], Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -57,6 +60,14 @@ class Dataset(_Section):
     )
     limit: Count | None = Field(default=None, description="of the images chosen, only the first so many")
     path: Path | None = Field(default=None, description="the folder, zip or .npz file, relative to the suite file")
+    classes: Names | Labels | Path | None = Field(
+        default=None,
+        description="names of class folders in the order of their labels, of which some may be missing on disk; or the "
+        "label of each folder; or a file of names, one a line",
+    )
+    num_classes: Annotated[int, Field(ge=1, le=MOST)] | None = Field(
+        default=None, description="how many labels there are, where the images do not have them all"
+    )
 
     def choose(self, available: int) -> list[int]:
         """The images' indices into a split of `available` images. A smaller `size` is the start of a larger one.

@@ -38,7 +38,7 @@ from harness.report.load import find_runs
 from harness.report.load import load as load_results
 from harness.run import run
 from harness.schema import Dataset
-from harness.standins import KNOWN, absent, absent_dataset, cache, fill, random_images, with_dataset
+from harness.standins import absent, absent_dataset, cache, fill, random_images, with_dataset
 from harness.store import MANIFEST, Store
 from harness.suite import Plan, load
 from harness.survey import load_images
@@ -117,9 +117,9 @@ def _one(
     component = plan.cells[0].defense
     defense: Defense = component.build().eval().requires_grad_(False)
     images = _images(plan)
-    labels = _answers(defense.to(device), images.to(device)).cpu()
+    logits = _logits(defense.to(device), images.to(device)).cpu()
     file = root / f"{name}-smoke.npz"
-    np.savez(file, images=images.numpy(), labels=labels.numpy(), classes=np.arange(_classes(defense, plan)))
+    np.savez(file, images=images.numpy(), labels=logits.argmax(1).numpy(), num_classes=logits.shape[1])
     facts = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
     label = f"{component.label or name} (random weights)" if needed else component.label
     ready = Ready(**facts | {"label": label, "instance": defense.cpu()})
@@ -196,15 +196,11 @@ def _images(plan: Plan) -> Tensor:
     return load_images(plan)[1].x[:IMAGES]
 
 
-def _answers(defense: Defense, images: Tensor) -> Tensor:
-    """What the defense says, (N,) int64."""
+def _logits(defense: Defense, images: Tensor) -> Tensor:
+    """What the defense says, (N, K)."""
     with torch.no_grad(), defense.drawing(row_seeds(derive("smoke"), torch.arange(len(images), device=images.device))):
-        return defense(images).argmax(1)
-
-
-def _classes(defense: Defense, plan: Plan) -> int:
-    name = plan.suite.dataset.name
-    return defense.num_classes or (KNOWN[name].classes if name in KNOWN else load_images(plan)[0].num_classes)
+        logits: Tensor = defense(images)
+        return logits
 
 
 def _renamed(plan: Plan, file: Path) -> Plan:

@@ -156,7 +156,7 @@ def random_images(name: str) -> Path:
     if not path.is_file():
         count, generator = PER_CLASS * known.classes, np.random.RandomState(0)
         images = generator.rand(count, *known.shape).astype(np.float32)
-        np.savez(path, images=images, labels=np.arange(count) % known.classes)
+        np.savez(path, images=images, labels=np.arange(count) % known.classes, num_classes=known.classes)
     return path
 
 

@@ -51,8 +51,9 @@ class Plan:
     def resolved(self) -> dict[str, Any]:
         """Everything that decides results, for JSON. It does not depend on `only`, batch size or device."""
         dataset = self.suite.dataset.model_dump(mode="json", exclude_none=True)
-        if self.suite.dataset.path:
-            dataset["path"] = Path(os.path.relpath(self.suite.dataset.path, self.document.path.parent)).as_posix()
+        for key in ("path", "classes"):
+            if isinstance(path := getattr(self.suite.dataset, key), Path):
+                dataset[key] = Path(os.path.relpath(path, self.document.path.parent)).as_posix()
         return {
             "suite": self.suite.suite,
             "dataset": dataset,
@@ -135,9 +136,9 @@ def _spelt_out(document: Document, suite: Suite, limit: int | None, sweeps: tupl
         dataset["limit"] = min(limit, suite.dataset.limit or limit)
     if suite.dataset.size is not None:
         dataset["seed"] = suite.dataset.seed or 0
-    if suite.dataset.path is not None:
-        folder = document.place("dataset", "path").file.parent
-        dataset["path"] = folder / os.path.expanduser(suite.dataset.path)
+    for key in ("path", "classes"):
+        if isinstance(path := getattr(suite.dataset, key), Path):
+            dataset[key] = document.place("dataset", key).file.parent / os.path.expanduser(path)
     swept = {name for sweep in sweeps if sweep.kind == "attacks" for name in sweep.variants}
     unswept = tuple(name for name in suite.attacks if name not in swept)
     average = unswept if suite.report.average is None else suite.report.average

@@ -9,8 +9,10 @@ import torch
 
 from harness import datasets
 from harness.attack import Attack
+from harness.class_labels import ClassLabels
 from harness.errors import UserError, nearest
 from harness.identity import Setting, component_hash
+from harness.images import read_labels
 from harness.records import Record
 from harness.shard import Images, Seeds
 from harness.store import Cell as StoredCell
@@ -52,11 +54,24 @@ def load_images(plan: Plan) -> tuple[datasets.Dataset, Images]:
     """
     spec = plan.suite.dataset
     try:
-        dataset = datasets.load(spec.name, spec.split, path=spec.path)
+        dataset = datasets.load(
+            spec.name, spec.split, path=spec.path, classes=spec.classes, num_classes=spec.num_classes
+        )
         index = torch.as_tensor(spec.choose(len(dataset.images)), dtype=torch.int64)
     except UserError as error:
         raise error.at(plan.place("dataset")) from error
     return dataset, Images(index, dataset.images[index], dataset.labels[index])
+
+
+def load_labels(plan: Plan) -> ClassLabels | None:
+    """The labels of the suite's class folders, if it has such; opens no image. Raises as `load_images` does."""
+    spec = plan.suite.dataset
+    if spec.name != "folder" or spec.path is None:
+        return None
+    try:
+        return read_labels(spec.path, spec.split, spec.classes, spec.num_classes)
+    except UserError as error:
+        raise error.at(plan.place("dataset")) from error
 
 
 def survey(plan: Plan, store: Store, images: Images, note: Callable[[str], None]) -> list[Work]:

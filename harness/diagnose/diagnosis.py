@@ -190,11 +190,5 @@ def _subject(case: _Case, dataset: Dataset, device: torch.device) -> Subject:
 
 def _ready(component: Component, dataset: Dataset, device: torch.device) -> Defense:
     defense: Defense = component.build().eval().requires_grad_(False)
-    if defense.num_classes not in (None, dataset.num_classes):
-        raise UserError(
-            f"{component.title} tells {defense.num_classes} classes apart, dataset '{dataset.name}' has "
-            f"{dataset.num_classes}",
-            remedy="Choose weights that were trained on this dataset",
-            where=component.place,
-        )
+    dataset.refuse_classes_of(defense, component.title, component.place)
     return defense.to(device)

@@ -38,7 +38,8 @@ def originals(manifest: Manifest) -> Originals:
     if "indices" not in facts:
         return Originals({}, [], f"the manifest does not say which images of the {where} they were")
     try:
-        split = datasets.load(facts["name"], facts["split"], resolved.get("path"), offline=True)
+        place, labels = resolved.get("path"), facts.get("labels")
+        split = datasets.load(facts["name"], facts["split"], place, offline=True, classes=labels)
         chosen = split.select(facts["indices"])
     except UserError:
         return Originals({}, [], f"the {where} was not on the machine that made this page")

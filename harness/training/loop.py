@@ -81,9 +81,20 @@ def train(
 
 def _load(plan: Plan, split: Split) -> Dataset:
     try:
-        return datasets.load(plan.recipe.dataset.name, split, plan.data_path())
+        data = datasets.load(plan.recipe.dataset.name, split, plan.data_path())
+        _classes(data)
     except UserError as error:
         raise error.at(plan.place("dataset")) from error
+    return data
+
+
+def _classes(data: Dataset) -> int:
+    """How many classes there are. Raises UserError where nobody says."""
+    if data.num_classes is None:
+        raise UserError(
+            f"dataset '{data.name}' does not say how many classes it has", remedy="Add the array `num_classes` to it"
+        )
+    return data.num_classes
 
 
 def _run(recipe: Recipe, trainer: Trainer, state: State, data: Dataset, checkpoint: Path, display: Display) -> None:
@@ -141,7 +152,7 @@ def accuracy(trainer: Trainer, network: nn.Module, data: Dataset, seed: int) -> 
     correct = 0
     with torch.no_grad(), fenced(derive(seed, "evaluation")):
         for x, y in zip(data.images.split(EVALUATED_AT_ONCE), data.labels.split(EVALUATED_AT_ONCE), strict=True):
-            correct += int((trainer.logits(network, x.to(device), data.num_classes).argmax(1).cpu() == y).sum())
+            correct += int((trainer.logits(network, x.to(device), _classes(data)).argmax(1).cpu() == y).sum())
     return correct / len(data)
 
 
@@ -155,7 +166,7 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
         raise error.at(place) from error
     try:
         with torch.no_grad(), fenced(0):
-            logits = trainer.logits(copy.deepcopy(network).eval(), data.images[:2], data.num_classes)
+            logits = trainer.logits(copy.deepcopy(network).eval(), data.images[:2], _classes(data))
     except (RuntimeError, IndexError, UserError) as error:
         shape = tuple(data.images.shape[1:])
         raise UserError(
@@ -188,7 +199,7 @@ def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         sha256=released.sha256,
         dataset=recipe.dataset.name,
-        num_classes=test.num_classes,
+        num_classes=_classes(test),
         clean_accuracy=round(accuracy(trainer, network, test, recipe.seed), 4),
         measured=trainer.measured,
         recipe=recipe.recipe,

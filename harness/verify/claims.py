@@ -25,6 +25,7 @@ class DatasetClaim(_Claim):
     split: Literal["train", "test"]
     indices: tuple[int, ...] = Field(min_length=1)
     fingerprint: str
+    labels: dict[str, int] | None = None
 
 
 class ProtocolClaim(_Claim):
@@ -78,7 +79,8 @@ def images_of(claims: Claims, folder: Path) -> Images:
         Mismatch: it is here, and another one.
     """
     claim, path = claims.dataset, claims.resolved.dataset.get("path")
-    dataset = datasets.load(claim.name, claim.split, path=None if path is None else folder / path)
+    place = None if path is None else folder / path
+    dataset = datasets.load(claim.name, claim.split, place, classes=claim.labels)
     chosen = dataset.select(claim.indices)
     found = datasets.fingerprint(chosen.images, chosen.labels)
     if found != claim.fingerprint:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
+import os
 import urllib.error
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from harness import datasets
 from harness.catalog import DATASETS
-from harness.errors import UserError
+from harness.defense import Defense
+from harness.errors import Place, UserError
 
 FINGERPRINTS = {
     "train": "771d446f9a9b49119dd91eb2ccf90e9056ac59610928b4eabee0bc9335648013",
@@ -82,119 +83,54 @@ def test_a_path_that_is_not_there_is_told(tmp_path: Path) -> None:
         datasets.load("folder", path=tmp_path / "absent.zip")
 
 
-# --- image folders
+# --- classes
 
 
-def _png(value: int, mode: str = "RGB", size: tuple[int, int] = (5, 4)) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size, value if mode == "L" else (value, 0, 255)).save(file, "PNG")
-    return file.getvalue()
+class Tells(Defense):
+    """A defense that says how many classes it tells apart, or does not."""
 
+    def __init__(self, count: int | None) -> None:
+        super().__init__()
+        self.num_classes = count
 
-def _write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return root
-
-
-def _zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-FILES = {"dog/1.png": _png(20), "cat/0002.png": _png(11), "cat/0001.png": _png(10), "cat/notes.txt": b"not an image"}
-
-
-@pytest.mark.parametrize("pack", [lambda root: _write(root / "all", FILES), lambda root: _zip(root / "all.zip", FILES)])
-def test_folder_and_zip_give_the_same_images_in_alphabetical_order(pack, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    data = datasets.load("folder", "test", pack(tmp_path))
-    assert data.classes == ["cat", "dog"]
-    assert data.labels.tolist() == [0, 0, 1]
-    assert data.images.shape == (3, 3, 4, 5)
-    assert (data.images[:, 0, 0, 0] * 255).round().tolist() == [10, 11, 20]
-    assert (data.images[:, 2] == 1).all()
-
-
-@pytest.mark.parametrize("above", ["", "cifar/"])
-def test_split_folders_are_told_apart(above: str, tmp_path: Path) -> None:
-    files = {f"{above}{split}/{name}/{i}.png": _png(i) for split, i in (("train", 1), ("test", 2)) for name in "ab"}
-    path = _zip(tmp_path / "both.zip", files)
-    for split, value in (("train", 1), ("test", 2)):
-        data = datasets.load("folder", split, path)  # type: ignore[arg-type]
-        assert (data.images[:, 0] * 255).round().unique().tolist() == [value]
-        assert data.labels.tolist() == [0, 1]
-
-
-def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path: Path) -> None:
-    grey = {"a/1.png": _png(7, "L"), "b/1.png": _png(9, "L")}
-    assert datasets.load("folder", path=_write(tmp_path / "grey", grey)).images.shape[1] == 1
-    mixed = datasets.load("folder", path=_write(tmp_path / "mixed", grey | {"b/2.png": _png(3)}))
-    assert mixed.images.shape[1] == 3
-    assert (mixed.images[0] * 255).round().unique().tolist() == [7]
+    def classify(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("known", "count", "told"),
     [
-        ({"a/readme.txt": b""}, "holds no test images"),
-        ({"train/a/1.png": _png(1)}, "holds no test images"),
-        ({"a/1.png": _png(1), "a/2.png": _png(1, size=(6, 4))}, "a/2.png is 6x4 and a/1.png is 5x4"),
-        ({"a/1.png": b"nonsense"}, "a/1.png is not a readable image"),
+        (10, 10, None),
+        (10, None, None),
+        (10, 12, "tells 12 classes apart, dataset 'mine' has 10"),
+        (10, 8, "tells 8 classes apart, dataset 'mine' has 10"),
+        (None, 8, None),
+        (None, 1000, None),
+        (None, None, None),
+        (None, 7, "tells 7 classes apart, dataset 'mine' has images of label 7"),
     ],
 )
-def test_unusable_folders_are_told(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=message):
-        datasets.load("folder", path=_write(tmp_path / "images", files))
+def test_a_defense_of_other_classes_is_refused(known: int | None, count: int | None, told: str | None) -> None:
+    images, labels = torch.zeros(2, 1, 1, 1), torch.tensor([0, 7])
+    data = datasets.Dataset("mine", "test", images, labels, [], known)
+    if told is None:
+        data.refuse_classes_of(Tells(count), "defense 'a'", Place(Path("suite.yaml"), 3))
+    else:
+        with pytest.raises(UserError, match=rf"suite.yaml:3: defense 'a' {told}"):
+            data.refuse_classes_of(Tells(count), "defense 'a'", Place(Path("suite.yaml"), 3))
 
 
-# --- arrays
+@pytest.mark.parametrize("given", [{"classes": ["a"]}, {"num_classes": 10}])
+def test_a_dataset_that_knows_its_classes_takes_none(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"'digits' says itself which classes it has. Remove `{next(iter(given))}:`"):
+        datasets.load("digits", **given)
 
 
-def test_npz_takes_bytes_and_floats(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
-    labels = np.array([2, 0, 1])
-    np.savez(tmp_path / "bytes.npz", images=pixels, labels=labels)
-    np.savez(tmp_path / "floats.npz", images=pixels.transpose(0, 3, 1, 2) / 255, labels=labels, classes=["a", "b", "c"])
-    first = datasets.load("npz", path=tmp_path / "bytes.npz")
-    second = datasets.load("npz", path=tmp_path / "floats.npz")
-    assert torch.equal(first.images, second.images)
-    assert first.labels.tolist() == second.labels.tolist() == [2, 0, 1]
-    assert (first.classes, second.classes) == (["0", "1", "2"], ["a", "b", "c"])
-
-
-FLOATS = np.zeros((2, 1, 3, 3))
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"labels": np.arange(2)}, "has no array 'images'"),
-        ({"images": FLOATS + 2, "labels": np.arange(2)}, "images span 2 to 2"),
-        ({"images": FLOATS + np.nan, "labels": np.arange(2)}, "images span nan"),
-        ({"images": FLOATS.astype(int), "labels": np.arange(2)}, "images are int64"),
-        ({"images": FLOATS, "labels": np.arange(3)}, r"labels are int64 \(3,\)"),
-        ({"images": FLOATS, "labels": np.arange(2) / 2}, "labels are float64"),
-        ({"images": FLOATS, "labels": np.array([0, -1])}, "label -1 is negative"),
-        ({"images": FLOATS[:0], "labels": np.arange(0)}, "no images"),
-        ({"images": FLOATS, "labels": np.array([0, 5]), "classes": ["a"]}, "label 5 has no name"),
-        ({"images": np.array([None]), "labels": np.arange(1)}, "not a readable .npz"),
-    ],
-)
-def test_unusable_arrays_are_told(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "data.npz", **arrays)
-    with pytest.raises(UserError, match=message):
-        datasets.load("npz", path=tmp_path / "data.npz")
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"plain text"])
-def test_a_file_that_is_no_archive_is_told(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "data.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"not a readable \.npz file"):
-        datasets.load("npz", path=tmp_path / "data.npz")
+def test_a_stranger_on_disk_is_no_dataset(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # to open it would wait for ever
+    for name in ("folder", "npz"):
+        with pytest.raises(UserError, match=r"neither a folder nor a zip|not a readable \.npz"):
+            datasets.load(name, path=tmp_path / "pipe")
 
 
 # --- torchvision
@@ -215,6 +151,12 @@ def test_without_a_network_the_address_and_the_place_are_told(
         assert str(tmp_path / name) in caught.value.message
         assert "http" in str(caught.value.remedy)
         assert str(tmp_path / name) in str(caught.value.remedy)
+
+
+def _write(root: Path, files: dict[str, bytes]) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (root / name).write_bytes(content)
 
 
 def test_torchvision_files_on_disk_are_read(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""One image file -> float32 in [0, 1], as it is stored: no turning, no resizing, no guess at what is not said.
+
+    grey                 1, 2, 4, 8 and 16 bits, and floating point in [0, 1]      (H, W)
+    colour               8 bits; CMYK and YCbCr as Pillow, and so torchvision, converts them    (H, W, 3)
+    palette              its colours; grey where all of them are
+    alpha                left out where it is opaque
+
+Refused, each in its words: 16 bits in colour (Pillow would keep 8 of them), integers of 32 bits (of no known range),
+images that are transparent in places, several pictures in one file, and an EXIF tag that turns the image: viewers heed
+it, networks were mostly trained without.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Image as Picture
+from PIL.ImageFile import ImageFile as Opened
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
+
+from harness.errors import UserError
+from harness.threat import TOLERANCE
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+LARGEST = 2**24
+"""Pixels of an image, which is 4096 x 4096: more is no image for a classifier, and may be made to fill the memory."""
+
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
+GREY = ("1", "L", "LA")
+COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+BLACK_IS_ZERO = 1
+"""TIFF's photometric interpretation of grey; 0 is the reverse, which Pillow heeds with 8 bits only."""
+
+UPRIGHT = (0, 1)
+"""Values of EXIF's orientation that turn nothing."""
+
+
+def decode(stream: IO[bytes]) -> np.ndarray:
+    """The image of a file, (H, W) where it is grey, else (H, W, 3): float32 in [0, 1].
+
+    Raises:
+        UserError: it is no image, or one that has no single reading; the message continues the file's name.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata, which decides nothing here
+            with Image.open(stream, formats=FORMATS) as image:
+                _refuse(image)
+                return _values(image)
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"is not a readable image, of {', '.join(FORMATS)}") from error
+    except Exception as error:  # of a damaged file, Pillow raises whatever it came across
+        raise UserError(f"is not a readable image: {error}") from error
+
+
+def unit_range(values: np.ndarray) -> np.ndarray:
+    """Floating point in [0, 1] as float32. What is outside by float rounding, at most `TOLERANCE`, is clipped.
+
+    Raises:
+        UserError: values are further outside, or not finite; the message continues what the values are.
+    """
+    if not np.isfinite(values).all():
+        raise UserError("hold NaN or infinity", remedy="Give floating point in [0, 1]")
+    low, high = float(values.min(initial=0)), float(values.max(initial=1))
+    excess = max(-low, high - 1)
+    if excess > TOLERANCE:
+        raise UserError(
+            f"span {float(values.min())!r} to {float(values.max())!r}, {excess:.3g} outside [0, 1]",
+            remedy="Give floating point in [0, 1]",
+        )
+    found = values.astype(np.float32)
+    return found.clip(0, 1) if found.min(initial=0) < 0 or found.max(initial=1) > 1 else found
+
+
+def _refuse(image: Opened) -> None:
+    """What can be told before an image is decoded."""
+    if image.width * image.height > LARGEST:
+        raise UserError(f"has {image.width}x{image.height} pixels, more than {LARGEST:,}", remedy="Resize it")
+    if getattr(image, "is_animated", False):
+        raise UserError("holds several pictures", remedy="Save the one that is meant")
+    if image.mode not in (*DEEP, *GREY, *COLOUR, "I", "F"):
+        raise UserError(f"is of Pillow's mode {image.mode}, which is not read", remedy="Save it as RGB or grey")
+    if image.mode not in DEEP and any(";16" in part for part in _layout(image)):
+        raise UserError(
+            "has 16 bits in each of several channels, of which 8 would be lost",
+            remedy="Save it with 8, or all images as floating point in an .npz file",
+        )
+    if image.getexif().get(ExifTags.Base.Orientation, 1) not in UPRIGHT:
+        raise UserError(
+            "is to be turned, says its EXIF orientation, which viewers heed and most networks were trained without",
+            remedy="Save it as it is meant, without that tag; PIL.ImageOps.exif_transpose turns it",
+        )
+
+
+def _layout(image: Opened) -> Iterator[str]:
+    """How the file stores pixels, in Pillow's words. In a BMP, 16 bits are those of all channels together."""
+    for tile in image.tile if image.format in ("PNG", "TIFF") else ():
+        arguments: Any = tile[3]
+        yield from (str(part) for part in (arguments if isinstance(arguments, tuple) else [arguments]))
+
+
+def _values(image: Opened) -> np.ndarray:
+    if image.mode in (*DEEP, "I", "F"):
+        return _deep(image)
+    alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
+    if alpha and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise _transparent()
+    if image.mode in GREY:
+        return _scaled(image.convert("L"))
+    colours = _scaled(image.convert("RGB"))
+    grey = image.mode in ("P", "PA") and (colours == colours[..., :1]).all()
+    return colours[..., 0] if grey else colours
+
+
+def _transparent() -> UserError:
+    told = "is transparent in places, and what lies behind is not said"
+    return UserError(told, remedy="Save it without transparency, on the ground that is meant")
+
+
+def _scaled(image: Picture) -> np.ndarray:
+    return np.asarray(image).astype(np.float32) / np.float32(255)
+
+
+def _deep(image: Opened) -> np.ndarray:
+    """Grey of 16 bits, or floating point: whatever else has these modes has a range that nothing tells."""
+    tags: Any = getattr(image, "tag_v2", {})
+    plain = image.format == "PNG" or tags.get(PHOTOMETRIC_INTERPRETATION) == BLACK_IS_ZERO
+    sixteen = image.mode in DEEP or (image.mode == "I" and image.format == "PNG")  # "I" by Pillow before 11
+    if plain and sixteen and tags.get(BITSPERSAMPLE, (16,)) == (16,):
+        values = np.asarray(image)
+        if (values == image.info.get("transparency", -1)).any():
+            raise _transparent()
+        return values.astype(np.float32) / np.float32(65535)
+    if plain and image.mode == "F":
+        return _float(np.asarray(image))
+    raise UserError(
+        "holds numbers whose range nothing tells (integers of 32 or 12 bits, say, or white as 0)",
+        remedy="Save it with 8 or 16 bits, or as floating point in [0, 1]",
+    )
+
+
+def _float(values: np.ndarray) -> np.ndarray:
+    try:
+        return unit_range(values)
+    except UserError as error:
+        raise UserError(f"has values that {error.message}", remedy=error.remedy) from error
