@@ -9,18 +9,31 @@ import json
 import os
 import signal
 import sys
+import traceback
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import __version__, cli_compare, cli_diagnose, cli_eot, cli_report, cli_show, cli_verify, cli_weights
-from harness.cli_options import INTERRUPTED, Device, Limit, Only, Out, SuitePath, device_of, finish
-from harness.errors import UserError
+from harness import (
+    __version__,
+    cli_compare,
+    cli_diagnose,
+    cli_eot,
+    cli_report,
+    cli_show,
+    cli_verify,
+    cli_weights,
+    foreign,
+    signals,
+)
+from harness.cli_options import FAILED, Device, Limit, Only, Out, SuitePath, device_of, finish
+from harness.errors import UserError, blame
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Robust accuracy of defended image classifiers, with the adversarial images to check it by.",
 )
+
+MISTAKE, BUG, BROKEN_PIPE = 2, 70, 128 + signal.SIGPIPE
+"""Statuses: the user's mistake, a fault of this program's own, and output that nobody reads any more."""
 
 
 class Listed(str, Enum):
@@ -44,15 +60,48 @@ class Kind(str, Enum):
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; arguments default to the process's own. A user's mistake ends in one paragraph and status 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        app(arguments)
-    except UserError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left; Python would complain about it at exit
-        sys.exit(1)
+    with signals.handled():
+        try:
+            app(arguments)
+        except SystemExit as end:
+            _examine(end)
+            raise
+        except Exception as error:
+            if (number := signals.arrived()) is not None:  # whatever became of it on the way
+                _leave(128 + number, "Stopped.")
+            if isinstance(error, UserError):
+                _complain(str(error))
+            if foreign.is_theirs(error):
+                _complain(f"{blame(error)}. Mend it.")
+            traceback.print_exc()
+            sys.exit(BUG)
+
+
+def _examine(end: SystemExit) -> None:
+    """Who ended the program: a command, a signal, a reader of the output who left, or the code of a suite."""
+    before = end.__context__  # what typer, or rich, was told and made an exit of
+    told = before and before.__cause__
+    if foreign.is_theirs(end) or (isinstance(told, KeyboardInterrupt) and not signals.from_outside(told)):
+        _complain(f"{blame(told or end)} would end the whole program. Let it raise an exception that says why.")
+    if isinstance(told, KeyboardInterrupt):
+        _leave(signals.status_of(told), "Stopped.")
+    if isinstance(before, BrokenPipeError):
+        _leave(BROKEN_PIPE)
+
+
+def _complain(text: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(text)}", highlight=False)
+    sys.exit(MISTAKE)
+
+
+def _leave(status: int, last: str = "") -> NoReturn:
+    """Ends the program though nobody may read its output any more: Python would complain of that at its exit."""
+    with suppress(OSError):
+        print(last, end="\n" if last else "", file=sys.stderr, flush=True)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    sys.exit(status)
 
 
 @app.callback(invoke_without_command=True)
@@ -81,8 +130,15 @@ def run(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Two images, few steps, random weights for what is not here.")
     ] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors/--no-retry-errors", help="Try again what ended in errors earlier.")
+    ] = True,
 ) -> None:
     """Run a suite, or finish one that was stopped.
+
+    Ends with status 0 if every image has a verdict, 1 if some pairings failed: their images are errors, neither robust
+    nor fooled, and the others are finished. 2 is a mistake that kept it from working at all, 128 + N a signal (130
+    after Ctrl-C).
 
     Examples:
 
@@ -97,12 +153,19 @@ def run(
     if smoke:
         from harness.smoke import smoke as try_out
 
-        folder = try_out(suite, out, device_of(device), Console(), only=only)
+        with signals.stoppable():
+            folder = try_out(suite, out, device_of(device), Console(), only=only)
         Console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
         return
-    folder, done = finish(load(suite, limit=limit, only=only), device, limit, out)
-    what = f"Computed {done} shards." if done else "Nothing to do: every pairing is finished."
-    Console().print(f"{what} See them with: harness report {folder}", markup=False, highlight=False)
+    folder, done = finish(load(suite, limit=limit, only=only), device, limit, out, retry_errors=retry_errors)
+    what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
+    if done.failures:
+        made = f"Computed {done.computed} shards. " if done.computed else ""
+        again = "The same command tries them again." if retry_errors else "They were not tried again."
+        what = f"{made}{len(done.failures)} pairings failed. {again}"
+    Console().print(f"{what} See the results with: harness report {folder}", markup=False, highlight=False)
+    if done.failures:
+        raise typer.Exit(FAILED)
 
 
 def list_(
@@ -163,10 +226,11 @@ def train(
 
     console = Console()
     try:
-        path = train_recipe(recipe, out=out, device=device_of(device), console=console)
-    except KeyboardInterrupt:
+        with signals.stoppable():
+            path = train_recipe(recipe, out=out, device=device_of(device), console=console)
+    except KeyboardInterrupt as stop:
         console.print("\nStopped. The last checkpoint is kept; the same command goes on from there.")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(signals.status_of(stop)) from None
     console.print(f"Wrote {path} and its card.", markup=False, highlight=False)
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from harness.cli_options import INTERRUPTED, Device, Only, Out, SuitePath, device_of
+from harness.cli_options import Device, Only, Out, SuitePath, device_of
 from harness.errors import UserError
+from harness.signals import status_of, stoppable
 
 Images = Annotated[int, typer.Option(min=1, help="The first N of the suite's images; the paper takes 100.")]
 View = Annotated[
@@ -62,10 +63,11 @@ def diagnose(
     options = Options(images, view, eot, steps, largest_eot, queries, surrogate)
     console = Console(soft_wrap=True)
     try:
-        found = run(plan, folder, options, device_of(device), Display(console))
-    except KeyboardInterrupt:
+        with stoppable():
+            found = run(plan, folder, options, device_of(device), Display(console))
+    except KeyboardInterrupt as stop:
         console.print(f"\nStopped. Findings are kept in {folder}; the same command goes on from there.", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(status_of(stop)) from None
     console.print(f"\nFindings are in {folder / 'diagnose'}, and join: harness report {folder}", markup=False)
     if any(finding.status == "error" for diagnosis in found for finding in diagnosis.findings):
         raise typer.Exit(1)

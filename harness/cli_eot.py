@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from harness.cli_options import Device, Limit, Only, Out, SuitePath, finish
+from harness.cli_options import FAILED, Device, Limit, Only, Out, SuitePath, finish
 from harness.errors import UserError
 
 Draws = Annotated[str, typer.Option(metavar="N,N,..", help="The values of eot.")]
@@ -35,8 +35,10 @@ def eot(
     from harness.eot import plan
     from harness.report import report
 
-    folder, _ = finish(plan(suite, only, _counts(draws), limit=limit), device, limit, out)
+    folder, done = finish(plan(suite, only, _counts(draws), limit=limit), device, limit, out)
     Console().print(report(folder))
+    if done.failures:
+        raise typer.Exit(FAILED)
 
 
 def _counts(text: str) -> list[int]:

@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from harness.errors import UserError
+from harness.signals import status_of, stoppable
 
 if TYPE_CHECKING:
     import torch
 
+    from harness.run import Finished
     from harness.suite import Plan
+    from harness.survey import Failure
 
-INTERRUPTED = 130
+FAILED = 1
+"""Status of a run that came to its end, but for images that are errors."""
+
 SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, such as suites/quickstart.yaml.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the suite's images.")]
@@ -42,8 +48,10 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def finish(plan: Plan, device: str, limit: int | None, out: Path | None) -> tuple[Path, int]:
-    """Runs what is left of a suite. Returns the results directory and the number of shards computed.
+def finish(
+    plan: Plan, device: str, limit: int | None, out: Path | None, *, retry_errors: bool = True
+) -> tuple[Path, Finished]:
+    """Runs what is left of a suite, and tells what failed. Returns the results directory and what was done.
 
     Raises:
         typer.Exit: it was interrupted.
@@ -54,9 +62,22 @@ def finish(plan: Plan, device: str, limit: int | None, out: Path | None) -> tupl
     folder = out or Path("results") / (plan.suite.suite + (f"-first{limit}" if limit else ""))
     console = Console()
     try:
-        return folder, run(plan, folder, device_of(device), Display(console))
-    except KeyboardInterrupt:
+        with stoppable():
+            done = run(plan, folder, device_of(device), Display(console), retry_errors=retry_errors)
+    except KeyboardInterrupt as stop:
         console.print(
             f"\nStopped. Finished shards are kept in {folder}; the same command goes on from there.", markup=False
         )
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(status_of(stop)) from None
+    for failure in done.failures:
+        _tell(failure, console)
+    return folder, done
+
+
+def _tell(failure: Failure, console: Console) -> None:
+    """A pairing that failed: how often, and the first reason."""
+    first, *others = failure.reasons
+    more = f" ({failure.reasons[first]} times, and {len(others)} other reasons)" if others else ""
+    what = f"{failure.name}: {failure.errors} of {failure.images} images ended in errors{more}:"
+    console.print(f"[red]failed:[/] {escape(what)}", highlight=False)
+    console.print(f"    {first}", markup=False, highlight=False, soft_wrap=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from harness.signals import stoppable
+
 if TYPE_CHECKING:
     from rich.console import Group
 
@@ -56,7 +58,8 @@ def report(
     rendered = render(directory, format.value, images)
     target = output or (directory / "report.html" if format is Format.html else None)
     if target:
-        write_atomically(target, _text(rendered).encode())
+        with stoppable():
+            write_atomically(target, _text(rendered).encode())
         typer.echo(f"Wrote {target}")
     elif isinstance(rendered, str):
         typer.echo(rendered)
@@ -67,8 +70,9 @@ def report(
 def _plots(directory: Path, folder: Path, format: Literal["png", "pdf"]) -> None:
     from harness.report.plots import draw
 
-    for path in draw(directory, folder, format):
-        typer.echo(f"Wrote {path}")
+    with stoppable():
+        for path in draw(directory, folder, format):
+            typer.echo(f"Wrote {path}")
 
 
 def _text(rendered: str | Group) -> str:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli_options import Device, Limit, Only, SuitePath, device_of
+from harness.signals import stoppable
 
 if TYPE_CHECKING:
     from harness.cost import CellCost
@@ -49,7 +50,7 @@ def show(
     from harness.suite import load
 
     console = Console()
-    with standins.cache():
+    with stoppable(), standins.cache():
         plan = blueprints(load(suite, limit=limit, only=only))
         plan = small(plan) if smoke else plan
         typer.echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))

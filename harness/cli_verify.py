@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from harness.cli_options import INTERRUPTED, Device, Only, device_of
+from harness.cli_options import Device, Only, device_of
+from harness.signals import status_of, stoppable
 
 if TYPE_CHECKING:
     from harness.verify import Report
@@ -71,11 +72,12 @@ def verify(
         directory, where, suite=suite, only=only, limit=limit, batch_size=batch_size, replay=not no_replay
     )
     try:
-        _follow(found, reports, console)
-    except KeyboardInterrupt:
+        with stoppable():
+            _follow(found, reports, console)
+    except KeyboardInterrupt as stop:
         _show(reports, console)
         console.print("\nStopped; the table shows how far it came.")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(status_of(stop)) from None
     _show(reports, console)
     outcomes = {report.outcome for report in reports.values()}
     if "fails" in outcomes:

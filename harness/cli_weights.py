@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from harness.errors import UserError
+from harness.signals import stoppable
 
 if TYPE_CHECKING:
     from harness import download
@@ -53,7 +54,7 @@ def fetch(
 
     failures = []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    with stoppable(), Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         for item in _items(what):
             try:
                 path = inventory.fetch(item, lambda name: _watch(progress, name), sha256=sha256, offline=offline)
@@ -94,7 +95,8 @@ def import_(
     """Convert a file of weights to safetensors. Nothing in it is executed."""
     from harness import inventory
 
-    loaded = inventory.convert(source, target, ema=not last)
+    with stoppable():
+        loaded = inventory.convert(source, target, ema=not last)
     typer.echo(f"{source}: {loaded.format}, {len(loaded.tensors)} tensors")
     for note in loaded.notes:
         typer.echo(f"  {note}")

@@ -7,11 +7,9 @@ name. A finder makes one the alias of the other, module object for module object
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -25,8 +23,12 @@ def install() -> None:
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated as an API", category=UserWarning)
 
 
-class AliasFinder(MetaPathFinder):
-    """Resolves `alias` and its submodules to `name` and its submodules, unless a real `alias` is installed."""
+class AliasFinder:
+    """Resolves `alias` and its submodules to `name` and its submodules, unless a real `alias` is installed.
+
+    A finder by its methods alone: the base class of `importlib.abc` would double the time that the command takes to
+    start listening to signals.
+    """
 
     def __init__(self, alias: str, name: str) -> None:
         self.alias, self.name = alias, name
@@ -37,9 +39,12 @@ class AliasFinder(MetaPathFinder):
         head, _, tail = fullname.partition(".")
         if head != self.alias or not self._stands_in(tail):
             return None
+        import importlib.util
+
         name = f"{self.name}.{tail}" if tail else self.name
         real = importlib.util.find_spec(name)
-        return real and ModuleSpec(fullname, _AliasLoader(name), is_package=real.submodule_search_locations is not None)
+        package = real is not None and real.submodule_search_locations is not None
+        return real and ModuleSpec(fullname, _AliasLoader(name), is_package=package)  # type: ignore[arg-type]
 
     def _stands_in(self, tail: str) -> bool:
         if tail:
@@ -47,7 +52,7 @@ class AliasFinder(MetaPathFinder):
         return PathFinder.find_spec(self.alias) is None
 
 
-class _AliasLoader(Loader):
+class _AliasLoader:
     def __init__(self, name: str) -> None:
         self.name = name
 

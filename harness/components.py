@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from harness import registry
-from harness.errors import Place, UserError, blame, nearest
+from harness.errors import Failed, Place, UserError, blame, nearest
+from harness.foreign import contained
 from harness.quantity import Quantity
 from harness.source import in_suite
 from harness.threat import L2, Flow, Linf, ThreatModel
@@ -66,18 +67,20 @@ class Component:
         """An instance.
 
         Raises:
-            UserError: the constructor refused its arguments, or failed.
+            UserError: the constructor refused its arguments.
+            Failed: it failed.
         """
         try:
-            return self.cls(**{_in_python(name): value for name, value in self.arguments.items()})
+            with contained():
+                return self.cls(**{_in_python(name): value for name, value in self.arguments.items()})
         except UserError as error:
-            raise UserError(
+            raise type(error)(
                 f"{self.title}: {error.message}", remedy=error.remedy, where=error.where or self._blamed(error.message)
             ) from error
         except ValueError as error:
             raise UserError(f"{self.title}: {error}", where=self._blamed(str(error))) from error
         except Exception as error:
-            raise UserError(f"{self.title} cannot be built: {blame(error)}", where=self.place) from error
+            raise Failed(f"{self.title} cannot be built: {blame(error)}", where=self.place) from error
 
     def resolved(self) -> dict[str, Any]:
         """The arguments for JSON: quantities as written, paths relative to the suite, checkpoints with their hash.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from harness import foreign
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,21 @@ class UserError(Exception):
 
     def at(self, where: Place | None) -> UserError:
         """The same error, placed, unless it already knows its place."""
-        return UserError(self.message, remedy=self.remedy, where=self.where or where)
+        return type(self)(self.message, remedy=self.remedy, where=self.where or where)
 
 
-def blame(error: BaseException) -> str:
-    """Somebody else's exception in one line: its type, its text, and the line of code that raised it."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
+class Failed(UserError):
+    """The code of a defense or an attack failed. A run goes on without what needs it; other commands end as usual."""
+
+
+def blame(error: BaseException, at: str | None = None) -> str:
+    """Somebody else's exception in one line: its type, its text, and the line of code that raised it.
+
+    Args:
+        at: the line to name where no line of the user's raised it (see `foreign.definition`).
+    """
+    place = foreign.line_of(error) if foreign.is_theirs(error) or at is None else at
+    return f"{foreign.kind(error)}: {' '.join(str(error).split())[:300]}" + (f" ({place})" if place else "")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

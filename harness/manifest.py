@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from harness import __version__, datasets
+from harness.components import Component
 from harness.defense import Defense
 from harness.differences import told
 from harness.errors import Place, UserError
@@ -82,7 +83,7 @@ def build(
             **({"labels": dataset.folders.of} if dataset.folders else {}),
         },
         "protocol": protocol.model_dump(mode="json"),
-        "defenses": old["defenses"] | {name: _defense(name, plan, defense) for name, defense in defenses.items()},
+        "defenses": old["defenses"] | _defenses(works, defenses, known=old["defenses"]),
         "cells": list(cells.values()),
         "sessions": [*old["sessions"], {"started": now, **environment}],
     }
@@ -103,13 +104,21 @@ def presented(manifest: dict[str, Any], plan: Plan) -> dict[str, Any]:
     }
 
 
-def _defense(name: str, plan: Plan, defense: Defense) -> dict[str, Any]:
-    component = next(cell.defense for cell in plan.cells if cell.defense.name == name)
+def _defenses(works: list[Work], built: dict[str, Defense], known: dict[str, Any]) -> dict[str, Any]:
+    """Facts on the defenses that this session built, and on those that cannot be built and were never known."""
+    components = {work.cell.defense.name: work.cell.defense for work in works}
     return {
-        "type": component.type,
-        "stochastic": defense.stochastic,
-        "expected_accuracy": defense.expected_accuracy,
-        "expected_dataset": defense.expected_dataset,
+        name: _defense(component, built.get(name, component.cls))
+        for name, component in components.items()
+        if name in built or name not in known
+    }
+
+
+def _defense(component: Component, defense: Defense | type[Defense]) -> dict[str, Any]:
+    """defense: the class knows all but what each instance works out for itself."""
+    facts = {name: getattr(defense, name) for name in ("stochastic", "expected_accuracy", "expected_dataset")}
+    return {"type": component.type} | {
+        name: getattr(Defense, name) if isinstance(fact, property) else fact for name, fact in facts.items()
     }
 
 

@@ -66,10 +66,10 @@ class Display:
             table.add_column(no_wrap=True)
         for work in self._visible():
             style = "bold" if work is self._current else "" if work.missing else "green"
-            done, total = len(_records(work)), max(b for _, b in work.shards)
+            done, total = len(work.records), max(b for _, b in work.shards)
             bar = ProgressBar(total, done, width=10)
             counts = f"{done}/{total}"
-            table.add_row(Text(work.name, style=style), bar, counts, _accuracies(work), self._clock.speed(work))
+            table.add_row(Text(work.name, style=style), bar, counts, _accuracies(work.records), self._clock.speed(work))
         passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
         return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
 
@@ -109,23 +109,26 @@ class _Clock:
 
 def _state(work: Work) -> str:
     """Images done, and the accuracies so far."""
-    done, total = len(_records(work)), max(b for _, b in work.shards)
-    return f"{done}/{total} images, {_accuracies(work)}"
+    done, total = len(work.records), max(b for _, b in work.shards)
+    return f"{done}/{total} images, {_accuracies(work.records)}"
 
 
-def _accuracies(work: Work) -> str:
-    """Clean and robust accuracy so far, in a single draw."""
-    records = _records(work)
+def _accuracies(records: list[Record]) -> str:
+    """Clean and robust accuracy so far, in a single draw. Errors may be either: they leave an interval, or nothing."""
     if not records:
         return ""
-    clean = sum(r.clean_votes[:1] == [r.label] for r in records) / len(records)
-    robust = sum(r.verdict != "error" and r.adv_votes[:1] == [r.label] for r in records) / len(records)
-    errors = sum(r.verdict == "error" for r in records)
-    return f"clean {clean:.1%}, robust {robust:.1%}" + (f", {errors} errors" if errors else "")
-
-
-def _records(work: Work) -> list[Record]:
-    return [record for shard in work.shards.values() if shard for record in shard]
+    answered = [r for r in records if r.clean_votes]
+    judged = [r for r in records if r.verdict != "error"]
+    told, errors = [], len(records) - len(judged)
+    if answered:
+        told.append(f"clean {sum(r.clean_votes[0] == r.label for r in answered) / len(answered):.1%}")
+    if judged:
+        robust = sum(r.adv_votes[:1] == [r.label] for r in judged)
+        most = f"–{(robust + errors) / len(records):.1%}" if errors else ""
+        told.append(f"robust {robust / len(records):.1%}{most}")
+    if errors:
+        told.append(f"{errors} errors" if judged else f"failed: {errors} errors")
+    return ", ".join(told)
 
 
 def _duration(seconds: float | None) -> str:

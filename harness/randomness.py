@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.foreign import contained
+
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
@@ -67,7 +69,8 @@ def rademacher(seeds: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.f
 
 @contextmanager
 def fenced(seed: int) -> Iterator[None]:
-    """Seeds the global generators (torch, NumPy, random) for code that draws from them, and restores them after."""
+    """Around code that is not ours: seeds the global generators (torch, NumPy, random) and restores them after, and
+    lets nothing that the code raises end the process (see `foreign.contained`)."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
@@ -77,7 +80,8 @@ def fenced(seed: int) -> Iterator[None]:
         np.random.seed(seed % (1 << 32))
         random.seed(seed)
         try:
-            yield
+            with contained():
+                yield
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)

@@ -2,6 +2,9 @@
 
 Running the same command again finishes the rest. A finished shard is never computed twice; one that is damaged, or that
 holds errors, is computed anew. Stopping at any moment loses at most the shard in flight.
+
+A defense or an attack that fails costs its own pairings: their images become errors, with the reason, and the others go
+on.
 """
 
 from __future__ import annotations
@@ -14,30 +17,40 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness import datasets, manifest
+from harness import datasets, manifest, signals
 from harness.check import gates
+from harness.components import Component
 from harness.defense import Defense
 from harness.environment import describe
-from harness.errors import UserError, blame
+from harness.errors import Failed, UserError, blame
 from harness.judge import Answers
 from harness.progress import Display
 from harness.records import Record
-from harness.shard import Images, Job, answer, work
-from harness.store import Damaged, Store
+from harness.shard import Images, Job, answer, unanswered, work
+from harness.store import Damaged, Lock, Store
 from harness.suite import Plan
-from harness.survey import Bounds, Work, load_images, survey
+from harness.survey import Bounds, Failure, Work, failures, load_images, refuse_loss, survey
 
 GATE_IMAGES = 8
 SURPRISE = 4.0
 """Standard deviations between a card's clean accuracy and the measured one that chance does not explain."""
 
 
-def run(plan: Plan, out: Path, device: torch.device, display: Display) -> int:
-    """Finishes a suite, and returns the number of shards that it computed.
+@dataclass(frozen=True)
+class Finished:
+    """What a run came to. computed: shards that this session made; failures: pairings of which images are errors."""
+
+    computed: int
+    failures: list[Failure]
+
+
+def run(plan: Plan, out: Path, device: torch.device, display: Display, *, retry_errors: bool = True) -> Finished:
+    """Finishes a suite.
 
     Args:
         out: the results directory, made if absent.
         device: where defenses are evaluated; no number depends on it beyond float rounding.
+        retry_errors: compute shards anew that ended in errors.
 
     Raises:
         UserError: the suite, the results directory, a checkpoint or a gate forbids it. What was finished is kept.
@@ -46,19 +59,21 @@ def run(plan: Plan, out: Path, device: torch.device, display: Display) -> int:
     dataset, images = load_images(plan)
     if dataset.folders and dataset.folders.remark:
         display.note(dataset.folders.remark)
-    with store.locked():
-        works = survey(plan, store, images, display.note)
+    with store.locked() as lock:
+        works = survey(plan, store, images, display.note, retry_errors=retry_errors)
         manifest.refuse_another_suite(store, plan, works, images)
         if not any(w.missing for w in works) and (old := store.manifest()):
             store.write_manifest(manifest.presented(old, plan))
-            return 0
+            return Finished(0, failures(works))
         needed = [w for w in works if w.missing] if store.manifest() else works
-        session = _Session(plan, works, needed, dataset, images, device, display)
+        session = _Session(plan, works, needed, dataset, images, device, display, lock)
         remarks = session.gate()
         facts = (session.defenses, remarks, dataset, images, describe(device))
         store.write_manifest(manifest.build(store, plan, works, *facts))
         with display.running(works):
-            return sum(session.finish(w) for w in needed)
+            computed = sum(session.finish(w) for w in needed)
+        refuse_loss(store, works)
+        return Finished(computed, failures(works))
 
 
 @dataclass
@@ -76,13 +91,15 @@ class _Session:
     images: Images
     device: torch.device
     display: Display
+    lock: Lock
 
     def __post_init__(self) -> None:
-        self.clean: dict[tuple[str, Bounds], Answers] = {}
+        self.clean: dict[tuple[str, Bounds], Answers | str] = {}
         self.defenses: dict[str, Defense] = {}
+        self.broken: dict[str, str] = {}
         for known in self.works:
             for bounds, records in known.shards.items():
-                if records is not None:
+                if records is not None and all(record.clean_votes for record in records):
                     self.clean[known.cell.defense.name, bounds] = _answers(records)
         for pending in self.needed:
             self._prepare(pending)
@@ -90,10 +107,10 @@ class _Session:
     def _prepare(self, pending: Work) -> None:
         """Builds what is needed and refuses what cannot work, before anything is attacked."""
         component = pending.cell.defense
-        if component.name not in self.defenses:
-            defense = component.build().eval().requires_grad_(False)
-            self.dataset.refuse_classes_of(defense, component.title, component.place)
-            self.defenses[component.name] = defense
+        if component.name not in self.defenses and component.name not in self.broken:
+            self._build(component)
+        if component.name in self.broken:
+            return
         if reason := pending.attack.unsuitable(self.defenses[component.name]):
             raise UserError(
                 f"attack '{pending.cell.attack.name}' does not fit defense '{component.name}': {reason}",
@@ -101,14 +118,24 @@ class _Session:
                 where=pending.cell.attack.place,
             )
 
+    def _build(self, component: Component) -> None:
+        """Makes a defense, or notes why it cannot be made."""
+        try:
+            defense = component.build().eval().requires_grad_(False)
+        except Failed as error:
+            self.broken[component.name] = error.message
+            self.display.note(f"{error} Its pairings fail.")
+            return
+        self.dataset.refuse_classes_of(defense, component.title, component.place)
+        self.defenses[component.name] = defense
+
     def gate(self) -> dict[str, list[str]]:
         """Looks at each defense before it is attacked. Returns remarks by defense, or stops, as the suite says."""
         policy = self.plan.suite.protocol.gates
         if policy == "off":
             return {}
-        remarks = {
-            w.cell.defense.name: self._remarks(w) for w in {w.cell.defense.name: w for w in self.needed}.values()
-        }
+        asked = {w.cell.defense.name: w for w in self.needed if w.cell.defense.name in self.defenses}
+        remarks = {name: self._remarks(w) for name, w in asked.items()}
         for name, found in remarks.items():
             if found and policy == "stop":
                 raise UserError(
@@ -126,8 +153,10 @@ class _Session:
         found = gates(defense, self.images.take(slice(GATE_IMAGES)).x.to(self.device))
         if defense.expected_accuracy is not None and defense.expected_dataset == self.dataset.name:
             first = next(iter(pending.shards))
-            right = self._clean(pending, first).votes == self.images.take(slice(*first)).y
-            found += _surprise(right.float().mean().item(), right.shape[1], defense.expected_accuracy)
+            clean = self._clean(pending, first)
+            if isinstance(clean, Answers):
+                right = clean.votes == self.images.take(slice(*first)).y
+                found += _surprise(right.float().mean().item(), right.shape[1], defense.expected_accuracy)
         defense.cpu()
         return found
 
@@ -136,58 +165,73 @@ class _Session:
         missing = pending.missing
         self.display.began(pending)
         for bounds in missing:
-            defense = self.defenses[pending.cell.defense.name].to(self.device)
-            job = Job(
-                defense,
-                pending.attack,
-                self.images.take(slice(*bounds)).to(self.device),
-                pending.seeds,
-                self._clean(pending, bounds),
-                self.plan.suite.protocol.votes,
-                self.plan.suite.protocol.batch_size,
-                partial(self.display.watch, pending),
-                self._given(pending, bounds),
-            )
-            records, tensors = work(job)
+            records, tensors = self._shard(pending, bounds)
+            signals.refuse_to_go_on()  # a defense may have caught the signal
+            self.lock.check()
             pending.stored.write(*bounds, records, tensors)
+            self.lock.check()
             pending.shards[bounds] = records
             self.display.finished(pending, records)
-        self.defenses[pending.cell.defense.name].cpu()
+        if defense := self.defenses.get(pending.cell.defense.name):
+            defense.cpu()
         return len(missing)
 
-    def _given(self, pending: Work, bounds: Bounds) -> Tensor | None:
-        """The images that the attack takes from another pairing, which must be there by now."""
+    def _shard(self, pending: Work, bounds: Bounds) -> tuple[list[Record], dict[str, Tensor]]:
+        """The records and images of a shard."""
+        images, protocol = self.images.take(slice(*bounds)).to(self.device), self.plan.suite.protocol
+        clean = self.broken.get(pending.cell.defense.name) or self._clean(pending, bounds)
+        if isinstance(clean, str):
+            return unanswered(images, pending.seeds, clean)
+        job = Job(
+            self.defenses[pending.cell.defense.name].to(self.device),
+            pending.attack,
+            images,
+            pending.seeds,
+            clean,
+            protocol.votes,
+            protocol.batch_size,
+            partial(self.display.watch, pending),
+            *self._given(pending, bounds),
+        )
+        return work(job)
+
+    def _given(self, pending: Work, bounds: Bounds) -> tuple[Tensor | None, dict[int, str]]:
+        """The images that the attack takes from another pairing, and by row why there is none where that failed."""
         if pending.source is None:
-            return None
+            return None, {}
         folder = pending.source.folder
         name = f"{folder.parent.name}/{folder.name}"
         try:
             records = pending.source.read(*bounds)
         except Damaged as damage:
             raise UserError(f"{pending.name} takes its images from {name}: {damage}") from damage
-        if records is None or any(record.verdict == "error" for record in records):
+        if records is None:
             raise UserError(
                 f"{pending.name} takes its images from {name}, of which {bounds[0]} to {bounds[1] - 1} are not done",
                 remedy=f"Run {name} first",
                 where=pending.cell.attack.place,
             )
-        return pending.source.images(*bounds)["images"].to(self.device)
+        errors = {
+            row: f"{name}, which has its image, failed: {record.error}"
+            for row, record in enumerate(records)
+            if record.verdict == "error"
+        }
+        return pending.source.images(*bounds)["images"].to(self.device), errors
 
-    def _clean(self, pending: Work, bounds: Bounds) -> Answers:
-        """Answers on clean images: computed once per defense and shard, whatever the number of attacks."""
+    def _clean(self, pending: Work, bounds: Bounds) -> Answers | str:
+        """Answers on clean images, or why there are none: asked once per defense and shard, whatever the attacks."""
         name, protocol = pending.cell.defense.name, self.plan.suite.protocol
         if (name, bounds) not in self.clean:
             images = self.images.take(slice(*bounds)).to(self.device)
             defense = self.defenses[name].to(self.device)
             try:
                 answers = answer(defense, images, pending.seeds, protocol.votes, protocol.batch_size)
-            except Exception as error:
-                raise UserError(
-                    f"defense '{name}' fails on clean images: {blame(error)}",
-                    remedy="Run `harness check` on it; what was finished is kept",
-                    where=pending.cell.defense.place,
-                ) from error
-            self.clean[name, bounds] = answers
+            except Exception as error:  # whatever a defense raises is an outcome of its own
+                self.clean[name, bounds] = (
+                    f"the defense fails on clean images: {blame(error)}. `harness check` looks at it alone"
+                )
+            else:
+                self.clean[name, bounds] = answers
         return self.clean[name, bounds]
 
 

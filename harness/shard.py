@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from harness.attack import Adversarial, Attack, Target
+from harness.check.gradient import obstacle
 from harness.defense import Defense
 from harness.errors import blame
+from harness.foreign import definition
 from harness.judge import Answers, ask
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced, row_seeds
@@ -66,6 +69,7 @@ class Job:
         clean: the defense's answers on the clean images.
         watch: told the attack's view of the defense before the attack starts, for progress displays.
         given: the adversarial images of the attack's `source`, (N, C, H, W), where it has one.
+        barred: why the attack has nothing to start from, by row, for those of which the source is an error.
     """
 
     defense: Defense
@@ -77,15 +81,20 @@ class Job:
     batch_size: int
     watch: Callable[[Target], None]
     given: Tensor | None = None
+    barred: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
 class Outcome:
-    """What came of the attack, for every image of the shard, attacked or not. flow: (N, H, W, 2) or None."""
+    """What came of the attack, for every image of the shard, attacked or not. flow: (N, H, W, 2) or None.
+
+    due: (N,) bool, the images that needed an attack; failure: why it, or the defense under it, failed on all of them.
+    """
 
     x_adv: Tensor
     violation: Tensor
     passes: Tensor
+    due: Tensor
     flow: Tensor | None = None
     flags: tuple[str, ...] = ()
     failure: str | None = None
@@ -109,12 +118,41 @@ def work(job: Job) -> tuple[list[Record], dict[str, Tensor]]:
     return _records(job, outcome, answers, seconds), tensors
 
 
+def unanswered(images: Images, seeds: Seeds, reason: str) -> tuple[list[Record], dict[str, Tensor]]:
+    """The same for a shard whose clean images the defense does not even answer: every image is an error."""
+    rows = zip(images.index.tolist(), images.y.tolist(), seeds.search(images.index).tolist(), strict=True)
+    return [_unanswered(index, label, seed, reason) for index, label, seed in rows], {"images": images.x}
+
+
+def _unanswered(index: int, label: int, seed: int, reason: str) -> Record:
+    return Record(
+        index=index,
+        label=label,
+        verdict="error",
+        clean_votes=[],
+        adv_votes=[],
+        clean_margins=[],
+        adv_margins=[],
+        linf=0.0,
+        l2=0.0,
+        l1=0.0,
+        flow=None,
+        violation=0.0,
+        forwards=0,
+        backwards=0,
+        seconds=0.0,
+        seed=seed,
+        error=reason,
+    )
+
+
 def _attack(job: Job) -> Outcome:
     """Attacks the images worth it: those that the defense gets right, or all if one draw of it proves nothing."""
     x, index = job.images.x, job.images.index
     worth = job.clean.valid & (job.defense.stochastic | (job.clean.votes[0] == job.images.y.cpu()))
-    rows = worth.nonzero().squeeze(1).to(x.device)
-    outcome = Outcome(x.clone(), torch.zeros(len(x), device=x.device), torch.zeros(2, len(x), dtype=torch.int64))
+    rows = torch.tensor([row for row in worth.nonzero().flatten().tolist() if row not in job.barred]).to(index)
+    nothing = torch.zeros(len(x), device=x.device)
+    outcome = Outcome(x.clone(), nothing, torch.zeros(2, len(x), dtype=torch.int64), worth)
     if not len(rows):
         return outcome
     target = Target(
@@ -130,7 +168,7 @@ def _attack(job: Job) -> Outcome:
     try:
         _fill(outcome, rows, _perturb(job, target, job.images.take(rows)), job)
     except Exception as error:  # whatever an attack or a defense raises is an outcome of its own, never "robust"
-        outcome.failure = blame(error)
+        outcome.failure = _told(error, job, x[rows])
     outcome.passes[:, rows.cpu()] = torch.stack([target.forwards, target.backwards])
     return outcome
 
@@ -161,13 +199,30 @@ def _drop_violations(outcome: Outcome, x: Tensor) -> None:
         outcome.flow[broken] = 0
 
 
+def _told(error: Exception, job: Job, x: Tensor) -> str:
+    """A failure in one line, with the remedy where one is known."""
+    text = str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        return f"{blame(error)}: try a smaller `batch_size` in `protocol`"
+    found = None
+    if "grad" in text:
+        with suppress(Exception):  # it was asked for a reason only; the failure itself is told in any case
+            found = obstacle(job.defense, x[:2], job.attack.gradient)
+    if found is None:
+        return blame(error)
+    return f"{blame(error, definition(getattr(job.defense, found.part)))}. {found.told}"
+
+
 def _judge(job: Job, outcome: Outcome) -> Answers | None:
+    """What the defense says of the adversarial images, or None if there are none or it fails on them."""
     images = job.images
+    if outcome.failure:
+        return None
     try:
         seeds = job.seeds.verdict(images.index)
         return ask(job.defense, outcome.x_adv, images.y, seeds, votes=job.votes, batch_size=job.batch_size)
     except Exception as error:  # as above
-        outcome.failure = outcome.failure or blame(error)
+        outcome.failure = f"the defense fails on the attacked images: {blame(error)}"
         return None
 
 
@@ -178,7 +233,8 @@ def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float
     attack_seeds = job.seeds.search(job.images.index).tolist()
     records = []
     for row, (index, label) in enumerate(zip(job.images.index.tolist(), job.images.y.tolist(), strict=True)):
-        votes = [] if answers is None else answers.votes[:, row].tolist()
+        heard = _heard(job, outcome, answers, row)
+        votes = [] if heard is None else heard.votes[:, row].tolist()
         error = _error(job, outcome, answers, row)
         verdict: Verdict = "error" if error else "robust" if vote(votes) == label else "fooled"
         violation = float(outcome.violation[row])
@@ -190,7 +246,7 @@ def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float
                 clean_votes=job.clean.votes[:, row].tolist(),
                 adv_votes=votes,
                 clean_margins=job.clean.margins[:, row].tolist(),
-                adv_margins=[] if answers is None else answers.margins[:, row].tolist(),
+                adv_margins=[] if heard is None else heard.margins[:, row].tolist(),
                 linf=linf[row],
                 l2=l2[row],
                 l1=l1[row],
@@ -207,12 +263,19 @@ def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float
     return records
 
 
+def _heard(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> Answers | None:
+    """What the defense said of an adversarial image, if there is one. An image that needs none is the clean one."""
+    if not outcome.due[row]:
+        return answers or job.clean
+    return None if row in job.barred else answers
+
+
 def _error(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> str | None:
     """Why this image has no verdict, or None. A crash of the attack counts for every image that it was to attack."""
     if not bool(job.clean.valid[row]):
         return "the defense gave NaN or infinite logits on the clean image"
-    if outcome.failure:
-        return outcome.failure
+    if outcome.due[row] and (reason := job.barred.get(row) or outcome.failure):
+        return reason
     if answers is not None and not bool(answers.valid[row]):
         return "the defense gave NaN or infinite logits on the adversarial image"
     if not torch.isfinite(outcome.violation[row]):

@@ -6,7 +6,8 @@
         00000-00032.safetensors            adversarial images of a shard (and flows), float32
         00000-00032.parquet                its records; written last, so it marks the shard as finished
 
-Every file is written under a temporary name, synced and renamed. A shard is believed only if its records carry the
+Every file is written under a temporary name that was never there, synced and renamed: no link that somebody put here is
+followed. A shard is believed only if its records carry the
 cell's key, the shard's bounds, their own hash, and the hash of the images beside them.
 """
 
@@ -18,9 +19,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -33,6 +35,10 @@ from harness.errors import Place, UserError
 from harness.records import SCHEMA, SCHEMA_VERSION, Record
 
 MANIFEST = "run.json"
+LOCK = ".lock"
+
+FOLDERS = ("cells", "cells/*", "cells/*/*", "diagnose")
+"""Of a results directory."""
 
 
 class Damaged(Exception):
@@ -49,10 +55,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -62,6 +68,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise UserError(f"cannot write {path} ({error.strerror})", remedy=_remedy(error)) from error
     finally:
         _discard(temporary)
+
+
+def refuse_links(root: Path) -> None:
+    """What is written into a results directory stays in it, though somebody else may have made that directory.
+
+    Raises:
+        UserError: a folder of it, or the file of its lock, leads elsewhere.
+    """
+    for path in (root / LOCK, *(folder for pattern in FOLDERS for folder in root.glob(pattern))):
+        if path.is_symlink() or (path.exists() and not (path.is_dir() or path.is_file())):
+            raise UserError(
+                f"{path} is a symbolic link or a special file, and what is written there could end up elsewhere",
+                remedy="Delete it, or choose another directory with --out",
+            )
 
 
 class Cell:
@@ -130,6 +150,10 @@ class Cell:
         names = (re.fullmatch(r"(\d+)-(\d+)\.parquet", path.name) for path in self.folder.glob("*.parquet"))
         return sorted((int(name[1]), int(name[2])) for name in names if name)
 
+    def paths(self, shards: Iterable[tuple[int, int]]) -> list[Path]:
+        """The files of these shards."""
+        return [self._path(*bounds, suffix) for bounds in shards for suffix in ("safetensors", "parquet")]
+
     def _path(self, start: int, stop: int, suffix: str) -> Path:
         return self.folder / f"{start:05d}-{stop:05d}.{suffix}"
 
@@ -176,7 +200,7 @@ class Store:
         write_atomically(self.root / MANIFEST, text.encode())
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[Lock]:
         """Keeps a second process from writing the same results at the same time."""
         file = self._open_lock()
         try:
@@ -192,7 +216,7 @@ class Store:
             ) from error
         else:
             self._sweep()
-            yield
+            yield Lock(self.root, os.fstat(file.fileno()))
         finally:
             file.close()
 
@@ -201,12 +225,33 @@ class Store:
         for leftover in (*self.root.glob(f".{MANIFEST}.*.tmp"), *self.root.glob("cells/*/*/.*.tmp")):
             _discard(leftover)
 
-    def _open_lock(self) -> IO[str]:
+    def _open_lock(self) -> IO[bytes]:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            return open(self.root / ".lock", "w")
+            refuse_links(self.root)
+            return open(self.root / LOCK, "ab", opener=_without_links)
         except OSError as error:
             raise UserError(f"cannot write {self.root} ({error.strerror})", remedy=_remedy(error)) from error
+
+
+@dataclass(frozen=True)
+class Lock:
+    """That this process alone writes to a directory, for as long as its lock file stays where it is."""
+
+    root: Path
+    file: os.stat_result
+
+    def check(self) -> None:
+        """Raises UserError if the directory was deleted, or another one put in its place."""
+        try:
+            there = os.path.samestat(os.lstat(self.root / LOCK), self.file)
+        except OSError:
+            there = False
+        if not there:
+            raise UserError(
+                f"{self.root} was deleted, or replaced, while results were written to it",
+                remedy="Run the same command again: it makes what is missing",
+            )
 
 
 def _digest(table: pa.Table) -> str:
@@ -224,6 +269,10 @@ def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "Free some space and run the same command again: finished shards are kept"
     return "Choose a directory that you may write with --out"
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _discard(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,8 @@ from harness.identity import Setting, component_hash
 from harness.images import read_labels
 from harness.records import Record
 from harness.shard import Images, Seeds
+from harness.store import MANIFEST, Damaged, Store
 from harness.store import Cell as StoredCell
-from harness.store import Damaged, Store
 from harness.suite import Cell, Plan
 
 Bounds = tuple[int, int]
@@ -44,6 +45,43 @@ class Work:
     @property
     def missing(self) -> list[Bounds]:
         return [bounds for bounds, records in self.shards.items() if records is None]
+
+    @property
+    def records(self) -> list[Record]:
+        """Of the shards that are done."""
+        return [record for shard in self.shards.values() if shard for record in shard]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pairing of which images ended in errors. images: those done; reasons: why, each once, and how often."""
+
+    name: str
+    errors: int
+    images: int
+    reasons: dict[str, int]
+
+
+def failures(works: Iterable[Work]) -> list[Failure]:
+    """The pairings that have errors."""
+    found = []
+    for work in works:
+        reasons = Counter(record.error or "" for record in work.records if record.verdict == "error")
+        if reasons:
+            found.append(Failure(work.name, reasons.total(), len(work.records), dict(reasons)))
+    return found
+
+
+def refuse_loss(store: Store, works: Iterable[Work]) -> None:
+    """Raises UserError where something that was finished is no longer there."""
+    paths = [store.root / MANIFEST, *(path for work in works for path in work.stored.paths(work.shards))]
+    gone = [path for path in paths if not path.exists()]
+    if gone:
+        more = f" and {len(gone) - 1} more files" if len(gone) > 1 else ""
+        raise UserError(
+            f"{gone[0]}{more} of this run were deleted while it went on",
+            remedy="Run the same command again: it makes what is missing",
+        )
 
 
 def load_images(plan: Plan) -> tuple[datasets.Dataset, Images]:
@@ -74,10 +112,12 @@ def load_labels(plan: Plan) -> ClassLabels | None:
         raise error.at(plan.place("dataset")) from error
 
 
-def survey(plan: Plan, store: Store, images: Images, note: Callable[[str], None]) -> list[Work]:
+def survey(
+    plan: Plan, store: Store, images: Images, note: Callable[[str], None], *, retry_errors: bool = True
+) -> list[Work]:
     """Every pairing of the plan, those first that others take images from.
 
-    Damaged shards and shards with errors count as missing, and are told to `note`.
+    Damaged shards count as missing, and are told to `note`; so are shards with errors where they are to be retried.
 
     Raises:
         UserError: an attack takes images from a pairing that the suite does not have.
@@ -98,7 +138,7 @@ def survey(plan: Plan, store: Store, images: Images, note: Callable[[str], None]
             identity = setting.given(identity, source.key)
         found = stored(cell, identity)
         seeds = Seeds(protocol.seed, component_hash(cell.defense), identity)
-        works.append(Work(cell, attack, seeds, found, {b: _read(found, b, note) for b in bounds}, source))
+        works.append(Work(cell, attack, seeds, found, {b: _read(found, b, note, retry_errors) for b in bounds}, source))
     return sorted(works, key=lambda work: work.source is not None)
 
 
@@ -125,14 +165,14 @@ def _source(plan: Plan, cell: Cell, attack: Attack) -> Cell:
     return known[wanted]
 
 
-def _read(stored: StoredCell, bounds: Bounds, note: Callable[[str], None]) -> list[Record] | None:
+def _read(stored: StoredCell, bounds: Bounds, note: Callable[[str], None], retry_errors: bool) -> list[Record] | None:
     name = f"{stored.folder.parent.name}/{stored.folder.name}, images {bounds[0]} to {bounds[1] - 1}"
     try:
         records = stored.read(*bounds)
     except Damaged as damage:
         note(f"{name}: {damage}; computing them again")
         return None
-    if records and any(record.verdict == "error" for record in records):
+    if retry_errors and records and any(record.verdict == "error" for record in records):
         note(f"{name}: ended in errors; trying them again")
         return None
     return records

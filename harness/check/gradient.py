@@ -11,13 +11,20 @@ to [0.1, 0.9], away from the clamps at 0 and 1.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from harness.check.probe import Part, Probe
 from harness.check.verdict import Judgement, Status, rule
-from harness.gradients import bpda
+from harness.defense import Defense
+from harness.gradients import Gradient, bpda
 from harness.randomness import fold, normal
+
+BPDA = "attack it with `gradient: bpda`"
+
+CAUSES = "no_grad, .data, numpy or argmax on the way?"
 
 STEPS = (0.1, 0.03, 0.01, 0.003)
 DIRECTIONS = 2
@@ -29,7 +36,7 @@ AGREE, RESEMBLE = 0.05, 0.3
 def classify_gradient(probe: Probe) -> Judgement:
     grad = _gradient(probe, probe.defense.classify, probe.purified)
     if grad is None:
-        return "failed", "the logits are detached from the images (no_grad, .data, numpy or argmax on the way?)"
+        return "failed", f"the logits are detached from the images ({CAUSES})"
     return _alive(grad, len(probe.x), "failed")
 
 
@@ -39,9 +46,9 @@ def purify_gradient(probe: Probe) -> Judgement:
         return "passed", "purify is the identity"
     grad = _gradient(probe, probe.defense.purify, probe.x)
     if grad is None:
-        return "warned", "the purified images are detached: attack it with `gradient: bpda`"
+        return "warned", f"the purified images are detached: {BPDA}"
     status, message = _alive(grad, len(probe.x), "warned")
-    return status, message if status == "passed" else f"{message}: attack it with `gradient: bpda`"
+    return status, message if status == "passed" else f"{message}: {BPDA}"
 
 
 @rule("gradient of forward")
@@ -53,7 +60,7 @@ def forward_gradient(probe: Probe) -> Judgement:
         if whole is parts and _gradient(probe, defense.classify, probe.purified) is None:
             return "failed", "none, as classify has none"
         if whole is parts:
-            return "warned", "none, as purify has none: attack it with `gradient: bpda`"
+            return "warned", f"none, as purify has none: {BPDA}"
         return "failed", f"{'forward' if whole is None else 'classify(purify(x))'} is detached, the other is not"
     error = float((whole - parts).norm() / parts.norm().clamp(min=torch.finfo(parts.dtype).tiny))
     if error > 1e-3:
@@ -85,7 +92,33 @@ def purify_differences(probe: Probe) -> Judgement:
     status, message = _differences(probe, probe.defense.purify, probe.x)
     if status == "passed":
         return status, message
-    return "warned", f"{message}; attack it with `gradient: bpda` beside `exact`"
+    return "warned", f"{message}; {BPDA} beside `exact`"
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What lets no gradient through. part: "purify" or "classify"; told: that, and what to do, in a sentence."""
+
+    part: str
+    told: str
+
+
+def obstacle(defense: Defense, x: Tensor, gradient: Gradient) -> Obstacle | None:
+    """Why an attack finds no gradient of this view of a defense, or None where the parts that it looks at have one.
+
+    Args:
+        x: some images, (N, C, H, W).
+    """
+    probe = Probe(defense, x)
+    if gradient == "exact" and probe.purifies and _gradient(probe, defense.purify, probe.x) is None:
+        return Obstacle("purify", f"purify has no gradient: {BPDA}")
+    if _gradient(probe, defense.classify, probe.purified) is None:
+        return Obstacle(
+            "classify",
+            f"classify has no gradient ({CAUSES}): move what cannot be differentiated into purify and {BPDA}, or take "
+            "an attack without gradients, `{type: autoattack, version: custom, attacks: [square]}`",
+        )
+    return None
 
 
 def _alive(grad: Tensor, count: int, otherwise: Status) -> Judgement:
@@ -131,10 +164,15 @@ def _slopes(probe: Probe, part: Part, x: Tensor, grad: Tensor, step: float, numb
 
 
 def _gradient(probe: Probe, part: Part, x: Tensor) -> Tensor | None:
-    """Of <w, part(x)>, image by image: (N, C, H, W), or None where the output does not depend on x."""
+    """Of <w, part(x)>, image by image: (N, C, H, W), or None where nothing of the output can be differentiated."""
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad(), probe.defense.drawing(probe.seeds):
-        output = part(x.view_as(x))  # a view, so that a change in place is told as such and not as a leaf's
+        try:
+            output = part(x.view_as(x))  # a view, so that a change in place is told as such and not as a leaf's
+        except RuntimeError as error:
+            if "numpy()" not in str(error):  # "Can't call numpy() on Tensor that requires grad"
+                raise
+            return None
         if not output.requires_grad:
             return None
         (grad,) = torch.autograd.grad(_project(probe, output).sum(), x, allow_unused=True)

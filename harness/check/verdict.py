@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Literal, TypeVar
 
 from harness.errors import blame
+from harness.foreign import contained
 
 Status = Literal["passed", "failed", "warned"]
 Subject = TypeVar("Subject")
@@ -36,7 +37,8 @@ def rule(name: str) -> Callable[[Callable[[Subject], Judgement]], Callable[[Subj
         @wraps(look)
         def judge(subject: Subject) -> Verdict:
             try:
-                return Verdict(name, *look(subject))
+                with contained():
+                    return Verdict(name, *look(subject))
             except Exception as error:
                 return Verdict(name, "failed", f"it raises {blame(error)}")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import blame
+from harness.foreign import contained
 
 if TYPE_CHECKING:
     from harness.diagnose.subject import Subject
@@ -64,7 +65,8 @@ class Check:
         """The answer. Whatever the defense or an attack raises is a status of its own, never a pass."""
         began = time.perf_counter()
         try:
-            status, message, data = self.look(subject)
+            with contained():
+                status, message, data = self.look(subject)
         except NotAsked as reason:
             status, message, data = "not asked", str(reason), {}
         except Exception as error:

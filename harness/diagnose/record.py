@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.diagnose.finding import Finding
 from harness.errors import Place, UserError
-from harness.store import write_atomically
+from harness.store import refuse_links, write_atomically
 
 SCHEMA_VERSION = 1
 FOLDER = "diagnose"
@@ -49,6 +49,7 @@ def path_of(root: Path, defense: str) -> Path:
 
 
 def write(root: Path, diagnosis: Diagnosis) -> None:
+    refuse_links(root)
     write_atomically(path_of(root, diagnosis.defense), diagnosis.model_dump_json(indent=1).encode())
 
 

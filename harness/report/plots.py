@@ -5,6 +5,7 @@ The same results give the same bytes: no date is written, and the fonts are matp
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from harness.errors import UserError
 from harness.report.charts import Chart, Line, charts
 from harness.report.load import find_runs, load
 from harness.report.table import summarise
+from harness.store import write_atomically
 
 PlotFormat = Literal["png", "pdf"]
 
@@ -173,10 +175,7 @@ def _name(text: str, format: str, taken: list[Path]) -> str:
 
 def _save(panel: Figure, path: Path, format: PlotFormat) -> None:
     dateless: dict[str, Any] = {"CreationDate": None} if format == "pdf" else {"Software": None}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with rc_context(STYLE):
-            panel.savefig(path, format=format, metadata=dateless)
-    except OSError as error:
-        remedy = "Choose another folder with --output"
-        raise UserError(f"{path} cannot be written ({error.strerror})", remedy=remedy) from error
+    drawn = io.BytesIO()
+    with rc_context(STYLE):
+        panel.savefig(drawn, format=format, metadata=dateless)
+    write_atomically(path, drawn.getvalue())

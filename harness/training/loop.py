@@ -28,6 +28,7 @@ from harness.cards import Card
 from harness.datasets import Dataset, Split
 from harness.errors import UserError
 from harness.randomness import derive, fenced
+from harness.signals import ENDING, Stopped
 from harness.store import write_atomically
 from harness.training.progress import Display
 from harness.training.recipe import Plan, Recipe, read
@@ -62,7 +63,7 @@ def train(
 
     Raises:
         UserError: the recipe is wrong, or a checkpoint of another recipe of this name is in the way.
-        KeyboardInterrupt: on Ctrl-C, after the step in hand and a checkpoint.
+        Stopped: on a signal, after the step in hand and a checkpoint.
     """
     plan = read(recipe_path)
     recipe, trainer, folder = plan.recipe, plan.trainer.build(), runs / plan.recipe.recipe
@@ -107,12 +108,12 @@ def _run(recipe: Recipe, trainer: Trainer, state: State, data: Dataset, checkpoi
             rows = batch(state.step, recipe.batch_size, len(data), recipe.seed).to(device)
             loss = _step(recipe, trainer, state, images[rows], labels[rows])
             display.stepped(state.step, loss)
-            stop = asked_to_stop.is_set()
+            stop = bool(asked_to_stop)
             if stop or state.step == recipe.steps or time.monotonic() - saved > SAVE_EVERY:
                 state.save(checkpoint, recipe.model_dump(mode="json"))
                 saved = time.monotonic()
             if stop:
-                raise KeyboardInterrupt
+                raise Stopped(asked_to_stop[0])
 
 
 def _step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor) -> float:
@@ -215,20 +216,20 @@ def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out:
 
 
 @contextmanager
-def _deferred_interrupts() -> Iterator[threading.Event]:
-    """Ctrl-C and a polite kill set the event instead of breaking a step; a second one interrupts at once."""
-    asked = threading.Event()
+def _deferred_interrupts() -> Iterator[list[int]]:
+    """A signal that would end the process is added here instead of breaking a step; a second one ends it at once."""
+    asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in ENDING}
 
     def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        asked.append(number)
         restore()
 
     for number in previous:

@@ -191,7 +191,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert len(capsys.readouterr().out) > 200
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_stopped_run_says_what_is_kept_and_how_to_go_on(name: str, small_suite: Path) -> None:
     small_suite.write_text(small_suite.read_text().replace("eps: ", "pause: 0.5, eps: "))
     command = [sys.executable, "-c", "from harness.cli import main; main()", "run", str(small_suite), "--out", "out"]
@@ -210,6 +210,6 @@ def test_a_stopped_run_says_what_is_kept_and_how_to_go_on(name: str, small_suite
             break
     process.send_signal(signal.Signals[name])
     rest = process.stdout.read()
-    assert process.wait(30) == 130
+    assert process.wait(30) == 128 + signal.Signals[name]
     assert "Stopped. Finished shards are kept in out" in rest
     assert list((small_suite.parent / "out").rglob("*.parquet"))

@@ -53,6 +53,17 @@ def test_bpda_has_the_gradient_of_the_surrogate_at_the_purified_image() -> None:
     assert torch.allclose(grad, expected, atol=1e-6)
 
 
+def test_bpda_differentiates_around_a_purifier_that_goes_through_numpy() -> None:
+    class Through(Shattered):
+        def purify(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(super().purify(x).numpy())
+
+    defense, x = Through(), X.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(view("bpda", defense, x)[:, 0].sum(), x)
+    (expected,) = torch.autograd.grad(view("bpda", Shattered(), x)[:, 0].sum(), x)
+    assert grad.equal(expected) and grad.any()
+
+
 def test_exact_differentiates_the_purification_itself() -> None:
     defense, x = Shattered(), X.clone().requires_grad_()
     (grad,) = torch.autograd.grad(view("exact", defense, x)[:, 0].sum(), x)

@@ -32,7 +32,8 @@ CPU = torch.device("cpu")
 def execute(suite: Path, out: Path, **options: Any) -> tuple[int, str]:
     """Shards computed, and what was shown."""
     shown = io.StringIO()
-    return run(load(suite, **options), out, CPU, Display(Console(file=shown, width=200))), shown.getvalue()
+    done = run(load(suite, **options), out, CPU, Display(Console(file=shown, width=200)))
+    return done.computed, shown.getvalue()
 
 
 def results(suite: Path, out: Path) -> dict[str, tuple[list[dict[str, Any]], list[Tensor]]]:

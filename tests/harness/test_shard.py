@@ -101,11 +101,56 @@ def test_a_crash_of_the_attack_is_an_error_and_never_robust() -> None:
         def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
             raise RuntimeError("out of memory")
 
-    images = batch()
-    images.y[0] = 1
-    records, _ = run(Brightness(), Crash(), images)
+    records, tensors = run(Brightness(), Crash(), batch())
     assert {r.verdict for r in records} == {"error"}
-    assert records[1].error is not None and "out of memory (test_shard.py:" in records[1].error
+    assert all("out of memory" in (r.error or "") and "test_shard.py:" in (r.error or "") for r in records)
+    assert all(r.clean_votes and not r.adv_votes and not r.adv_margins for r in records)
+    assert torch.equal(tensors["images"], batch().x)
+
+
+def test_an_image_that_needed_no_attack_keeps_its_verdict_when_the_attack_or_the_judging_fails() -> None:
+    class Crash(Shift):
+        def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+            raise RuntimeError("planted")
+
+    class Shy(Brightness):
+        def classify(self, x: Tensor) -> Tensor:
+            if not torch.isin(x[:, 0, 3, 3], torch.tensor([0.3, 0.55])).all():  # as the clean images have it
+                raise RuntimeError("planted")
+            return super().classify(x)
+
+    images = batch()
+    images.y[:3] = 1 - images.y[:3]
+    expected = [(r.adv_votes, r.adv_margins) for r in run(Brightness(), Shift(0.0), images)[0][:3]]
+    for defense, attack in ((Brightness(), Crash()), (Shy(), Shift(0.04))):
+        records, tensors = run(defense, attack, images)
+        assert [r.verdict for r in records] == ["fooled"] * 3 + ["error"] * 5
+        assert [(r.adv_votes, r.adv_margins) for r in records[:3]] == expected
+        assert all("planted" in (r.error or "") and not r.adv_votes for r in records[3:])
+        assert torch.equal(tensors["images"][:3], images.x[:3])
+
+
+def test_an_image_without_a_start_is_an_error_unless_it_needs_no_attack() -> None:
+    images = batch()
+    images.y[0] = 1 - images.y[0]
+    seeds = Seeds(0, "defense", "attack")
+    clean = answer(Brightness(), images, seeds, 1, batch_size=3)
+    job = Job(Brightness(), Shift(), images, seeds, clean, 1, 3, lambda target: None, None, {0: "gone", 1: "gone"})
+    records, tensors = work(job)
+    free, _ = run(Brightness(), Shift(), images)
+    assert [r.error for r in records] == [None, "gone"] + [None] * 6
+    assert [r.verdict for r in records[2:]] == [r.verdict for r in free[2:]] and records[0].verdict == "fooled"
+    assert torch.equal(tensors["images"][1], images.x[1]) and records[1].forwards == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_an_image_out_of_memory_is_an_error_that_names_the_batch_size(error: Exception) -> None:
+    class Large(Shift):
+        def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+            raise error
+
+    records, _ = run(Brightness(), Large(), batch())
+    assert all(r.verdict == "error" and "smaller `batch_size`" in (r.error or "") for r in records)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -7,6 +7,8 @@ import fcntl
 import io
 import json
 import os
+import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,6 +132,62 @@ def test_a_directory_without_write_permission_is_told_with_a_remedy(tmp_path: Pa
     with pytest.raises(UserError, match=r"Permission denied.*--out"):
         Store(tmp_path).write_manifest({})
     tmp_path.chmod(0o700)
+
+
+def test_what_was_planted_under_a_name_of_ours_is_not_followed(
+    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path.parent / f"{tmp_path.name}-precious"
+    precious.write_text("precious")
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "known")
+    path = cell.folder / "00000-00001.parquet"
+    path.unlink()
+    path.symlink_to(precious)
+    cell.write(0, 1, [RECORD], IMAGES)
+    assert not path.is_symlink() and cell.read(0, 1) == [RECORD]
+    (tmp_path / ".run.json.known.tmp").symlink_to(precious)
+    with pytest.raises(UserError, match="File exists"):
+        Store(tmp_path).write_manifest({})
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("place", [".lock", "cells", "cells/d", "cells/d/a", "diagnose"])
+def test_a_link_or_a_pipe_where_results_are_written_is_refused_and_left_alone(tmp_path: Path, place: str) -> None:
+    root, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    path = root / place
+    path.parent.mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / ".x.parquet.1.tmp").write_text("precious")
+    target = elsewhere / ".x.parquet.1.tmp" if place == ".lock" else elsewhere
+    path.symlink_to(target)
+    with pytest.raises(UserError, match=rf"{place} is a symbolic link.*--out"), Store(root).locked():
+        pass
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=rf"{place} is .* a special file.*--out"), Store(root).locked():
+        pass
+    assert (elsewhere / ".x.parquet.1.tmp").read_text() == "precious"
+
+
+def test_a_results_directory_may_itself_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "large")
+    with Store(tmp_path / "run").locked():
+        Store(tmp_path / "run").write_manifest({})
+    assert (tmp_path / "large/run.json").is_file()
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_a_lock_tells_that_its_directory_is_no_longer_there(tmp_path: Path, change: str) -> None:
+    root = tmp_path / "run"
+    with Store(root).locked() as lock:
+        lock.check()
+        shutil.rmtree(root)
+        if change == "replaced":
+            root.mkdir()
+            (root / ".lock").touch()
+        with pytest.raises(UserError, match="was deleted, or replaced"):
+            lock.check()
 
 
 def child(script: str, *arguments: str) -> subprocess.Popen[str]:

@@ -34,7 +34,7 @@ pairings:
 def finish(folder: Path, text: str = SUITE, only: str | None = None) -> int:
     (folder / "suite.yaml").write_text(text)
     plan = load(folder / "suite.yaml", only=only)
-    return run(plan, folder / "out", torch.device("cpu"), Display(Console(quiet=True)))
+    return run(plan, folder / "out", torch.device("cpu"), Display(Console(quiet=True))).computed
 
 
 def test_the_images_are_those_of_the_other_pairing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.progress import Display
 from harness.records import Record
 from harness.run import run
 from harness.shard import Images
+from harness.signals import Stopped
 from harness.store import Store
 from harness.suite import load
 from harness.verify import Report, verify
@@ -456,7 +458,7 @@ def test_stopping_shows_how_far_it_came(
     def stop(*arguments: Any, **options: Any) -> Answers:
         asked.append(arguments)
         if len(asked) > 4:
-            raise KeyboardInterrupt
+            raise Stopped(signal.SIGINT)
         return ask_again(*arguments, **options)
 
     monkeypatch.setattr("harness.verify.session.ask_again", stop)

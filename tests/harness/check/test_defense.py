@@ -210,7 +210,11 @@ def test_a_detached_purifier_is_a_warning_that_names_bpda() -> None:
         def purify(self, x: Tensor) -> Tensor:
             return (x * 7).round() / 7
 
-    for defense in (Blocking(), Rounding()):
+    class Numpy(Good):
+        def purify(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(super().purify(x).numpy())
+
+    for defense in (Blocking(), Rounding(), Numpy()):
         verdicts = {verdict.name: verdict for verdict in check(defense, X)}
         assert verdicts["gradient of purify"].status == "warned"
         assert "bpda" in verdicts["gradient of purify"].message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from harness.diagnose import CHECKS
 from harness.report import load, report, summarise
 from harness.report.charts import charts
 from harness.report.plots import figure
+from harness.signals import Stopped
 
 FAKES = '''
 import torch
@@ -102,7 +104,7 @@ def test_a_stopped_diagnosis_goes_on_from_the_checks_it_made(
     suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        raise Stopped(signal.SIGINT)
 
     command = ("diagnose", str(suite), "--only", "means", *CALL)
     with monkeypatch.context() as patched:
