@@ -161,8 +161,9 @@ def run(
     what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
     if done.failures:
         made = f"Computed {done.computed} shards. " if done.computed else ""
-        again = "The same command tries them again." if retry_errors else "They were not tried again."
-        what = f"{made}{len(done.failures)} pairings failed. {again}"
+        again = "tries again what failed" if retry_errors else "without --no-retry-errors tries again what failed"
+        count = len(done.failures)
+        what = f"{made}{count} pairing{'s' if count > 1 else ''} failed. The same command {again}."
     Console().print(f"{what} See the results with: harness report {folder}", markup=False, highlight=False)
     if done.failures:
         raise typer.Exit(FAILED)

@@ -94,10 +94,11 @@ def _everywhere(filename: str) -> bool:
 
 @cache
 def _not_theirs() -> tuple[Path, ...]:
-    library = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
-    return (*_roots("harness", *PARTS), *(Path(path) for path in library))
+    library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    return (*_roots("harness", *PARTS), *library, *(path.resolve() for path in library))
 
 
 @cache
 def _roots(*packages: str) -> tuple[Path, ...]:
-    return tuple(folder.resolve() for package in packages if (folder := folder_of(package)))
+    folders = [folder for package in packages if (folder := folder_of(package))]
+    return (*folders, *(folder.resolve() for folder in folders))

@@ -22,11 +22,11 @@ from harness.check import gates
 from harness.components import Component
 from harness.defense import Defense
 from harness.environment import describe
-from harness.errors import Failed, UserError, blame
+from harness.errors import Failed, UserError
 from harness.judge import Answers
 from harness.progress import Display
 from harness.records import Record
-from harness.shard import Images, Job, answer, unanswered, work
+from harness.shard import Images, Job, answer, reason, unanswered, work
 from harness.store import Damaged, Lock, Store
 from harness.suite import Plan
 from harness.survey import Bounds, Failure, Work, failures, load_images, refuse_loss, survey
@@ -111,9 +111,9 @@ class _Session:
             self._build(component)
         if component.name in self.broken:
             return
-        if reason := pending.attack.unsuitable(self.defenses[component.name]):
+        if fault := pending.attack.unsuitable(self.defenses[component.name]):
             raise UserError(
-                f"attack '{pending.cell.attack.name}' does not fit defense '{component.name}': {reason}",
+                f"attack '{pending.cell.attack.name}' does not fit defense '{component.name}': {fault}",
                 remedy="Give this pairing another attack under `pairings`, or leave it out",
                 where=pending.cell.attack.place,
             )
@@ -228,7 +228,7 @@ class _Session:
                 answers = answer(defense, images, pending.seeds, protocol.votes, protocol.batch_size)
             except Exception as error:  # whatever a defense raises is an outcome of its own
                 self.clean[name, bounds] = (
-                    f"the defense fails on clean images: {blame(error)}. `harness check` looks at it alone"
+                    f"the defense fails on clean images: {reason(error)}. `harness check` looks at it alone"
                 )
             else:
                 self.clean[name, bounds] = answers

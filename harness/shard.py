@@ -118,13 +118,13 @@ def work(job: Job) -> tuple[list[Record], dict[str, Tensor]]:
     return _records(job, outcome, answers, seconds), tensors
 
 
-def unanswered(images: Images, seeds: Seeds, reason: str) -> tuple[list[Record], dict[str, Tensor]]:
+def unanswered(images: Images, seeds: Seeds, why: str) -> tuple[list[Record], dict[str, Tensor]]:
     """The same for a shard whose clean images the defense does not even answer: every image is an error."""
     rows = zip(images.index.tolist(), images.y.tolist(), seeds.search(images.index).tolist(), strict=True)
-    return [_unanswered(index, label, seed, reason) for index, label, seed in rows], {"images": images.x}
+    return [_unanswered(index, label, seed, why) for index, label, seed in rows], {"images": images.x}
 
 
-def _unanswered(index: int, label: int, seed: int, reason: str) -> Record:
+def _unanswered(index: int, label: int, seed: int, why: str) -> Record:
     return Record(
         index=index,
         label=label,
@@ -142,7 +142,7 @@ def _unanswered(index: int, label: int, seed: int, reason: str) -> Record:
         backwards=0,
         seconds=0.0,
         seed=seed,
-        error=reason,
+        error=why,
     )
 
 
@@ -168,7 +168,7 @@ def _attack(job: Job) -> Outcome:
     try:
         _fill(outcome, rows, _perturb(job, target, job.images.take(rows)), job)
     except Exception as error:  # whatever an attack or a defense raises is an outcome of its own, never "robust"
-        outcome.failure = _told(error, job, x[rows])
+        outcome.failure = _reason(error, job, x[rows])
     outcome.passes[:, rows.cpu()] = torch.stack([target.forwards, target.backwards])
     return outcome
 
@@ -199,17 +199,20 @@ def _drop_violations(outcome: Outcome, x: Tensor) -> None:
         outcome.flow[broken] = 0
 
 
-def _told(error: Exception, job: Job, x: Tensor) -> str:
-    """A failure in one line, with the remedy where one is known."""
-    text = str(error).lower()
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
-        return f"{blame(error)}: try a smaller `batch_size` in `protocol`"
+def reason(error: Exception) -> str:
+    """Why something failed, in one line, and what to do where it is memory that lacks."""
+    lacking = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return blame(error) + (". Try a smaller `batch_size` in `protocol`" if lacking else "")
+
+
+def _reason(error: Exception, job: Job, x: Tensor) -> str:
+    """The same for an attack, which may have found no gradient."""
     found = None
-    if "grad" in text:
-        with suppress(Exception):  # it was asked for a reason only; the failure itself is told in any case
+    if "grad" in str(error):
+        with suppress(Exception):  # only the remedy is looked for; the failure itself is told in any case
             found = obstacle(job.defense, x[:2], job.attack.gradient)
     if found is None:
-        return blame(error)
+        return reason(error)
     return f"{blame(error, definition(getattr(job.defense, found.part)))}. {found.told}"
 
 
@@ -222,7 +225,7 @@ def _judge(job: Job, outcome: Outcome) -> Answers | None:
         seeds = job.seeds.verdict(images.index)
         return ask(job.defense, outcome.x_adv, images.y, seeds, votes=job.votes, batch_size=job.batch_size)
     except Exception as error:  # as above
-        outcome.failure = f"the defense fails on the attacked images: {blame(error)}"
+        outcome.failure = f"the defense fails on the attacked images: {reason(error)}"
         return None
 
 
@@ -274,8 +277,8 @@ def _error(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> str
     """Why this image has no verdict, or None. A crash of the attack counts for every image that it was to attack."""
     if not bool(job.clean.valid[row]):
         return "the defense gave NaN or infinite logits on the clean image"
-    if outcome.due[row] and (reason := job.barred.get(row) or outcome.failure):
-        return reason
+    if outcome.due[row] and (failure := job.barred.get(row) or outcome.failure):
+        return failure
     if answers is not None and not bool(answers.valid[row]):
         return "the defense gave NaN or infinite logits on the adversarial image"
     if not torch.isfinite(outcome.violation[row]):
