@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,5 +112,9 @@ def test_exceptions_and_signals_go_through(error: BaseException) -> None:
 
 
 def test_without_the_command_line_an_interrupt_is_a_signal_s() -> None:
-    with pytest.raises(KeyboardInterrupt), contained():
-        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), contained():
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
