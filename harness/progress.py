@@ -69,7 +69,7 @@ class Display:
             done, total = len(work.records), max(b for _, b in work.shards)
             bar = ProgressBar(total, done, width=10)
             counts = f"{done}/{total}"
-            table.add_row(Text(work.name, style=style), bar, counts, _accuracies(work.records), self._clock.speed(work))
+            table.add_row(Text(work.name, style=style), bar, counts, accuracies(work.records), self._clock.speed(work))
         passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
         return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
 
@@ -110,10 +110,10 @@ class _Clock:
 def _state(work: Work) -> str:
     """Images done, and the accuracies so far."""
     done, total = len(work.records), max(b for _, b in work.shards)
-    return f"{done}/{total} images, {_accuracies(work.records)}"
+    return f"{done}/{total} images, {accuracies(work.records)}"
 
 
-def _accuracies(records: list[Record]) -> str:
+def accuracies(records: list[Record]) -> str:
     """Clean and robust accuracy so far, in a single draw. Errors may be either: they leave an interval, or nothing."""
     if not records:
         return ""

@@ -185,6 +185,14 @@ def test_listing_does_not_wait_for_torch() -> None:
     assert {"digits", "cifar10"} <= {row["name"] for row in listed["datasets"]}
 
 
+def test_a_fault_of_ours_shows_its_traceback_and_a_status_that_says_nothing_of_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("harness.listing.listing", {}.__getitem__)
+    assert call("list") == 70
+    assert "KeyError: 'defenses'" in capsys.readouterr().err
+
+
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("run", "report", "compare", "eot", "list", "show", "check", "new", "train", "doctor"):
         assert call(command, "--help") == 0
