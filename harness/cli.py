@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -33,6 +32,7 @@ from harness import (
     signals,
 )
 from harness.cli_options import FAILED, Device, Limit, Only, Out, SuitePath, device_of, finish
+from harness.console import echo, new_console
 from harness.errors import UserError, blame
 
 app = typer.Typer(
@@ -90,7 +90,7 @@ def _examine(end: SystemExit) -> None:
 
 
 def _complain(text: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(text)}", highlight=False)
+    new_console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(text)}", highlight=False)
     sys.exit(MISTAKE)
 
 
@@ -112,7 +112,7 @@ def _settings(
 ) -> None:
     """Settings of every command. Each has an environment variable, which they set for this process."""
     if version:
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
     if offline:
         os.environ["HARNESS_OFFLINE"] = "1"
@@ -154,8 +154,8 @@ def run(
         from harness.smoke import smoke as try_out
 
         with signals.stoppable():
-            folder = try_out(suite, out, device_of(device), Console(), only=only)
-        Console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
+            folder = try_out(suite, out, device_of(device), new_console(), only=only)
+        new_console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
         return
     folder, done = finish(load(suite, limit=limit, only=only), device, limit, out, retry_errors=retry_errors)
     what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
@@ -164,7 +164,7 @@ def run(
         again = "tries again what failed" if retry_errors else "without --no-retry-errors tries again what failed"
         count = len(done.failures)
         what = f"{made}{count} pairing{'s' if count > 1 else ''} failed. The same command {again}."
-    Console().print(f"{what} See the results with: harness report {folder}", markup=False, highlight=False)
+    new_console().print(f"{what} See the results with: harness report {folder}", markup=False, highlight=False)
     if done.failures:
         raise typer.Exit(FAILED)
 
@@ -178,13 +178,13 @@ def list_(
 
     found = {kind.value: listing(kind.value) for kind in ([what] if what else Listed)}
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        echo(json.dumps(found, indent=1))
         return
     for kind, entries in found.items():
         table = Table("name", "what it is", "arguments", title=kind, title_justify="left", box=None, pad_edge=False)
         for entry in entries:
             table.add_row(*(escape(str(entry[column])) for column in ("name", "summary", "arguments")))
-        Console().print(table, "")
+        new_console().print(table, "")
 
 
 def check(
@@ -201,7 +201,7 @@ def check(
     table = Table("", "check", "what was found", box=None, pad_edge=False)
     for verdict in verdicts:
         table.add_row(f"[{colours[verdict.status]}]{verdict.status}[/]", verdict.name, escape(verdict.message))
-    Console().print(table)
+    new_console().print(table)
     if any(verdict.status == "failed" for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -213,8 +213,8 @@ def new(
     from harness.scaffold import write
 
     path, cls = write(kind.value, name, Path.cwd())
-    typer.echo(f"Wrote {path.name}. Check it with: harness check {path.name}:{cls}")
-    typer.echo(f"Name it in a suite as: type: ./{path.name}:{cls}")
+    echo(f"Wrote {path.name}. Check it with: harness check {path.name}:{cls}")
+    echo(f"Name it in a suite as: type: ./{path.name}:{cls}")
 
 
 def train(
@@ -225,7 +225,7 @@ def train(
     """Train a network by a recipe, or go on where it was stopped."""
     from harness.training import train as train_recipe
 
-    console = Console()
+    console = new_console()
     try:
         with signals.stoppable():
             path = train_recipe(recipe, out=out, device=device_of(device), console=console)
@@ -245,7 +245,7 @@ def doctor() -> None:
     table.add_column("finding", overflow="fold")
     for finding in findings:
         table.add_row(f"[{colours[finding.status]}]{finding.status}[/]", escape(finding.name), escape(finding.detail))
-    console = Console()
+    console = new_console()
     console.print(table)
     for finding in (finding for finding in findings if finding.remedy):
         console.print(f"\n{finding.name}, {finding.status}. Mend with:", markup=False, highlight=False)

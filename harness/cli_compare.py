@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from harness.console import echo, new_console
 from harness.errors import UserError
 
 
@@ -46,8 +46,8 @@ def compare(
     if not found.matches:
         raise UserError(f"{first} has no attack that met two defenses", remedy="Give a second directory")
     if format is Format.json:
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=1))
+        echo(json.dumps(dataclasses.asdict(found), indent=1))
     elif format is Format.md:
-        typer.echo(markdown.render([lay_out(found)]), nl=False)
+        echo(markdown.render([lay_out(found)]), nl=False)
     else:
-        Console().print(terminal.render([lay_out(found)]))
+        new_console().print(terminal.render([lay_out(found)]))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from harness.cli_options import Device, Only, Out, SuitePath, device_of
+from harness.console import new_console
 from harness.errors import UserError
 from harness.signals import status_of, stoppable
 
@@ -61,7 +61,7 @@ def diagnose(
     plan = load(suite, only=only)
     folder = out or Path("results") / plan.suite.suite
     options = Options(images, view, eot, steps, largest_eot, queries, surrogate)
-    console = Console(soft_wrap=True)
+    console = new_console(soft_wrap=True)
     try:
         with stoppable():
             found = run(plan, folder, options, device_of(device), Display(console))

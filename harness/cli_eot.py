@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from harness.cli_options import FAILED, Device, Limit, Only, Out, SuitePath, finish
+from harness.console import new_console
 from harness.errors import UserError
 
 Draws = Annotated[str, typer.Option(metavar="N,N,..", help="The values of eot.")]
@@ -36,7 +36,7 @@ def eot(
     from harness.report import report
 
     folder, done = finish(plan(suite, only, _counts(draws), limit=limit), device, limit, out)
-    Console().print(report(folder))
+    new_console().print(report(folder))
     if done.failures:
         raise typer.Exit(FAILED)
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from harness.console import new_console
 from harness.errors import UserError
 from harness.signals import status_of, stoppable
 
@@ -60,7 +61,7 @@ def finish(
     from harness.run import run
 
     folder = out or Path("results") / (plan.suite.suite + (f"-first{limit}" if limit else ""))
-    console = Console()
+    console = new_console()
     try:
         with stoppable():
             done = run(plan, folder, device_of(device), Display(console), retry_errors=retry_errors)

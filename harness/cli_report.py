@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from harness.console import echo, new_console
 from harness.signals import stoppable
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def report(
     if target:
         with stoppable():
             write_atomically(target, _text(rendered).encode())
-        typer.echo(f"Wrote {target}")
+        echo(f"Wrote {target}")
     elif isinstance(rendered, str):
-        typer.echo(rendered)
+        echo(rendered)
     else:
-        Console().print(rendered)
+        new_console().print(rendered)
 
 
 def _plots(directory: Path, folder: Path, format: Literal["png", "pdf"]) -> None:
@@ -72,12 +72,12 @@ def _plots(directory: Path, folder: Path, format: Literal["png", "pdf"]) -> None
 
     with stoppable():
         for path in draw(directory, folder, format):
-            typer.echo(f"Wrote {path}")
+            echo(f"Wrote {path}")
 
 
 def _text(rendered: str | Group) -> str:
     if isinstance(rendered, str):
         return rendered
     sink = io.StringIO()
-    Console(file=sink, width=WIDTH).print(rendered)
+    new_console(file=sink, width=WIDTH).print(rendered)
     return sink.getvalue()

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli_options import Device, Limit, Only, SuitePath, device_of
+from harness.console import echo, new_console
 from harness.signals import stoppable
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def show(
     from harness.smoke import small
     from harness.suite import load
 
-    console = Console()
+    console = new_console()
     with stoppable(), standins.cache():
         plan = blueprints(load(suite, limit=limit, only=only))
         plan = small(plan) if smoke else plan
-        typer.echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
+        echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
         _print_labels(plan, console)
         if plan.sweeps:
             console.print(_sweeps_table(plan), "")

@@ -10,10 +10,11 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from harness.cli_options import Device, Only, device_of
+from harness.console import new_console, plain_column
 from harness.signals import status_of, stoppable
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def verify(
     """
     from harness.verify import verify as verify_run
 
-    console = Console()
+    console = new_console()
     reports: dict[str, Report] = {}
     where = device_of(device)
     found = verify_run(
@@ -88,12 +89,12 @@ def verify(
 
 def _follow(found: Iterable[Report], reports: dict[str, Report], console: Console) -> None:
     """Keeps the latest report of each cell, and shows how far the one at work is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (plain_column(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bars: dict[str, Any] = {}
         for report in found:
             if report.name not in bars:
-                bars[report.name] = progress.add_task(escape(report.name), total=report.total)
+                bars[report.name] = progress.add_task(report.name, total=report.total)
             reports[report.name] = report
             progress.update(bars[report.name], completed=report.images)
 

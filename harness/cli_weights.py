@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from harness.console import echo, new_console, plain_column
 from harness.errors import UserError
 from harness.signals import stoppable
 
@@ -36,11 +36,12 @@ def list_(what: What = None) -> None:
         size = f"{item.size / 2**20:.1f} MiB" if item.size is not None else ""
         state = f"[{COLOURS[item.state]}]{item.state}[/]"
         table.add_row(escape(item.ref), state, size, (item.sha256 or "")[:8], escape(item.summary))
-    console = Console()
+    console = new_console()
     console.print(table)
     for item in found:
         if item.state in ("to fetch", "by hand"):
-            console.print(f"\n{item.ref}: {item.manual or 'from'} {item.origin}\n  to {item.path}", soft_wrap=True)
+            told = f"\n{item.ref}: {item.manual or 'from'} {item.origin}\n  to {item.path}"
+            console.print(told, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -53,17 +54,17 @@ def fetch(
     from harness import inventory
 
     failures = []
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with stoppable(), Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    columns = (plain_column(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with stoppable(), Progress(*columns, TimeRemainingColumn(), console=new_console(stderr=True)) as progress:
         for item in _items(what):
             try:
                 path = inventory.fetch(item, lambda name: _watch(progress, name), sha256=sha256, offline=offline)
             except UserError as error:
                 failures.append(error)
             else:
-                typer.echo(f"{item.ref}: {path}")
+                echo(f"{item.ref}: {path}")
     for failure in failures[:-1]:
-        typer.echo(f"error: {failure}", err=True)
+        echo(f"error: {failure}", err=True)
     if failures:
         raise failures[-1]
 
@@ -78,10 +79,10 @@ def verify(what: What = None) -> None:
         if what is None and item.state not in ("packaged", "here"):
             continue
         try:
-            typer.echo(f"ok      {item.ref}  {inventory.verify(item)}")
+            echo(f"ok      {item.ref}  {inventory.verify(item)}")
         except UserError as error:
             failures.append(item.ref)
-            typer.echo(f"failed  {item.ref}  {error}")
+            echo(f"failed  {item.ref}  {error}")
     if failures:
         raise typer.Exit(1)
 
@@ -97,10 +98,10 @@ def import_(
 
     with stoppable():
         loaded = inventory.convert(source, target, ema=not last)
-    typer.echo(f"{source}: {loaded.format}, {len(loaded.tensors)} tensors")
+    echo(f"{source}: {loaded.format}, {len(loaded.tensors)} tensors")
     for note in loaded.notes:
-        typer.echo(f"  {note}")
-    typer.echo(f"Wrote {target}. Name it in a suite as: weights: {target}")
+        echo(f"  {note}")
+    echo(f"Wrote {target}. Name it in a suite as: weights: {target}")
 
 
 def _items(what: str | None) -> list[Item]:

@@ -21,7 +21,7 @@ from harness.foreign import contained
 from harness.quantity import Quantity
 from harness.source import in_suite
 from harness.threat import L2, Flow, Linf, ThreatModel
-from harness.validation import conform, shown
+from harness.validation import Line, conform, shown
 from harness.yaml_source import Node
 
 Class = type[Any]
@@ -130,7 +130,7 @@ def bind(kind: str, name: str, node: Node) -> Component:
     title = f"{kind[:-1]} '{name}'"
     cls = class_of(kind, name, node)
     given = {key: value for key, value in node.value.items() if key not in RESERVED}
-    label = conform(node.value["label"], str, f"'label' of {title}") if "label" in node.value else None
+    label = conform(node.value["label"], Line, f"'label' of {title}") if "label" in node.value else None
     arguments = _arguments(cls, given, title, node.key)
     return Component(kind, name, _type(name, node), cls, arguments, label, node.key, node)
 

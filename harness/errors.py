@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import foreign
+from harness.visible import visible
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         start = f"{self.where}: " if self.where else ""
         sentences = [text if text.endswith("?") else f"{text}." for text in (self.message, self.remedy) if text]
-        return start + " ".join(sentences)
+        return visible(start + " ".join(sentences))
 
     def at(self, where: Place | None) -> UserError:
         """The same error, placed, unless it already knows its place."""
@@ -55,7 +56,8 @@ def blame(error: BaseException, at: str | None = None) -> str:
         at: the line to name where no line of the user's raised it (see `foreign.definition`).
     """
     place = foreign.line_of(error) if foreign.is_theirs(error) or at is None else at
-    return f"{foreign.kind(error)}: {' '.join(str(error).split())[:300]}" + (f" ({place})" if place else "")
+    told = f"{foreign.kind(error)}: {' '.join(str(error).split())[:300]}"
+    return visible(told + (f" ({place})" if place else ""))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

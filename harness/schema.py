@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from harness.class_labels import MOST
 from harness.errors import UserError
+from harness.validation import Line
 
 CHOICES = ("size", "first", "indices")
 """Ways to choose images, of which a suite has one; without any, all images of the split."""
@@ -106,7 +107,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str | None = Field(default=None, description="built-in name, package.module:Class or ./file.py:Class")
-    label: str | None = Field(default=None, description="what reports call it; the entry's name if left out")
+    label: Line | None = Field(default=None, description="what reports call it; the entry's name if left out")
 
 
 class Defaults(_Section):
@@ -134,7 +135,7 @@ class Report(_Section):
     naive: tuple[str, ...] = Field(
         default=(), description="attacks of a naive evaluation; rows where a better one shows it misleading are marked"
     )
-    groups: dict[str, tuple[Name, ...]] = Field(
+    groups: dict[Line, tuple[Name, ...]] = Field(
         default={}, description="headings of the table, and the defenses below each; the others stand above them"
     )
     reference: str | None = Field(default=None, description="published numbers to show beside, from results/reference")
@@ -145,7 +146,7 @@ class Report(_Section):
 
 class Suite(_Section):
     suite: Annotated[str, AfterValidator(_folder)] = Field(description="its name, and that of its results folder")
-    title: str = Field(default="", description="one line for people")
+    title: Line = Field(default="", description="one line for people")
     dataset: Dataset = Field(description="the images")
     protocol: Protocol = Protocol()
     defenses: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")

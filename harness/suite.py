@@ -115,8 +115,12 @@ def written_out(document: Document) -> tuple[Document, tuple[Sweep, ...]]:
 
 
 def _sections(root: Node) -> Node:
-    """The file without the keys x-..., which are the author's own, and empty sections. `dc:` alone is an entry too."""
-    kept = {key: node for key, node in root.value.items() if not key.startswith("x-") and node.value is not None}
+    """The file without the keys x-..., which are the author's own, and empty sections. `dc:` alone is an entry too.
+
+    An empty key that is no section stays, to be told.
+    """
+    own = {key: node for key, node in root.value.items() if not key.startswith("x-")}
+    kept = {key: node for key, node in own.items() if node.value is not None or key not in Suite.model_fields}
     for kind in ("defenses", "attacks"):
         if kind in kept and isinstance(kept[kind].value, dict):
             kept[kind] = replace(kept[kind], value={name: _filled(node) for name, node in kept[kind].value.items()})

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.components import RESERVED, class_of, parameters
 from harness.errors import UserError, nearest
+from harness.visible import visible
 from harness.yaml_source import Key, Node
 
 KINDS = {"defense": "defenses", "attack": "attacks"}
@@ -93,7 +94,7 @@ def expand(root: Node) -> tuple[Node, tuple[Sweep, ...]]:
 
 def spelt(value: Any) -> str:
     """A value as a suite writes it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def shortened(name: str) -> str:

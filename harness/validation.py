@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import UserError, nearest
+from harness.visible import is_hidden
 from harness.yaml_source import Key, Node
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _seen(text: str) -> str:
+    text = text.rstrip("\n")  # YAML's folded blocks end with one
+    if hidden := next((character for character in text if is_hidden(character)), None):
+        raise ValueError(f"it holds {hidden.encode('unicode_escape').decode()}, which readers would not see as it is")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_seen)]
+"""Text that people read in one line: a title, a label, a heading."""
 
 _WORDS = {
     "Input should be": "it should be",

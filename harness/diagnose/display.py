@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.text import Text
 
+from harness.console import plain_column
 from harness.diagnose.finding import Finding, Status
 from harness.diagnose.subject import Subject
 
@@ -21,14 +22,19 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._progress = Progress()
+        self._progress = Progress(console=console)
         self._task = self._progress.add_task("")
 
     @contextmanager
     def running(self, defense: str, checks: int, subject: Subject) -> Iterator[None]:
         """Shows the progress of so many checks while the block runs."""
         self._title(defense)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            plain_column(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._progress = Progress(
             *columns,
             _Passes(lambda: subject.passes),

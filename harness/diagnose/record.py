@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from harness.diagnose.finding import Finding
 from harness.errors import Place, UserError
 from harness.store import refuse_links, write_atomically
+from harness.visible import all_visible
 
 SCHEMA_VERSION = 1
 FOLDER = "diagnose"
@@ -60,10 +62,10 @@ def read(path: Path) -> Diagnosis | None:
         UserError: the file cannot be read, or is no diagnosis of this version.
     """
     try:
-        found = Diagnosis.model_validate_json(path.read_bytes())
+        found = Diagnosis.model_validate(all_visible(json.loads(path.read_bytes())))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path) from error
     if found.schema_version != SCHEMA_VERSION:
         raise _unreadable(path)

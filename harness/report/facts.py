@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.errors import Place, UserError
 from harness.report.statistics import Rule
 from harness.store import MANIFEST, Store
+from harness.visible import all_visible
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -90,7 +91,7 @@ class Manifest(_Facts):
     @model_validator(mode="before")
     @classmethod
     def _keep(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return {**given, "raw": given}
+        return {**all_visible(given), "raw": given}
 
 
 def read_manifest(store: Store) -> Manifest:

@@ -21,6 +21,7 @@ from harness.report.layout import Block, Grid, Shown, lay_out
 from harness.report.matrix import matrices
 from harness.report.table import Table
 from harness.report.vector import drawing
+from harness.visible import all_visible, visible
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -83,7 +84,7 @@ def _summary(table: Table) -> list[tuple[str, str]]:
         (f"{manifest.dataset.count:,}", f"images of {manifest.dataset.name}, {manifest.dataset.split}"),
     ]
     if started := latest.get("started"):
-        facts.append((str(started)[:10], f"harness {manifest.harness}"))
+        facts.append((visible(str(started))[:10], f"harness {manifest.harness}"))
     return facts
 
 
@@ -117,4 +118,5 @@ def _metadata(raw: dict[str, Any]) -> list[tuple[str, str]]:
     """What the manifest says, in chapters; the list of indices is left to the results."""
     dataset = {key: value for key, value in raw["dataset"].items() if key != "indices"}
     chapters = {"dataset": dataset, **{key: raw.get(key) for key in ("protocol", "resolved", "cells", "sessions")}}
-    return [(name, json.dumps(found, indent=1, ensure_ascii=False)) for name, found in chapters.items() if found]
+    texts = {name: json.dumps(all_visible(found), indent=1, ensure_ascii=False) for name, found in chapters.items()}
+    return [(name, text) for name, text in texts.items() if chapters[name]]

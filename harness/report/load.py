@@ -6,6 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from harness.errors import UserError
 from harness.records import Record
 from harness.report.facts import CellFacts, Manifest, read_manifest
 from harness.store import MANIFEST, Cell, Damaged, Stale, Store
+from harness.visible import visible
 
 COLUMNS = [field.name for field in dataclasses.fields(Record)]
 
@@ -107,5 +109,11 @@ def _pairing(cell: Cell, facts: CellFacts) -> Pairing:
             damaged.append(str(damage))
         else:
             records |= dict(enumerate(found, start))
-    rows = [vars(record) for record in records.values()]
+    rows = [_shown(record) for record in records.values()]
     return Pairing(facts, pd.DataFrame(rows, index=list(records), columns=COLUMNS), tuple(damaged), tuple(stale))
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    """A record as a row of a table. What an attack or a defense said may hold anything."""
+    flags = [visible(flag) for flag in record.flags]
+    return {**vars(record), "flags": flags, "error": record.error and visible(record.error)}

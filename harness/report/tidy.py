@@ -6,10 +6,14 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 from harness.report.statistics import Estimate, Rule
 from harness.report.table import Column, Entry, Row, Table
 from harness.sweep import spelt
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell starts that a spreadsheet computes."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,22 @@ def lines(table: Table) -> Iterator[Line]:
 
 
 def render(tables: list[Table]) -> str:
-    """CSV with a header; a float is written so that it reads back as the same float."""
+    """CSV with a header; a float is written so that it reads back as the same float.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it, as spreadsheets themselves write it.
+    """
     sink = io.StringIO()
     writer = csv.DictWriter(sink, [field.name for field in fields(Line)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(vars(line) for table in tables for line in lines(table))
+    writer.writerows(_harmless(vars(line)) for table in tables for line in lines(table))
     return sink.getvalue()
+
+
+def _harmless(line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+        for name, value in line.items()
+    }
 
 
 def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> Line:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from harness import datasets
 from harness.cards import Card
+from harness.console import new_console
 from harness.datasets import Dataset, Split
 from harness.errors import UserError
 from harness.randomness import derive, fenced
@@ -67,7 +68,7 @@ def train(
     """
     plan = read(recipe_path)
     recipe, trainer, folder = plan.recipe, plan.trainer.build(), runs / plan.recipe.recipe
-    display = Display(console or Console(), recipe.recipe, recipe.steps)
+    display = Display(console or new_console(), recipe.recipe, recipe.steps)
     data, test = (_load(plan, split) for split in (recipe.dataset.split, "test"))
     network = _network(plan, trainer, data).to(device)
     state = State(network, recipe.optimizer.build(network), recipe.ema, trainer)

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from harness.console import plain_column
 
 LINE_EVERY = 20.0
 """Seconds between lines where there is no terminal."""
@@ -30,7 +32,12 @@ class Display:
         if not self.console.is_terminal:
             yield
             return
-        columns = TextColumn(self.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+        columns = (
+            plain_column(self.name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            plain_column(),
+        )
         with Progress(*columns, TimeRemainingColumn(), console=self.console) as self._bar:
             self._task = self._bar.add_task("", total=self.steps, completed=first)
             yield

@@ -355,6 +355,11 @@ def test_a_group_of_rows_names_defenses_of_the_suite_and_each_once(folder: Path)
     assert "'plain' is in the groups 'A' and 'B'" in refusal(folder, grouped("{A: [plain], B: [plain]}"))
 
 
+def test_a_title_may_be_folded_and_in_any_script(folder: Path) -> None:
+    text = changed("title: A small suite", "title: >\n  Ölβ ε∞\n  中文 é")
+    assert plan(folder, text).suite.title == "Ölβ ε∞ 中文 é"
+
+
 def test_empty_sections_are_as_good_as_none(folder: Path) -> None:
     text = changed("report:\n  average: [linf, l2]\n", "report:\n")
     assert plan(folder, text).suite.report.vote == "mean"
@@ -407,6 +412,20 @@ def test_budgets_that_no_image_has_are_refused(folder: Path, attack: str, told: 
     ("old", "new", "line", "told"),
     [
         ("title:", "titel:", 2, "there is no key 'titel' in the file. Did you mean 'title'?"),
+        ("title: A small suite", "titel:", 2, "there is no key 'titel' in the file. Did you mean 'title'?"),
+        ("size: 12", "sise:", 3, "there is no key 'sise' in dataset. Did you mean 'size'?"),
+        ("gates: off", "gate:", 4, "there is no key 'gate' in protocol. Did you mean 'gates'?"),
+        ("    steps: 2", "    stepz:", 10, "attack 'linf' has no argument 'stepz'. Did you mean 'steps'?"),
+        ("label: Nothing", "lable:", 12, "defense 'plain' has no argument 'lable'"),
+        ("with: {steps: 9}", "wiht:", 26, "no key 'wiht' in pairings[1]. Did you mean 'with'?"),
+        ("with: {steps: 9}", "with: {step:}", 26, "attack 'l2' has no argument 'step'. Did you mean 'steps'?"),
+        ("average: [linf, l2]", "averag:", 28, "there is no key 'averag' in report. Did you mean 'average'?"),
+        ("title: A small suite", 'title: "A \\x1b[31m"', 2, r"it holds \x1b, which readers would not see as it is"),
+        ("title: A small suite", "title: |\n  two\n  lines", 2, r"it holds \n, which readers"),
+        ("label: Nothing", 'label: "a\\u202e"', 12, r"it holds \u202e, which readers"),
+        ("    steps: 2", '    label: "a\\x9b"', 10, r"it holds \x9b, which readers"),
+        ("with: {steps: 9}", 'with: {label: "\\t"}', 26, r"it holds \t, which readers"),
+        ("average: [linf, l2]", 'groups: {"a\\nb": [plain]}', 28, r"the key 'a\nb' will not do: it holds \n"),
         ("votes: 2", "vots: 2", 4, "there is no key 'vots' in protocol. Did you mean 'votes'?"),
         ("votes: 2", "votes: 0", 4, "'protocol.votes' of the file is 0: it should be greater than or equal to 1"),
         ("gates: off", "gates: false", 4, "it should be 'stop', 'mark' or 'off'"),

@@ -18,6 +18,7 @@ from rich.console import Console
 from harness.errors import UserError
 from harness.records import Record
 from harness.report import FORMATS, latex, load, markdown, report, summarise, tidy
+from harness.visible import is_hidden
 
 NASTY = "a|b_&[bold]x[/bold] <i>*#%$~^\\{}"
 
@@ -281,3 +282,47 @@ def test_footnotes_beyond_z_go_on_with_two_letters(maker: Any, column: Callable[
 def test_a_column_attacked_in_one_way_needs_no_exceptions(maker: Any, column: Callable[..., list[Record]]) -> None:
     maker.cell("d", "a", column("rrrr"))
     assert "- a: pgd 20 steps.\n" in text(maker.finish(), "md")
+
+
+HOSTILE = "\x1b[31m\x9b2J\nerror:\r\u202e\u2028"
+VISIBLE = r"\x1b[31m\x9b2J\nerror:\r\u202e\u2028"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_strangers_results_show_what_they_hold_and_command_nothing(
+    format: str, maker: Any, rec: Callable[..., Record], column: Callable[..., list[Record]]
+) -> None:
+    records = [*column("rrr"), rec(3, verdict="error", error=HOSTILE, flags=[HOSTILE])]
+    for defense in ("a", "b"):
+        maker.cell(defense, "linf", records, method=f"pgd{HOSTILE}", flags=[HOSTILE])
+        maker.cell(defense, "l2", records)
+        maker.defenses[defense]["label"] = HOSTILE
+    maker.attacks["linf"]["label"] = HOSTILE
+    folder = maker.finish(title=HOSTILE, report={"groups": {HOSTILE: ["a"]}, "average": ["linf", "l2"]})
+    told = shown(folder) if format == "table" else text(folder, format)
+    if format == "json":
+        told = json.dumps(json.loads(told)["runs"][0]["lines"], ensure_ascii=False)
+    assert not {character for character in told if is_hidden(character) and character != "\n"}
+    assert "\nerror:" not in told
+    plain = {"latex": latex.escape(VISIBLE), "md": markdown.escape(VISIBLE), "html": html.escape(VISIBLE)}
+    joined = re.sub(r"\s", "", told) if format == "table" else told  # a narrow column breaks lines
+    assert plain.get(format, json.dumps(VISIBLE)[1:-1] if format == "json" else VISIBLE) in joined
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_a_csv_is_a_formula(start: str, maker: Any, column: Callable[..., list[Record]]) -> None:
+    formula = f'{start}HYPERLINK("http://x";"y")'
+    for defense in ("a", "b"):
+        maker.cell(defense, "linf", column("rrww"), method=formula, flags=[formula])
+    maker.defenses["a"]["label"] = formula
+    rows = list(csv.DictReader(io.StringIO(text(maker.finish(), "csv"))))
+    assert {row["defense_label"][0] for row in rows} == {"'" if start in "=+-@" else "\\", "b"}
+    for row in rows:
+        for cell in row.values():
+            if cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+                float(cell)
+
+
+def test_a_negative_number_of_a_csv_stays_a_number() -> None:
+    line = tidy._harmless({"difference": -0.25, "label": "-0.25", "n": 3, "accuracy": None})
+    assert line == {"difference": -0.25, "label": "'-0.25", "n": 3, "accuracy": None}
