@@ -130,20 +130,19 @@ class Climb:
     @classmethod
     def at(cls, start: Tensor, rows: Tensor, step: Step, size: float) -> Climb:
         none, sizes = torch.zeros_like(step.loss), torch.full_like(step.loss, size)
-        grad = step.grad.nan_to_num(0, 0, 0)
-        return cls(start, start, rows, sizes, start, step, step.loss, grad, none, none == 0, step.loss)
+        return cls(start, start, rows, sizes, start, step, step.loss, step.grad, none, none == 0, step.loss)
 
     def observe(self, step: Step) -> None:
         """What the target says of `images`."""
-        grad, higher = step.grad.nan_to_num(0, 0, 0), step.loss > self.loss
+        higher = step.loss > self.loss
         self.raised, self.taken = self.raised + (step.loss > self.here.loss), self.taken + 1
-        self.top = self.images.where(column(higher, grad), self.top)
-        self.grad = grad.where(column(higher, grad), self.grad)
+        self.top = self.images.where(column(higher, self.top), self.top)
+        self.grad = step.grad.where(column(higher, self.grad), self.grad)
         self.loss = step.loss.where(higher, self.loss)
         self.here = step
 
     def move(self, x: Tensor, threat: Pixels, share: float) -> None:
-        grad = self.here.grad.nan_to_num(0, 0, 0)
+        grad = self.here.grad
         ahead = _projected(threat, x, self.images + column(self.size, grad) * threat.steepest(grad))
         mixed = self.images + share * (ahead - self.images) + (1 - share) * (self.images - self.before)
         self.before, self.images = self.images, _projected(threat, x, mixed)

@@ -46,7 +46,7 @@ class Noise(Attack):
             shape = x.shape[1:]
             images = self.threat.random(x[rows], uniform(fold(seeds, 0), shape), normal(fold(seeds, 1), shape))
             best.update(images, rows, target(images, rows))
-        return best.outcome()
+        return best.images
 
     def cost(self, num_classes: int) -> Cost:
         return Cost(self.eot * self.tries, 0)

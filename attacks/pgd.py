@@ -38,7 +38,7 @@ class PGD(Climber):
         norm, eps: the budget, on the [0, 1] scale.
         steps: gradient steps of one restart.
         step_size: length of a step in `norm`; 2.5 * eps / steps unless given, enough to cross the ball from anywhere.
-        loss: what is maximised, see `attacks.common.losses`; `ce` is safe from softmax saturation, `ce-plain` is not.
+        loss: what is maximised, see `attacks.common.losses`; `ce` suits logits of any scale, `ce-plain` does not.
             A targeted loss aims at the strongest rival on the clean image, and in each further restart at the next.
         restarts: independent random starts; later ones attack only the images still standing.
         random_start: start at a random point of the ball instead of at the image.
@@ -51,7 +51,7 @@ class PGD(Climber):
         ValueError: a budget, count or combination that means nothing.
     """
 
-    version = 2
+    version = 3
     method = "pgd"
 
     def __init__(
@@ -107,7 +107,7 @@ def ascend(
     for size in sizes:
         step = oracle.step(images, rows)
         best.learn(images, rows, step)
-        velocity = momentum * velocity + _normalised(step.grad.nan_to_num(0, 0, 0))
+        velocity = momentum * velocity + _normalised(step.grad)
         images = threat.project(x[rows], images + size * threat.steepest(velocity, images))
         if stops:
             standing = ~best.fooled[rows]

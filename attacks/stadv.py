@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attacks.common.flow import Adam, roughness
 from attacks.common.losses import FEWEST_CLASSES, LOSSES, LossName, loss_of
-from attacks.common.search import Best, Oracle, column
+from attacks.common.search import Best, Oracle
 from harness.attack import Adversarial, Attack, Cost, Target
 from harness.defense import Defense
 from harness.gradients import Gradient
@@ -81,17 +81,17 @@ class StAdv(Attack):
         self.smoothness = _SMOOTHNESS / bound if smoothness is None else float(smoothness)
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
-        """Flows and their images; NaN where a gradient was not finite and the flow is not known to fool."""
+        """Flows and their images."""
         best = Best.of(x.new_zeros(len(x), *x.shape[2:], 2), y)
         stops = self.keep == "any" and not target.defense.stochastic
         oracle = Oracle(target, loss_of(self.loss, y), energy=0, real=stops and self.gradient == "blind")
         last, rows = self._descend(best, x, oracle, stops)
         if self.keep == "last":
-            flow = last.where(~column(best.broken, last), torch.nan)
+            flow = last
         else:
             if len(rows):
                 best.update(last, rows, oracle.logits(warp(x[rows], last), rows))
-            flow = best.outcome()
+            flow = best.images
         return Adversarial(warp(x, flow), flow, best.remarks())
 
     def cost(self, num_classes: int) -> Cost:
@@ -122,7 +122,7 @@ class StAdv(Attack):
         for _ in range(self.steps):
             step = oracle.step(warp(x[rows], flow), rows)
             best.learn(flow, rows, step)
-            move, adam = adam.updated(self._gradient(x[rows], flow, step.grad.nan_to_num(0, 0, 0)), self.lr)
+            move, adam = adam.updated(self._gradient(x[rows], flow, step.grad), self.lr)
             flow = _settled(self.threat.project(flow + move))
             if stops:
                 standing = ~best.fooled[rows]

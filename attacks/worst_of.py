@@ -49,14 +49,11 @@ class WorstOf(Attack):
         self.draws = draws
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
-        """The strongest images, with the flow of each where the budget is one of flows.
-
-        NaN where one of the attacks broke down and none was successful.
-        """
+        """The strongest images, with the flow of each where the budget is one of flows."""
         best, flow, flags = x.clone(), x.new_zeros(len(x), *x.shape[2:], 2), list[str]()
         margins = torch.full_like(y, -torch.inf, dtype=x.dtype)
         judge = target.viewed(gradient="exact", eot=self.draws)
-        flows, broken = False, torch.zeros_like(y, dtype=torch.bool)
+        flows = False
         for place, attack in enumerate(self.attacks):
             rows = torch.arange(len(x), device=x.device)
             if not target.defense.stochastic:
@@ -66,14 +63,12 @@ class WorstOf(Attack):
             view = target.viewed(gradient=attack.gradient, eot=attack.eot, rows=rows, tag=place)
             found = Adversarial.of(attack.perturb(view, x[rows], y[rows]))
             flags += found.flags
-            broken[rows] |= ~torch.isfinite(found.images).flatten(1).all(1)
             reached = margin(judge(found.images, rows), y[rows]).to(x.dtype)
             better = reached > margins[rows]
             rows = rows[better]
             best[rows], margins[rows] = found.images[better], reached[better]
             if found.flow is not None:
                 flow[rows], flows = found.flow[better].to(flow), True
-        best[broken & ~(margins > 0)] = torch.nan
         return Adversarial(best, flow if flows else None, tuple(dict.fromkeys(flags)))
 
     def cost(self, num_classes: int) -> Cost:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.defense import Defense
 from harness.gradients import VIEWS, Gradient, View, exact
+from harness.nonfinite import NonFinite, Place
 from harness.randomness import derive, fold
 from harness.threat import ThreatModel
 
@@ -61,7 +62,7 @@ class Attack(ABC):
     """
 
     threat: ThreatModel
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     method: ClassVar[str] = ""
     """What `describe` calls it, if not by its class."""
     source: tuple[str, str] | None = None
@@ -124,6 +125,10 @@ class Target(nn.Module):
     from its own seed and the number of times that image was asked before, so that an image's noise does not depend on
     which others are in the batch.
 
+    Whatever a defense computes in, its logits and energies are float32 here, and they and every gradient are finite:
+    where they were not, the attack is given zeros, so that it can go on with the other images, and `met` remembers the
+    image for the harness. The defense gets copies, and may write into its input.
+
     Args:
         defense: the real defense, also reachable as `target.defense`.
         x: the clean images this target will be asked about, (N, C, H, W).
@@ -149,6 +154,7 @@ class Target(nn.Module):
         self.defense, self.seeds, self.eot, self.batch_size = defense, seeds.to(x.device), eot, batch_size
         self._clean = x.detach()
         self._view = VIEWS[gradient]
+        self.met = NonFinite(len(x), x.device)
         self._counted = torch.arange(len(x))
         self.forwards = torch.zeros(len(x), dtype=torch.int64)
         self.backwards = torch.zeros(len(x), dtype=torch.int64)
@@ -164,7 +170,7 @@ class Target(nn.Module):
         other = copy.copy(self)
         other.eot, other._view = eot, VIEWS[gradient]
         other.seeds, other._clean = fold(self.seeds[rows], _VIEW, tag), self._clean[rows]
-        other._counted = self._counted[rows.cpu()]
+        other._counted, other.met = self._counted[rows.cpu()], self.met.take(rows)
         other.given = None if self.given is None else self.given[rows]
         return other
 
@@ -205,33 +211,46 @@ class Target(nn.Module):
             logits = self.sample(x, rows)
             losses = torch.stack([loss(draw, rows) for draw in logits]).mean(0)
             if energy:
-                losses = losses - energy * self._ask(_energy, x, rows, self.eot).mean((0, 2))
+                losses = losses - energy * self._ask(_energy, x, rows, self.eot, "energy").mean((0, 2))
             (grad,) = torch.autograd.grad(losses.sum(), x)
-        return Step(losses.detach(), grad, logits.detach().mean(0))
+        losses = losses.detach()[:, None]
+        losses = self.met.checked("loss", losses, rows, self._perturbed(x, rows), torch.zeros_like(losses))
+        return Step(losses[:, 0], grad, logits.detach().mean(0))
 
-    def _ask(self, view: View, x: Tensor, rows: Tensor | None, draws: int) -> Tensor:
+    def _ask(self, view: View, x: Tensor, rows: Tensor | None, draws: int, place: Place = "logits") -> Tensor:
+        """What the view says in each draw, (draws, M, K); place: what that is."""
         rows = self.nearest(x) if rows is None else rows
+        perturbed = self._perturbed(x, rows)
+        x = self.met.checked("image", x, rows, perturbed, self._clean[rows])
         draws = draws if self.defense.stochastic else 1
         asked = self.forwards[self._counted[rows.cpu()]].to(x.device)
         seeds = fold(self.seeds[rows], asked, torch.arange(draws, device=x.device)[:, None])
         self._count(self.forwards, rows, draws)
         differentiable = x.requires_grad and torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiable):  # else a graph over the defense's own parameters would be kept
-            batch = _Counted.apply(x, self, rows, draws) if differentiable else x
+            batch = _Counted.apply(x, self, rows, perturbed, draws) if differentiable else x
             images = batch.repeat(draws, *[1] * (x.dim() - 1)).split(self.batch_size)
             parts = [
                 self._query(view, part, part_seeds)
                 for part, part_seeds in zip(images, seeds.flatten().split(self.batch_size), strict=True)
             ]
-        return torch.cat(parts).unflatten(0, (draws, len(x)))
+            found = torch.cat(parts)
+            everyone, moved = rows.repeat(draws), perturbed.repeat(draws)
+            found = self.met.checked(place, found, everyone, moved, torch.zeros_like(found))
+        return found.unflatten(0, (draws, len(x)))
 
     def _query(self, view: View, x: Tensor, seeds: Tensor) -> Tensor:
         with self.defense.drawing(seeds):
-            return view(self.defense, x)
+            return view(self.defense, x.clone()).float()
+
+    def _perturbed(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Which of x (M, C, H, W) are not the clean images `rows`: (M,) bool."""
+        return (x.detach() != self._clean[rows]).flatten(1).any(1)
 
     def nearest(self, x: Tensor) -> Tensor:
         """The clean image nearest to each of x (M, C, H, W): (M,)."""
-        return torch.cdist(x.detach().flatten(1).float(), self._clean.flatten(1).float()).argmin(1)
+        pixels = x.detach().flatten(1).float().nan_to_num(0, 0, 0)
+        return torch.cdist(pixels, self._clean.flatten(1).float()).argmin(1)
 
     def _count(self, counter: Tensor, rows: Tensor, draws: int) -> None:
         counter.index_add_(0, self._counted[rows.cpu()], torch.full((len(rows),), draws, dtype=torch.int64))
@@ -244,15 +263,16 @@ def _energy(defense: Defense, x: Tensor) -> Tensor:
 
 
 class _Counted(torch.autograd.Function):
-    """The identity; its backward pass is counted."""
+    """The identity; its backward pass is counted, and gives a finite gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, target: Target, rows: Tensor, draws: int) -> Tensor:
-        ctx.count = target, rows, draws
+    def forward(ctx: Any, x: Tensor, target: Target, rows: Tensor, perturbed: Tensor, draws: int) -> Tensor:
+        ctx.count = target, rows, perturbed, draws
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        target, rows, draws = ctx.count
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        target, rows, perturbed, draws = ctx.count
         target._count(target.backwards, rows, draws)
-        return grad.contiguous(), None, None, None  # channels-last networks give gradients that .view() refuses
+        grad = grad.contiguous()  # channels-last networks give gradients that .view() refuses
+        return target.met.checked("gradient", grad, rows, perturbed, torch.zeros_like(grad)), None, None, None, None

@@ -29,8 +29,8 @@ def exact(defense: Defense, x: Tensor) -> Tensor:
 
 def bpda(defense: Defense, x: Tensor) -> Tensor:
     with torch.no_grad():
-        purified = defense.purify(x.detach())  # NumPy refuses a tensor that asks for a gradient, even here
-    return defense.classify(_Substitute.apply(purified, defense.purify_surrogate(x)))
+        purified = defense.purify(x.detach().clone())  # NumPy refuses a tensor that asks for a gradient, even here
+    return defense.classify(_Substitute.apply(purified, defense.purify_surrogate(x)).clone())  # it may write into both
 
 
 def adjoint(defense: Defense, x: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def _logits(defense: Defense, x: Tensor, seeds: Tensor, batch_size: int) -> Tens
     parts = []
     for images, part_seeds in zip(x.split(batch_size), seeds.split(batch_size), strict=True):
         with _exactly(), defense.drawing(part_seeds):
-            parts.append(defense(images))
+            parts.append(defense(images.clone()))  # a copy: what it writes into its input stays there
     return torch.cat(parts)
 
 

@@ -88,7 +88,8 @@ class Job:
 class Outcome:
     """What came of the attack, for every image of the shard, attacked or not. flow: (N, H, W, 2) or None.
 
-    due: (N,) bool, the images that needed an attack; failure: why it, or the defense under it, failed on all of them.
+    due: (N,) bool, the images that needed an attack; failure: why it, or the defense under it, failed on all of them;
+    met: by row, where the attack of an image met a NaN or an infinity.
     """
 
     x_adv: Tensor
@@ -98,6 +99,7 @@ class Outcome:
     flow: Tensor | None = None
     flags: tuple[str, ...] = ()
     failure: str | None = None
+    met: dict[int, str] = field(default_factory=dict)
 
 
 def answer(defense: Defense, images: Images, seeds: Seeds, votes: int, batch_size: int) -> Answers:
@@ -170,6 +172,7 @@ def _attack(job: Job) -> Outcome:
     except Exception as error:  # whatever an attack or a defense raises is an outcome of its own, never "robust"
         outcome.failure = _reason(error, job, x[rows])
     outcome.passes[:, rows.cpu()] = torch.stack([target.forwards, target.backwards])
+    outcome.met = {row: reason for row, reason in zip(rows.tolist(), target.met.reasons(), strict=True) if reason}
     return outcome
 
 
@@ -279,6 +282,8 @@ def _error(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> str
         return "the defense gave NaN or infinite logits on the clean image"
     if outcome.due[row] and (failure := job.barred.get(row) or outcome.failure):
         return failure
+    if row in outcome.met:
+        return outcome.met[row]
     if answers is not None and not bool(answers.valid[row]):
         return "the defense gave NaN or infinite logits on the adversarial image"
     if not torch.isfinite(outcome.violation[row]):

@@ -5,16 +5,26 @@
 
     margin            r - z_y                                          positive: misclassified
     ce_plain          -log softmax(z)_y
-    ce                ce_plain(z / s),  s = max(1, (z_y - r) / 10), constant under differentiation
+    ce                min(s, 1) ce_plain(z / s),  s of the gap g = z_y - r
     dlr               -(z_y - r) / (z_1 - z_3 + 1e-12)                 (Croce & Hein, 2020)
     margin_targeted   z_t - z_y
-    ce_targeted       log softmax(z / s)_t,  s = max(1, (z_1 - z_t) / 10), likewise
+    ce_targeted       min(s, 1) log softmax(z / s)_t,  s of the gap g = z_1 - z_t
     dlr_targeted      -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2 + 1e-12)
+
+    s = the number nearest to 1 in [g / 10, (z_1 - z_K) / 10], constant under differentiation
 
 In float32, softmax(z)_y rounds to 1 once z_y - r passes 17, and `ce_plain` loses first half of its gradient, then
 (from about 100 on) all of it. A diffusion classifier's logits, sums over pixels, differ by hundreds: `ce_plain` finds
 it robust without having attacked it. Dividing by s keeps the gap at 10 or less, where the gradient is accurate to
-0.2%, and leaves logits that are closer than that as they are.
+0.2%.
+
+Logits that lie close together blind it in another way. Their softmax is even, its gradient pushes z_y below the mean of
+all classes instead of below its rival, and the loss is log K whatever the image. Of a network with a spread z_1 - z_K
+of 32 on digits, 20 steps of PGD on `ce_plain` leave 37 of 64 images standing, of the same logits divided by ten 47, by
+a hundred 52. Dividing by s widens the spread to 10, and min(s, 1) keeps the gradient in the logits' own units.
+
+Logits with a spread of 10 or more whose gap is 10 or less are left as they are. The 1e-12 of the two `dlr` is meant for
+logits that are equal: where the spread is below 1, it is that share of the spread.
 """
 
 from __future__ import annotations
@@ -34,8 +44,10 @@ RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 LossName = Literal["ce", "ce-plain", "dlr", "margin", "ce-targeted", "dlr-targeted", "margin-targeted"]
 
-_WIDEST_GAP = 10.0
+_WIDEST_GAP = _LEAST_SPREAD = 10.0
 _TINY = 1e-12
+_SMALLEST = 1e-30
+"""Spread below which logits count as equal: its inverse must fit into float32."""
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -44,13 +56,14 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def ce_plain(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy as published attacks use it: blind to a defense whose logits saturate softmax."""
+    """Cross-entropy as published attacks use it: half blind where logits saturate softmax, or hardly differ."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
 def ce(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy that saturation cannot blind; equal to `ce_plain` where z_y leads by less than 10."""
-    return ce_plain(_narrowed(logits, _of(logits, y) - _rival(logits, y)), y)
+    """Cross-entropy for logits of any scale; see the module's head."""
+    scale = _scale(logits, _of(logits, y) - _rival(logits, y))
+    return scale.clamp(max=1) * ce_plain(logits / scale[:, None], y)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -60,6 +73,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
         ValueError: fewer than 3 classes, for which it is not defined.
     """
     _require(logits, 3, "dlr")
+    logits = _widened(logits)
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + _TINY)
 
@@ -70,8 +84,9 @@ def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def ce_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Log-probability of the target class, safe from saturation like `ce`. It does not depend on y."""
-    return -ce_plain(_narrowed(logits, logits.amax(1) - _of(logits, target)), target)
+    """Log-probability of the target class, for logits of any scale like `ce`. It does not depend on y."""
+    scale = _scale(logits, logits.amax(1) - _of(logits, target))
+    return -scale.clamp(max=1) * ce_plain(logits / scale[:, None], target)
 
 
 def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -81,6 +96,7 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
         ValueError: fewer than 4 classes, for which it is not defined.
     """
     _require(logits, 4, "targeted dlr")
+    logits = _widened(logits)
     top = logits.topk(4, dim=1).values
     return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
 
@@ -118,8 +134,21 @@ def _rival(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf).amax(1)
 
 
-def _narrowed(logits: Tensor, gap: Tensor) -> Tensor:
-    return logits / (gap.detach() / _WIDEST_GAP).clamp(min=1)[:, None]
+def _scale(logits: Tensor, gap: Tensor) -> Tensor:
+    """s of the module's head: (N, K) and gaps (N,), none larger than the spread, -> (N,)."""
+    widest, least = gap.detach() / _WIDEST_GAP, _spread(logits) / _LEAST_SPREAD
+    return torch.minimum(least.clamp(min=_SMALLEST), widest.clamp(min=1))
+
+
+def _widened(logits: Tensor) -> Tensor:
+    """Logits with a spread below 1 brought to 1, unless they are equal."""
+    spread = _spread(logits)
+    return logits / spread.clamp(max=1).where(spread > _SMALLEST, 1)[:, None]
+
+
+def _spread(logits: Tensor) -> Tensor:
+    """The largest less the smallest, (N,), constant under differentiation."""
+    return (logits.amax(1) - logits.amin(1)).detach()
 
 
 def _require(logits: Tensor, classes: int, loss: str) -> None:

@@ -99,7 +99,7 @@ class Climber(Attack):
         return (Round(restart, restart) for restart in range(self.restarts))
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
-        """The strongest iterate of each image; NaN where a gradient was not finite and no iterate was misclassified.
+        """The strongest iterate of each image.
 
         A flag tells of images that withstood with a gradient of zero throughout: they were not attacked at all.
         """
@@ -115,7 +115,7 @@ class Climber(Attack):
             oracle = Oracle(target, loss_of(self.loss, y, aim), tried.energy, stops and self.gradient == "blind")
             self.climb(best, x, start, rows, oracle, stops)
         flags = best.remarks()
-        return Adversarial(best.outcome(), flags=flags) if flags else best.outcome()
+        return Adversarial(best.images, flags=flags) if flags else best.images
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that is never fooled; on a deterministic defense one that is fooled costs less."""
@@ -170,14 +170,13 @@ class Best:
     """The strongest iterate seen of each image, and what is known about it. y: labels (N,).
 
     images: (N, C, H, W); margins: (N,), -inf before the first iterate; fooled: (N,), the margin is clearly positive;
-    broken: (N,), a gradient was not finite; asked, alive: (N,), a gradient was seen, and one that was not zero.
+    asked, alive: (N,), a gradient was seen, and one that was not zero.
     """
 
     y: Tensor
     images: Tensor
     margins: Tensor
     fooled: Tensor
-    broken: Tensor
     asked: Tensor
     alive: Tensor
 
@@ -185,11 +184,10 @@ class Best:
     def of(cls, x: Tensor, y: Tensor) -> Best:
         no = torch.zeros_like(y, dtype=torch.bool)
         lowest = torch.full_like(y, -torch.inf, dtype=x.dtype)
-        return cls(y, x.clone(), lowest, *(no.clone() for _ in range(4)))
+        return cls(y, x.clone(), lowest, *(no.clone() for _ in range(3)))
 
     def learn(self, images: Tensor, rows: Tensor, step: Step) -> None:
         """images: (M, C, H, W), iterates of the images `rows` (M,), with what the target said of them."""
-        self.broken[rows] |= ~torch.isfinite(step.grad).flatten(1).all(1)
         self.asked[rows] = True
         self.alive[rows] |= step.grad.flatten(1).any(1)
         self.update(images, rows, step.logits)
@@ -206,10 +204,6 @@ class Best:
         """Of images that withstood because there was nothing to climb. One that was fooled may rest on a flat top."""
         dead = int((self.asked & ~self.alive & (self.margins <= 0)).sum())
         return (f"the gradient was zero throughout on {dead} of {len(self.y)} images",) if dead else ()
-
-    def outcome(self) -> Tensor:
-        lost = self.broken & ~(self.margins > 0)
-        return self.images.where(~column(lost, self.images), torch.nan)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

@@ -124,9 +124,11 @@ class Subject:
         return found
 
     def gradient(self, target: Target, images: Images, loss: Loss) -> Tensor:
-        """Of the loss of each clean image, averaged over the target's draws: (N, C, H, W)."""
+        """Of the loss of each clean image, averaged over the target's draws: (N, C, H, W); NaN where it met a NaN."""
         rows = torch.arange(len(images), device=images.x.device)
-        return target.step(images.x, rows, lambda logits, some: loss(logits, images.y[some])).grad
+        grad = target.step(images.x, rows, lambda logits, some: loss(logits, images.y[some])).grad
+        broken = torch.tensor([reason is not None for reason in target.met.reasons()], device=grad.device)
+        return grad.masked_fill(broken.view(-1, 1, 1, 1), torch.nan)
 
     def pgd(self, *, eps: float | Quantity | None = None, eot: int | None = None, **changes: Any) -> Tensor:
         """Which of `right` PGD fools, (n,) bool. changes: to its arguments, see `attacks.pgd`."""
@@ -154,6 +156,8 @@ class Subject:
         target = self.target(tag, self.right, eot=attack.eot, defense=defense)
         with fenced(derive(self.settings.seed, "diagnose", tag)):
             found = attack.perturb(target, self.right.x.clone(), self.right.y.clone())
+        if reason := next((reason for reason in target.met.reasons() if reason), None):
+            raise ValueError(reason)
         return Adversarial.of(found).images.detach()
 
     def fooled_by(self, x_adv: Tensor, tag: str) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.common.losses import margin
+from attacks.common.losses import LossName, margin
 from attacks.pgd import PGD
-from harness.attack import Target
+from harness.attack import Adversarial, Target
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
@@ -223,12 +223,32 @@ class Broken(Defense):
         return torch.stack([torch.full_like(total, 9.0), total + spoiled], dim=1)
 
 
-def test_an_image_whose_gradient_is_nan_is_returned_as_nan_and_the_others_are_attacked(view: View) -> None:
+def test_a_gradient_that_is_nan_is_remembered_and_the_others_are_attacked(view: View) -> None:
     x = torch.stack([torch.full(SHAPE, 0.1), torch.full(SHAPE, 0.9)])
     attack = pgd(steps=10, eps="0.05")
-    x_adv = attack.perturb(view(attack, Broken(), x), x, Y[:2])
-    assert x_adv[0].isnan().all()
+    target = view(attack, Broken(), x)
+    x_adv = Adversarial.of(attack.perturb(target, x, Y[:2])).images
+    assert target.met.reasons() == ["the gradient of the attack was NaN or infinite, on a perturbed image", None]
     assert torch.allclose(x_adv[1], torch.full(SHAPE, 0.95))
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("loss", ["ce", "dlr", "ce-targeted", "dlr-targeted", "margin"])
+def test_an_attack_is_as_strong_whatever_the_scale_of_the_logits(
+    linear: Make, view: View, norm: str, loss: LossName
+) -> None:
+    """z -> c z leaves every decision as it is, and so the images that can be fooled."""
+    weights = normal(torch.arange(5) + 3, (16,))
+    x = uniform(torch.arange(40), SHAPE)
+    y = linear(weights)(x).argmax(1)
+
+    def standing(scale: float) -> list[bool]:
+        defense, attack = linear(scale * weights), pgd(norm, "0.2", steps=10, loss=loss, early_stop=False)
+        return (defense(attack.perturb(view(attack, defense, x), x, y)).argmax(1) == y).tolist()
+
+    scales = 0.05, 1e-4, 1e-13, 1e-25
+    assert all(standing(scale) == standing(scales[0]) for scale in scales)
+    assert 0 < sum(standing(1e-13)) < 40
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

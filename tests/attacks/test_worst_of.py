@@ -85,12 +85,18 @@ def test_no_part_is_stronger_than_the_whole(linear: Make, view: View) -> None:
     assert (target.forwards <= whole.cost(2).forwards).all() and target.forwards.max() > 0
 
 
-def test_images_of_a_broken_attack_are_no_survivors(linear: Make, view: View) -> None:
-    defense = linear(torch.zeros(2, 16), torch.tensor([1.0, 0.0]))
+@pytest.mark.parametrize("lead", [1.0, -1.0], ids=["others fail", "another succeeds"])
+def test_images_of_a_broken_attack_are_remembered_whatever_the_others_find(
+    linear: Make, view: View, lead: float
+) -> None:
+    defense = linear(torch.zeros(2, 16), torch.tensor([lead, 0.0]))
     broken = Brings(torch.full_like(X, torch.nan), torch.tensor([3]))
     attack = WorstOf([broken, PGD("Linf", EPS, steps=1)])
-    found = attack.perturb(view(attack, defense, X), X, Y).images
-    assert (~torch.isfinite(found)).flatten(1).any(1).nonzero().squeeze(1).tolist() == [3]
+    target = view(attack, defense, X)
+    attack.perturb(target, X, Y)
+    reasons = target.met.reasons()
+    assert reasons[3] == "the attack asked about an image with NaN or infinite pixels"
+    assert not any(reasons[:3] + reasons[4:])
 
 
 class Flows(Attack):

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from harness.attack import Attack, Cost, Target
 from harness.defense import Defense
+from harness.gradients import Gradient
 from harness.randomness import fold, normal, uniform
 
 
@@ -162,3 +163,67 @@ def test_an_attack_names_what_it_misses_in_a_defense() -> None:
 def test_no_draws_at_all_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, not 0"):
         Energetic(eot=0)
+
+
+class Mixed(Quiet):
+    """Logits of some type, from a network in float32; an energy of that type too."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def classify(self, x: Tensor) -> Tensor:
+        return super().classify(x).to(self.dtype)
+
+    def energy(self, x: Tensor) -> Tensor:
+        return x.square().flatten(1).sum(1).to(self.dtype)
+
+
+@pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float16, 1e-3), (torch.bfloat16, 1e-2), (torch.float64, 1e-6)])
+def test_logits_of_any_type_are_float32_for_an_attack_and_so_are_energies(dtype: torch.dtype, accuracy: float) -> None:
+    plain, other = (
+        Target(Mixed(kind), X, SEEDS).step(X, ROWS, first_logit, energy=0.5) for kind in (torch.float32, dtype)
+    )
+    for a, b in [(plain.loss, other.loss), (plain.grad, other.grad), (plain.logits, other.logits)]:
+        assert b.dtype == torch.float32
+        assert torch.allclose(a, b, rtol=accuracy, atol=accuracy)
+    x = X.clone().requires_grad_()
+    assert Target(Mixed(dtype), X, SEEDS)(x).dtype == torch.float32
+    assert Target(Mixed(dtype), X, SEEDS).real(x).dtype == torch.float32
+    assert Target(Mixed(dtype), X, SEEDS, eot=3).sample(x).dtype == torch.float32
+
+
+class Overwrites(Quiet):
+    """Writes into what it is given, wherever that is."""
+
+    def purify(self, x: Tensor) -> Tensor:
+        return x.mul_(0.5)
+
+    def classify(self, x: Tensor) -> Tensor:
+        return super().classify(x.sub_(0.25))
+
+
+class Copies(Quiet):
+    """The same without writing."""
+
+    def purify(self, x: Tensor) -> Tensor:
+        return x * 0.5
+
+    def classify(self, x: Tensor) -> Tensor:
+        return super().classify(x - 0.25)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "bpda", "blind"])
+def test_a_defense_that_writes_into_its_input_changes_no_image_and_is_differentiated_all_the_same(
+    gradient: Gradient,
+) -> None:
+    images = X.clone()
+    answers = []
+    for defense in (Overwrites(), Copies()):
+        target = Target(defense, images, SEEDS, gradient=gradient, batch_size=4)
+        x = images.clone().requires_grad_()
+        logits = target(x, ROWS)
+        (grad,) = torch.autograd.grad(logits.square().sum(), x)
+        answers.append((logits, grad, target(images), target.real(images), target.step(images, ROWS, first_logit).grad))
+        assert torch.equal(x, X) and torch.equal(images, X)
+    assert all(torch.allclose(a, b) for a, b in zip(*answers, strict=True))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from attacks.common.losses import (
     LOSSES,
+    Loss,
     LossName,
     ce,
     ce_plain,
@@ -28,10 +29,22 @@ def naive_dlr(z: list[float], y: int) -> float:
     return -(z[y] - rival) / (top[0] - top[2] + 1e-12)
 
 
+def naive_ce(z: list[float], y: int, gap: float) -> float:
+    """Between its bounds, the scale is 1; nearer to 1 than a bound it is not allowed to be."""
+    low, high = gap / 10, (max(z) - min(z)) / 10
+    scale = low if low > 1 else high if high < 1 else 1.0
+    return min(scale, 1) * (math.log(sum(math.exp(v / scale) for v in z)) - z[y] / scale)
+
+
+def _gradient(loss: Loss, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    z = z.clone().requires_grad_()
+    return torch.autograd.grad(loss(z, y).sum(), z)[0]
+
+
 @given(st.integers(0, 10**6), st.integers(4, 12))
 @settings(deadline=None, max_examples=40)
 def test_losses_equal_their_definitions(seed: int, classes: int) -> None:
-    z = normal(torch.tensor([seed, seed + 1]), (classes,), torch.float64)
+    z = 10 ** (seed % 7 / 2 - 1) * normal(torch.tensor([seed, seed + 1]), (classes,), torch.float64)
     y, t = torch.tensor([seed % classes, 0]), torch.tensor([1, classes - 1])
     for row, values in enumerate(z.tolist()):
         label, goal, top = int(y[row]), int(t[row]), sorted(values, reverse=True)
@@ -42,16 +55,37 @@ def test_losses_equal_their_definitions(seed: int, classes: int) -> None:
         assert dlr_targeted(z, y, t)[row].item() == pytest.approx(
             (values[goal] - values[label]) / (top[0] - (top[2] + top[3]) / 2 + 1e-12)
         )
-        total = math.log(sum(math.exp(v) for v in values))
-        assert ce(z, y)[row].item() == pytest.approx(total - values[label])
-        assert ce_targeted(z, y, t)[row].item() == pytest.approx(values[goal] - total)
+        assert ce(z, y)[row].item() == pytest.approx(naive_ce(values, label, values[label] - rival))
+        assert ce_targeted(z, y, t)[row].item() == pytest.approx(-naive_ce(values, goal, top[0] - values[goal]))
 
 
-def test_ce_is_plain_cross_entropy_to_the_bit_while_the_gap_is_small() -> None:
-    z, y = 3 * normal(torch.arange(20), (10,)), torch.arange(20) % 10
-    near = -margin(z, y) < 10
-    assert near.sum() > 10
-    assert ce(z, y)[near].equal(F.cross_entropy(z, y, reduction="none")[near])
+def test_ce_is_plain_cross_entropy_to_the_bit_while_the_gap_is_small_and_the_spread_is_not() -> None:
+    z, y = 5 * normal(torch.arange(40), (10,)), torch.arange(40) % 10
+    plain = (-margin(z, y) < 10) & (z.amax(1) - z.amin(1) > 10)
+    assert 10 < plain.sum() < 40
+    assert ce(z, y)[plain].equal(F.cross_entropy(z, y, reduction="none")[plain])
+
+
+@pytest.mark.parametrize("name", ["ce", "dlr", "margin"])
+@pytest.mark.parametrize("scale", [1e-2, 1e-13, 1e-25])
+def test_the_direction_of_a_gradient_does_not_depend_on_how_small_the_logits_are(name: LossName, scale: float) -> None:
+    z, y = 2 * normal(torch.arange(6), (5,)), torch.arange(6) % 5
+    one, other = (_gradient(LOSSES[name], factor * z, y).double() for factor in (1.0, scale))
+    assert torch.allclose(F.normalize(one), F.normalize(other), rtol=1e-4, atol=1e-6)
+    if name == "ce":
+        assert torch.allclose(one, other, rtol=1e-4)  # in the logits' own units, so that half precision holds it
+
+
+def test_plain_cross_entropy_of_small_logits_forgets_the_rival() -> None:
+    z, y = torch.tensor([[3.0, 2.9, -5.0, -5.0]]), torch.tensor([0])
+    plain, ours = (_gradient(LOSSES[name], 1e-6 * z, y)[0] for name in ("ce-plain", "ce"))
+    assert torch.allclose(plain[1:], torch.full((3,), 0.25))
+    assert ours[1] > 1000 * ours[2]
+
+
+@pytest.mark.parametrize("name", ["ce", "dlr", "margin", "ce-plain"])
+def test_equal_logits_have_a_finite_gradient(name: LossName) -> None:
+    assert _gradient(LOSSES[name], torch.full((2, 4), 0.3), torch.tensor([0, 3])).isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e6])
