@@ -19,6 +19,7 @@ from harness import registry
 from harness.errors import Failed, Place, UserError, blame, nearest
 from harness.foreign import contained
 from harness.quantity import Quantity
+from harness.randomness import derive, fenced
 from harness.source import in_suite
 from harness.threat import L2, Flow, Linf, ThreatModel
 from harness.validation import Line, conform, shown
@@ -31,6 +32,9 @@ RESERVED = ("type", "label")
 
 BUDGET = ("eps", "norm", "bound")
 """What an attack that stands in for another inherits from it: a column of the table has one budget."""
+
+CONSTRUCTION = derive("construction")
+"""Seeds the global generators while an instance is made."""
 
 LARGEST: dict[type[ThreatModel], float] = {Linf: 1, L2: 100, Flow: 2}
 """Budgets beyond these were meant in other units: images lie in [0, 1], and a flow of 2 crosses the whole width."""
@@ -63,15 +67,21 @@ class Component:
     def title(self) -> str:
         return f"{self.kind[:-1]} '{self.name}'"
 
+    @property
+    def base(self) -> Path:
+        """The folder that a file named as the type is relative to."""
+        written: Node = self.node.value.get("type", self.node)
+        return written.place.file.parent
+
     def build(self) -> Any:
-        """An instance.
+        """An instance. The global generators are seeded meanwhile: what the constructor draws is the same each time.
 
         Raises:
             UserError: the constructor refused its arguments.
             Failed: it failed.
         """
         try:
-            with contained():
+            with fenced(CONSTRUCTION):
                 return self.cls(**{_in_python(name): value for name, value in self.arguments.items()})
         except UserError as error:
             raise type(error)(

@@ -24,8 +24,9 @@ from typing import IO, Any
 from urllib.parse import unquote
 
 from harness import catalog, transfer
+from harness.content import digest
 from harness.errors import UserError
-from harness.transfer import BLOCK, Broken, Misfit, Refused
+from harness.transfer import Broken, Misfit, Refused
 
 PAUSES = (1.0, 2.0, 4.0)
 """Seconds before each further try; a try that brought `WORTH` bytes or more starts the count afresh."""
@@ -201,7 +202,7 @@ class _Job:
 
     def fault(self, path: Path) -> str | None:
         """What shows that this is not the file. Where no hash is published, the first file seen becomes the one."""
-        size, found = path.stat().st_size, _digest(path)
+        size, found = path.stat().st_size, digest(path)
         if self.size not in (None, size):
             return f"it has {size:,} bytes, the published one {self.size:,}"
         if self.sha256:
@@ -272,14 +273,6 @@ def _locked(path: Path) -> Iterator[None]:
 def _opened(path: Path) -> IO[bytes]:
     """For writing, created where missing, and not through a link."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), "r+b")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,14 +7,17 @@ from typing import Any
 
 from harness import __version__, datasets
 from harness.components import Component
+from harness.culprits import changes
 from harness.defense import Defense
-from harness.differences import told
 from harness.errors import Place, UserError
 from harness.identity import CLAIMED
 from harness.shard import Images
 from harness.store import MANIFEST, Store
 from harness.suite import Plan
 from harness.survey import Work
+
+SHOWN = 5
+"""So many changes are told."""
 
 
 def refuse_another_suite(store: Store, plan: Plan, works: list[Work], images: Images) -> None:
@@ -37,13 +40,16 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[Work], images: Im
         )
     before = {**old["protocol"], "images": old["dataset"]["fingerprint"]}
     now = {**plan.suite.protocol.model_dump(), "images": datasets.fingerprint(images.x, images.y)}
-    keys = {(cell["defense"], cell["attack"]): cell["key"] for cell in old["cells"]}
-    new = {(work.cell.defense.name, work.cell.attack.name): work.stored.key for work in works}
+    keys = {(cell["defense"], cell["attack"]): cell["key"] for cell in old["cells"] if not _never_built(old, cell)}
+    new = {_pair(work): work.stored.key for work in works}
     for_all = any(before[name] != now[name] for name in (*CLAIMED, "images"))
-    changed = [pair for pair in keys if for_all or (pair in new and keys[pair] != new[pair])]
+    moved = [_pair(work) for work in works if _moved(old.get("contents", {}), work)]
+    changed = [pair for pair in keys if for_all or pair in moved or (pair in new and keys[pair] != new[pair])]
     if changed:
+        here = _contents([work for work in works if _pair(work) in changed])
+        told = changes(old, plan.resolved(), here, before["images"] == now["images"])
         pairs = ", ".join("/".join(pair) for pair in changed[:3]) + (", …" if len(changed) > 3 else "")
-        what = "; ".join(told(old["resolved"], plan.resolved())[:5]) or "the code or a checkpoint behind them"
+        what = "; ".join(told[:SHOWN]) or f"the code, from harness {old['harness']} to {__version__}"
         raise UserError(
             f"the suite changed since these results were made, for {pairs}: {what}",
             remedy="Undo the change, run into another directory with --out, or delete this one",
@@ -67,7 +73,7 @@ def build(
     protocol = plan.suite.protocol
     cells = {(cell["defense"], cell["attack"]): cell for cell in old["cells"]}
     for work in works:
-        pair = work.cell.defense.name, work.cell.attack.name
+        pair = _pair(work)
         flags = remarks.get(pair[0], cells[pair]["flags"] if pair in cells else [])
         cells[pair] = _cell(work, plan, images, flags)
     new = {
@@ -85,6 +91,7 @@ def build(
         "protocol": protocol.model_dump(mode="json"),
         "defenses": old["defenses"] | _defenses(works, defenses, known=old["defenses"]),
         "cells": list(cells.values()),
+        "contents": _joined(old.get("contents", {}), _contents(works)),
         "sessions": [*old["sessions"], {"started": now, **environment}],
     }
     return presented(new, plan)
@@ -102,6 +109,35 @@ def presented(manifest: dict[str, Any], plan: Plan) -> dict[str, Any]:
         "sweeps": shown["sweeps"],
         "resolved": plan.resolved(),
     }
+
+
+def _contents(works: list[Work]) -> dict[str, dict[str, Any]]:
+    """What the suite does not say of its defenses and attacks, see `harness.identity.Identities`."""
+    return {
+        "defenses": {work.cell.defense.name: work.parts[0].contents for work in works},
+        "cells": {work.name: work.parts[1].contents for work in works},
+    }
+
+
+def _never_built(old: dict[str, Any], cell: dict[str, Any]) -> bool:
+    """Whether the results of a pairing say no more than that its code failed: then it may change."""
+    recorded, pair = old.get("contents", {}), f"{cell['defense']}/{cell['attack']}"
+    parts = recorded.get("defenses", {}).get(cell["defense"], {}), recorded.get("cells", {}).get(pair, {})
+    return any("failure" in part for part in parts)
+
+
+def _moved(recorded: dict[str, Any], work: Work) -> bool:
+    """Whether something that is recorded of a pairing is another now, in its key or not."""
+    now = _contents([work])
+    return any(recorded.get(kind, {}).get(name, part) != part for kind in now for name, part in now[kind].items())
+
+
+def _pair(work: Work) -> tuple[str, str]:
+    return work.cell.defense.name, work.cell.attack.name
+
+
+def _joined(old: dict[str, Any], new: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {kind: old.get(kind, {}) | parts for kind, parts in new.items()}
 
 
 def _defenses(works: list[Work], built: dict[str, Defense], known: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,8 @@ Listing reads source instead of importing it, so that it never waits for torch.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
-import sys
 import traceback
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -21,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from harness.errors import UserError, nearest
+from harness.neighbours import installed, module_of
 from harness.source import Entry, class_in, describe, folder_of, source_of
 
 PACKAGES = {
@@ -97,40 +96,25 @@ def _from_module(name: str, module: str, attribute: str) -> Any:
 def _from_file(name: str, file: str, attribute: str, base: Path) -> Any:
     path = base / file
     try:
-        source = path.read_bytes()
+        path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"'{name}': {path} cannot be read: {reason}", remedy="Check the path") from error
     try:
-        module = _module_of(path, source)
+        module = module_of(path)
     except (Exception, SystemExit) as error:
         raise UserError(f"'{name}' cannot be imported: {_told(error, path.resolve())}", remedy="Mend it") from error
     return _attribute(module, attribute, name)
 
 
-def _module_of(path: Path, source: bytes) -> ModuleType:
-    """A file as a module of a name of its own. The same file with the same content is executed once in a process."""
-    stamp = hashlib.sha256(str(path.resolve()).encode() + b"\0" + source).hexdigest()[:12]
-    name = f"user_{stamp}_{path.stem}"
-    if name not in sys.modules:
-        module = ModuleType(name)
-        module.__file__ = str(path.resolve())
-        sys.modules[name] = module  # dataclasses and annotations look their module up while it is executed
-        try:
-            exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
-
-
 def _told(error: BaseException, file: Path | None) -> str:
-    """Somebody else's exception: the line of their file that it came from, its type and its text."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    """Somebody else's exception: the line of their file, or of one beside it, that it came from, its type and text."""
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    lines = [found for found in frames if file and found[0].is_relative_to(file.parent) and not installed(found[0])]
     text = str(error)
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        lines, text = [error.lineno], error.msg
-    place = f"{file.name}:{lines[-1]}: " if file and lines else ""
+    if isinstance(error, SyntaxError) and file and Path(error.filename or "").is_relative_to(file.parent):
+        lines, text = [(Path(error.filename or ""), error.lineno)], error.msg
+    place = f"{lines[-1][0].name}:{lines[-1][1]}: " if lines else ""
     return f"{place}{type(error).__name__}: {text}"
 
 

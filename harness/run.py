@@ -23,6 +23,7 @@ from harness.components import Component
 from harness.defense import Defense
 from harness.environment import describe
 from harness.errors import Failed, UserError
+from harness.identity import Identity, refuse_unsteady
 from harness.judge import Answers
 from harness.progress import Display
 from harness.records import Record
@@ -108,7 +109,7 @@ class _Session:
         """Builds what is needed and refuses what cannot work, before anything is attacked."""
         component = pending.cell.defense
         if component.name not in self.defenses and component.name not in self.broken:
-            self._build(component)
+            self._build(component, pending.parts[0])
         if component.name in self.broken:
             return
         if fault := pending.attack.unsuitable(self.defenses[component.name]):
@@ -118,7 +119,7 @@ class _Session:
                 where=pending.cell.attack.place,
             )
 
-    def _build(self, component: Component) -> None:
+    def _build(self, component: Component, identity: Identity) -> None:
         """Makes a defense, or notes why it cannot be made."""
         try:
             defense = component.build().eval().requires_grad_(False)
@@ -127,6 +128,7 @@ class _Session:
             self.display.note(f"{error} Its pairings fail.")
             return
         self.dataset.refuse_classes_of(defense, component.title, component.place)
+        refuse_unsteady(component, identity, defense)
         self.defenses[component.name] = defense
 
     def gate(self) -> dict[str, list[str]]:

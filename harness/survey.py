@@ -12,7 +12,7 @@ from harness import datasets
 from harness.attack import Attack
 from harness.class_labels import ClassLabels
 from harness.errors import UserError, nearest
-from harness.identity import Setting, component_hash
+from harness.identity import Identities, Identity, Setting, refuse_unsteady
 from harness.images import read_labels
 from harness.records import Record
 from harness.shard import Images, Seeds
@@ -28,11 +28,13 @@ Bounds = tuple[int, int]
 class Work:
     """A pairing and its shards. shards: bounds -> records, or None where they are still to be made.
 
+    parts: what the defense and the attack are.
     source: where the images lie that the attack is given, if it is given any.
     """
 
     cell: Cell
     attack: Attack
+    parts: tuple[Identity, Identity]
     seeds: Seeds
     stored: StoredCell
     shards: dict[Bounds, list[Record] | None]
@@ -120,25 +122,29 @@ def survey(
     Damaged shards count as missing, and are told to `note`; so are shards with errors where they are to be retried.
 
     Raises:
-        UserError: an attack takes images from a pairing that the suite does not have.
+        UserError: an attack takes images from a pairing that the suite does not have, or the user's code cannot be
+            built, or makes another thing each time.
     """
-    protocol = plan.suite.protocol
+    protocol, known = plan.suite.protocol, Identities()
     setting = Setting.of(datasets.fingerprint(images.x, images.y), protocol)
     bounds = [(start, min(start + protocol.shard, len(images))) for start in range(0, len(images), protocol.shard)]
 
     def stored(cell: Cell, attack: str) -> StoredCell:
-        return store.cell(cell.defense.name, cell.attack.name, setting.key(component_hash(cell.defense), attack))
+        return store.cell(cell.defense.name, cell.attack.name, setting.key(known.key(cell.defense), attack))
 
     works = []
     for cell in plan.cells:
-        attack, identity, source = cell.attack.build(), component_hash(cell.attack), None
+        attack, identity, source = cell.attack.build(), known.key(cell.attack), None
+        refuse_unsteady(cell.attack, known.of(cell.attack), attack)
         if attack.source:
             origin = _source(plan, cell, attack)
-            source = stored(origin, component_hash(origin.attack))
+            source = stored(origin, known.key(origin.attack))
             identity = setting.given(identity, source.key)
         found = stored(cell, identity)
-        seeds = Seeds(protocol.seed, component_hash(cell.defense), identity)
-        works.append(Work(cell, attack, seeds, found, {b: _read(found, b, note, retry_errors) for b in bounds}, source))
+        seeds = Seeds(protocol.seed, known.key(cell.defense), identity)
+        parts = known.of(cell.defense), known.of(cell.attack)
+        shards = {b: _read(found, b, note, retry_errors) for b in bounds}
+        works.append(Work(cell, attack, parts, seeds, found, shards, source))
     return sorted(works, key=lambda work: work.source is not None)
 
 

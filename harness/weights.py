@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from harness import download, formats, published, registry
 from harness.cards import Card, read_card
 from harness.components import parameters
+from harness.content import digest
 from harness.errors import UserError, blame, nearest
 from harness.formats import names
 from harness.published import Published
@@ -83,9 +84,9 @@ class Checkpoint:
     def sha256(self) -> str:
         """Of the file's bytes, in hexadecimal; of a folder, of its files' hashes in the order of their names."""
         if self.path.is_dir():
-            parts = [f"{file.name} {_digest(file)}" for file in sorted(self.path.iterdir()) if _belongs(file)]
+            parts = [f"{file.name} {digest(file)}" for file in sorted(self.path.iterdir()) if _belongs(file)]
             return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        return _digest(self.path)
+        return digest(self.path)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, on the CPU. Nothing in the file is executed.
@@ -269,14 +270,6 @@ def _is_name(ref: str) -> bool:
 
 def _belongs(file: Path) -> bool:
     return file.is_file() and not file.name.startswith(".") and not file.name.endswith(".origin.json")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _some(keys: list[str]) -> str:

@@ -56,6 +56,7 @@ class Claims(_Claim):
     protocol: ProtocolClaim
     cells: tuple[CellFacts, ...]
     resolved: Resolved
+    contents: dict[str, dict[str, dict[str, Any]]] = {}
     sessions: tuple[dict[str, Any], ...] = ()
 
 

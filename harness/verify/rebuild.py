@@ -11,9 +11,10 @@ from typing import Any
 from harness import __version__, registry
 from harness.attack import Attack
 from harness.components import BUDGET, Component, bind, parameters
+from harness.culprits import culprits
 from harness.differences import differences
 from harness.errors import Place, UserError
-from harness.identity import Setting, component_hash
+from harness.identity import Identities, Identity, Setting
 from harness.report.facts import CellFacts
 from harness.shard import Seeds
 from harness.store import MANIFEST
@@ -30,11 +31,12 @@ class Rebuilt:
     seeds: Seeds
 
 
-def rebuild(claims: Claims, facts: CellFacts, folder: Path) -> Rebuilt:
+def rebuild(claims: Claims, facts: CellFacts, folder: Path, known: Identities) -> Rebuilt:
     """The defense, not yet built, the attack, and the seeds of a cell.
 
     Args:
         folder: where the suite's relative paths start.
+        known: what was rebuilt so far, so that no defense of the user's is built for each of its cells.
 
     Raises:
         UserError: something that they stand on is missing here.
@@ -46,17 +48,19 @@ def rebuild(claims: Claims, facts: CellFacts, folder: Path) -> Rebuilt:
     defense = _component("defenses", facts.defense, recorded[0], folder)
     method = _component("attacks", facts.attack, recorded[1], folder)
     attack: Attack = method.build()
-    identity = component_hash(method)
+    identity = known.key(method)
     if attack.source:
         other, source = attack.source
         origin = (
-            component_hash(_component("defenses", other, _recorded(parts.defenses, other), folder)),
-            component_hash(_component("attacks", source, _recorded(parts.cells, f"{other}/{source}"), folder)),
+            known.key(_component("defenses", other, _recorded(parts.defenses, other), folder)),
+            known.key(_component("attacks", source, _recorded(parts.cells, f"{other}/{source}"), folder)),
         )
         identity = setting.given(identity, setting.key(*origin))
-    seeds = Seeds(claims.protocol.seed, component_hash(defense), identity)
-    if setting.key(seeds.defense, identity) != facts.key:
-        difference = _difference(claims, [defense, method], recorded)
+    seeds = Seeds(claims.protocol.seed, known.key(defense), identity)
+    here = [known.of(defense), known.of(method)]
+    told = _changed(claims, facts, here)
+    if told or setting.key(seeds.defense, identity) != facts.key:
+        difference = _difference(claims, [defense, method], recorded, told)
         raise Mismatch(f"this is not what the results were made with: {difference}")
     return Rebuilt(defense, attack, seeds)
 
@@ -122,8 +126,17 @@ def _node(value: Any, place: Place) -> Node:
     return Node(value, place, place)
 
 
-def _difference(claims: Claims, here: list[Component], recorded: list[Part]) -> str:
-    """Why the key is another: arguments and checkpoints that differ, or else the code."""
+def _changed(claims: Claims, facts: CellFacts, here: list[Identity]) -> list[str]:
+    """What the manifest records beside arguments of the defense and the attack, and is another here."""
+    names = {"defenses": facts.defense, "cells": f"{facts.defense}/{facts.attack}"}
+    titles = f"defense '{facts.defense}'", f"attack '{facts.attack}'"
+    recorded = [claims.contents.get(kind, {}).get(name) for kind, name in names.items()]
+    pairs = zip(titles, recorded, here, strict=True)
+    return [told for title, then, now in pairs if then is not None for told in culprits(title, then, now.contents)]
+
+
+def _difference(claims: Claims, here: list[Component], recorded: list[Part], told: list[str]) -> str:
+    """Why the key is another: arguments and checkpoints that differ, or what the manifest does not write as such."""
     changed = [
         f"{component.title}: {path} was {then}, is {now}"
         for component, part in zip(here, recorded, strict=True)
@@ -131,6 +144,8 @@ def _difference(claims: Claims, here: list[Component], recorded: list[Part]) -> 
     ]
     if changed:
         return "; ".join(changed)
-    code = " or ".join(f"{part.type} (version {getattr(part.cls, 'version', 1)} here)" for part in here)
     made = "" if claims.harness == __version__ else f", made by harness {claims.harness} where this is {__version__}"
+    if told:
+        return f"{'; '.join(told)}{made}, or the manifest was edited"
+    code = " or ".join(f"{part.type} (version {getattr(part.cls, 'version', 1)} here)" for part in here)
     return f"the code of {code} changed{made}, or the manifest was edited"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.defense import Defense
 from harness.errors import UserError, blame
+from harness.identity import Identities
 from harness.records import Record, vote
 from harness.report.facts import CellFacts
 from harness.shard import Images
@@ -89,6 +90,7 @@ class _Session:
     batch_size: int
     defenses: dict[str, Defense] = field(default_factory=dict)
     clean: dict[Bounds, Answers] = field(default_factory=dict)
+    known: Identities = field(default_factory=Identities)
 
     def examine(
         self, report: Report, facts: CellFacts, stored: Cell, images: Images, shards: list[Bounds], replay: bool
@@ -115,7 +117,7 @@ class _Session:
     def _rebuilt(self, report: Report, facts: CellFacts) -> Rebuilt | None:
         """What the cell was made with, and its defense ready to be asked; or the reason in the report."""
         try:
-            rebuilt = rebuild(self.claims, facts, _folder(self.suite))
+            rebuilt = rebuild(self.claims, facts, _folder(self.suite), self.known)
             if facts.defense not in self.defenses:
                 self.defenses.clear()  # before the next is built: one of them may fill the memory
                 self.clean.clear()

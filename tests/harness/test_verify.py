@@ -336,7 +336,7 @@ def test_a_defense_whose_code_changed_is_not_replayed(small_suite: Path) -> None
     fakes.write_text(fakes.read_text().replace("0.1 * normal", "0.2 * normal"))
     report = reports(out)["noisy/weak"]
     assert report.outcome == "not replayed" and report.asked == 0 and report.within == 10
-    assert "the code of ./fakes.py:Noisy (version 1 here)" in (report.unreplayed or "")
+    assert "fakes.py (code of defense 'noisy'); fakes.py (code of attack 'weak')" in (report.unreplayed or "")
 
 
 def test_other_weights_are_not_replayed_and_their_hashes_told(small_suite: Path) -> None:

@@ -1,0 +1,45 @@
+"""What files hold, as a hash that does not depend on where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+MOST_BYTES, MOST_FILES = 1 << 30, 100_000
+"""So many bytes of a folder are read, of the files beyond names and sizes count; and so many files."""
+
+BLOCK = 1 << 20
+
+
+def digest(file: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def content(path: str | Path) -> str | None:
+    """The sha256 of a file, or of a folder's files with their names; None where there is neither."""
+    if os.path.isfile(path):
+        return digest(Path(path))
+    if not os.path.isdir(path):
+        return None
+    found, left = hashlib.sha256(), MOST_BYTES
+    for file in itertools.islice(_files(Path(path)), MOST_FILES):
+        size = file.stat().st_size
+        told = digest(file) if size <= left else f"{size} bytes"
+        left -= size if size <= left else 0
+        found.update(f"{told} {file.relative_to(path).as_posix()}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The regular files below a folder, in the order of their names."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (path for name in sorted(names) if os.path.isfile(path := Path(place, name)))

@@ -1,0 +1,164 @@
+"""A user's file, and the modules beside it that it imports.
+
+The folder of the file becomes a package with a name of its own, and each of its modules a submodule of it. In code of
+the folder `import helper` means helper.py beside it, as in a script that Python runs, at the time of loading and in any
+later call. Two folders in one process may each have a helper.py. What is ours and what belongs to Python cannot be
+replaced; anything else is looked for beside the file first.
+
+A file is executed once in a process, until it or a file of its folder changes: then everything is read again.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec, SourceFileLoader
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+OURS = ("harness", "defenses", "attacks")
+"""Packages of this project."""
+
+INSTALLED = {"site-packages", "dist-packages"}
+_PYTHON = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+
+_folders: dict[Path, _Folder] = {}
+
+
+def module_of(file: Path) -> ModuleType:
+    """The module that a file of the user's holds. Whatever its code raises is passed on."""
+    file = file.resolve()
+    folder = _folders.get(file.parent)
+    if folder is None or folder.changed():
+        folder = _folders[file.parent] = _Folder(file.parent, f"user_{_digest(str(file.parent).encode())[:8]}")
+    return folder.load(file)
+
+
+def beside(folder: Path, module: str) -> bool:
+    """Whether code in a folder of the user's means a neighbour when it imports a module. module: without dots."""
+    if module in OURS or module in sys.stdlib_module_names or not module.isidentifier():
+        return False
+    if any((folder / name).is_file() for name in (f"{module}.py", f"{module}/__init__.py")):
+        return True
+    if any((folder / f"{module}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES):
+        return True
+    return (folder / module).is_dir() and not _elsewhere(module)
+
+
+def installed(file: Path) -> bool:
+    """Whether a file is part of an installed package, or of Python."""
+    return bool(INSTALLED & set(file.parts)) or any(file.is_relative_to(root) for root in _PYTHON)
+
+
+class _Folder:
+    """The modules of one folder, as they were when first imported.
+
+    Args:
+        path: the folder, without links.
+        name: of the package; where a module of an earlier state still carries it, one with a number behind.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        taken = [known for known in sys.modules if known.startswith(name)]
+        self.path, self.name = path, f"{name}_{len(taken)}" if taken else name
+        self.read: dict[Path, str] = {}
+        self.builtins = vars(builtins) | {"__import__": self.import_}
+        package = ModuleType(self.name)
+        package.__path__ = [str(path)]
+        sys.modules[self.name] = package
+        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _Finder())  # before the usual one, which would find the files too
+
+    def changed(self) -> bool:
+        """Whether one of the files that were executed is another now."""
+        return any(not file.is_file() or _digest(file.read_bytes()) != then for file, then in self.read.items())
+
+    def load(self, file: Path) -> ModuleType:
+        """The module of a file of this folder."""
+        stem = file.stem if file.stem.isidentifier() else f"file_{_digest(file.name.encode())[:8]}"
+        name = f"{self.name}.{stem}"
+        if name not in sys.modules:
+            before = set(sys.modules) - ({self.name} if not self.read else set())
+            spec = cast(ModuleSpec, spec_from_file_location(name, file, loader=_Source(name, str(file), self)))
+            sys.modules[name] = module_from_spec(spec)
+            try:
+                _Source(name, str(file), self).exec_module(sys.modules[name])
+            except BaseException:
+                for added in [n for n in set(sys.modules) - before if f"{n}.".startswith(f"{self.name}.")]:
+                    del sys.modules[added]
+                if self.name not in sys.modules:
+                    del _folders[self.path]
+                raise
+        return sys.modules[name]
+
+    def import_(
+        self,
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """What `import` does in the code of this folder."""
+        top = name.partition(".")[0]
+        if level or not beside(self.path, top):
+            return builtins.__import__(name, globals, locals, fromlist or (), level)
+        whole = f"{self.name}.{name}"
+        try:
+            if fromlist:
+                return builtins.__import__(whole, globals, locals, fromlist, 0)
+            importlib.import_module(whole)
+        except ModuleNotFoundError as error:
+            error.msg = error.msg.replace(f"{self.name}.", "")
+            raise
+        return sys.modules[f"{self.name}.{top}"]
+
+
+class _Source(SourceFileLoader):
+    """Executes the file as it is now: bytecode that Python kept may be that of an earlier state."""
+
+    def __init__(self, name: str, path: str, folder: _Folder) -> None:
+        super().__init__(name, path)
+        self.folder = folder
+
+    def exec_module(self, module: ModuleType) -> None:
+        source = Path(self.path).read_bytes()
+        vars(module)["__builtins__"] = self.folder.builtins
+        exec(compile(source, self.path, "exec", dont_inherit=True), vars(module))
+        self.folder.read[Path(self.path)] = _digest(source)
+
+
+class _Finder:
+    """Finds the submodules of the packages that stand for folders."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        folder = next((f for f in _folders.values() if name.startswith(f"{f.name}.")), None)
+        for entry in path or () if folder else ():
+            finder = FileFinder(entry, (_source_of(folder), [".py"]), (ExtensionFileLoader, EXTENSION_SUFFIXES))
+            if spec := finder.find_spec(name):
+                return spec
+        return None
+
+
+def _source_of(folder: _Folder | None) -> Any:
+    """A loader of the folder, as `FileFinder` calls for one."""
+    return lambda name, path: _Source(name, path, cast(_Folder, folder))
+
+
+def _elsewhere(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # of a module that was put together by hand
+        return True
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
