@@ -18,11 +18,12 @@ class Undefended(Defense):
     Args:
         weights: its checkpoint, or in Python also the name or path of one.
         network: its architecture, `{type: ..., ...}`; left out, the one on the checkpoint's card.
-        mean, std: normalisation by channel; both left out, the network's own `preprocessing`, and without one it sees
-            images as they are.
+        mean, std: normalisation by channel; both left out, the network's own `preprocessing` or that of a layer in the
+            checkpoint, and without one it sees images as they are.
 
     Raises:
-        UserError: the weights do not fit the network, or a standard deviation is not positive.
+        UserError: the weights do not fit the network, a standard deviation is not positive, or there are two
+            normalisations.
     """
 
     mean: Tensor
@@ -38,6 +39,12 @@ class Undefended(Defense):
         super().__init__()
         checkpoint = Checkpoint.find(weights)
         self.network = checkpoint.network(network)
+        if checkpoint.normalization and not (mean is None and std is None):
+            raise UserError(
+                f"mean {mean} and std {std} are given, but the checkpoint has a normalisation of its own, which is "
+                f"applied: {checkpoint.normalization}",
+                remedy="Leave out `mean` and `std`",
+            )
         if mean is None and std is None and (own := getattr(self.network, "preprocessing", None)):
             mean, std = map(list, own)
         self.register_buffer("mean", torch.tensor(mean or [0.0]).view(-1, 1, 1))

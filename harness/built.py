@@ -98,7 +98,7 @@ class _Walk:
         elif isinstance(value, Component):
             self.items("component", [value.type, value.resolved()])
         elif isinstance(known := getattr(value, "sha256", None), str):
-            self.say(type(value).__qualname__, known)
+            self.say(type(value).__qualname__, f"{known} {getattr(value, 'key', None)}")
         else:
             self.items(type(value).__qualname__, _kept(value))
 

@@ -1,7 +1,11 @@
-"""What is known about a packaged checkpoint, in a YAML file beside it."""
+"""What is known about a checkpoint, in a YAML file beside it.
+
+A card is told from other YAML of the same name (a suite, a recipe) by the hash of its checkpoint, which it alone has.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness import yaml_source
 from harness.validation import parse
+
+MARK = re.compile(rb"^[\"']?sha256[\"']?\s*:", re.MULTILINE)
 
 
 class Card(BaseModel):
@@ -33,9 +39,11 @@ class Card(BaseModel):
 
 
 def read_card(path: Path) -> Card | None:
-    """The card in a file, or None where there is no such file.
+    """The card in a file, or None where there is no such file, or one that is no card.
 
     Raises:
-        UserError: the file is not a card.
+        UserError: the card is damaged.
     """
-    return parse(Card, yaml_source.read(path).root, "the card") if path.is_file() else None
+    if not path.is_file() or not MARK.search(path.read_bytes()):
+        return None
+    return parse(Card, yaml_source.read(path).root, "the card")

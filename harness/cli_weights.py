@@ -89,9 +89,9 @@ def verify(what: What = None) -> None:
 
 @app.command(name="import")
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="Any supported file of weights.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A file of weights; FILE#key=KEY: one of several.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
-    last: Annotated[bool, typer.Option("--last", help="Last weights instead of the averaged (EMA) ones.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Of a score-SDE training state, the last weights.")] = False,
 ) -> None:
     """Convert a file of weights to safetensors. Nothing in it is executed."""
     from harness import inventory
@@ -106,16 +106,17 @@ def import_(
 
 def _items(what: str | None) -> list[Item]:
     from harness import inventory, published
-    from harness.weights import is_address, packaged
+    from harness.weights import is_address, packaged, split_key
 
     if what is None:
         return inventory.items()
     known = {*packaged(), *(entry.name for entry in published.entries())}
-    if what in known or is_address(what):
+    plain, _ = split_key(what)
+    if plain in known or is_address(what):
         return [inventory.item(what)]
     if what.endswith((".yaml", ".yml")):
         return inventory.items(Path(what))
-    return [inventory.item(what)] if Path(what).exists() else [_unknown(what, known)]
+    return [inventory.item(what)] if Path(plain).exists() else [_unknown(what, known)]
 
 
 def _unknown(what: str, known: set[str]) -> Item:

@@ -17,7 +17,6 @@ from pydantic.errors import PydanticUserError
 
 from harness import registry
 from harness.errors import Failed, Place, UserError, blame, nearest
-from harness.foreign import contained
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced
 from harness.source import in_suite

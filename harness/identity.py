@@ -256,7 +256,9 @@ def _is_file(written: str) -> bool:
 def _contents(value: Any) -> Any:
     """Arguments with every checkpoint reduced to the hash of its bytes: where it lies is not what it is."""
     if isinstance(value, dict):
-        return value["sha256"] if "sha256" in value else {key: _contents(item) for key, item in value.items()}
+        if "sha256" in value:
+            return f"{value['sha256']} {value['key']}" if "key" in value else value["sha256"]
+        return {key: _contents(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_contents(item) for item in value]
     return value

@@ -18,7 +18,7 @@ from harness.published import Published
 from harness.store import write_atomically
 from harness.suite import written_out
 from harness.sweep import entry_of
-from harness.weights import Checkpoint, checkpoint_arguments, is_address, packaged, split_address
+from harness.weights import Checkpoint, checkpoint_arguments, is_address, packaged, split_address, split_key
 
 State = Literal["packaged", "here", "to fetch", "by hand", "missing"]
 Watch = Callable[[str], download.Progress]
@@ -103,14 +103,16 @@ def convert(source: Path, target: Path, *, ema: bool = True) -> formats.Loaded:
     """Writes any supported file as safetensors. Returns what was read.
 
     Args:
-        ema: of a file with averaged and last weights, take the averaged ones.
+        source: the file; `x.pt#key=ema` says which of several sets of weights in it.
+        ema: of a score-SDE training state, take the averaged weights rather than the last.
 
     Raises:
         UserError: the source cannot be read, or the target exists or cannot be written.
     """
     if target.exists():
         raise UserError(f"{target} exists", remedy="Choose another name, or remove it")
-    loaded = formats.read(source, ema=ema)
+    plain, key = split_key(str(source))
+    loaded = formats.read(Path(plain), ema=ema, key=key)
     tensors = {name: tensor.contiguous().clone() for name, tensor in loaded.tensors.items()}
     write_atomically(target, safetensors.torch.save(tensors))
     return loaded
@@ -141,13 +143,14 @@ def item(ref: str, folder: Path = Path()) -> Item:
         url, stated = split_address(ref)
         path = download.place(url)
         return Item(ref, "", "here" if path.is_file() else "to fetch", path, url, stated=stated)
-    if ref in packaged():
-        path = packaged()[ref]
+    plain, _ = split_key(ref)
+    if plain in packaged():
+        path = packaged()[plain]
         card = read_card(path.with_suffix(".yaml"))
         return Item(ref, card.summary if card else "", "packaged", path, stated=card.sha256 if card else None)
-    if known := next((entry for entry in published.entries() if entry.name == ref), None):
+    if known := next((entry for entry in published.entries() if entry.name == plain), None):
         state: State = "here" if known.present() else "to fetch" if known.fetchable else "by hand"
         origin = known.files[0].url or known.page
         return Item(ref, known.summary, state, known.path(), origin, known.manual, known.files[0].sha256, known)
-    path = folder / Path(ref).expanduser()
+    path = folder / Path(plain).expanduser()
     return Item(ref, "", "here" if path.exists() else "missing", path, folder=folder)

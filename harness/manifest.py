@@ -15,6 +15,7 @@ from harness.shard import Images
 from harness.store import MANIFEST, Store
 from harness.suite import Plan
 from harness.survey import Work
+from harness.weights import checkpoints
 
 SHOWN = 5
 """So many changes are told."""
@@ -75,7 +76,8 @@ def build(
     for work in works:
         pair = _pair(work)
         flags = remarks.get(pair[0], cells[pair]["flags"] if pair in cells else [])
-        cells[pair] = _cell(work, plan, images, flags)
+        own = [remark for checkpoint in checkpoints(work.cell.defense) for remark in checkpoint.remarks]
+        cells[pair] = _cell(work, plan, images, list(dict.fromkeys([*flags, *own])))
     new = {
         "harness": __version__,
         "suite": plan.suite.suite,
@@ -153,7 +155,8 @@ def _defenses(works: list[Work], built: dict[str, Defense], known: dict[str, Any
 def _defense(component: Component, defense: Defense | type[Defense]) -> dict[str, Any]:
     """defense: the class knows all but what each instance works out for itself."""
     facts = {name: getattr(defense, name) for name in ("stochastic", "expected_accuracy", "expected_dataset")}
-    return {"type": component.type} | {
+    notes = {checkpoint.ref: checkpoint.notes for checkpoint in checkpoints(component)}
+    return {"type": component.type, "weights": notes} | {
         name: getattr(Defense, name) if isinstance(fact, property) else fact for name, fact in facts.items()
     }
 

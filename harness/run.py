@@ -31,6 +31,7 @@ from harness.shard import Images, Job, answer, reason, unanswered, work
 from harness.store import Damaged, Lock, Store
 from harness.suite import Plan
 from harness.survey import Bounds, Failure, Work, failures, load_images, refuse_loss, survey
+from harness.weights import checkpoints
 
 GATE_IMAGES = 8
 SURPRISE = 4.0
@@ -129,6 +130,9 @@ class _Session:
             return
         self.dataset.refuse_classes_of(defense, component.title, component.place)
         refuse_unsteady(component, identity, defense)
+        for checkpoint in checkpoints(component):
+            for note in checkpoint.notes:
+                self.display.note(f"{component.name}: {checkpoint.ref}: {note}")
         self.defenses[component.name] = defense
 
     def gate(self) -> dict[str, list[str]]:

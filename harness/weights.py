@@ -4,6 +4,7 @@
     edm-cifar10-32x32-cond-vp       published: in the cache, or to be fetched into it (`harness weights fetch`)
     https://host/x.pt#sha256=...    likewise; the hash is optional
     ./x.pt                          a file, relative to the suite
+    ./x.pt#key=ema                  which weights, of a file that holds several (of an address: `#sha256=...&key=ema`)
 
 What a file is, is told by its content: see `harness.formats`.
 """
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -24,7 +27,7 @@ from torch import Tensor, nn
 
 from harness import download, formats, published, registry
 from harness.cards import Card, read_card
-from harness.components import parameters
+from harness.components import Component, parameters
 from harness.content import digest
 from harness.errors import UserError, blame, nearest
 from harness.formats import names
@@ -46,10 +49,20 @@ class Checkpoint:
         path: the file, or for a Hugging Face model the folder.
         card: what is known about it, or None.
         base: the folder that paths written beside it are relative to.
+
+    Attributes:
+        key: which of the weights in the file, where the reference says so.
+        notes: what was chosen, left aside or taken off when the network was made, one sentence each.
+        remarks: those of them that a table should tell, since another reading would give other numbers.
+        normalization: what the file's own layer before the network does to images, where the network was given it.
     """
 
     def __init__(self, ref: str, path: Path, card: Card | Published | None, base: Path | None = None) -> None:
         self.ref, self.path, self.card, self.base = ref, path, card, base
+        self.key = split_key(ref)[1]
+        self.notes: list[str] = []
+        self.remarks: list[str] = []
+        self.normalization: names.Normalization | None = None
 
     @classmethod
     def find(cls, ref: str | Checkpoint, base: Path | None = None) -> Checkpoint:
@@ -64,17 +77,18 @@ class Checkpoint:
         """
         if isinstance(ref, Checkpoint):
             return ref
+        plain, _ = split_key(ref)
         if is_address(ref):
-            return cls(ref, _fetched(ref), None, base)
-        if not _is_name(ref):
-            return _described(ref, _local(ref, base), base)
-        if ref in packaged():
-            return _described(ref, packaged()[ref], base)
-        entry = _published(ref)
+            return cls(ref, _fetched(plain), None, base)
+        if not _is_name(plain):
+            return _described(ref, _local(plain, base), base)
+        if plain in packaged():
+            return _described(ref, packaged()[plain], base)
+        entry = _published(plain)
         if not entry.present():
             raise UserError(
-                f"checkpoint '{ref}' is not in the cache: there is no {entry.path()}",
-                remedy=f"Run `harness weights fetch {ref}`"
+                f"checkpoint '{plain}' is not in the cache: there is no {entry.path()}",
+                remedy=f"Run `harness weights fetch {plain}`"
                 if entry.fetchable
                 else f"{entry.manual} ({entry.page}), and put it there",
             )
@@ -94,7 +108,10 @@ class Checkpoint:
         Raises:
             UserError: the file is of no supported format, or holds code.
         """
-        return formats.read(self.path).tensors
+        return self._loaded().tensors
+
+    def _loaded(self) -> formats.Loaded:
+        return formats.read(self.path, key=self.key)
 
     def network(self, spec: Mapping[str, Any] | None = None) -> nn.Module:
         """The network with these weights, frozen and in evaluation mode.
@@ -107,7 +124,7 @@ class Checkpoint:
         """
         if self.path.is_dir():
             return self._diffusers().eval().requires_grad_(False)
-        loaded = formats.read(self.path)
+        loaded = self._loaded()
         spec = spec or (self.card.network if self.card else None)
         with fenced(0):  # leaves the caller's generators as they were
             if spec is not None:
@@ -119,7 +136,7 @@ class Checkpoint:
                     f"checkpoint '{self.ref}' does not say what network it belongs to",
                     remedy="Add `network: {type: ..., ...}` beside `weights:`",
                 )
-        self._fill(network, loaded.tensors)
+        self._fill(network, loaded)
         return network.eval().requires_grad_(False)
 
     def _diffusers(self) -> nn.Module:
@@ -135,12 +152,13 @@ class Checkpoint:
             ) from error
         with fenced(0):
             network: nn.Module = cls.from_published(published_config)
-        self._fill(network, cls.current_names(formats.read(weights).tensors))
+        loaded = formats.read(weights)
+        self._fill(network, replace(loaded, tensors=cls.current_names(loaded.tensors)))
         return network
 
-    def _fill(self, network: nn.Module, found: dict[str, Tensor]) -> None:
+    def _fill(self, network: nn.Module, loaded: formats.Loaded) -> None:
         wanted = network.state_dict()
-        tensors, _ = names.aligned(found, wanted)
+        tensors, renamed, normalization = names.aligned(loaded.tensors, wanted)
         reshaped = [
             f"{key} is {tuple(tensors[key].shape)}, expected {tuple(wanted[key].shape)}"
             for key in wanted.keys() & tensors.keys()
@@ -159,6 +177,33 @@ class Checkpoint:
                 remedy=names.likely_cause(*shapes),
             )
         network.load_state_dict(tensors)
+        self.notes = [*loaded.notes, *renamed]
+        self.remarks = [f"weights '{self.key}' of {self.path.name}"] if self.key else []
+        if normalization is not None:
+            self._normalize(network, normalization)
+
+    def _normalize(self, network: nn.Module, found: names.Normalization) -> None:
+        """Puts the file's own normalisation before a network, which was trained behind it.
+
+        Raises:
+            UserError: the network states another one, or the numbers are none of a normalisation.
+        """
+        if not all(map(math.isfinite, (*found.mean, *found.std))) or min(found.std) <= 0:
+            raise UserError(
+                f"the normalisation in checkpoint '{self.ref}' is {found}, which divides by what it should not"
+            )
+        stated = getattr(network, "preprocessing", None)
+        if stated is None:
+            self.remarks.append(f"normalised as {self.path.name} says: {found}")
+            self.notes.append(f"the file's own normalisation is applied before the network: {found}")
+            self.normalization = found
+            network.register_forward_pre_hook(lambda _, inputs: (found(inputs[0]), *inputs[1:]))
+        elif not found.agrees(*stated):
+            own = names.Normalization(*map(tuple, stated))
+            raise UserError(
+                f"checkpoint '{self.ref}' normalises images by {found}, but {type(network).__name__} by {own}",
+                remedy="Name the network that the weights were trained in",
+            )
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.ref!r})"
@@ -168,7 +213,7 @@ class Checkpoint:
         return core_schema.with_info_plain_validator_function(
             cls._validate,
             serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda found: {"name": found.ref, "sha256": found.sha256}
+                lambda found: {"name": found.ref, "sha256": found.sha256} | ({"key": found.key} if found.key else {})
             ),
         )
 
@@ -222,8 +267,30 @@ def is_address(ref: str) -> bool:
 
 def split_address(ref: str) -> tuple[str, str | None]:
     """Address and sha256, which may stand in the fragment: `https://host/x.pt#sha256=...`."""
-    url, _, fragment = ref.partition("#")
+    url, _, fragment = split_key(ref)[0].partition("#")
     return url, fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
+
+
+def split_key(ref: str) -> tuple[str, str | None]:
+    """A reference without what it says of the weights in the file, and that: `x.pt#key=ema` is ("x.pt", "ema")."""
+    start, sign, fragment = ref.rpartition("#")
+    parts = fragment.split("&") if sign else []
+    keys = [part.removeprefix("key=") for part in parts if part.startswith("key=")]
+    if not keys or not keys[0]:
+        return ref, None
+    rest = "&".join(part for part in parts if not part.startswith("key="))
+    return f"{start}#{rest}" if rest else start, keys[0]
+
+
+def checkpoints(component: Component) -> list[Checkpoint]:
+    """Those that a defense was given, with those of the defenses inside it."""
+    found: list[Checkpoint] = []
+    for value in component.arguments.values():
+        if isinstance(value, Checkpoint):
+            found.append(value)
+        elif isinstance(value, Component):
+            found += checkpoints(value)
+    return found
 
 
 def _fetched(ref: str) -> Path:

@@ -27,27 +27,28 @@ SHARING = 4
 __all__ = ["Loaded", "read"]
 
 
-def read(path: Path, *, ema: bool = True) -> Loaded:
+def read(path: Path, *, ema: bool = True, key: str | None = None) -> Loaded:
     """The weights in a file.
 
     Args:
         path: the file; symbolic links are followed.
-        ema: of a file with both averaged and last weights, take the averaged ones.
+        ema: of a score-SDE training state, take the averaged weights rather than the last.
+        key: which weights, of a file that holds more than one set, see `harness.formats.choice`.
 
     Raises:
         UserError: there is no such regular file, it is of no supported format, damaged, or holds code.
     """
     try:
         with opened(path) as source:
-            return _checked(_read(source, ema), source)
+            return _checked(_read(source, ema, key), source)
     except UserError as error:
         raise UserError(_printable(error.message), remedy=error.remedy, where=Place(path)) from error
 
 
-def _read(source: Source, ema: bool) -> Loaded:
+def _read(source: Source, ema: bool, key: str | None) -> Loaded:
     for layout in FORMATS:
         if layout.recognises(source):
-            return layout.read(source, ema)
+            return layout.read(source, ema, key)
     raise unrecognised(source)
 
 

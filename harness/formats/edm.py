@@ -69,12 +69,12 @@ def recognises(source: Source) -> bool:
     return MAGIC.match(source.head) is not None and not torch_legacy.recognises(source)
 
 
-def read(source: Source, ema: bool) -> Loaded:
+def read(source: Source, ema: bool, key: str | None) -> Loaded:
     """The network's state dict and the arguments that built it.
 
     Args:
         source: the file.
-        ema: these files hold averaged weights only.
+        ema, key: these files hold averaged weights only, which they call "ema".
 
     Raises:
         UserError: the file is damaged, names anything but tensors and modules, is of another layout, or is asked for
@@ -88,7 +88,7 @@ def read(source: Source, ema: bool) -> Loaded:
         held = ", ".join(str(key)[:30] for key in list(content)[:5]) or "nothing"
         raise UserError(f"The pickle holds no network under '{KEY}' as the files of EDM do, but {held}", remedy=NO_CODE)
     network = _is(content[KEY], Module, KEY)
-    if not ema:
+    if not ema or key not in (None, KEY):
         raise UserError("The files of EDM hold the averaged weights (EMA) only", remedy="Ask for those")
     weights = {name: view.tensor() for name, view in _views(network, budget)}
     notes = [f"{network.kind}, averaged weights (EMA); the source text in the file was not run"]

@@ -1,40 +1,100 @@
-"""Names of tensors: what training scripts wrap around a network shows as a prefix of every name."""
+"""Names of tensors: what training scripts wrap around a network shows as a part of every name.
+
+Some wrappers say so in a name that no network would use, and go at once. Others could as well be a part of the network
+itself, and go only where the names of the network that the tensors are for are known.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
 PARALLEL = "module."
-ROBUSTNESS = ("normalizer.", "attacker.")
-"""Beside the network (`model.`), the robustness library saves its preprocessing and a second copy of the network."""
-WRAPPERS = ("module.", "model.", "net.", "network.", "denoise_fn.", "ema_model.", "0.")
+INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of names that torch.compile, FSDP and activation checkpointing put in, anywhere."""
+
+AVERAGED_MODEL = "n_averaged"
+"""What torch's AveragedModel keeps beside the averaged network (`module.`)."""
+
+ATTACKER = "attacker."
+"""The robustness library saves a second copy of the network and its normalisation."""
+ROBUSTNESS = ("normalizer.", ATTACKER)
+"""Beside the network (`model.`), it saves its normalisation, and all of it a second time."""
+
+WRAPPERS = ("module.", "model.", "net.", "network.", "denoise_fn.", "ema_model.", "0.", "1.")
+NORMALIZATIONS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
+"""What layers that normalise images call what they subtract, and then divide by."""
+
+MOST_CHANNELS = 4
 LABELS = ("label_embed", "map_label")
 AVERAGES = ("ema.", "shadow_params", "ema_model.", "model_ema.")
 Shape = Sequence[int]
+
+
+DIGITS = 5e-4
+"""Numbers that are no further apart are the same, one of them rounded."""
+
+
+class Normalization(NamedTuple):
+    """A layer before the network, (x - mean) / std: one number per channel, or one for all."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W), normalised."""
+        mean, std = (x.new_tensor(numbers)[:, None, None] for numbers in self)
+        return (x - mean) / std
+
+    def agrees(self, mean: Sequence[float], std: Sequence[float]) -> bool:
+        """Whether these are the same numbers, up to the digits that people write."""
+        pairs = [(a, b) for own, other in zip(self, (mean, std), strict=True) for a, b in _paired(own, other)]
+        return all(abs(a - b) <= DIGITS for a, b in pairs)
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{number:.6g}" for number in numbers) for numbers in self)
+        return f"(x - mean) / std with mean [{mean}], std [{std}]"
+
+
+class Aligned(NamedTuple):
+    """Tensors under a network's names, what was taken off, and the normalisation that stood beside the network."""
+
+    tensors: dict[str, Tensor]
+    notes: list[str]
+    normalization: Normalization | None = None
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors without what is known to be no part of a network's names, and notes on what was taken away.
 
     `module.` of data-parallel training goes if all names have it (or all of the network inside HybViT's diffusion
-    wrapper, `denoise_fn.module.`); so does what the robustness library adds.
+    wrapper, `denoise_fn.module.`); so does what PyTorch's own wrappers and the robustness library add.
     """
-    notes: list[str] = []
-    found, stripped = _strip(dict(tensors), PARALLEL)
+    found, notes = _without_inside(dict(tensors))
+    parallel = "it was saved from data-parallel training"
+    if AVERAGED_MODEL in (name.removeprefix(PARALLEL) for name in found):
+        found, _ = _strip(found, PARALLEL) if PARALLEL + AVERAGED_MODEL in found else (found, False)
+        network, stripped = _strip({name: t for name, t in found.items() if name != AVERAGED_MODEL}, PARALLEL)
+        if stripped:
+            count, found = int(found[AVERAGED_MODEL]), network
+            notes.append(f"averaged weights, of torch's AveragedModel after {count:,} updates")
+    found, stripped = _strip(found, PARALLEL)
     inner = "denoise_fn." + PARALLEL
     if any(name.startswith(inner) for name in found):
         found, stripped = {name.replace(inner, "denoise_fn.", 1): value for name, value in found.items()}, True
     if stripped:
-        notes.append(f"prefix '{PARALLEL}' taken off the names: the network was saved from data-parallel training")
+        notes.append(f"prefix '{PARALLEL}' taken off the names: {parallel}")
     if any(name.startswith(ROBUSTNESS) for name in found):
-        found, _ = _strip({name: value for name, value in found.items() if not name.startswith(ROBUSTNESS)}, "model.")
-        notes.append("preprocessing and attacker of the robustness library left aside, prefix 'model.' taken off")
+        kept = {name: value for name, value in found.items() if not name.startswith(ROBUSTNESS)}
+        normalizer = {name: value for name, value in found.items() if name.startswith(ROBUSTNESS[0])}
+        found = _strip(kept, "model.")[0] | normalizer
+        notes.append("attacker of the robustness library left aside, prefix 'model.' taken off")
     return found, notes
 
 
-def aligned(tensors: Mapping[str, Tensor], expected: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
+def aligned(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Aligned:
     """The tensors without the wrapper's prefix that keeps their names from being the expected ones, and a note on it.
 
     Args:
@@ -43,14 +103,52 @@ def aligned(tensors: Mapping[str, Tensor], expected: Collection[str]) -> tuple[d
 
     Returns:
         The tensors, under the names as found unless taking off prefixes that all of them share makes more names fit.
+        A normalisation of images that is not the network's own is none of its tensors.
     """
+    whole = _aligned(tensors, expected)
+    rest, normalization = _normalization(tensors)
+    if normalization is None:
+        return whole
+    network = _aligned(rest, expected)
+    if len(whole.tensors.keys() & set(expected)) > len(network.tensors.keys() & set(expected)):
+        return whole
+    return Aligned(network.tensors, network.notes, normalization)
+
+
+def _aligned(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Aligned:
     best, best_prefix = dict(tensors), ""
     current, prefix = best, ""
     while current and (wrapper := next((w for w in WRAPPERS if all(name.startswith(w) for name in current)), None)):
         current, prefix = _strip(current, wrapper)[0], prefix + wrapper
         if len(current.keys() & set(expected)) > len(best.keys() & set(expected)):
             best, best_prefix = current, prefix
-    return best, [f"prefix '{best_prefix}' taken off the names"] if best_prefix else []
+    return Aligned(best, [f"prefix '{best_prefix}' taken off the names"] if best_prefix else [])
+
+
+def _normalization(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Normalization | None]:
+    """The tensors without the layer that holds a mean and a standard deviation by channel, and it, if there is one."""
+    pairs = []
+    for name in tensors:
+        layer, dot, last = name.rpartition(".")
+        beside = {other for other in tensors if dot and other.startswith(layer + dot)}
+        for first, second in NORMALIZATIONS:
+            pair = (name, f"{layer}{dot}{second}")
+            if last == first and pair[1] in tensors and beside <= set(pair) and _is_small(tensors, pair):
+                pairs.append(pair)
+    if len(pairs) != 1:
+        return dict(tensors), None
+    mean, std = (tuple(tensors[name].double().flatten().tolist()) for name in pairs[0])
+    return {name: value for name, value in tensors.items() if name not in pairs[0]}, Normalization(mean, std)
+
+
+def _paired(one: Sequence[float], other: Sequence[float]) -> list[tuple[float, float]]:
+    """By channel; one number stands for all."""
+    count = max(len(one), len(other))
+    return list(zip(*(list(numbers) * (count if len(numbers) == 1 else 1) for numbers in (one, other)), strict=False))
+
+
+def _is_small(tensors: Mapping[str, Tensor], names: Collection[str]) -> bool:
+    return all(0 < tensors[name].numel() <= MOST_CHANNELS for name in names)
 
 
 def likely_cause(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
@@ -61,8 +159,12 @@ def likely_cause(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> s
         expected: shapes of the network's.
     """
     missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if any(".lora_" in name for name in unexpected):
+        return "The file holds adapters (LoRA); merge them into the network (`merge_and_unload` of peft) and save that"
     if unexpected and any(name.startswith(AVERAGES) for name in unexpected):
-        return "The file mixes averaged (EMA) and last weights; save one of the two alone"
+        return (
+            "The file mixes averaged (EMA) and last weights; name the prefix of those you mean, as in `#key=ema_model`"
+        )
     if not expected.keys() & found.keys():
         if any(name.endswith(tuple(f".{other}" for other in expected)) for name in found):
             return "The names carry a prefix that the network's do not; save the state_dict of the network itself"
@@ -74,6 +176,15 @@ def likely_cause(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> s
         size = "smaller or of another variant" if len(missing) > len(unexpected) else "larger or of another variant"
         return f"The checkpoint's network is {size}; check depth, blocks and attention under `network:`"
     return "The names agree, so the checkpoint is of another width or number of classes; check them under `network:`"
+
+
+def _without_inside(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    parts = {name: name.split(".") for name in tensors}
+    taken = [part for part in INSIDE if any(part in found for found in parts.values())]
+    renamed = {".".join(part for part in parts[name] if part not in taken): value for name, value in tensors.items()}
+    if not taken or len(renamed) < len(tensors):
+        return tensors, []
+    return renamed, [f"'{part}.' taken out of the names: a wrapper of PyTorch's" for part in taken]
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], bool]:

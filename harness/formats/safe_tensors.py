@@ -5,7 +5,7 @@ from __future__ import annotations
 import safetensors.torch
 
 from harness.errors import UserError, blame
-from harness.formats import names
+from harness.formats import choice, names
 from harness.formats.loaded import Loaded
 from harness.formats.source import FETCH_AGAIN, Source
 
@@ -19,12 +19,13 @@ def recognises(source: Source) -> bool:
     return _header(source) <= LARGEST_HEADER and source.head[LENGTH : LENGTH + 1] == b"{"
 
 
-def read(source: Source, ema: bool) -> Loaded:
+def read(source: Source, ema: bool, key: str | None) -> Loaded:
     """The tensors in the file.
 
     Args:
         source: the file.
-        ema: without meaning here: such a file holds one set of weights.
+        ema: without meaning here: such a file has no training state.
+        key: the prefix of the tensors that are meant, where they are not all.
 
     Raises:
         UserError: the file is cut short or does not keep to the format.
@@ -38,8 +39,9 @@ def read(source: Source, ema: bool) -> Loaded:
         tensors = safetensors.torch.load_file(source.path)
     except Exception as error:  # of the library, of any kind: what it means to the user is the same
         raise UserError(f"This is not a sound safetensors file: {blame(error)}", remedy=FETCH_AGAIN) from error
-    tensors, notes = names.unwrapped(tensors)
-    return Loaded("safetensors", tensors, tuple(notes))
+    tensors, notes = choice.chosen(tensors, key) if key else (tensors, [])
+    tensors, renamed = names.unwrapped(tensors)
+    return Loaded("safetensors", tensors, (*notes, *renamed))
 
 
 def _header(source: Source) -> int:

@@ -16,6 +16,9 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.formats import names
 
+KEYS = ("ema", "model")
+"""What `#key=` calls the averaged and the last weights."""
+
 NOT_TRAINED = ("sigmas", "all_modules.0.W")
 OTHER_SCRIPT = "It may come from another network or a changed training script; save the averaged state_dict by name"
 

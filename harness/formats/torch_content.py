@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from harness.errors import UserError, blame
-from harness.formats import names, score_sde, tensors
+from harness.formats import choice, names, score_sde, tensors
 from harness.formats.loaded import Loaded
 from harness.formats.source import Source
-
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-SHOWN = 5
 
 
 def _counter(counts: Any) -> dict[str | int, int]:
@@ -45,50 +41,25 @@ def load(source: Source, mapped: bool) -> Any:
         ) from error
 
 
-def state_dict(content: Any, layout: str, ema: bool) -> Loaded:
+def state_dict(content: Any, layout: str, ema: bool, key: str | None) -> Loaded:
     """The weights in what a file holds: bare, in a training script's dictionary, or a score-SDE training state.
 
     Args:
         content: as loaded.
         layout: what the file is, for people.
         ema: of a training state, the averaged weights rather than the last.
+        key: which of several state dicts, see `harness.formats.choice`.
 
     Raises:
         UserError: there are no weights, or more than one set of them.
     """
-    if score_sde.recognises(content):
-        found, notes = score_sde.read(content, ema)
-        layout = f"score-SDE training state ({layout})"
-    else:
-        found, notes = _plain(content)
-    return Loaded(layout, found, tuple(notes))
-
-
-def _plain(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     if not isinstance(content, dict):
-        raise UserError(f"The file holds a {type(content).__name__}, not a state dict", remedy=_remedy())
-    if _is_state_dict(content):
-        return names.unwrapped(content)
-    present = [key for key in WRAPPERS if _is_state_dict(content.get(key))]
-    if len(present) != 1:
-        keys = ", ".join(repr(key)[:50] for key in list(content)[:SHOWN])
-        what = f"state dicts under {' and '.join(present)}" if present else f"no state dict, but {keys or 'nothing'}"
-        raise UserError(f"The file holds {what}", remedy=_remedy())
-    rest = [repr(key)[:50] for key in content if key != present[0]]
-    notes = [f"taken from '{present[0]}'"]
-    if rest:
-        notes.append(f"left aside: {', '.join(rest[:SHOWN])}{', …' if len(rest) > SHOWN else ''}")
-    found, renamed = names.unwrapped(content[present[0]])
-    return found, notes + renamed
-
-
-def _is_state_dict(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
-    )
-
-
-def _remedy() -> str:
-    return f"Save one state dict, bare or under one of {', '.join(WRAPPERS)}"
+        raise UserError(
+            f"The file holds a {type(content).__name__}, not a state dict", remedy="Save the network's state_dict"
+        )
+    if score_sde.recognises(content) and key in (None, *score_sde.KEYS):
+        found, notes = score_sde.read(content, ema if key is None else key == score_sde.KEYS[0])
+        return Loaded(f"score-SDE training state ({layout})", found, tuple(notes))
+    found, notes = choice.chosen(content, key)
+    found, renamed = names.unwrapped(found)
+    return Loaded(layout, found, (*notes, *renamed))

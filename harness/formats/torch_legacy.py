@@ -30,7 +30,7 @@ def recognises(source: Source) -> bool:
     return source.head.startswith(MAGIC)
 
 
-def read(source: Source, ema: bool) -> Loaded:
+def read(source: Source, ema: bool, key: str | None) -> Loaded:
     """The state dict in the file; see `torch_content.state_dict`.
 
     Raises:
@@ -40,7 +40,7 @@ def read(source: Source, ema: bool) -> Loaded:
     if tarfile.is_tarfile(source.path):
         raise UserError("The file is also a tar archive, which cannot be read safely", remedy="Do not trust it")
     parse(source.data, torch_content.TABLE, Budget(source.size))
-    return torch_content.state_dict(torch_content.load(source, mapped=False), "legacy torch file", ema)
+    return torch_content.state_dict(torch_content.load(source, mapped=False), "legacy torch file", ema, key)
 
 
 def parse(data: bytes | mmap, table: Mapping[str, Any], budget: Budget) -> Any:

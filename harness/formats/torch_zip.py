@@ -30,7 +30,7 @@ def recognises(source: Source) -> bool:
     return source.head.startswith(MAGIC)
 
 
-def read(source: Source, ema: bool) -> Loaded:
+def read(source: Source, ema: bool, key: str | None) -> Loaded:
     """The state dict in the file; see `torch_content.state_dict`.
 
     Raises:
@@ -44,7 +44,7 @@ def read(source: Source, ema: bool) -> Loaded:
             _check_pickle(archive, Budget(source.size))
     except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError, OSError) as error:
         raise UserError(f"The archive is damaged: {error}", remedy=FETCH_AGAIN) from error
-    return torch_content.state_dict(torch_content.load(source, mapped=True), "torch zip file", ema)
+    return torch_content.state_dict(torch_content.load(source, mapped=True), "torch zip file", ema, key)
 
 
 def _check_end(source: Source) -> None:

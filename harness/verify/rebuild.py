@@ -96,7 +96,7 @@ def _unresolved(value: Any, folder: Path) -> Any:
         return [_unresolved(item, folder) for item in value]
     if not isinstance(value, dict):
         return value
-    if value.keys() == {"name", "sha256"}:
+    if {"name", "sha256"} <= value.keys():
         return value["name"]
     if value.keys() == {"type", "arguments"}:
         return _entry(_kind(value["type"], folder), value["type"], value["arguments"], folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import pickle
 from pathlib import Path
@@ -12,11 +14,17 @@ import pytest
 import torch
 import yaml
 from pydantic import TypeAdapter
+from rich.console import Console
 from safetensors.torch import save_file
 
+from harness.components import Component
 from harness.errors import UserError
+from harness.identity import component_hash
+from harness.progress import Display
+from harness.run import run
+from harness.suite import load
 from harness.validation import conform
-from harness.weights import Checkpoint, build_network, packaged
+from harness.weights import Checkpoint, build_network, packaged, split_key
 from harness.yaml_source import parse
 
 SMALL: dict[str, Any] = {"type": "cnn", "width": 4}
@@ -158,6 +166,127 @@ def test_a_wrong_card_is_told(changes: dict[str, Any], message: str, file: Path)
     card(file, **changes)
     with pytest.raises(UserError, match=r"net\.yaml:\d+.*" + message):
         Checkpoint.find(str(file))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "suite: net\ndataset: {name: digits}\ndefenses: {d: {type: undefended, weights: ./net.safetensors}}\n",
+        "recipe: net\nnetwork: {type: cnn}\nsteps: 3\n",
+        "- a list\n",
+        "{{ no YAML at all",
+        "",
+    ],
+)
+def test_a_file_beside_weights_that_is_no_card_is_let_be(text: str, file: Path) -> None:
+    file.with_suffix(".yaml").write_text(text)
+    assert Checkpoint.find(str(file)).card is None
+
+
+# --- one of several sets of weights
+
+
+@pytest.mark.parametrize(
+    ("ref", "plain", "key"),
+    [
+        ("./x.pt", "./x.pt", None),
+        ("./x.pt#key=ema", "./x.pt", "ema"),
+        ("./x#1.pt", "./x#1.pt", None),
+        ("./x#1.pt#key=a.b", "./x#1.pt", "a.b"),
+        ("https://h/x.pt#sha256=ab", "https://h/x.pt#sha256=ab", None),
+        ("https://h/x.pt#sha256=ab&key=ema", "https://h/x.pt#sha256=ab", "ema"),
+        ("https://h/x.pt#key=ema&sha256=ab", "https://h/x.pt#sha256=ab", "ema"),
+        ("./x.pt#key=", "./x.pt#key=", None),
+    ],
+)
+def test_a_reference_says_which_weights_of_a_file_are_meant(ref: str, plain: str, key: str | None) -> None:
+    assert split_key(ref) == (plain, key)
+
+
+def test_the_key_of_the_weights_counts_in_the_identity(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({"model": state, "ema": {name: 2 * value for name, value in state.items()}}, tmp_path / "both.pt")
+    found = {key: defense_of(tmp_path, f"./both.pt#key={key}") for key in ("model", "ema")}
+    assert component_hash(found["model"]) != component_hash(found["ema"])
+    biases = [defense.build().network.state_dict()["head.3.bias"] for defense in found.values()]
+    assert torch.equal(2 * biases[0], biases[1]) and torch.equal(biases[0], state["head.3.bias"])
+    with pytest.raises(UserError, match="#key=ema"):
+        defense_of(tmp_path, "./both.pt").build()
+
+
+def defense_of(folder: Path, weights: str, more: str = "") -> Component:
+    entry = f"{{type: undefended, weights: '{weights}', network: {{type: cnn, width: 4}}{more}}}"
+    (folder / "s.yaml").write_text(
+        f"suite: s\ndataset: {{name: digits, first: 8}}\ndefenses: {{d: {entry}}}\nattacks: {{clean: {{}}}}\n"
+    )
+    return load(folder / "s.yaml").cells[0].defense
+
+
+# --- a normalisation in the file
+
+
+def test_a_normalisation_in_the_file_is_applied_and_told(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    mean, std = torch.full((1, 1, 1, 1), 0.3), torch.full((1, 1, 1, 1), 0.5)
+    save_file(state, tmp_path / "bare.safetensors")
+    torch.save({"0.mean": mean, "0.std": std, **{f"1.{name}": t for name, t in state.items()}}, tmp_path / "own.pt")
+    x = torch.rand(5, 1, 8, 8, requires_grad=True)
+    own, bare = (defense_of(tmp_path, f"./{name}") for name in ("own.pt", "bare.safetensors"))
+    logits = own.build()(x)
+    assert torch.allclose(logits, bare.build()((x - 0.3) / 0.5), atol=1e-6)
+    assert torch.autograd.grad(logits.sum(), x)[0].abs().max() > 0
+    assert any("mean [0.3], std [0.5]" in note for note in own.arguments["weights"].notes)
+    assert torch.equal(bare.build()(x), defense_of(tmp_path, "./bare.safetensors").build()(x))
+
+
+def test_two_normalisations_are_refused_with_their_numbers(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({"mu": torch.zeros(1) + 0.3, "sigma": torch.ones(1), **state}, tmp_path / "own.pt")
+    with pytest.raises(UserError, match=r"mean \[0\.5\].* are given.*mean \[0\.3\], std \[1\]"):
+        defense_of(tmp_path, "./own.pt", ", mean: [0.5]").build()
+    (tmp_path / "net.py").write_text(
+        "from defenses.networks.cnn import CNN\n\n\nclass Net(CNN):\n    preprocessing = ((0.5,), (1.0,))\n"
+    )
+    checkpoint = Checkpoint.find("./own.pt", tmp_path)
+    with pytest.raises(UserError, match=r"mean \[0\.3\], std \[1\], but Net by .*mean \[0\.5\]"):
+        checkpoint.network({"type": "./net.py:Net", "width": 4})
+    torch.save({"mu": torch.zeros(1), "sigma": torch.zeros(1), **state}, tmp_path / "own.pt")
+    with pytest.raises(UserError, match="divides by"):
+        Checkpoint.find("./own.pt", tmp_path).network(SMALL)
+
+
+def test_a_run_tells_what_was_chosen_and_keeps_it(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({"ema": {"0.mean": torch.zeros(1), "0.std": torch.ones(1)} | prefixed(state, "1.")}, tmp_path / "own.pt")
+    defense_of(tmp_path, "./own.pt#key=ema")
+    shown = io.StringIO()
+    display = Display(Console(file=shown, width=300))
+    run(load(tmp_path / "s.yaml"), tmp_path / "out", torch.device("cpu"), display)
+    assert "d: ./own.pt#key=ema: taken from 'ema', as asked" in shown.getvalue()
+    assert "normalisation is applied" in shown.getvalue()
+    manifest = json.loads((tmp_path / "out/run.json").read_text())
+    assert "taken from 'ema', as asked" in manifest["defenses"]["d"]["weights"]["./own.pt#key=ema"]
+    flags = manifest["cells"][0]["flags"]
+    assert {"weights 'ema' of own.pt", "normalised as own.pt says: (x - mean) / std with mean [0], std [1]"} <= set(
+        flags
+    )
+
+
+def prefixed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: prefixed(s, "_orig_mod."),
+        lambda s: prefixed(s, "module._orig_mod."),
+        lambda s: {"n_averaged": torch.tensor(5), **prefixed(s, "module.")},
+        lambda s: {"state_dict": prefixed(s, "model."), "hyper_parameters": {"lr": 0.1}},
+        lambda s: {"state_dict": prefixed(s, "net."), "pytorch-lightning_version": "2"},
+    ],
+)
+def test_what_a_training_script_wrapped_around_a_network_is_taken_off(
+    wrap: Any, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(wrap(state), tmp_path / "net.pt")
+    assert same(dict(Checkpoint.find(str(tmp_path / "net.pt")).network(SMALL).state_dict()), state)
 
 
 # --- formats

@@ -41,7 +41,10 @@ def wrn():
 
 def robustness(network):
     """The robustness library saves the network twice, beside its preprocessing, all of it in parallel."""
-    extra = {f"module.{part}.new_mean": torch.zeros(3, 1, 1) for part in ("normalizer", "attacker.normalize")}
+    preprocessing = zip(("new_mean", "new_std"), network.preprocessing, strict=True)
+    numbers = {name: torch.tensor(values).view(3, 1, 1) for name, values in preprocessing}
+    parts = ("normalizer", "attacker.normalize")
+    extra = {f"module.{part}.{name}": value for part in parts for name, value in numbers.items()}
     return {"model": prefixed(network, "module.model.") | prefixed(network, "module.attacker.model.") | extra}
 
 
@@ -53,10 +56,6 @@ CLASSIFIERS = {
         lambda net: {"model": net.state_dict(), "optimizer": {"state": {}}, "iteration": 3, "arch": "resnet50"},
     ),
     "pat by robustness": (pat, robustness),
-    "pat with preprocessing": (
-        pat,
-        lambda net: {"model": prefixed(net, "model.") | {"normalizer.new_std": torch.ones(3, 1, 1)}},
-    ),
     "hybvit": (hybvit, lambda net: {"model_state_dict": net.state_dict(), "epoch": 3, "scheduler": {"milestones": 1}}),
     "hybvit in parallel": (
         hybvit,
@@ -84,8 +83,11 @@ def test_a_classifier_comes_back_from_a_torch_file(layout, zipped, x, weigh, tmp
     network = weigh(build())
     torch.save(wrap(network), tmp_path / "file", _use_new_zipfile_serialization=zipped)
     again = build().eval()
-    again.load_state_dict(formats.read(tmp_path / "file").tensors)
+    loaded = names.aligned(formats.read(tmp_path / "file").tensors, again.state_dict())
+    again.load_state_dict(loaded.tensors)
     assert torch.equal(again(x), network(x))
+    assert (loaded.normalization is not None) == (layout == "pat by robustness")
+    assert loaded.normalization is None or loaded.normalization.agrees(*network.preprocessing)
 
 
 def test_a_classifier_comes_back_from_safetensors(x, weigh, tmp_path):
@@ -110,9 +112,9 @@ def test_a_state_dict_of_edm_keeps_the_prefix_that_is_its_own(zipped, weigh, tmp
     network = weigh(EDM(8, 1, 10, **small))
     torch.save(network.state_dict(), tmp_path / "file", _use_new_zipfile_serialization=zipped)
     again = EDM(8, 1, 10, **small).eval()
-    loaded, notes = names.aligned(formats.read(tmp_path / "file").tensors, again.state_dict())
-    again.load_state_dict(loaded)
-    assert notes == []
+    loaded = names.aligned(formats.read(tmp_path / "file").tensors, again.state_dict())
+    again.load_state_dict(loaded.tensors)
+    assert loaded.notes == [] and loaded.normalization is None
     x = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
     assert torch.equal(again(x, torch.tensor(0.5)), network(x, torch.tensor(0.5)))
 
