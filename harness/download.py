@@ -26,7 +26,7 @@ from urllib.parse import unquote
 from harness import catalog, transfer
 from harness.content import digest
 from harness.errors import UserError
-from harness.transfer import Broken, Misfit, Refused
+from harness.transfer import Broken, Misfit, Refused, Stalled
 
 PAUSES = (1.0, 2.0, 4.0)
 """Seconds before each further try; a try that brought `WORTH` bytes or more starts the count afresh."""
@@ -156,7 +156,8 @@ class _Job:
                     self.discard()
                 fruitless = 0 if self.held() - before >= WORTH else fruitless + 1
                 if fruitless > len(PAUSES):
-                    raise Refused(f"{error} ({fruitless} tries)") from error
+                    later = "Try again later: it goes on where it stopped" if isinstance(error, Stalled) else None
+                    raise Refused(f"{error} ({fruitless} tries)", later) from error
                 time.sleep(PAUSES[max(fruitless - 1, 0)])
 
     def received(self) -> bool:

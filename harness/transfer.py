@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
@@ -18,7 +18,7 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from harness import __version__
+from harness import __version__, pace
 
 SCHEMES = ("http", "https")
 BLOCK = 1 << 20
@@ -45,6 +45,10 @@ class Misfit(Broken):
     """What the server has does not continue what is here."""
 
 
+class Stalled(Broken):
+    """The server is too slow to wait for."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a server sends.
@@ -65,12 +69,14 @@ class Answer:
         """The bytes from `start` on.
 
         Raises:
-            Broken: the connection ended too early.
+            Broken: the connection ended too early, or next to nothing came.
         """
         have = self.start
         while self.body and have != self.total:
             try:
                 block = self.body.read1(BLOCK if self.total is None else min(BLOCK, self.total - have))
+            except pace.Slow as error:
+                raise Stalled(f"{error}, and {have:,} bytes in all") from error
             except (OSError, HTTPException) as error:
                 raise Broken(f"the connection broke after {have:,} bytes: {error}") from error
             if not block:
@@ -95,9 +101,11 @@ def asked(url: str, start: int = 0, validator: str | None = None) -> Iterator[An
     try:
         response = cast(HTTPResponse, _opener().open(request.Request(url, headers=headers), timeout=TIMEOUT))
     except HTTPError as error:
-        with error:
+        with closing(error):
             yield _without_body(error, start, validator)
         return
+    except pace.Slow as error:
+        raise Stalled(str(error)) from error
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         kind = Refused if isinstance(reason, ssl.SSLCertVerificationError) else Broken
@@ -155,6 +163,7 @@ class _Redirects(request.HTTPRedirectHandler):
         scheme = urlsplit(newurl).scheme
         if scheme not in SCHEMES or (scheme == "http" and req.type == "https"):
             raise Refused(f"the server sends on to {newurl}, which is not followed")
+        fp.close()  # or else the body of the answer would be read to its end, which it may not have
         return request.Request(newurl, headers=req.headers)
 
     http_error_308 = request.HTTPRedirectHandler.http_error_302  # Python 3.10 lacks it
@@ -163,7 +172,7 @@ class _Redirects(request.HTTPRedirectHandler):
 def _opener() -> request.OpenerDirector:
     """Without the handlers of file:, ftp: and data: that the usual one has."""
     opener = request.OpenerDirector()
-    connections = (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.UnknownHandler)
+    connections = (request.ProxyHandler, pace.HTTP, pace.HTTPS, request.UnknownHandler)
     for handler in (*connections, request.HTTPDefaultErrorHandler, _Redirects, request.HTTPErrorProcessor):
         opener.add_handler(handler())
     return opener

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import download, transfer
+from harness import download, pace, transfer
 from harness.download import fetch
 from harness.errors import UserError
 
@@ -228,6 +230,74 @@ def test_a_server_that_falls_silent_is_given_up(site: Site, tmp_path: Path, monk
     with pytest.raises(UserError, match=r"timed out.*\(2 tries\)"):
         fetch(site.url("/a"), "a", root=tmp_path)
     release.set()
+
+
+def drip(body: bytes, head: bytes = b"", pause: float = 0.02) -> Any:
+    """Sends a whole head and the body byte by byte, or only a head, byte by byte, that never ends."""
+
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head or b'HTTP/1.0 200 OK\r\nETag: "one"\r\nContent-Length: %d\r\n\r\n' % len(CONTENT))
+        with contextlib.suppress(OSError):
+            for start in range(len(body)):
+                handler.wfile.write(body[start : start + 1])
+                handler.wfile.flush()
+                time.sleep(pause)
+
+    return page
+
+
+def test_a_server_that_drips_is_given_up_and_what_came_is_kept(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "WINDOW", 0.2)
+    monkeypatch.setattr(download, "PAUSES", (0.0,))
+    site.pages["/a"] = site.in_turn(drip(CONTENT), lambda h: site.answer(h, 503), site.file(CONTENT))
+    with pytest.raises(UserError, match=r"503 .*\(2 tries\)"):
+        fetch(site.url("/a"), "a", root=tmp_path)
+    held = (tmp_path / ".a.part").stat().st_size
+    assert 0 < held < 100
+    assert fetch(site.url("/a"), "a", root=tmp_path).read_bytes() == CONTENT
+    assert site.ranges() == [None, f"bytes={held}-", f"bytes={held}-"]
+
+
+def test_a_dripping_server_is_told_as_such(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "WINDOW", 0.2)
+    monkeypatch.setattr(download, "PAUSES", ())
+    site.pages["/a"] = drip(CONTENT)
+    with pytest.raises(UserError, match=r"sent no more than \d+ bytes in .* \(1 tries\)\. Try again later"):
+        fetch(site.url("/a"), "a", root=tmp_path)
+    site.pages["/a"] = drip(b"X-Header: and no end " * 100, head=b"HTTP/1.0 200 OK\r\n")
+    with pytest.raises(UserError, match="did not come to the end of its answer's head"):
+        fetch(site.url("/a"), "b", root=tmp_path)
+
+
+def test_a_server_that_is_slow_but_comes_on_is_waited_for(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "WINDOW", 0.05)
+    monkeypatch.setattr(pace, "SLOWEST", 10)
+
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 20\r\n\r\n")
+        for byte in range(20):
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.01)
+
+    site.pages["/a"] = page
+    assert fetch(site.url("/a"), "a", root=tmp_path).read_bytes() == bytes(range(20))
+    assert len(site.log) == 1
+
+
+def test_the_body_of_a_redirection_is_not_waited_for(site: Site, tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.0 302 Found\r\nLocation: /b\r\nContent-Length: 1000000\r\n\r\n")
+        released.wait(20)
+
+    site.pages |= {"/a": endless, "/b": site.file(CONTENT)}
+    assert fetch(site.url("/a"), "a", root=tmp_path).read_bytes() == CONTENT
+    released.set()
 
 
 def test_a_server_that_promises_more_than_it_has_is_refused(site: Site, tmp_path: Path) -> None:
