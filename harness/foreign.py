@@ -50,7 +50,7 @@ def kind(error: BaseException) -> str:
 def line_of(error: BaseException) -> str | None:
     """Where an exception came from, as "mine.py:12, in purify": the user's own deepest line, else that of ours."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    for ours in (_theirs, _in_parts, _everywhere):
+    for ours in (theirs, _in_parts, _everywhere):
         if found := [frame for frame in frames if ours(frame.filename)]:
             functions = [frame.name for frame in found if not frame.name.startswith("<")]  # such as <listcomp>
             return _told(found[-1].filename, found[-1].lineno, functions[-1] if functions else None)
@@ -59,13 +59,13 @@ def line_of(error: BaseException) -> str | None:
 
 def is_theirs(error: BaseException) -> bool:
     """Whether an exception passed through a line of the user's."""
-    return any(_theirs(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
+    return any(theirs(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def definition(function: Callable[..., Any]) -> str | None:
     """Where the user defined a function, as "mine.py:9, in purify", or None if it is none of theirs."""
     code = getattr(inspect.unwrap(function), "__code__", None)
-    return _told(code.co_filename, code.co_firstlineno, code.co_name) if code and _theirs(code.co_filename) else None
+    return _told(code.co_filename, code.co_firstlineno, code.co_name) if code and theirs(code.co_filename) else None
 
 
 def _told(filename: str, line: int | None, function: str | None) -> str:
@@ -77,8 +77,8 @@ def _told(filename: str, line: int | None, function: str | None) -> str:
     return f"{shown}:{line}" + (f", in {function}" if function else "")
 
 
-def _theirs(filename: str) -> bool:
-    """Neither of our packages, nor installed beside them, nor of Python itself."""
+def theirs(filename: str) -> bool:
+    """Whether a file is the user's: neither of our packages, nor installed beside them, nor of Python itself."""
     path = Path(filename)
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     return not (filename.startswith("<") or installed or any(path.is_relative_to(root) for root in _not_theirs()))

@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness.content import digest
-from harness.neighbours import OURS, beside, installed
+from harness.foreign import theirs
+from harness.neighbours import OURS, beside
 
 DYNAMIC = ("import_module", "__import__", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module")
 """Calls that import what they are told."""
@@ -128,14 +129,14 @@ def _absolute(name: str, module: _Module | None) -> Iterator[_Module]:
         return
     locations = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
     for place in (Path(location) for location in locations[:1] if location):
-        if place.exists() and not installed(place):
+        if place.exists() and theirs(str(place)):
             yield from _along(place.parent, [top, *rest], _Module(place, place.parent))
 
 
 def _below(module: _Module) -> Iterator[_Module]:
     """The Python files below a module's folder."""
     folder = module.file.parent
-    files = (f for f in sorted(folder.rglob("*.py")) if not installed(f) and not _hidden(f.relative_to(folder)))
+    files = (f for f in sorted(folder.rglob("*.py")) if theirs(str(f)) and not _hidden(f.relative_to(folder)))
     yield from (module.beside(file) for file in itertools.islice(files, MOST_FILES))
 
 

@@ -14,7 +14,6 @@ import builtins
 import hashlib
 import importlib
 import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec, SourceFileLoader
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -24,9 +23,6 @@ from typing import Any, cast
 
 OURS = ("harness", "defenses", "attacks")
 """Packages of this project."""
-
-INSTALLED = {"site-packages", "dist-packages"}
-_PYTHON = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
 
 _folders: dict[Path, _Folder] = {}
 
@@ -49,11 +45,6 @@ def beside(folder: Path, module: str) -> bool:
     if any((folder / f"{module}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES):
         return True
     return (folder / module).is_dir() and not _elsewhere(module)
-
-
-def installed(file: Path) -> bool:
-    """Whether a file is part of an installed package, or of Python."""
-    return bool(INSTALLED & set(file.parts)) or any(file.is_relative_to(root) for root in _PYTHON)
 
 
 class _Folder:

@@ -19,7 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from harness.errors import UserError, nearest
-from harness.neighbours import installed, module_of
+from harness.foreign import theirs
+from harness.neighbours import module_of
 from harness.source import Entry, class_in, describe, folder_of, source_of
 
 PACKAGES = {
@@ -110,7 +111,7 @@ def _from_file(name: str, file: str, attribute: str, base: Path) -> Any:
 def _told(error: BaseException, file: Path | None) -> str:
     """Somebody else's exception: the line of their file, or of one beside it, that it came from, its type and text."""
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    lines = [found for found in frames if file and found[0].is_relative_to(file.parent) and not installed(found[0])]
+    lines = [found for found in frames if file and found[0].is_relative_to(file.parent) and theirs(str(found[0]))]
     text = str(error)
     if isinstance(error, SyntaxError) and file and Path(error.filename or "").is_relative_to(file.parent):
         lines, text = [(Path(error.filename or ""), error.lineno)], error.msg

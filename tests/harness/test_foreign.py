@@ -82,7 +82,7 @@ def test_a_file_below_the_current_folder_is_named_from_there(
 def test_our_own_line_is_named_where_no_other_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
     from attacks.clean import Clean
 
-    monkeypatch.setattr(foreign, "_theirs", lambda filename: False)  # this test is no part of the harness either
+    monkeypatch.setattr(foreign, "theirs", lambda filename: False)  # this test is no part of the harness either
     error = raised(lambda: Clean().perturb(None))  # type: ignore[arg-type,call-arg]
     assert "test_foreign.py" in blame(error), "the call itself fails, outside of our packages"
     tensor = torch.zeros(1, 1, 2, 2)

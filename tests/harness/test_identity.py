@@ -121,7 +121,8 @@ def images(folder: Path, seed: int) -> None:
 
 
 def finish(suite: Path) -> int:
-    return run(load(suite), suite.parent / "out", CPU, Display(Console(quiet=True)))
+    """The number of shards that were computed."""
+    return run(load(suite), suite.parent / "out", CPU, Display(Console(quiet=True))).computed
 
 
 def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -225,6 +226,19 @@ def test_a_defense_that_is_another_each_time_is_refused_by_the_attribute(tmp_pat
         finish(suite)
     replaced("mine.py", "class Mine(Defense):", 'class Mine(Defense):\n    memory_knobs = ("born",)\n')(tmp_path)
     assert (finish(suite), finish(suite)) == (1, 0)
+
+
+def test_a_defense_that_could_not_be_built_may_be_mended(tmp_path: Path) -> None:
+    suite, factors = write(tmp_path), tmp_path / "factors.txt"
+    factors.rename(tmp_path / "aside")
+    done = run(load(suite), tmp_path / "out", CPU, Display(Console(quiet=True)))
+    assert done.computed == 1 and len(done.failures) == 1
+    (tmp_path / "aside").rename(factors)
+    done = run(load(suite), tmp_path / "out", CPU, Display(Console(quiet=True)))
+    assert (done.computed, done.failures) == (1, [])
+    factors.unlink()
+    with pytest.raises(UserError, match="defense 'mine' cannot be built: FileNotFoundError"):
+        finish(suite)
 
 
 def test_code_on_the_python_path_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
