@@ -22,12 +22,14 @@ from torch import Tensor, nn
 
 from harness.components import Component
 from harness.content import digest
+from harness.defense import Defense
 
 DEEPEST = 100
 """Objects within objects that are looked into."""
 
-FRAME = frozenset(vars(nn.Module()))
-"""Attributes that every module has: its parts, which are gone through by name, and bookkeeping of PyTorch."""
+FRAME = frozenset(vars(Defense()))
+"""Attributes that every module or defense has: parts, which are gone through by name, and bookkeeping that decides
+nothing."""
 
 
 def state(built: Any, skipped: Collection[str] = ()) -> dict[str, str]:

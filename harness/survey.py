@@ -16,7 +16,7 @@ from harness.identity import Identities, Identity, Setting, refuse_unsteady
 from harness.images import read_labels
 from harness.records import Record
 from harness.shard import Images, Seeds
-from harness.store import MANIFEST, Damaged, Store
+from harness.store import MANIFEST, Damaged, Stale, Store
 from harness.store import Cell as StoredCell
 from harness.suite import Cell, Plan
 
@@ -175,6 +175,9 @@ def _read(stored: StoredCell, bounds: Bounds, note: Callable[[str], None], retry
     name = f"{stored.folder.parent.name}/{stored.folder.name}, images {bounds[0]} to {bounds[1] - 1}"
     try:
         records = stored.read(*bounds)
+    except Stale as stale:
+        note(f"{name}: {stale}")  # whether it may be replaced, the manifest decides
+        return None
     except Damaged as damage:
         note(f"{name}: {damage}; computing them again")
         return None

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from attacks.clean import Clean
 from harness.errors import UserError
-from harness.identity import component_hash
+from harness.identity import Identities, component_hash
 from harness.progress import Display
 from harness.run import run
 from harness.suite import load
@@ -254,6 +255,37 @@ def test_code_on_the_python_path_counts(tmp_path: Path, monkeypatch: pytest.Monk
     (library / "elsewhere_used/inner.py").write_text("X = 2\n")
     with pytest.raises(UserError, match=r"elsewhere_used\.inner \(code of defense 'mine'\)"):
         finish(suite)
+
+
+def test_a_class_that_is_named_by_its_package_counts_by_its_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, package = write(tmp_path / "own"), tmp_path / "library/packaged_used"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for name in ("mine.py", "helper.py", "deeper.py", "late.py"):
+        text = (tmp_path / "own" / name).read_text()
+        for module in ("helper", "deeper", "models.net", "late"):
+            text = text.replace(f"from {module}", f"from packaged_used.{module}").replace(
+                f"import {module}", f"from packaged_used import {module}"
+            )
+        (package / name).write_text(text)
+    for name in ("models", "shift.pt", "factors.txt"):
+        (tmp_path / "own" / name).rename(package / name)
+    monkeypatch.syspath_prepend(tmp_path / "library")
+    replaced("suite.yaml", "./mine.py:Mine", "packaged_used.mine:Mine")(tmp_path / "own")
+    assert (finish(suite), finish(suite)) == (1, 0)
+    replaced("late.py", "0.0", "1.0")(package)
+    with pytest.raises(UserError, match=r"for mine/push: packaged_used\.late \(code of defense 'mine'\)"):
+        finish(suite)
+
+
+def test_a_class_of_an_installed_package_counts_by_the_version_of_that(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(8, 8).state_dict(), tmp_path / "w.pt")
+    entry = "{type: undefended, weights: ./w.pt, network: {type: 'torch.nn:Linear', in_features: 8, out_features: 8}}"
+    of_network(tmp_path, entry)
+    contents = Identities().of(load(tmp_path / "suite.yaml").cells[0].defense).contents
+    assert contents["code"] == {"torch": f"torch {version('torch')}"}
 
 
 def test_modules_that_are_imported_by_a_name_made_at_run_time_count(tmp_path: Path) -> None:
