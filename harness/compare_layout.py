@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from harness.compare import Comparison, Match
 from harness.report.curves import signed
-from harness.report.layout import MANY_IMAGES, NOTHING, Grid, Sheet, Shown
+from harness.report.layout import FAILED, MANY_IMAGES, NOTHING, Grid, Sheet, Shown
 from harness.report.paired import Difference
-from harness.report.statistics import Estimate
+from harness.report.statistics import Estimate, Rule
+from harness.report.table import rule_name
 
 SOME = 6
 
@@ -19,7 +20,7 @@ def lay_out(found: Comparison) -> Sheet:
     title = f"{found.first}, defenses compared" if alone else f"A = {found.first}, B = {found.second}"
     counts = list(dict.fromkeys(_images(match) for match in found.matches))
     names = ["Attack", "A", "B"] if alone else ["Defense", "Attack", "Claim"]
-    head = [Shown(text, "robust") for text in ("A", "B", "A − B", "only A, B", "p")]
+    head = [Shown(text, "robust") for text in ("A", "B", "A − B", "wins A, B", "p")]
     head = [*map(Shown, names), *([Shown("Images")] if len(counts) > 1 else []), *head]
     lines = [
         [*_names(match, alone), *([Shown(_images(match))] if len(counts) > 1 else []), *_figures(match.robust, match)]
@@ -49,7 +50,8 @@ def _images(match: Match) -> str:
 
 def _figures(robust: Difference | None, match: Match) -> list[Shown]:
     if robust is None:
-        return [Shown(NOTHING)] * 5
+        sides = [Shown(FAILED if side in match.failed else NOTHING) for side in ("first", "second")]
+        return [*sides, *[Shown(NOTHING)] * 3]
     return [
         _accuracy(robust.first),
         _accuracy(robust.second),
@@ -80,15 +82,23 @@ def p_value(p: float) -> str:
 
 def _notes(found: Comparison, alone: bool) -> Iterator[str]:
     yield (
-        "Accuracy of the verdicts in %, by majority of an image's votes; differences in percentage points with 95% "
-        "intervals (Newcombe)."
+        f"Accuracy in % as in the tables, {_rule(found.rule, found.votes)}; differences in percentage points with 95% "
+        "intervals (Tango; Newcombe on different images)."
     )
+    if found.other != (found.rule, found.votes):
+        yield f"B's own table goes {_rule(*found.other)}."
     yield (
-        "only A, B: how many images one side gets right and the other does not. p: McNemar's exact test on them; "
-        "* marks what is significant among all lines together (Holm, 5%)."
+        "wins A, B: how many images each side gets right where, or more often than, the other does. p: exact test of "
+        "the sign of these differences, which is McNemar's where each image is right or wrong; * marks what is "
+        "significant among all lines together (Holm, 5%)."
     )
-    if any(not match.same_images for match in found.matches):
+    if any(match.robust and not match.same_images for match in found.matches):
         yield "Two numbers of images: the two sides have different ones, and no test was made image by image."
+    if count := sum(match.errors for match in found.matches):
+        where = [_named(match) for match in found.matches if match.errors]
+        yield f"Left out: {count} images that ended in an error on either side ({_some(tuple(where))})."
+    if failed := [_named(match) for match in found.matches if match.failed]:
+        yield f"Not compared, since too many images of a side ended in errors: {_some(tuple(failed))}."
     if alone:
         return
     yield from _claims(found)
@@ -97,6 +107,15 @@ def _notes(found: Comparison, alone: bool) -> Iterator[str]:
             yield f"Only in {which}: {', '.join('/'.join(cell) for cell in cells)}."
     if found.environment:
         yield f"Where they ran: {_some(found.environment)}."
+
+
+def _rule(rule: Rule, votes: int) -> str:
+    return f"by {rule_name(rule, votes)} where a defense is stochastic"
+
+
+def _named(match: Match) -> str:
+    names = dict.fromkeys((match.first, match.second))
+    return " − ".join("/".join(name) for name in names)
 
 
 def _claims(found: Comparison) -> Iterator[str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
+
+NO_CLASS = -1
+"""Stands for a class where there is none: in a draw whose logits were not finite, or of votes that decide for none."""
 
 Verdict = Literal["robust", "fooled", "error"]
 
@@ -19,10 +24,11 @@ class Record:
     Attributes:
         index: the image's index in its dataset split.
         label: its true class.
-        verdict: "robust" if most of the votes on the adversarial image are the true class, "fooled" if not, "error" if
+        verdict: "robust" if `vote` of the votes on the adversarial image is the true class, "fooled" if not, "error" if
             the attack or the defense failed; an error counts as neither.
-        clean_votes, adv_votes: predicted class in each draw, on the clean and on the adversarial image. One draw for a
-            deterministic defense; empty where an error kept the defense from answering.
+        clean_votes, adv_votes: predicted class in each draw, on the clean and on the adversarial image; `NO_CLASS` if
+            the logits were not finite. One draw for a deterministic defense; empty where an error kept the defense from
+            answering.
         clean_margins, adv_margins: true-class logit minus the largest other, by draw.
         linf, l2, l1, flow: distance from the clean to the adversarial image; no flow unless the attack moves pixels.
         violation: excess over the budget, 0 within it. A violating image is discarded: the adversarial columns then
@@ -78,6 +84,12 @@ SCHEMA = pa.schema(
 )
 
 
-def vote(votes: list[int]) -> int:
-    """The most frequent class; the smallest of equals."""
-    return max(sorted(set(votes)), key=votes.count)
+def vote(votes: Sequence[int]) -> int:
+    """The class with more votes than any other, or `NO_CLASS`: classes that tie for the lead are not told apart.
+
+    With two votes, or any even number, ties are frequent; with an odd number they need three classes or more.
+    """
+    counts = Counter(votes)
+    most = max(counts.values(), default=0)
+    leaders = [choice for choice, count in counts.items() if count == most]
+    return leaders[0] if len(leaders) == 1 else NO_CLASS

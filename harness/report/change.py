@@ -11,19 +11,27 @@ than whole ones: b, c and n are divided by r = sum (s' - s)² / sum |s' - s|, wh
 interval's variance is that of the steps; and each side keeps at least the room of n images that did not change, for the
 rare image that breaks altogether.
 
-Where all successes are 0 or 1, p is McNemar's exact one; elsewhere it is the same test of how many images went up and
-how many down.
+p is that of the exact test in which each image's step might as well have had the other sign (Fisher, 1935): the chance
+that the sum of the steps, with random signs, is as far from 0 as it is. Where all successes are 0 or 1, it is McNemar's
+exact p.
+
+An image that ended in an error on either side took no step that is known: it is left out (`statistics.both_known`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
-from harness.report.paired import mcnemar
+import numpy as np
+
 from harness.report.statistics import Successes
 
 HALVINGS = 60
+
+FINEST = 1000
+"""Steps are taken as multiples of 1/FINEST at the least; draws are fewer."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,43 @@ class Change:
 
 
 def change(before: Successes, after: Successes) -> Change:
-    """From one accuracy to another. before, after: successes of the same images in the same order, (n,), n >= 1."""
+    """From one accuracy to another. before, after: known successes of the same images in their order, (n,), n >= 1."""
     steps = after - before
     n, gains, losses = len(steps), float(steps.clip(min=0).sum()), float((-steps).clip(min=0).sum())
     ratio = float((steps**2).sum()) / (gains + losses) if gains + losses else 1.0
     low, high = tango(gains / ratio, losses / ratio, n / ratio)
     value, room = (gains - losses) / n, tango(0, 0, n)[1]
-    p = mcnemar(int((steps < 0).sum()), int((steps > 0).sum()))
-    return Change(value, max(-1.0, min(low, value - room)), min(1.0, max(high, value + room)), p, n)
+    return Change(value, max(-1.0, min(low, value - room)), min(1.0, max(high, value + room)), sign_test(steps), n)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided exact p-value from the numbers of discordant images; 1 where there are none."""
+    n = lost + gained
+    tail = sum(math.comb(n, k) for k in range(min(lost, gained) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def sign_test(steps: Successes) -> float:
+    """Two-sided exact p-value of steps in [-1, 1], (n,), whose signs are random if nothing changed.
+
+    The sum of the steps with random signs lives on a lattice, and its characteristic function is the product of
+    cos(angle * step): a discrete Fourier transform gives its distribution.
+    """
+    if np.isin(steps, (-1.0, 0.0, 1.0)).all():
+        return mcnemar(int((steps < 0).sum()), int((steps > 0).sum()))
+    sizes, counts = np.unique(np.abs(steps).round(9), return_counts=True)
+    fractions = (Fraction(size).limit_denominator(FINEST) for size in sizes.tolist())
+    finest = min(math.lcm(*(fraction.denominator for fraction in fractions)), FINEST)
+    whole = np.rint(sizes * finest).astype(int)
+    farthest, seen = int((whole * counts).sum()), abs(round(float(steps.sum()) * finest))
+    if seen == 0:
+        return 1.0
+    angles = 2 * np.pi * np.arange(2 * farthest + 1) / (2 * farthest + 1)
+    waves = np.ones(len(angles))
+    for size, count in zip(whole.tolist(), counts.tolist(), strict=True):
+        waves *= np.cos(angles * size) ** count
+    chances = np.fft.fft(waves).real / len(angles)
+    return float(min(1.0, max(0.0, 2 * chances[seen : farthest + 1].sum())))
 
 
 def tango(gains: float, losses: float, n: float, z: float = 1.96) -> tuple[float, float]:

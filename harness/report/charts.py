@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from harness.quantity import Quantity
 from harness.report.curves import Curve, curves
 from harness.report.diagnostics import diagnostics
+from harness.report.entries import Column
+from harness.report.outcomes import clean_draws, robust_draws
 from harness.report.statistics import Estimate, accuracy
-from harness.report.table import Column, Row, Table
+from harness.report.table import Row, Table
+from harness.report.worst import Draws
 from harness.sweep import spelt
 
 Kind = Literal["bars", "budget", "sweep", "draws", "cosine"]
@@ -46,11 +48,16 @@ class Dot:
 
 @dataclass(frozen=True)
 class Line:
-    """Dots from left to right. baseline: whether it stands beside the others for comparison only."""
+    """Dots from left to right.
+
+    baseline: whether it stands beside the others for comparison only; failed: x and its text, where there is no dot
+    because the number failed.
+    """
 
     label: str
     dots: tuple[Dot, ...]
     baseline: bool = False
+    failed: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ class Chart:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         """Every x once, in order, with its text."""
-        return sorted({dot.x: dot.tick for line in self.lines for dot in line.dots}.items())
+        dots = {dot.x: dot.tick for line in self.lines for dot in line.dots}
+        return sorted({**dots, **dict(place for line in self.lines for place in line.failed)}.items())
 
     @property
     def logarithmic(self) -> bool:
@@ -79,7 +87,7 @@ class Chart:
 
 
 def charts(table: Table) -> list[Chart]:
-    """All charts of a run that have something to show. Unfinished numbers are left out."""
+    """All charts of a run that have something to show. Numbers that are unfinished or failed are left out."""
     found = [*_bars(table), *_budgets(table), *_sweeps(table), *_draws(table), *_cosines(table)]
     return [chart for chart in found if chart.lines]
 
@@ -89,10 +97,11 @@ def _bars(table: Table) -> Iterator[Chart]:
     rows = [row for row in table.rows if row.name not in swept]
     lines = []
     for at, column in enumerate(table.columns):
-        estimates = [(place, row, row.entries[at].estimate) for place, row in enumerate(rows)]
-        dots = tuple(Dot(place, row.label, estimate) for place, row, estimate in estimates if estimate)
+        entries = [(place, row, row.entries[at]) for place, row in enumerate(rows)]
+        dots = tuple(Dot(place, row.label, entry.estimate) for place, row, entry in entries if entry.estimate)
+        failed = tuple((float(place), row.label) for place, row, entry in entries if entry.status == "failed")
         if dots and column.name not in swept:
-            lines.append(Line(_heading(column), dots))
+            lines.append(Line(_heading(column), dots, failed=failed))
     yield Chart("bars", "Accuracy by attack", "defense", tuple(lines))
 
 
@@ -173,24 +182,22 @@ def _draws(table: Table) -> Iterator[Chart]:
             (column, entry.pairing.records)
             for column, entry in zip(table.columns, row.entries, strict=True)
             if column.kind == "attack" and column.name not in swept
-            if entry.pairing and entry.pairing.finished
+            if entry.status == "final" and entry.pairing
         ]
-        lines = [_draw_line(column.label, records, "adv_votes", table.votes) for column, records in found]
+        lines = [_draw_line(column.label, robust_draws(records)) for column, records in found]
         if lines:
-            lines.append(_draw_line("Clean", found[0][1], "clean_votes", table.votes))
+            lines.append(_draw_line("Clean", clean_draws(found[0][1]), baseline=True))
         yield Chart("draws", f"{row.label}: right in each of k draws", "k, draws that must all be right", tuple(lines))
 
 
-def _draw_line(label: str, records: pd.DataFrame, votes: str, most: int) -> Line:
-    counts = [
-        (0 if verdict == "error" and votes == "adv_votes" else sum(guess == true for guess in given), len(given))
-        for given, true, verdict in zip(records[votes], records["label"], records["verdict"], strict=True)
-    ]
+def _draw_line(label: str, draws: Draws, baseline: bool = False) -> Line:
+    """draws: (n, v)."""
+    most = draws.shape[1]
     dots = []
     for k in range(1, most + 1):
-        chances = [math.comb(right, k) / math.comb(asked, k) if asked >= k else 0.0 for right, asked in counts]
+        chances = [math.nan if math.isnan(r) else math.comb(int(r), k) / math.comb(most, k) for r in draws.sum(axis=1)]
         dots.append(Dot(float(k), str(k), accuracy(np.array(chances))))
-    return Line(label, tuple(dots), baseline=votes == "clean_votes")
+    return Line(label, tuple(dots), baseline)
 
 
 def _cosines(table: Table) -> Iterator[Chart]:

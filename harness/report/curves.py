@@ -19,8 +19,11 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from harness.report.change import Change, change
+from harness.report.entries import Column, Entry
 from harness.report.facts import SweepFacts
-from harness.report.table import Column, Entry, Row, Table, robust_successes
+from harness.report.outcomes import robust_successes
+from harness.report.statistics import both_known
+from harness.report.table import Row, Table
 from harness.sweep import spelt
 
 LEVEL = 0.05
@@ -41,8 +44,8 @@ class Point:
 
     Attributes:
         values: of the parameters.
-        change: of robust accuracy, from the point before; None at the first, where either is unfinished, or where
-            several parameters were swept.
+        change: of robust accuracy, from the point before, on the images without an error at either; None at the first,
+            where either is not final, or where several parameters were swept.
     """
 
     values: tuple[Any, ...]
@@ -110,9 +113,9 @@ def _curve(table: Table, sweep: SweepFacts, defense: str, attack: str, points: l
 
 
 def _after(table: Table, before: Point, point: Point) -> Point:
-    pairs = [each.robust.pairing for each in (before, point)]
-    known = [robust_successes(pair.records, table.rule) for pair in pairs if pair and pair.finished]
-    found = change(*known) if len(known) == 2 else None
+    pairs = [each.robust.pairing for each in (before, point) if each.robust.status == "final"]
+    known = [robust_successes(pair.records, table.rule) for pair in pairs if pair]
+    found = change(*both_known(*known)) if len(known) == 2 else None
     return Point(point.values, point.row, point.column, point.clean, point.robust, found)
 
 
@@ -127,14 +130,14 @@ def _verdict(sweep: SweepFacts, points: Sequence[Point]) -> Verdict | None:
 
 
 def judged(step: Change, where: str, errors: int = 0) -> Verdict:
-    """The verdict on a step. where: names it. errors: images that ended in one, and count as not robust."""
+    """The verdict on a step. where: names it. errors: images that ended in one at either end, and are left out."""
     drop, low, high = -step.value, -step.high, -step.low
     verb = "rose" if drop < 0 else "fell"
     said = f"{where}, robust accuracy {verb} by {100 * abs(drop):.1f} points"
     told = f"{said} (95% interval of the drop {signed(low)} to {signed(high)} points, {step.n} images)"
     if errors:
-        plural = "an error, which counts" if errors == 1 else f"{errors} errors, which count"
-        return _said("open", f"{said}, but {plural} as not robust")
+        plural = "1 error leaves" if errors == 1 else f"{errors} errors leave"
+        return _said("open", f"{said} on the images without an error, but {plural} others open")
     if low > 0 and step.p < LEVEL:
         return _said("falling", told)
     if drop <= SMALL and high <= ROOM:

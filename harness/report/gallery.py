@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.records import NO_CLASS, vote
 from harness.report.load import Pairing, Run
 from harness.report.originals import Originals, originals
 from harness.report.pictures import arrows, difference, gain_of, png
@@ -108,7 +109,8 @@ def _attack_label(run: Run, name: str) -> str:
 
 
 def _image(record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, clean: Originals) -> dict[str, Any]:
-    """adv, difference: pictures; None where the image is still the clean one, or that is not at hand."""
+    """adv, difference: pictures; None where the image is still the clean one, or that is not at hand. answer: the class
+    that the votes decide for, or why they decide for none."""
     x_adv, flow = tensors["images"], tensors.get("flow")
     same = x is not None and torch.equal(x, x_adv)
     return {
@@ -116,6 +118,7 @@ def _image(record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, 
         "size": [int(x_adv.shape[2]), int(x_adv.shape[1])],
         "true": clean.class_name(int(record["label"])),
         "verdict": record["verdict"],
+        **_answer(record, clean),
         "before": list(_votes(record, "clean", clean)),
         "after": list(_votes(record, "adv", clean)),
         "facts": list(_facts(record)),
@@ -125,10 +128,18 @@ def _image(record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, 
     }
 
 
+def _answer(record: dict[str, Any], clean: Originals) -> dict[str, Any]:
+    votes = [int(each) for each in record["adv_votes"]]
+    if record["verdict"] == "error" or not votes:
+        return {"decided": False, "answer": "error"}
+    choice = vote(votes)
+    return {"decided": choice != NO_CLASS, "answer": "tie" if choice == NO_CLASS else clean.class_name(choice)}
+
+
 def _votes(record: dict[str, Any], side: str, clean: Originals) -> Iterator[list[Any]]:
     """Per draw: the class, whether it is right, and by how much the true class leads."""
     for guess, margin in zip(record[f"{side}_votes"], record[f"{side}_margins"], strict=True):
-        name = clean.class_name(guess) if guess >= 0 else "no answer"
+        name = clean.class_name(guess) if guess != NO_CLASS else "no answer"
         yield [name, bool(guess == record["label"]), f"{margin:+.2f}".replace("-", "−")]
 
 

@@ -17,9 +17,9 @@ import jinja2
 from harness.compare import contrast
 from harness.report.charts import charts
 from harness.report.gallery import gallery
-from harness.report.layout import Block, Grid, Shown, lay_out
+from harness.report.layout import FAILED, Block, Grid, Shown, lay_out
 from harness.report.matrix import matrices
-from harness.report.table import Table
+from harness.report.table import Table, rule_name
 from harness.report.vector import drawing
 from harness.visible import all_visible, visible
 
@@ -70,6 +70,7 @@ def _section(number: int, table: Table) -> dict[str, Any]:
         ],
         "draws": _cells(sheet.draws, bars=False) if sheet.draws else None,
         "drawings": [drawing(chart) for chart in charts(table) if chart.kind != "bars"],
+        "rule": rule_name(table.rule, table.votes),
         "matrices": matrices(contrast(table.run).matches, manifest),
         "metadata": _metadata(manifest.raw),
     }
@@ -111,7 +112,8 @@ def _cells(grid: Grid, bars: bool = True) -> dict[str, Any]:
 def _cell(shown: Shown) -> dict[str, Any]:
     """A place of a table. sort: what it is sorted by, a number where there is one."""
     estimate = shown.estimate
-    return {"shown": shown, "sort": estimate.value if estimate else shown.text, "estimate": estimate}
+    sort = estimate.value if estimate else shown.text
+    return {"shown": shown, "sort": sort, "estimate": estimate, "failed": shown.text == FAILED}
 
 
 def _metadata(raw: dict[str, Any]) -> list[tuple[str, str]]:

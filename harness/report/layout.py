@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 
 from harness.report.curves import Curve, Point, curves, signed
 from harness.report.diagnostics import answer, diagnostics, view
+from harness.report.entries import Column, Entry
 from harness.report.facts import SweepFacts
-from harness.report.reference import FOLDER
+from harness.report.notes import NOTHING, notes, one_line
 from harness.report.statistics import RULES, Estimate
-from harness.report.table import Column, Entry, Row, Table, rule_name, usual
+from harness.report.table import Row, Table, rule_name
 from harness.sweep import spelt
 
-NOTHING = "–"
+FAILED = "failed"
 MANY_IMAGES = 100
 """From here on, percentages have two decimals, as in the papers."""
 
@@ -104,11 +105,11 @@ def lay_out(table: Table) -> Sheet:
     manifest = table.run.manifest
     return Sheet(
         manifest.suite,
-        _line(manifest.title or manifest.suite),
+        one_line(manifest.title or manifest.suite),
         main,
         _draws(table),
         [(mark, text) for text, mark in footnotes.letters.items()],
-        list(_notes(table, sweeps)),
+        list(notes(table, changes=any(_has_changes(block) for block in sweeps))),
         [*sweeps, *diagnosed],
     )
 
@@ -120,7 +121,7 @@ class _Footnotes:
         self.letters: dict[str, str] = {}
 
     def marks(self, remarks: Sequence[str]) -> str:
-        return ",".join(self.letters.setdefault(_line(text), _letter(len(self.letters))) for text in remarks)
+        return ",".join(self.letters.setdefault(one_line(text), _letter(len(self.letters))) for text in remarks)
 
 
 def _letter(number: int) -> str:
@@ -152,7 +153,7 @@ def _grouped(rows: Sequence[Row], table: Table) -> tuple[list[Row], dict[int, st
     for title, names in groups.items():
         members = sorted((row for row in rows if row.name in names), key=lambda row: names.index(row.name))
         if members:
-            headings[len(ordered)] = _line(title)
+            headings[len(ordered)] = one_line(title)
             ordered += members
     return ordered, headings
 
@@ -173,12 +174,12 @@ def _variants(table: Table, sweep: SweepFacts, footnotes: _Footnotes) -> Iterato
     lines = []
     for row in rows:
         first, *others = map(spelt, sweep.variants[row.name])
-        labels = [_label(row, first, table, footnotes), *(Shown(_line(value)) for value in others)]
+        labels = [_label(row, first, table, footnotes), *(Shown(one_line(value)) for value in others)]
         lines.append([*labels, *_entries(row, kept, footnotes)])
     if rows:
-        heads = [*(Shown(_line(path)) for path in sweep.paths), *_heads(table, kept)]
+        heads = [*(Shown(one_line(path)) for path in sweep.paths), *_heads(table, kept)]
         yield Block(
-            Shown(_line(f"{sweep.label}, by {' and '.join(sweep.paths)}")), Grid(heads, lines, len(sweep.paths))
+            Shown(one_line(f"{sweep.label}, by {' and '.join(sweep.paths)}")), Grid(heads, lines, len(sweep.paths))
         )
 
 
@@ -186,7 +187,7 @@ def _curve(curve: Curve, table: Table, footnotes: _Footnotes) -> Block:
     """One defense under a swept attack."""
     paths, first = curve.sweep.paths, curve.points[0]
     threats = {point.column.threat or "" for point in curve.points}
-    heads = [*map(Shown, map(_line, paths)), Shown("Clean"), Shown("Robust", _line(threats.pop()))]
+    heads = [*map(Shown, map(one_line, paths)), Shown("Clean"), Shown("Robust", one_line(threats.pop()))]
     if threats:
         heads[-1] = Shown("Robust")
     changes = any(point.change for point in curve.points)
@@ -198,7 +199,7 @@ def _curve(curve: Curve, table: Table, footnotes: _Footnotes) -> Block:
 
 
 def _point(point: Point, footnotes: _Footnotes, changes: bool) -> list[Shown]:
-    line = [Shown(_line(spelt(value))) for value in point.values]
+    line = [Shown(one_line(spelt(value))) for value in point.values]
     line += [_entry(point.clean, footnotes), _entry(point.robust, footnotes)]
     if not changes:
         return line
@@ -211,18 +212,21 @@ def _point(point: Point, footnotes: _Footnotes, changes: bool) -> list[Shown]:
 
 def _diagnosed(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
     found = diagnostics(table.run)
-    head = [Shown("Check"), *(Shown(_line(each.label or each.defense), _line(view(each))) for each in found.current)]
+    head = [
+        Shown("Check"),
+        *(Shown(one_line(each.label or each.defense), one_line(view(each))) for each in found.current),
+    ]
     lines = [[Shown(name)] for name in found.checks]
     for line in lines:
         for status, remarks in (answer(each, line[0].text) for each in found.current):
             line.append(Shown(status, marks=footnotes.marks(remarks)))
     if found.remark:
-        yield Block(Shown("Gradient diagnostics"), Grid(head, lines), _line(found.remark))
+        yield Block(Shown("Gradient diagnostics"), Grid(head, lines), one_line(found.remark))
 
 
 def _heads(table: Table, kept: Sequence[int]) -> list[Shown]:
     columns = [table.columns[at] for at in kept]
-    return [Shown(_line(column.label), _line(column.threat or "")) for column in columns]
+    return [Shown(one_line(column.label), one_line(column.threat or "")) for column in columns]
 
 
 def _entries(row: Row, kept: Sequence[int], footnotes: _Footnotes) -> list[Shown]:
@@ -231,16 +235,18 @@ def _entries(row: Row, kept: Sequence[int], footnotes: _Footnotes) -> list[Shown
 
 def _label(row: Row, text: str, table: Table, footnotes: _Footnotes) -> Shown:
     stochastic = (f"stochastic: {rule_name(table.rule, table.votes)}",) if row.stochastic else ()
-    return Shown(_line(text), marks=footnotes.marks((*stochastic, *row.remarks)))
+    return Shown(one_line(text), marks=footnotes.marks((*stochastic, *row.remarks)))
 
 
 def _entry(entry: Entry, footnotes: _Footnotes) -> Shown:
+    pair = (entry.pairing.facts.defense, entry.pairing.facts.attack) if entry.pairing else None
+    marks = footnotes.marks(entry.remarks)
     if entry.estimate:
-        pair = (entry.pairing.facts.defense, entry.pairing.facts.attack) if entry.pairing else None
-        shown = _accuracy(entry.estimate, footnotes.marks(entry.remarks))
-        return replace(shown, images=pair, published=_published(entry))
+        return replace(_accuracy(entry.estimate, marks), images=pair, published=_published(entry))
+    if entry.status == "failed":
+        return Shown(FAILED, marks=marks, images=pair, published=_published(entry))
     text = f"{entry.done}/{entry.total}" if entry.done else NOTHING
-    return Shown(text, marks=footnotes.marks(entry.remarks), published=_published(entry))
+    return Shown(text, marks=marks, published=_published(entry))
 
 
 def _published(entry: Entry) -> str:
@@ -274,63 +280,10 @@ def _draw_lines(row: Row, column: Column, at: int) -> Iterator[list[Shown]]:
         return
     entries = [row.by_rule[rule][at] for rule in RULES]
     robust = [_accuracy(entry.estimate) for entry in entries if entry.estimate]
-    benign = [_accuracy(entry.benign) for entry in entries if entry.benign]
-    yield [Shown(_line(row.label)), Shown(_line(column.label)), Shown("robust"), *robust]
+    benign = [_accuracy(entry.benign) if entry.benign else Shown(NOTHING) for entry in entries]
+    yield [Shown(one_line(row.label)), Shown(one_line(column.label)), Shown("robust"), *robust]
     yield [Shown(""), Shown(""), Shown("benign"), *benign]
 
 
-def _notes(table: Table, sweeps: list[Block]) -> Iterator[str]:
-    manifest = table.run.manifest
-    data = manifest.dataset
-    yield f"Accuracy in % on {data.count} images of {data.name} ({data.split}), with 95% Wilson intervals."
-    if any(head.text == "Change" for block in sweeps for head in block.grid.head):
-        yield "Change: in points, on the same images, with 95% score intervals (Tango); p: McNemar's exact test."
-    yield from _references(table)
-    yield from _methods(table)
-    labels = {column.name: column.label for column in table.columns if column.kind == "attack"}
-    for column in table.columns:
-        names = _joined([labels.get(name, name) for name in column.members])
-        if column.kind == "average":
-            yield f"{column.label}: mean over {names}; its interval allows for attacks that fool the same images."
-        elif column.kind == "worst":
-            yield f"{column.label}: images that withstand each of {names}."
-    yield from _unfinished(table)
-    votes = f", {table.votes} votes on stochastic defenses" if any(row.stochastic for row in table.rows) else ""
-    yield f"Suite {manifest.suite}, seed {manifest.protocol.seed}{votes}, harness {manifest.harness}."
-
-
-def _references(table: Table) -> Iterator[str]:
-    name = table.run.manifest.report.reference
-    sources = dict.fromkeys(e.published.source for row in table.rows for e in row.entries if e.published)
-    if sources:
-        yield f"pub.: published ({name}: {'; '.join(sources)}), and ours less that in points."
-    elif name:
-        yield f"Published numbers '{name}' are not here; they would be in {FOLDER / name}.csv."
-
-
-def _methods(table: Table) -> Iterator[str]:
-    groups: dict[str, list[Column]] = {}
-    for column in table.columns:
-        if column.method:
-            groups.setdefault(column.method, []).append(column)
-    for method, columns in groups.items():
-        pairs = (
-            (column, p) for column in columns for p in table.run.pairings.values() if p.facts.attack == column.name
-        )
-        exceptions = "" if all(usual(*pair) for pair in pairs) else ", unless a footnote says otherwise"
-        yield _line(f"{_joined([column.label for column in columns])}: {method}{exceptions}.")
-
-
-def _joined(labels: list[str]) -> str:
-    return ("; " if any("," in label for label in labels) else ", ").join(labels)
-
-
-def _unfinished(table: Table) -> Iterator[str]:
-    missing = sum(not pairing.finished for pairing in table.run.pairings.values())
-    if missing:
-        shown = f"shown as images done / all, or {NOTHING} for none"
-        yield f"Unfinished: {missing} of {len(table.run.pairings)} pairings ({shown}); run the suite again."
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _has_changes(block: Block) -> bool:
+    return any(head.text == "Change" for head in block.grid.head)

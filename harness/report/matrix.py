@@ -9,11 +9,12 @@ from harness.compare import Match
 from harness.compare_layout import p_value
 from harness.report.curves import signed
 from harness.report.facts import Manifest
+from harness.report.layout import FAILED
 
 
 @dataclass(frozen=True)
 class Place:
-    """Row minus column. text: in points; said: with interval and p-value."""
+    """Row minus column. text: in points, or that a side failed; said: with interval and p-value."""
 
     text: str = ""
     said: str = ""
@@ -48,6 +49,8 @@ def _matrix(attack: str, matches: list[Match], manifest: Manifest) -> Matrix:
 
 def _place(match: Match, sign: int) -> Place:
     found = match.robust
+    if match.failed:
+        return Place(FAILED)
     if found is None or found.p is None:
         return Place()
     low, high = sorted((sign * found.low, sign * found.high))

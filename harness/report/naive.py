@@ -1,10 +1,11 @@
 """Whether a naive evaluation was misleading: whether a better attack finds far less robustness on the same images.
 
-The naive attacks of one budget count as one, worth the strongest of them on each image. What they are compared with is
-the attack of the same budget that leaves the lowest accuracy. It was chosen among m, so McNemar's exact p is multiplied
-by m (Bonferroni). It is not the worst case over all attacks, which on a stochastic defense is lower by luck alone.
+The naive attacks of one budget count as one: the worst case over them (see `harness.report.worst`). What they are
+compared with is the attack of the same budget that leaves the lowest accuracy. It was chosen among m, so its exact p
+(see `harness.report.change`) is multiplied by m (Bonferroni).
 
-Images that ended in an error, under a naive attack or under the other, prove nothing and are left out.
+Images that ended in an error, under a naive attack or under the other, prove nothing and are left out. So are attacks
+that failed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from harness.report.change import change
 from harness.report.paired import LEVEL
-from harness.report.statistics import Successes
+from harness.report.statistics import Successes, both_known
 
 
 @dataclass(frozen=True)
@@ -44,21 +43,19 @@ class Comparison:
         names = ", ".join(labels.get(name, name) for name in self.naive)
         return (
             f"naive evaluation was misleading: {names} found {self.found:.1%} robust, "
-            f"{labels.get(self.strongest, self.strongest)} {self.left:.1%} (McNemar, p = {self.p:.1g})"
+            f"{labels.get(self.strongest, self.strongest)} {self.left:.1%} (exact paired test, p = {self.p:.1g})"
         )
 
 
-def compare(naive: Mapping[str, Successes], others: Mapping[str, Successes]) -> Comparison | None:
+def compare(names: Sequence[str], naive: Successes, others: Mapping[str, Successes]) -> Comparison | None:
     """Attacks of one budget on one defense; None where there is nothing to compare.
 
     Args:
-        naive, others: successes of the same images in the same order, (n,) in [0, 1], NaN where an image ended in an
-            error, by the attack's name.
+        names: of the naive attacks.
+        naive: successes under the worst of them, (n,) in [0, 1], NaN where an image ended in an error.
+        others: the same of each other attack, on the same images in the same order, by its name.
     """
-    if not naive or not others:
-        return None
-    weakest = np.stack(list(naive.values())).min(axis=0)
-    found = [one for name, successes in others.items() if (one := _against(weakest, successes, name, list(naive)))]
+    found = [one for name, successes in others.items() if (one := _against(naive, successes, name, names))]
     if not found:
         return None
     lowest = min(found, key=lambda one: one.left - one.found)
@@ -66,8 +63,7 @@ def compare(naive: Mapping[str, Successes], others: Mapping[str, Successes]) -> 
 
 
 def _against(naive: Successes, other: Successes, name: str, names: Sequence[str]) -> Comparison | None:
-    valid = ~(np.isnan(naive) | np.isnan(other))
-    if not valid.any():
+    before, after = both_known(naive, other)
+    if not len(before):
         return None
-    before, after = naive[valid], other[valid]
     return Comparison(tuple(names), name, float(before.mean()), float(after.mean()), change(before, after).p)

@@ -17,6 +17,7 @@ from matplotlib.transforms import Transform, offset_copy
 
 from harness.errors import UserError
 from harness.report.charts import Chart, Line, charts
+from harness.report.layout import FAILED, NOTHING
 from harness.report.load import find_runs, load
 from harness.report.table import summarise
 from harness.store import write_atomically
@@ -82,7 +83,7 @@ def figure(chart: Chart) -> Figure:
 
 
 def _bars(chart: Chart) -> Figure:
-    """A panel per column, side by side in rows of four; a bar per defense, a dash where it has no number."""
+    """A panel per column, side by side in rows of four; a bar per defense, a dash or "failed" where it has none."""
     ticks = chart.ticks
     wide = min(len(chart.lines), 4)
     deep = -(-len(chart.lines) // wide)
@@ -94,7 +95,7 @@ def _bars(chart: Chart) -> Figure:
         axes.barh(at, values, 0.62, color="#9db8d9")
         axes.errorbar(values, at, xerr=_spread(line, chart.scale), ecolor="#1f3b5c", **WHISKERS)
         for x in {x for x, _ in ticks} - set(at):
-            axes.text(2, x, "–", va="center", color=GREY)
+            axes.text(2, x, FAILED if x in dict(line.failed) else NOTHING, va="center", color=GREY)
         axes.grid(axis="y", visible=False)
         axes.set_xlim(0, 100)
         axes.set_xlabel(chart.measure)

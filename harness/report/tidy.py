@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+from harness.report.entries import Column, Entry
 from harness.report.statistics import Estimate, Rule
-from harness.report.table import Column, Entry, Row, Table
+from harness.report.table import Row, Table
 from harness.sweep import spelt
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -27,12 +28,14 @@ class Line:
         attack: the attack's name; of an average or a worst case, the names of its attacks, with spaces between.
         rule: what counts as success over the draws of a stochastic defense.
         headline: whether the number is the one in the table; False for the other rules.
-        status: "final", "unfinished" or "absent"; the accuracies are empty unless it is "final".
+        status: "final", "failed" (too many images ended in errors), "unfinished" or "absent"; the accuracies are empty
+            unless it is "final".
         accuracy, low, high: robust accuracy with its 95% interval; clean accuracy on a line of kind "clean".
         benign, benign_low, benign_high: accuracy of the same rule on the same images before the attack.
         n, total: images with a record, and all images.
         published, difference: the published accuracy, and ours less it; published_in: where.
-        errors, violations: images counted as not robust because of an error; images found outside the budget.
+        errors, violations: images that ended in an error, which the interval leaves open; images found outside the
+            budget.
         threat, method, key: what was done, and the hash of the whole claim.
         misleading: whether a better attack shows the naive evaluation of this defense misleading; None where the suite
             says of none that it is naive, or it is unfinished.

@@ -107,21 +107,13 @@ class Explorer {
   }
 
   thumb(image, at) {
-    const answer = image.after.length ? majority(image.after) : "no answer";
-    const words = `${image.true} → ${answer}`;
+    const words = `${image.true} → ${image.answer}`;
     const picture = make("img", { src: image.adv ?? this.gallery.clean[image.index], alt: "", loading: "lazy" });
     const button = make("button", { type: "button", className: `thumb ${image.verdict}`, title: image.verdict }, picture, words);
     button.ariaLabel = `Image ${image.index}: ${words}, ${image.verdict}`;
     button.addEventListener("click", () => detail.open(this, at));
     return button;
   }
-}
-
-/** The most frequent class among the answers [class, right, margin]; the first of equals. */
-function majority(answers) {
-  const counts = new Map();
-  for (const [name] of answers) counts.set(name, (counts.get(name) ?? 0) + 1);
-  return [...counts].reduce((best, each) => (each[1] > best[1] ? each : best))[0];
 }
 
 class Detail {
@@ -169,7 +161,7 @@ class Detail {
   * pictures(gallery, pairing, image) {
     const clean = gallery.clean[image.index];
     if (clean) yield picture(clean, "Clean", `class ${image.true}`);
-    const now = image.after.length ? `taken for ${majority(image.after)}` : "no answer";
+    const now = image.decided ? `taken for ${image.answer}` : image.answer;
     yield picture(image.adv ?? clean, "Adversarial", image.adv ? now : `${now}; the attack changed nothing`);
     if (image.difference) yield picture(image.difference, "Difference", `×\u00a0${pairing.gain}, grey is zero`);
     if (image.flow) yield flow(image);

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.report.change import change, tango
+from harness.report.change import change, mcnemar, sign_test, tango
 from harness.report.statistics import wilson
 
 Z = 1.96
@@ -73,3 +75,37 @@ def test_fractional_steps_are_less_uncertain_than_whole_ones_but_never_than_none
 def test_p_is_mcnemars() -> None:
     found = change(np.array([1.0] * 8 + [0.0] * 4), np.array([0.0] * 7 + [1.0] * 2 + [0.0] * 3))
     assert found.p == pytest.approx(2 * (1 + 8) / 2**8)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9))
+def test_p_is_the_share_of_signs_that_move_the_sum_as_far(votes: list[tuple[int, int]]) -> None:
+    whole = [after - before for before, after in votes]
+    sums = [sum(sign * step for sign, step in zip(signs, whole, strict=True)) for signs in _all_signs(len(whole))]
+    expected = np.mean([abs(total) >= abs(sum(whole)) for total in sums])
+    assert sign_test(np.array(whole) / 5) == pytest.approx(expected, abs=1e-9)
+
+
+def _all_signs(count: int) -> list[tuple[int, ...]]:
+    return list(itertools.product((-1, 1), repeat=count))
+
+
+def test_p_and_interval_agree_where_many_small_gains_outweigh_few_large_losses() -> None:
+    """60 images rise by 0.2 and 12 fall by 1: the accuracies are equal, though five times as many images went up."""
+    steps = np.array([0.2] * 60 + [-1.0] * 12 + [0.0] * 128)
+    found = change(np.ones(200) * (steps < 0), np.ones(200) * (steps < 0) + steps)
+    assert found.value == pytest.approx(0) and found.p == 1 and found.low < 0 < found.high
+    assert mcnemar(12, 60) < 1e-8
+
+
+def test_draws_of_different_numbers_are_tested_together() -> None:
+    assert sign_test(np.array([1 / 3, 1 / 5, 1 / 2])) == pytest.approx(0.25)
+
+
+def test_equal_defenses_are_called_different_no_more_often_than_the_level_says() -> None:
+    generator = np.random.default_rng(0)
+    p = generator.beta(0.5, 0.5, (400, 64))
+    first, second = generator.binomial(5, p) / 5, generator.binomial(5, p) / 5
+    found = [change(*pair) for pair in zip(first, second, strict=True)]
+    assert np.mean([one.p < 0.05 for one in found]) <= 0.07
+    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.93

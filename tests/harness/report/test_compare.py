@@ -18,6 +18,7 @@ from harness.errors import UserError
 from harness.records import Record
 from harness.report import terminal
 from harness.report.load import Run, load
+from harness.report.table import summarise
 
 Two = Callable[..., tuple[Run, Run]]
 
@@ -132,12 +133,64 @@ def test_runs_with_nothing_in_common_are_refused(maker: Any, column: Any, tmp_pa
         compare(load(maker.finish()), load(other.finish()))
 
 
-def test_an_error_counts_as_wrong(maker: Any, rec: Callable[..., Record], tmp_path: Path) -> None:
+def test_a_cell_that_failed_is_not_compared(maker: Any, rec: Callable[..., Record], tmp_path: Path) -> None:
     maker.cell("d", "a", [rec(i) for i in range(4)])
     other = type(maker)(tmp_path / "other")
     other.cell("d", "a", [rec(i, adv="", verdict="error", error="x") for i in range(4)])
-    match = only(compare(load(maker.finish()), load(other.finish())))
-    assert match.robust is not None and match.robust.second.value == 0
+    found = compare(load(maker.finish()), load(other.finish()))
+    match = only(found)
+    assert match.robust is None and match.clean is None and match.failed == ("second",) and not match.significant
+    sheet = lay_out(found)
+    assert sheet.main and [shown.text for shown in sheet.main.lines[0]][3:] == ["–", "failed", "–", "–", "–", "–"]
+    assert any("Not compared" in note and "d/a" in note for note in sheet.notes)
+
+
+def test_images_that_ended_in_an_error_on_either_side_are_left_out_and_counted(
+    maker: Any, rec: Callable[..., Record], tmp_path: Path
+) -> None:
+    runs = []
+    for name, broken in (("one", 3), ("two", 7)):
+        made = type(maker)(tmp_path / name, count=40)
+        records = [rec(i, adv="w" if i < 20 else "r") for i in range(40)]
+        records[broken] = rec(broken, adv="", verdict="error", error="x")
+        made.cell("d", "a", records)
+        runs.append(load(made.finish()))
+    found = compare(*runs)
+    match = only(found)
+    assert match.errors == 2 and match.robust is not None and match.clean is not None
+    assert match.robust.first.n == 38 and match.robust.first.value == match.robust.second.value == 20 / 38
+    assert (match.robust.lost, match.robust.gained, match.clean.first.n) == (0, 0, 40)
+    assert any("Left out: 2 images" in note for note in lay_out(found).notes)
+
+
+@pytest.mark.parametrize("rule", ["single", "mean", "majority", "worst"])
+def test_a_comparison_and_the_table_say_the_same_of_every_cell(
+    maker: Any, rec: Callable[..., Record], rule: str
+) -> None:
+    maker.count = 8
+    maker.cell("one", "a", [rec(i, "rrr", ("rrr", "rwr", "wwr", "www")[i % 4]) for i in range(8)], stochastic=True)
+    maker.cell("two", "a", [rec(i, "rwr", ("wrr", "rww", "wwr", "www")[i % 4]) for i in range(8)], stochastic=True)
+    run = load(maker.finish(votes=3, report={"vote": rule}))
+    match = only(contrast(run))
+    tabled = [row.entries[1].estimate for row in summarise(run).rows]
+    assert match.robust is not None and [match.robust.first, match.robust.second] == tabled
+    assert match.robust.p is not None
+    words = f"by {'single draw' if rule == 'single' else f'{rule} of 3 draws'}"
+    assert any(words in note for note in lay_out(contrast(run)).notes)
+
+
+def test_a_second_run_is_judged_by_the_rule_of_the_first_and_it_is_said(
+    maker: Any, rec: Callable[..., Record], tmp_path: Path
+) -> None:
+    runs = []
+    for name, vote in (("one", "mean"), ("two", "worst")):
+        made = type(maker)(tmp_path / name)
+        made.cell("d", "a", [rec(i, "rrr", "rrw") for i in range(4)], stochastic=True)
+        runs.append(load(made.finish(votes=3, report={"vote": vote})))
+    found = compare(*runs)
+    match = only(found)
+    assert match.robust is not None and match.robust.first.value == match.robust.second.value == pytest.approx(2 / 3)
+    assert "B's own table goes by worst of 3 draws where a defense is stochastic." in lay_out(found).notes
 
 
 def test_the_defenses_of_one_run_are_compared_under_each_attack(maker: Any, column: Any) -> None:

@@ -25,10 +25,11 @@ NASTY = "a|b_&[bold]x[/bold] <i>*#%$~^\\{}"
 
 @pytest.fixture
 def run(maker: Any, rec: Callable[..., Record], column: Callable[..., list[Record]]) -> Path:
-    """A final, a footnoted, an unfinished and a stochastic row."""
+    """A final row, one with a cell that failed and one that is unfinished, and a stochastic one."""
     maker.cell("plain", "linf", column("rrww"))
     maker.cell("plain", "l2", column("rwww"), threat="L2 0.5")
-    maker.cell("marked", "linf", [*column("rrr"), rec(3, verdict="error", error="x")], method="autoattack rand")
+    crashed = rec(3, adv="", verdict="error", error="ValueError: x (mine.py:3)")
+    maker.cell("marked", "linf", [*column("rrr"), crashed], method="autoattack rand")
     maker.cell("marked", "l2", column("rrr"[:2]), threat="L2 0.5")
     draws = [rec(i, "rr", "rw") for i in range(4)]
     for attack, threat in (("linf", "Linf 8/255"), ("l2", "L2 0.5")):
@@ -54,21 +55,23 @@ def shown(root: Path, width: int = 100) -> str:
 def test_the_terminal_shows_values_above_intervals_with_marks(run: Path) -> None:
     lines = shown(run).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("marked"))
-    assert lines[at].split() == ["marked", "100.0", "75.0", "a,b", "2/4", "2/4", "2/4"]
-    assert lines[at + 1].split() == ["51.0–100", "30.1–95.4"]
-    assert any(line.startswith("noisy c,d") for line in lines)
+    assert lines[at].split() == ["marked", "100.0", "failed", "a,b", "2/4", "failed", "c", "failed", "c"]
+    assert lines[at + 1].split() == ["51.0–100"]
+    assert any(line.startswith("noisy d,e") for line in lines)
 
 
 def test_the_terminal_explains_its_marks(run: Path) -> None:
     lines = [line.rstrip() for line in shown(run).splitlines()]
     for note in (
         "a: autoattack rand",
-        "b: 1 image ended in an error, counted as not robust",
-        "c: stochastic: mean of 2 draws",
-        "d: logits are saturated",
+        "b: failed: 1 of 4 images ended in an error: ValueError: x (mine.py:3)",
+        "c: failed, since linf failed",
+        "d: stochastic: mean of 2 draws",
+        "e: logits are saturated",
         "Accuracy in % on 4 images of digits (test), with 95% Wilson intervals.",
         "linf, l2: pgd 20 steps, unless a footnote says otherwise.",
         "Unfinished: 1 of 6 pairings (shown as images done / all, or – for none); run the suite again.",
+        "Failed: 1 of 6 pairings, where more than 5% of the images ended in errors. They have no number, nor",
         "Suite tiny, seed 7, 2 votes on stochastic defenses, harness 0.1.0.",
     ):
         assert note in lines
@@ -96,7 +99,7 @@ def test_a_narrow_terminal_gets_several_tables_each_with_all_names(run: Path) ->
     first = narrow.split("Stochastic defenses")[0]
     assert max(map(len, narrow.splitlines())) <= 34
     assert first.count("marked") == first.count("Defense") >= 2
-    assert all(word in first for word in ("100.0", "75.0", "2/4", "Avg", "Worst", "30.1–95.4"))
+    assert all(word in first for word in ("100.0", "failed", "2/4", "Avg", "Worst", "15.0–85.0"))
     assert wide.split("Stochastic defenses")[0].count("marked") == 1
 
 
@@ -105,7 +108,7 @@ def test_stochastic_defenses_show_every_rule_beside_its_baseline(run: Path) -> N
     at = next(i for i, line in enumerate(lines) if "Single draw" in line)
     assert re.split(r"\s{2,}", lines[at].strip())[2:] == ["Single draw", "Mean of 2", "Majority of 2", "Worst of 2"]
     robust, benign = lines[at + 2].split(), lines[at + 4].split()
-    assert robust == ["noisy", "linf", "robust", "100.0", "50.0", "100.0", "0.0"]
+    assert robust == ["noisy", "linf", "robust", "100.0", "50.0", "0.0", "0.0"]
     assert benign == ["benign", *["100.0"] * 4]
     assert all(len(lines[at + below].split()) == 4 for below in (3, 5)), "every number has its interval below"
 
@@ -144,7 +147,7 @@ def test_markdown_is_a_table_of_the_same_numbers(run: Path) -> None:
     assert lines[2] == "| Defense | Clean | linf<br>Linf 8/255 | l2<br>L2 0.5 | Avg | Worst |"
     assert lines[3] == "| :-- | --: | --: | --: | --: | --: |"
     assert lines[5] == (
-        "| marked | 100.0 <sub>51.0–100</sub> | 75.0<sup>a,b</sup> <sub>30.1–95.4</sub> | 2/4 | 2/4 | 2/4 |"
+        "| marked | 100.0 <sub>51.0–100</sub> | failed<sup>a,b</sup> | 2/4 | failed<sup>c</sup> | failed<sup>c</sup> |"
     )
     assert "- <sup>a</sup> autoattack rand" in lines
 
@@ -174,8 +177,8 @@ def test_latex_is_a_booktabs_table_of_the_same_numbers(run: Path) -> None:
     assert "\\begin{tabular}{lrrrrr}" in lines and "\\label{tab:tiny}" in lines
     assert lines.count("\\toprule") == lines.count("\\midrule") == lines.count("\\bottomrule") == 2
     assert (
-        "marked & 100.0 {\\scriptsize 51.0--100} & 75.0\\textsuperscript{a,b} {\\scriptsize 30.1--95.4}"
-        " & 2/4 & 2/4 & 2/4 \\\\"
+        "marked & 100.0 {\\scriptsize 51.0--100} & failed\\textsuperscript{a,b} & 2/4"
+        " & failed\\textsuperscript{c} & failed\\textsuperscript{c} \\\\"
     ) in lines
     assert "\\textsuperscript{a}~autoattack rand." in lines
     assert "Accuracy in \\% on 4 images of digits (test), with 95\\% Wilson intervals." in lines
@@ -217,18 +220,23 @@ def test_csv_tells_all_of_a_cell(run: Path) -> None:
     cell = next(row for row in rows if (row["defense"], row["attack"]) == ("marked", "linf"))
     expected = {
         "kind": "attack",
-        "status": "final",
-        "accuracy": "0.75",
-        "benign": "1.0",
+        "status": "failed",
+        "accuracy": "",
+        "low": "",
+        "high": "",
+        "benign": "",
         "n": "4",
         "total": "4",
         "errors": "1",
         "key": "marked-linf",
         "threat": "Linf 8/255",
         "method": "autoattack rand",
-        "flags": "autoattack rand; 1 image ended in an error, counted as not robust",
+        "flags": "autoattack rand; failed: 1 of 4 images ended in an error: ValueError: x (mine.py:3)",
     }
     assert {name: cell[name] for name in expected} == expected
+    for kind in ("average", "worst"):
+        needs = next(row for row in rows if (row["defense"], row["kind"]) == ("marked", kind))
+        assert (needs["status"], needs["accuracy"], needs["errors"]) == ("failed", "", "1")
     unfinished = next(row for row in rows if (row["defense"], row["attack"]) == ("marked", "l2"))
     assert (unfinished["status"], unfinished["accuracy"], unfinished["n"]) == ("unfinished", "", "2")
 

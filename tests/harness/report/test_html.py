@@ -147,6 +147,23 @@ def test_a_misleading_naive_evaluation_stands_above_the_table(maker: Any, column
     assert at < texts.index("Results") and texts[at - 1] == "masked"
 
 
+def test_a_cell_that_failed_leads_to_its_images_and_says_why(maker: Any, rec: Callable[..., Record]) -> None:
+    maker.cell("d", "a", [rec(i, adv="", verdict="error", error="ValueError: x (mine.py:3)") for i in range(4)])
+    page = page_of(maker.finish())
+    texts = Parsed(page).texts
+    assert "failed" in texts and "failed: 4 of 4 images ended in an error: ValueError: x (mine.py:3)" in texts
+    assert 'class="number failed" data-sort="failed"' in page
+    assert 'class="open" data-run="0" data-defense="d" data-attack="a">failed</button>' in page
+
+
+def test_the_explorer_decides_ties_and_errors_for_no_class(maker: Any, rec: Callable[..., Record]) -> None:
+    records = [rec(0, adv="rrw"), rec(1, adv="rw"), rec(2, adv="r", verdict="error", error="x"), rec(3, adv="ww")]
+    maker.cell("d", "a", records, stochastic=True)
+    (pairing,) = gallery(load(maker.finish(votes=2)))["pairings"]
+    assert [image["answer"] for image in pairing["images"]] == ["1", "tie", "error", "2"]
+    assert [image["decided"] for image in pairing["images"]] == [True, False, False, True]
+
+
 def test_published_numbers_stand_beside_ours(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pub." not in page_of(run)
     sheet = lay_out(summarise(load(run)))

@@ -37,7 +37,7 @@ def marked(maker: Any, column: Column) -> Any:
 def test_a_naive_evaluation_that_a_better_attack_refutes_is_marked(marked: Any) -> None:
     found = row(marked, "weak")
     assert found.remarks == (
-        "naive evaluation was misleading: PGD, blind found 100.0% robust, strong 12.5% (McNemar, p = 0.0001)",
+        "naive evaluation was misleading: PGD, blind found 100.0% robust, strong 12.5% (exact paired test, p = 0.0001)",
     )
     assert found.naive[0].p == pytest.approx(stats.binomtest(0, 14).pvalue)
 
@@ -87,6 +87,26 @@ def test_an_error_is_no_evidence_for_either_side(maker: Any, rec: Callable[..., 
     assert row(maker, "weak").naive == ()
 
 
+def test_a_failed_naive_attack_is_no_evidence_and_the_others_are(
+    maker: Any, rec: Callable[..., Record], column: Column
+) -> None:
+    maker.count = 16
+    maker.cell("d", "broken", [rec(i, adv="", verdict="error", error="out of memory") for i in range(16)])
+    maker.cell("d", "weak", column(WEAK))
+    maker.cell("d", "strong", column(STRONG))
+    (comparison,) = row(maker, "broken", "weak").naive
+    assert comparison.naive == ("weak",) and comparison.misleading
+
+
+def test_the_worst_of_noisy_naive_attacks_is_not_their_luckiest_draws(maker: Any, rec: Callable[..., Record]) -> None:
+    """Two naive attacks that are right in other draws of an image leave half of them, not none."""
+    maker.count = 16
+    for attack, adv in (("a", "rw"), ("b", "wr"), ("strong", "ww")):
+        maker.cell("d", attack, [rec(i, "rr", adv) for i in range(16)], stochastic=True)
+    (comparison,) = row(maker, "a", "b").naive
+    assert comparison.found == 0.5 and comparison.left == 0 and comparison.misleading
+
+
 def test_an_unfinished_naive_attack_is_not_judged(maker: Any, column: Column) -> None:
     maker.count = 16
     maker.cell("d", "weak", column("r" * 14))
@@ -97,7 +117,7 @@ def test_an_unfinished_naive_attack_is_not_judged(maker: Any, column: Column) ->
 def test_the_choice_among_several_attacks_is_paid_for() -> None:
     naive, others = np.ones(16), {str(k): np.ones(16) for k in range(3)}
     others["2"][:7] = 0
-    alone, chosen = compare({"n": naive}, {"2": others["2"]}), compare({"n": naive}, others)
+    alone, chosen = compare(["n"], naive, {"2": others["2"]}), compare(["n"], naive, others)
     assert alone and chosen and chosen.strongest == "2"
     assert chosen.p == pytest.approx(3 * alone.p) and (alone.misleading, chosen.misleading) == (True, True)
 
@@ -107,7 +127,7 @@ def test_draws_of_equal_attacks_on_a_stochastic_defense_are_not_taken_for_a_diff
     flagged = 0
     for _ in range(200):
         draws = generator.binomial(10, 0.5, (4, 64)) / 10
-        found = compare({"n": draws[0]}, {str(k): draws[k] for k in (1, 2, 3)})
+        found = compare(["n"], draws[0], {str(k): draws[k] for k in (1, 2, 3)})
         flagged += bool(found and found.misleading)
     assert flagged <= 10
 

@@ -152,3 +152,31 @@ def test_an_interval_without_width_is_drawn(maker: Any, column: Column) -> None:
     maker.cell("d", "a", column("rrrr"))
     panel = figure(drawn(maker.finish())["Accuracy by attack"])
     assert all(math.isfinite(value) for value in panel.axes[0].get_position().bounds)
+
+
+def test_what_failed_has_no_bar_and_says_so(maker: Any, rec: Callable[..., Record], column: Column) -> None:
+    broken = [rec(i, clean="", adv="", verdict="error", error="x") for i in range(4)]
+    maker.cell("fine", "a", column("rrww"))
+    maker.cell("half", "a", broken)
+    maker.cell("half", "b", column("rrww"))
+    maker.cell("broken", "a", broken)
+    maker.cell("broken", "b", broken)
+    chart = drawn(maker.finish())["Accuracy by attack"]
+    panel = figure(chart)
+    axes = next(each for each in panel.axes if each.get_title("left").startswith("a, "))
+    assert [bar.get_width() for bar in axes.patches] == [50.0]  # type: ignore[attr-defined]
+    assert [text.get_text() for text in axes.texts] == ["failed", "failed"]
+    assert [text.get_text() for text in panel.axes[0].get_yticklabels()] == ["fine", "half", "broken"]
+
+
+def test_what_failed_has_no_dot_in_any_curve(maker: Any, rec: Callable[..., Record]) -> None:
+    broken = [rec(i, adv="", verdict="error", error="x") for i in range(4)]
+    for eps, records in (
+        ("2/255", [rec(i) for i in range(4)]),
+        ("4/255", broken),
+        ("8/255", [rec(i) for i in range(4)]),
+    ):
+        maker.cell("noisy", f"linf{eps[0]}", records, threat=f"Linf {eps}", stochastic=True)
+    found = drawn(maker.finish(votes=2))
+    assert [dot.tick for dot in found["Robust accuracy by Linf budget"].lines[0].dots] == ["0", "2/255", "8/255"]
+    assert "linf4" not in {line.label for line in found["noisy: right in each of k draws"].lines}

@@ -47,14 +47,81 @@ def test_rows_and_columns_keep_the_suites_order_and_labels(maker: Any, column: C
     assert [c.label for c in table.columns] == ["Clean", "Two", "first"]
 
 
-def test_an_error_is_not_robust_even_if_its_votes_are_right(maker: Any, rec: Callable[..., Record]) -> None:
-    records = [rec(0), rec(1), rec(2, verdict="error", error="out of memory"), rec(3, adv="", verdict="error")]
-    maker.cell("d", "a", records)
-    table = summarise(load(maker.finish()))
+def crash(index: int, rec: Callable[..., Record], **changes: Any) -> Record:
+    return rec(index, **{"adv": "", "verdict": "error", "error": "OutOfMemoryError: too much (mine.py:3)", **changes})
+
+
+def test_a_failed_attack_has_no_number_nor_has_what_needs_it(
+    maker: Any, rec: Callable[..., Record], column: Column
+) -> None:
+    """Every image ended in an error, with the clean images stored: neither robust nor misclassified."""
+    for votes in ("", "r", "w"):
+        maker.cell(f"d{votes}", "a", [crash(i, rec, adv=votes) for i in range(4)])
+        maker.cell(f"d{votes}", "b", column("rrrr"))
+    maker.attacks["a"]["label"] = "PGD"
+    table = summarise(load(maker.finish(report=BOTH)))
+    for defense in ("d", "dr", "dw"):
+        found = entry(table, defense, "a")
+        assert (found.status, found.estimate, found.benign, found.errors) == ("failed", None, None, 4)
+        said = "failed: 4 of 4 images ended in an error: OutOfMemoryError: too much (mine.py:3)"
+        assert found.remarks == (said,)
+        for name in ("average", "worst"):
+            other = entry(table, defense, name)
+            assert (other.status, other.estimate, other.errors) == ("failed", None, 4)
+            assert other.remarks == ("failed, since PGD failed",)
+        assert value(table, defense, "b") == value(table, defense, "clean") == 1.0
+
+
+def test_a_few_errors_are_left_out_of_the_value_and_left_open_by_the_interval(
+    maker: Any, rec: Callable[..., Record], column: Column
+) -> None:
+    maker.count = 40
+    maker.cell("d", "a", [*column("r" * 19 + "w" * 20), crash(39, rec, adv="r")])
+    maker.cell("d", "b", column("r" * 30 + "w" * 10))
+    table = summarise(load(maker.finish(report=BOTH)))
     found = entry(table, "d", "a")
-    assert found.status == "final" and found.errors == 2 and value(table, "d", "a") == 0.5
-    assert found.remarks == ("2 images ended in an error, counted as not robust",)
-    assert value(table, "d", "clean") == 1.0
+    assert found.status == "final" and found.estimate and found.benign and found.benign.value == 1
+    assert found.estimate.value == 19 / 39
+    assert (found.estimate.low, found.estimate.high) == (wilson(19, 40)[0], wilson(20, 40)[1])
+    assert found.remarks == (
+        "1 image ended in an error, left out of the value and left open by the interval: "
+        "OutOfMemoryError: too much (mine.py:3)",
+    )
+    for name in ("average", "worst"):
+        assert entry(table, "d", name).remarks == (
+            "errors under a, left out of the value and left open by the interval",
+        )
+    worst = entry(table, "d", "worst").estimate  # b fools the image that ended in an error under a
+    assert worst and worst.value == 19 / 40 and (worst.low, worst.high) == wilson(19, 40)
+
+
+def test_errors_of_an_unfinished_pairing_are_said(maker: Any, rec: Callable[..., Record]) -> None:
+    maker.cell("d", "a", [rec(0), crash(1, rec)])
+    found = entry(summarise(load(maker.finish())), "d", "a")
+    assert found.status == "unfinished"
+    assert found.remarks == ("1 image ended in an error: OutOfMemoryError: too much (mine.py:3)",)
+
+
+def test_few_errors_under_each_of_many_attacks_are_too_many_for_the_worst_case(
+    maker: Any, rec: Callable[..., Record], column: Column
+) -> None:
+    maker.count = 40
+    for place, attack in enumerate("abc"):
+        records = column("r" * 40)
+        records[place] = crash(place, rec)
+        maker.cell("d", attack, records)
+    names = {"average": list("abc"), "worst": list("abc")}
+    table = summarise(load(maker.finish(report=names)))
+    assert value(table, "d", "average") == 1
+    found = entry(table, "d", "worst")
+    assert found.status == "failed" and found.estimate is None
+    assert found.remarks == ("failed: 3 of 40 images ended in an error under one attack or another",)
+
+
+def test_a_long_reason_is_cut_short(maker: Any, rec: Callable[..., Record]) -> None:
+    maker.cell("d", "a", [crash(i, rec, error="long\n " * 200) for i in range(4)])
+    (remark,) = entry(summarise(load(maker.finish())), "d", "a").remarks
+    assert len(remark) < 230 and remark.endswith("…") and "\n" not in remark
 
 
 def test_violations_are_counted_and_rounding_is_not(maker: Any, rec: Callable[..., Record]) -> None:
@@ -84,12 +151,24 @@ def test_clean_accuracy_is_unfinished_until_some_pairing_has_seen_every_image(ma
     assert (found.status, found.done, found.total) == ("unfinished", 2, 4)
 
 
-def test_clean_images_without_a_finite_answer_are_wrong_and_said_so(maker: Any, rec: Callable[..., Record]) -> None:
-    nan = {"clean_votes": [-1], "clean_margins": [float("nan")], "verdict": "error"}
-    maker.cell("d", "a", [rec(0), rec(1), rec(2), rec(3, **nan)])
+def test_clean_images_without_a_finite_answer_are_errors_too(
+    maker: Any, rec: Callable[..., Record], column: Column
+) -> None:
+    nan = {"clean_votes": [-1], "clean_margins": [float("nan")], "verdict": "error", "error": "NaN logits"}
+    maker.count = 20
+    maker.cell("few", "a", [*column("r" * 18, clean="r" * 17 + "w"), rec(18), rec(19, **nan)])
+    maker.cell("many", "a", [*column("r" * 18), rec(18, **nan), rec(19, **nan)])
+    maker.cell("all", "a", [crash(i, rec, clean="") for i in range(20)])
     table = summarise(load(maker.finish()))
-    assert value(table, "d", "clean") == 0.75
-    assert entry(table, "d", "clean").remarks == ("1 image without a finite answer, counted as wrong",)
+    few = entry(table, "few", "clean")
+    assert few.estimate and few.estimate.value == 18 / 19
+    assert (few.estimate.low, few.estimate.high) == (wilson(18, 20)[0], wilson(19, 20)[1])
+    said = "1 image without a finite answer, left out of the value and left open by the interval: NaN logits"
+    assert few.remarks == (said,)
+    for name, count, reason in (("many", 2, "NaN logits"), ("all", 20, "OutOfMemoryError: too much (mine.py:3)")):
+        found = entry(table, name, "clean")
+        assert (found.status, found.estimate, found.errors) == ("failed", None, count)
+        assert found.remarks == (f"failed: {count} of 20 images without a finite answer: {reason}",)
 
 
 def test_a_pairing_outside_the_suite_is_absent_with_what_needs_it(maker: Any, column: Column) -> None:
@@ -173,13 +252,34 @@ def test_a_stochastic_defense_is_summarised_under_every_rule(maker: Any, rec: Ca
     )
 
 
-def test_the_worst_cases_baseline_takes_as_many_queries(maker: Any, rec: Callable[..., Record]) -> None:
-    maker.count = 2
-    maker.cell("d", "a", [rec(0, "rw", "rr"), rec(1, "rr", "rw")], stochastic=True)
-    maker.cell("d", "b", [rec(0, "wr", "rr"), rec(1, "rr", "wr")], stochastic=True)
-    found = entry(summarise(load(maker.finish(votes=2, report={**BOTH, "vote": "single"}))), "d", "worst")
-    assert found.estimate and found.benign
-    assert (found.estimate.value, found.benign.value) == (0.5, 0.5)
+@pytest.mark.parametrize("rule", list(STOCHASTIC))
+def test_the_worst_cases_baseline_is_clean_accuracy_by_the_same_rule(
+    maker: Any, rec: Callable[..., Record], rule: str
+) -> None:
+    for attack in ("a", "b"):
+        maker.cell("d", attack, [rec(i, ("rrr", "rww", "wrr", "www")[i], "rrr") for i in range(4)], stochastic=True)
+    table = summarise(load(maker.finish(votes=3, report={**BOTH, "vote": rule})))
+    clean = entry(table, "d", "clean").estimate
+    assert clean and clean == entry(table, "d", "worst").benign == entry(table, "d", "average").benign
+
+
+def test_the_worst_case_of_a_stochastic_defense_says_what_it_estimates(maker: Any, rec: Callable[..., Record]) -> None:
+    for attack, adv in (("a", "rrw"), ("b", "wrr")):
+        maker.cell("d", attack, [rec(i, "rrr", adv) for i in range(4)], stochastic=True)
+    row = summarise(load(maker.finish(votes=3, report=BOTH))).rows[0]
+    split, whole = row.by_rule["mean"][-1], row.by_rule["majority"][-1]
+    assert split.estimate and split.estimate.value == pytest.approx(2 / 3)
+    assert "the attack that an image's other draws choose" in split.remarks[0]
+    assert whole.estimate and whole.estimate.value == 1
+    assert "one majority of 3 draws cannot choose the attack and judge it too" in whole.remarks[0]
+
+
+def test_one_vote_of_a_stochastic_defense_cannot_choose_and_judge(maker: Any, rec: Callable[..., Record]) -> None:
+    maker.cell("d", "a", [rec(i, "r", "rrww"[i]) for i in range(4)], stochastic=True)
+    maker.cell("d", "b", [rec(i, "r", "wwrr"[i]) for i in range(4)], stochastic=True)
+    found = entry(summarise(load(maker.finish(votes=1, report=BOTH))), "d", "worst")
+    assert found.estimate and found.estimate.value == 0.5 and found.estimate.low == 0
+    assert "one draw cannot choose the attack and judge it too" in found.remarks[0]
 
 
 def test_clean_accuracy_prefers_a_pairing_in_which_the_defense_answered(
