@@ -92,7 +92,7 @@ class Dataset(_Section):
 
 
 class Protocol(_Section):
-    votes: Count = Field(default=1, description="draws that a stochastic defense answers with, per image")
+    votes: Count = Field(default=1, description="draws that a stochastic defense answers with, per image; an odd number ties less often")
     seed: Seed = Field(default=0, description="every other seed derives from it")
     shard: Count = Field(default=32, description="images per shard, the unit of work and of resuming")
     batch_size: Count = Field(default=256, description="images sent through a defense at once; no result depends on it")
@@ -140,7 +140,7 @@ class Report(_Section):
     )
     reference: str | None = Field(default=None, description="published numbers to show beside, from results/reference")
     vote: Literal["mean", "single", "majority", "worst"] = Field(
-        default="mean", description="how the draws of a stochastic defense become one verdict"
+        default="mean", description="how the draws of a stochastic defense become one number, in tables and comparisons"
     )
 
 

@@ -2,7 +2,7 @@
 
 Every number is of the suite's images and of one loss, the margin max_{j != y} z_j - z_y. Its gradient is that of
 cross-entropy where two classes share all probability, and does not vanish where softmax saturates. An image counts as
-fooled if most of the defense's votes on it are wrong, under draws that no attack has seen.
+fooled unless its true class has more of the defense's votes than any other, under draws that no attack has seen.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ alone are left.
     high     the lowest of the attackers' upper ends, each at 1 - 0.025 / (number of attackers), so that all hold
              together with 97.5% (Bonferroni)
 
-The interval thus holds W with 95% whatever the attacks have in common; `benchmarks/statistics.py` simulates it. It is
+The interval thus holds W with 95% whatever the attacks have in common; `benchmarks/intervals.py` simulates it. It is
 wide where few draws cannot tell attacks apart, which more votes mend.
 
 An image that ended in an error under an attack is misclassified for low, robust for high, and left out of the value;

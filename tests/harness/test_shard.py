@@ -165,6 +165,15 @@ def test_an_image_that_is_not_finite_is_an_error_of_that_image_alone(value: floa
     assert torch.isfinite(tensors["images"]).all()
 
 
+def test_two_votes_that_differ_are_robust_for_neither_class() -> None:
+    images = batch(16)
+    images.x[:] = 0.5  # on the border: each draw falls to either side
+    records, _ = run(Noisy(), Shift(0.0), images, votes=2)
+    ties = [r for r in records if len(set(r.adv_votes)) == 2]
+    assert {r.label for r in ties} == {0, 1} and {r.verdict for r in ties} == {"fooled"}
+    assert all((r.verdict == "robust") == (r.adv_votes == [r.label] * 2) for r in records)
+
+
 def test_nan_logits_are_an_error_of_that_image_alone() -> None:
     class Cracked(Brightness):
         def classify(self, x: Tensor) -> Tensor:

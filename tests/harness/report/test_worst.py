@@ -115,7 +115,7 @@ BETAS = [(0.5, 0.5), (50, 50), (2, 0.05), (0.05, 2)]
 @pytest.mark.parametrize("votes", [1, 2, 5, 10])
 @pytest.mark.parametrize("n", [32, 100, 512])
 def test_the_interval_covers_the_true_worst_case(kind: str, votes: int, n: int) -> None:
-    """The full simulation is `benchmarks/statistics.py`."""
+    """The full simulation is `benchmarks/intervals.py`."""
     runs = 100
     for a, b in BETAS:
         truth = robustness(kind, a, b, 3, (1, 200_000), seed=1).min(axis=0).mean()
