@@ -1,6 +1,6 @@
 """How often the tables' 95% intervals hold what they are said to hold: Worst and Avg, over simulated defenses.
 
-    python benchmarks/intervals.py            prints two Markdown tables, in about 20 minutes
+    python benchmarks/intervals.py            prints two Markdown tables, in about ten minutes
 
 A simulated defense gets image i right under attack a in a share p_ia of its draws. p is Beta-distributed over images,
 by the parameters in `BETAS`: from defenses whose draws hardly vary to such as draw every answer anew, at all rates. It

@@ -92,7 +92,9 @@ class Dataset(_Section):
 
 
 class Protocol(_Section):
-    votes: Count = Field(default=1, description="draws that a stochastic defense answers with, per image; an odd number ties less often")
+    votes: Count = Field(
+        default=1, description="draws that a stochastic defense answers with, per image; an odd number ties less often"
+    )
     seed: Seed = Field(default=0, description="every other seed derives from it")
     shard: Count = Field(default=32, description="images per shard, the unit of work and of resuming")
     batch_size: Count = Field(default=256, description="images sent through a defense at once; no result depends on it")
