@@ -21,11 +21,13 @@ from torch import Tensor
 
 from harness import datasets
 from harness.cli import main
+from harness.compare import contrast
 from harness.records import Record
 from harness.report import load, report, summarise
 from harness.report.gallery import gallery
 from harness.report.html import POLICY
 from harness.report.layout import lay_out
+from harness.report.matrix import matrices
 from harness.report.pictures import arrows, difference, gain_of, png
 from harness.store import Store
 from harness.threat import warp
@@ -154,6 +156,14 @@ def test_a_cell_that_failed_leads_to_its_images_and_says_why(maker: Any, rec: Ca
     assert "failed" in texts and "failed: 4 of 4 images ended in an error: ValueError: x (mine.py:3)" in texts
     assert 'class="number failed" data-sort="failed"' in page
     assert 'class="open" data-run="0" data-defense="d" data-attack="a">failed</button>' in page
+
+
+def test_differences_to_a_cell_that_failed_are_not_shown(maker: Any, rec: Callable[..., Record]) -> None:
+    maker.cell("fine", "a", [rec(i) for i in range(4)])
+    maker.cell("broken", "a", [rec(i, adv="", verdict="error", error="x") for i in range(4)])
+    run = load(maker.finish())
+    (matrix,) = matrices(contrast(run).matches, run.manifest)
+    assert [[place.text for place in line] for _, line in matrix.lines] == [["", "failed"], ["failed", ""]]
 
 
 def test_the_explorer_decides_ties_and_errors_for_no_class(maker: Any, rec: Callable[..., Record]) -> None:
