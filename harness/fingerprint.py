@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 DEEPEST = 3
 """Lists within lists that are looked into."""
@@ -29,7 +30,7 @@ def fingerprint(root: nn.Module) -> dict[str, object]:
         for kind, tensors in (("parameter", module._parameters), ("buffer", module._buffers)):
             for name, tensor in tensors.items():
                 if tensor is not None:
-                    found[f"the {kind} {where}{name}"] = tensor.dtype, tensor.shape, checksum(tensor)
+                    found[f"the {kind} {where}{name}"] = _content(tensor)
         found[f"the training mode of {whole}"] = module.training
         found[f"the hooks of {whole}"] = tuple(key for name in _HOOKS for key in getattr(module, name))
         for name in vars(module).keys() - _FRAME:
@@ -41,12 +42,19 @@ def fingerprint(root: nn.Module) -> dict[str, object]:
 def checksum(tensor: Tensor) -> int:
     """CRC-32 of its bytes: quick, and meant for accidents. Of a tensor without plain values, how often it was written.
 
-    Such are sparse and quantised ones, and those on the meta device.
+    Such are sparse and quantised ones, those on the meta device, and those of another class.
     """
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+    values = tensor.detach()
+    if type(values) is not Tensor or values.layout != torch.strided or values.is_quantized or values.is_meta:
         return tensor._version
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    plain = values.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     return zlib.crc32(plain.view(torch.uint8).numpy().data)
+
+
+def _content(tensor: Tensor) -> object:
+    if is_lazy(tensor):
+        return "not there yet"
+    return tensor.dtype, tensor.shape, checksum(tensor)
 
 
 def _modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:

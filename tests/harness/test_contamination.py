@@ -105,6 +105,17 @@ class Seeds(Plain):
         return super().classify(x)
 
 
+SHARED = normal(torch.arange(10), (64,))
+
+
+class Shares(Plain):
+    """Its weights are those of the module, so that a new one has what was made of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.net.weight = nn.Parameter(SHARED)
+
+
 class First(Plain):
     """Its network belongs to the class, where the next one built overwrites it."""
 
@@ -285,7 +296,7 @@ def failed(found: pd.DataFrame, told: str) -> bool:
 DEFENSES = {
     "HiddenBatchNorm": r"answering changed the buffer hidden\[0\].num_batches_tracked of the defense, the buffer",
     "Counts": "changed the buffer calls of the defense, on which other results rest",
-    "SetsDtype": r"changed torch's default dtype \(from torch.float32 to torch.float64\)",
+    "SetsDtype": r"answering changes torch's default dtype \(from torch.float32 to torch.float64\)",
     "SetsThreadsWhenBuilt": "its constructor changes torch's number of threads",
 }
 
@@ -316,6 +327,14 @@ def test_a_row_whose_network_another_row_overwrites_is_what_it_is_alone(folder: 
     assert the_same(found["First", "Step"], alone)
     told = "building defense 'Second' changed the parameter shared.weight of defense 'First'"
     assert failed(found["Second", "Step"], told)
+
+
+def test_a_defense_that_cannot_be_made_as_it_was_is_used_no_more(folder: Path, alone: pd.DataFrame) -> None:
+    found = ran(folder, ["Shares", "Plain"], ["ZeroesWeights", "Step"])
+    told = "defense 'Shares' cannot be made again as it was before Shares/ZeroesWeights changed it"
+    assert set(found["Shares", "Step"]["verdict"]) == {"error"}
+    assert found["Shares", "Step"]["error"].str.contains(told).all()
+    assert the_same(found["Plain", "Step"], alone)
 
 
 ATTACKS = {
@@ -425,3 +444,21 @@ def test_what_fails_is_told_as_it_failed_and_settings_are_set_back_all_the_same(
     with pytest.raises(Contamination, match="it changes torch's default dtype"), settings_kept("it"):
         torch.set_default_dtype(torch.float64)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_tensors_without_plain_values_are_known_by_how_often_they_were_written() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("sparse", torch.eye(3).to_sparse())
+            self.register_buffer("nowhere", torch.zeros(3, device="meta"))
+            self.later = nn.LazyLinear(2)
+
+    odd = Odd()
+    before = fingerprint(odd)
+    assert fingerprint(odd) == before
+    odd.nowhere.add_(1)
+    odd.later(torch.zeros(1, 3))
+    changed = {name for name, found in fingerprint(odd).items() if before.get(name) != found}
+    assert {"the buffer nowhere", "the parameter later.weight", "the parameter later.bias"} <= changed
+    assert "the buffer sparse" not in changed
