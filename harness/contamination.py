@@ -100,18 +100,19 @@ class Guard:
 
     def _changes(self, own: nn.Module | None, others: bool) -> list[str]:
         mine = [name for name, (defense, _) in self._defenses.items() if defense is own]
-        changed = [what for name in mine for what in self._changed(name, "the defense")]
+        changed = [told for name in mine if (told := self._changed(name, "the defense"))]
         if others or changed:
             theirs = self._defenses.keys() - {*mine}
-            changed += [what for name in sorted(theirs) for what in self._changed(name, f"defense '{name}'")]
+            changed += [told for name in sorted(theirs) if (told := self._changed(name, f"defense '{name}'"))]
         return changed
 
-    def _changed(self, name: str, title: str) -> list[str]:
+    def _changed(self, name: str, title: str) -> str | None:
+        """What of a defense has changed, if anything has that was not known before."""
         defense, before = self._defenses[name]
         if name in self.spoiled or not (different := _differences(before, fingerprint(defense))):
-            return []
+            return None
         self.spoiled.add(name)
-        return [f"{what} of {title}" for what in different]
+        return f"{_listed(different)} of {title}"
 
 
 def _differences(before: dict[str, object], after: dict[str, object]) -> list[str]:

@@ -294,7 +294,7 @@ def failed(found: pd.DataFrame, told: str) -> bool:
 
 
 DEFENSES = {
-    "HiddenBatchNorm": r"answering changed the buffer hidden\[0\].num_batches_tracked of the defense, the buffer",
+    "HiddenBatchNorm": r"answering changed the buffer hidden\[0\].num_batches_tracked, the buffer hidden",
     "Counts": "changed the buffer calls of the defense, on which other results rest",
     "SetsDtype": r"answering changes torch's default dtype \(from torch.float32 to torch.float64\)",
     "SetsThreadsWhenBuilt": "its constructor changes torch's number of threads",
@@ -339,7 +339,7 @@ def test_a_defense_that_cannot_be_made_as_it_was_is_used_no_more(folder: Path, a
 
 ATTACKS = {
     "ZeroesWeights": "the attack, or the defense under it, changed the parameter net.weight of the defense",
-    "Trains": "changed the training mode of net of the defense",
+    "Trains": "changed the training mode of net, the training mode of norm, the training mode of the whole of the defense",
     "Hooks": "changed the hooks of net of the defense",
     "Replaces": "changed the method purify of the defense",
     "Widens": "the attack changed its own budget from Linf 1/16 to Linf 1",
