@@ -54,7 +54,7 @@ class Attack(ABC):
     A subclass sets `threat` and writes `perturb` and `cost`. Constructor arguments are the keys of the suite's entry,
     checked against their annotations; `gradient` and `eot` must be among them and be passed on to this constructor.
     Random numbers come from `target.seeds` (one per image); code that draws from global generators is seeded per shard
-    by the harness.
+    by the harness. An attack that changes the defense, its own `threat` or settings of the process is an error.
 
     Args:
         gradient: the view of the defense that the attack differentiates, see `harness.gradients`.
@@ -82,7 +82,7 @@ class Attack(ABC):
 
         Args:
             target: the view to attack; `target(x)` gives logits and is differentiable.
-            x: images, (N, C, H, W), float32 in [0, 1]. Not to be changed in place.
+            x: images, (N, C, H, W), float32 in [0, 1]; copies.
             y: true labels, (N,) int64.
 
         Returns:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from harness import registry
+from harness.contamination import settings_kept
 from harness.errors import Failed, Place, UserError, blame, nearest
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced
@@ -80,7 +81,7 @@ class Component:
             Failed: it failed.
         """
         try:
-            with fenced(CONSTRUCTION):
+            with settings_kept("its constructor"), fenced(CONSTRUCTION):
                 return self.cls(**{_in_python(name): value for name, value in self.arguments.items()})
         except UserError as error:
             raise type(error)(
@@ -148,7 +149,8 @@ def class_of(kind: str, name: str, node: Node) -> Class:
     """The class that an entry names. Raises UserError if there is none."""
     written = node.value.get("type", node)
     try:
-        return registry.find(kind, _type(name, node), written.place.file.parent)
+        with settings_kept(f"importing {kind[:-1]} '{name}'"):
+            return registry.find(kind, _type(name, node), written.place.file.parent)
     except UserError as error:
         raise error.at(written.where) from error
 

@@ -21,6 +21,9 @@ class Defense(nn.Module):
     A subclass writes `classify`, and `purify` if it moves images before it looks at them. Normalisation belongs inside:
     attacks work in [0, 1]. Constructor arguments are the keys of the suite's entry, checked against their annotations.
 
+    A call leaves the defense as it was (its parameters, buffers and training mode), and the settings of the process. It
+    may write into its input, which is a copy.
+
     A defense that draws noise sets `stochastic = True` and takes the noise from `self.seeds_for(x)` (one seed per
     image, see `harness.randomness`) or from torch's global generator; the harness fixes both around every call.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.contamination import settings_kept
 from harness.defense import Defense
 from harness.randomness import fold
 
@@ -34,9 +35,13 @@ def ask(defense: Defense, x: Tensor, y: Tensor, seeds: Tensor, *, votes: int, ba
 
     Args:
         x: images, (N, C, H, W) in [0, 1]; y: labels, (N,) int64; seeds: one per image, (N,) int64.
+
+    Raises:
+        Contamination: the defense changed settings of the process, which are set back.
     """
     draws = votes if defense.stochastic else 1
-    logits = [_logits(defense, x, fold(seeds, draw), batch_size) for draw in range(draws)]
+    with settings_kept("answering"):
+        logits = [_logits(defense, x, fold(seeds, draw), batch_size) for draw in range(draws)]
     pairs = [_read(z.float().cpu(), y.cpu()) for z in logits]
     return Answers(torch.stack([p for p, _ in pairs]), torch.stack([m for _, m in pairs]))
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from harness import datasets, manifest, signals
 from harness.check import gates
 from harness.components import Component
+from harness.contamination import Contamination, Guard
 from harness.defense import Defense
 from harness.environment import describe
 from harness.errors import Failed, UserError
@@ -99,6 +100,7 @@ class _Session:
         self.clean: dict[tuple[str, Bounds], Answers | str] = {}
         self.defenses: dict[str, Defense] = {}
         self.broken: dict[str, str] = {}
+        self.guard = Guard(self.images.x, self.images.y)
         for known in self.works:
             for bounds, records in known.shards.items():
                 if records is not None and all(record.clean_votes for record in records):
@@ -111,6 +113,7 @@ class _Session:
         component = pending.cell.defense
         if component.name not in self.defenses and component.name not in self.broken:
             self._build(component, pending.parts[0])
+            self._mend(component.title)
         if component.name in self.broken:
             return
         if fault := pending.attack.unsuitable(self.defenses[component.name]):
@@ -121,12 +124,8 @@ class _Session:
             )
 
     def _build(self, component: Component, identity: Identity) -> None:
-        """Makes a defense, or notes why it cannot be made."""
-        try:
-            defense = component.build().eval().requires_grad_(False)
-        except Failed as error:
-            self.broken[component.name] = error.message
-            self.display.note(f"{error} Its pairings fail.")
+        """Makes a defense that the suite names, and refuses it where it cannot be what the suite wants."""
+        if (defense := self._made(component)) is None:
             return
         self.dataset.refuse_classes_of(defense, component.title, component.place)
         refuse_unsteady(component, identity, defense)
@@ -134,6 +133,35 @@ class _Session:
             for note in checkpoint.notes:
                 self.display.note(f"{component.name}: {checkpoint.ref}: {note}")
         self.defenses[component.name] = defense
+        self.guard.add(component.name, defense)
+
+    def _made(self, component: Component) -> Defense | None:
+        """A defense as it is used, or a note that it cannot be made."""
+        try:
+            with self.guard.watching(f"building {component.title}", others=True):
+                defense: Defense = component.build().eval().requires_grad_(False)
+        except Failed as error:
+            self._give_up(component, error)
+            return None
+        return defense
+
+    def _give_up(self, component: Component, error: Failed) -> None:
+        self.broken[component.name] = error.message
+        self.guard.forget(component.name)
+        self.display.note(f"{error} Its pairings fail.")
+
+    def _mend(self, culprit: str) -> None:
+        """Makes anew what `culprit` changed, so that the other rows are what they would have been without it."""
+        self.guard.refuse_other_images(culprit)
+        components = {work.cell.defense.name: work.cell.defense for work in self.works}
+        for name in sorted(self.guard.spoiled):
+            del self.defenses[name]
+            if (defense := self._made(components[name])) is None:
+                continue
+            self.defenses[name] = defense
+            if not self.guard.add(name, defense):
+                told = f"{components[name].title} cannot be made again as it was before {culprit} changed it"
+                self._give_up(components[name], Failed(told, where=components[name].place))
 
     def gate(self) -> dict[str, list[str]]:
         """Looks at each defense before it is attacked. Returns remarks by defense, or stops, as the suite says."""
@@ -156,7 +184,14 @@ class _Session:
     def _remarks(self, pending: Work) -> list[str]:
         name = pending.cell.defense.name
         defense = self.defenses[name].to(self.device)
-        found = gates(defense, self.images.take(slice(GATE_IMAGES)).x.to(self.device))
+        found = []
+        try:
+            with self.guard.watching("answering", defense, others=True):
+                found += gates(defense, self.images.take(slice(GATE_IMAGES)).x.to(self.device))
+        except Contamination as error:
+            found.append(f"contamination: {error.message}")
+            self._mend(f"defense '{name}'")
+            defense = self.defenses[name].to(self.device)
         if defense.expected_accuracy is not None and defense.expected_dataset == self.dataset.name:
             first = next(iter(pending.shards))
             clean = self._clean(pending, first)
@@ -198,8 +233,11 @@ class _Session:
             protocol.batch_size,
             partial(self.display.watch, pending),
             *self._given(pending, bounds),
+            self.guard,
         )
-        return work(job)
+        done = work(job)
+        self._mend(pending.name)
+        return done
 
     def _given(self, pending: Work, bounds: Bounds) -> tuple[Tensor | None, dict[int, str]]:
         """The images that the attack takes from another pairing, and by row why there is none where that failed."""
@@ -231,13 +269,14 @@ class _Session:
             images = self.images.take(slice(*bounds)).to(self.device)
             defense = self.defenses[name].to(self.device)
             try:
-                answers = answer(defense, images, pending.seeds, protocol.votes, protocol.batch_size)
+                answers = answer(defense, images, pending.seeds, protocol.votes, protocol.batch_size, self.guard)
             except Exception as error:  # whatever a defense raises is an outcome of its own
                 self.clean[name, bounds] = (
                     f"the defense fails on clean images: {reason(error)}. `harness check` looks at it alone"
                 )
             else:
                 self.clean[name, bounds] = answers
+            self._mend(f"defense '{name}'")
         return self.clean[name, bounds]
 
 

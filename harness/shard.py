@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from harness.attack import Adversarial, Attack, Target
 from harness.check.gradient import obstacle
+from harness.contamination import Contamination, Guard
 from harness.defense import Defense
 from harness.errors import blame
 from harness.foreign import definition
@@ -70,6 +72,7 @@ class Job:
         watch: told the attack's view of the defense before the attack starts, for progress displays.
         given: the adversarial images of the attack's `source`, (N, C, H, W), where it has one.
         barred: why the attack has nothing to start from, by row, for those of which the source is an error.
+        guard: told when the attack, or the defense, is at work.
     """
 
     defense: Defense
@@ -82,6 +85,7 @@ class Job:
     watch: Callable[[Target], None]
     given: Tensor | None = None
     barred: dict[int, str] = field(default_factory=dict)
+    guard: Guard = field(default_factory=Guard)
 
 
 @dataclass
@@ -102,9 +106,12 @@ class Outcome:
     met: dict[int, str] = field(default_factory=dict)
 
 
-def answer(defense: Defense, images: Images, seeds: Seeds, votes: int, batch_size: int) -> Answers:
+def answer(
+    defense: Defense, images: Images, seeds: Seeds, votes: int, batch_size: int, guard: Guard | None = None
+) -> Answers:
     """The defense's answers on clean images."""
-    return ask(defense, images.x, images.y, seeds.clean(images.index), votes=votes, batch_size=batch_size)
+    with (guard or Guard()).watching("answering", defense):
+        return ask(defense, images.x, images.y, seeds.clean(images.index), votes=votes, batch_size=batch_size)
 
 
 def work(job: Job) -> tuple[list[Record], dict[str, Tensor]]:
@@ -177,11 +184,25 @@ def _attack(job: Job) -> Outcome:
 
 
 def _perturb(job: Job, target: Target, images: Images) -> Adversarial:
-    with fenced(derive(job.seeds.suite, job.seeds.defense, job.seeds.attack, int(job.images.index[0]))):
+    seed = derive(job.seeds.suite, job.seeds.defense, job.seeds.attack, int(job.images.index[0]))
+    culprit = "the attack, or the defense under it,"
+    with _budget_kept(job.attack), job.guard.watching(culprit, job.defense, others=True), fenced(seed):
         found = Adversarial.of(job.attack.perturb(target, images.x.clone(), images.y.clone()))
     if found.images.shape != images.x.shape:
         raise ValueError(f"the attack returned shape {tuple(found.images.shape)} for {tuple(images.x.shape)}")
     return found
+
+
+@contextmanager
+def _budget_kept(attack: Attack) -> Iterator[None]:
+    """An attack's images are held against the budget that it had before it ran."""
+    before = deepcopy(attack.threat)
+    try:
+        yield
+        if attack.threat != before:
+            raise Contamination(f"the attack changed its own budget from {before} to {attack.threat}")
+    finally:
+        attack.threat = before
 
 
 def _fill(outcome: Outcome, rows: Tensor, found: Adversarial, job: Job) -> None:
@@ -204,6 +225,8 @@ def _drop_violations(outcome: Outcome, x: Tensor) -> None:
 
 def reason(error: Exception) -> str:
     """Why something failed, in one line, and what to do where it is memory that lacks."""
+    if isinstance(error, Contamination):
+        return error.message
     lacking = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
     return blame(error) + (". Try a smaller `batch_size` in `protocol`" if lacking else "")
 
@@ -211,7 +234,7 @@ def reason(error: Exception) -> str:
 def _reason(error: Exception, job: Job, x: Tensor) -> str:
     """The same for an attack, which may have found no gradient."""
     found = None
-    if "grad" in str(error):
+    if "grad" in str(error) and not isinstance(error, Contamination):
         with suppress(Exception):  # only the remedy is looked for; the failure itself is told in any case
             found = obstacle(job.defense, x[:2], job.attack.gradient)
     if found is None:
@@ -226,7 +249,8 @@ def _judge(job: Job, outcome: Outcome) -> Answers | None:
         return None
     try:
         seeds = job.seeds.verdict(images.index)
-        return ask(job.defense, outcome.x_adv, images.y, seeds, votes=job.votes, batch_size=job.batch_size)
+        with job.guard.watching("answering", job.defense):
+            return ask(job.defense, outcome.x_adv, images.y, seeds, votes=job.votes, batch_size=job.batch_size)
     except Exception as error:  # as above
         outcome.failure = f"the defense fails on the attacked images: {reason(error)}"
         return None
