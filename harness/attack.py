@@ -21,6 +21,9 @@ from harness.threat import ThreatModel
 
 _VIEW = derive("another view")
 
+UNKNOWN_CLASSES = 10
+"""For `Attack.cost` where neither dataset nor defense says how many: AutoAttack's targeted attacks try no more."""
+
 
 @dataclass(frozen=True)
 class Adversarial:

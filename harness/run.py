@@ -167,7 +167,7 @@ class _Session:
         component = pending.cell.defense
         defense = self.defenses[component.name].to(self.device)
         images = self._looked_at(PAIR)
-        if unfit := misshapen(defense, images, self.dataset.num_classes):
+        if unfit := misshapen(defense, images, self.dataset.disagreement):
             what, remedy = unfit
             raise UserError(f"defense '{component.name}': {what}", remedy=remedy, where=component.place)
         defense.cpu()

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from harness.attack import Attack, Cost
+from harness.attack import UNKNOWN_CLASSES, Attack, Cost
 from harness.check import forward, gradient, mode, movable, output, preprocessing, repetition
-from harness.check.probe import Probe
+from harness.check.probe import Disagreement, Probe
 from harness.check.verdict import Rule, Verdict
 from harness.defense import Defense
 from harness.foreign import contained
@@ -79,8 +79,9 @@ class Use:
     views: frozenset[Gradient] = frozenset()
 
     @classmethod
-    def of(cls, defense: Defense, attacks: Sequence[Attack], images: int, classes: int, votes: int) -> Use:
-        """What attacking so many images of so many classes takes, the verdicts included."""
+    def of(cls, defense: Defense, attacks: Sequence[Attack], images: int, classes: int | None, votes: int) -> Use:
+        """What attacking so many images takes, the verdicts included. classes: of the dataset, if known."""
+        classes = classes or defense.num_classes or UNKNOWN_CLASSES
         passes, views = 0.0, frozenset[Gradient]()
         for attack in attacks:
             try:
@@ -101,7 +102,7 @@ def check(
     seed: int = 0,
     *,
     dataset: str | None = None,
-    classes: int | None = None,
+    disagreement: Disagreement | None = None,
 ) -> list[Verdict]:
     """Every rule of the contract, asked of a defense.
 
@@ -112,10 +113,10 @@ def check(
         y: their labels, (N,) int64, for the accuracy.
         seed: of the draws, directions and projections.
         dataset: whose test split they are of, to hold the accuracy against the one on the defense's card.
-        classes: how many classes that dataset has.
+        disagreement: why so many logits cannot be those of its classes, see `datasets.Dataset.disagreement`.
     """
     repeats = max(FEW, min(REPEATS, int(FREE / max(1.0, defense.cost()) / REPEATED)))
-    probe = Probe(defense, x, y, seed, dataset, classes=classes, repeats=repeats)
+    probe = Probe(defense, x, y, seed, dataset, disagreement=disagreement, repeats=repeats)
     verdicts = _essential(probe)
     if verdicts[-1].status == "failed":
         return verdicts

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.check.probe import Probe
+from harness.check.probe import Disagreement, Probe
 from harness.check.verdict import Judgement, rule
 from harness.defense import Defense
 
@@ -17,16 +17,17 @@ SHOWN = 6
 
 @rule("logits' shape", passes=0)
 def shape(probe: Probe) -> Judgement:
-    if unfit := _unfit(probe.answer, len(probe.x), probe.defense.num_classes, probe.classes):
+    if unfit := _unfit(probe.answer, len(probe.x), probe.defense.num_classes, probe.disagreement):
         return "failed", "; ".join(unfit)
     return "passed", f"{tuple(probe.logits.shape)}"
 
 
-def misshapen(defense: Defense, x: Tensor, classes: int) -> tuple[str, str] | None:
-    """What keeps a defense's answers from being logits of so many classes, and what to do about it, or None.
+def misshapen(defense: Defense, x: Tensor, disagreement: Disagreement) -> tuple[str, str] | None:
+    """What keeps a defense's answers from being a logit per class, and what to do about it, or None.
 
     Args:
         x: images, (N, C, H, W) in [0, 1], on the defense's device; two do.
+        disagreement: of their dataset, see `datasets.Dataset.disagreement`.
 
     Returns:
         None too where the defense fails on these images, which is for others to tell.
@@ -35,15 +36,15 @@ def misshapen(defense: Defense, x: Tensor, classes: int) -> tuple[str, str] | No
         answer = Probe(defense, x).answer
     except Exception:  # its row fails, and says why
         return None
-    return _unfit(answer, len(x), defense.num_classes, classes)
+    return _unfit(answer, len(x), defense.num_classes, disagreement)
 
 
-def _unfit(answer: Any, count: int, declared: int | None, classes: int | None) -> tuple[str, str] | None:
+def _unfit(answer: Any, count: int, declared: int | None, disagreement: Disagreement | None) -> tuple[str, str] | None:
     """As `misshapen`, of whatever a defense returned for `count` images.
 
     Args:
         declared: how many classes the defense says that it tells apart, or None.
-        classes: how many the dataset has, or None if that is not known.
+        disagreement: None if the dataset is not known.
     """
     if not isinstance(answer, Tensor):
         return _no_tensor(answer)
@@ -60,19 +61,15 @@ def _unfit(answer: Any, count: int, declared: int | None, classes: int | None) -
         )
     if len(found) != 2 or found[0] != count:
         return f"it gives {found} for {count} images, not ({count}, K)", "Return one row of logits per image"
-    return _miscounted(found[1], declared, classes)
+    return _miscounted(found[1], declared, disagreement)
 
 
-def _miscounted(found: int, declared: int | None, classes: int | None) -> tuple[str, str] | None:
+def _miscounted(found: int, declared: int | None, disagreement: Disagreement | None) -> tuple[str, str] | None:
     if declared not in (None, found):
         return f"it gives {found} logits per image, and says num_classes = {declared}", "Correct whichever is wrong"
-    if classes in (None, found):
-        return None
-    if found < (classes or 0):
-        remedy = "Choose weights that were trained on this dataset"
-    else:
-        remedy = "Return the logits of the dataset's classes alone, in its order, or let the dataset name all classes"
-    return f"it gives {found} logits per image; the dataset has {classes} classes", remedy
+    if disagreement and (unfit := disagreement(found)):
+        return f"it gives {found} logits per image, {unfit[0]}", unfit[1]
+    return None
 
 
 def _no_tensor(answer: Any) -> tuple[str, str]:

@@ -20,6 +20,9 @@ from harness.randomness import derive, fold, row_seeds, uniform
 Part = Callable[[Tensor], Tensor]
 """A defense, or its purify or classify."""
 
+Disagreement = Callable[[int], tuple[str, str] | None]
+"""Why so many logits are not one per class, and what to do about it; None where they are."""
+
 LOOKED_AT = 8
 """Images that every rule but that on accuracy takes."""
 
@@ -49,7 +52,7 @@ class Probe:
         x: images, (N, C, H, W) float32 in [0, 1], on the same device; two or more, or some rules cannot ask.
         y: their labels, (N,) int64, if known.
         dataset: its name, if they are of one that a card may speak of.
-        classes: how many classes the images are of, if known.
+        disagreement: why so many logits cannot be those of the images' classes, and the remedy; None if they can.
         repeats: how often one rule asks the same question, for rare randomness.
     """
 
@@ -61,11 +64,11 @@ class Probe:
         seed: int = 0,
         dataset: str | None = None,
         *,
-        classes: int | None = None,
+        disagreement: Disagreement | None = None,
         repeats: int = 0,
     ) -> None:
         self.defense, self.labelled, self.y, self.dataset, self.seed = defense, x.detach(), y, dataset, seed
-        self.classes, self.repeats = classes, repeats
+        self.disagreement, self.repeats = disagreement, repeats
         self.x = self.labelled[:LOOKED_AT]
         self.ids = torch.arange(len(x), device=x.device)
         self.seeds = self.seeds_of(self.ids[:LOOKED_AT])

@@ -49,7 +49,7 @@ def check_class(
     x, y = images.images[:FITTED].to(device), images.labels[:FITTED].to(device)
     if kind == "defenses":
         defense = built.to(device).eval().requires_grad_(False)
-        return check(defense, x[:COUNTED], y[:COUNTED], dataset=dataset, classes=images.num_classes)
+        return check(defense, x[:COUNTED], y[:COUNTED], dataset=dataset, disagreement=images.disagreement)
     y = y.unique(return_inverse=True)[1]
     judge = NearestMean(x, y).to(device).eval()
     close = judge.margins(x, y).argsort()[:IMAGES]

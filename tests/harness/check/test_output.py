@@ -18,6 +18,11 @@ from harness.defense import Defense
 X = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
+def ten(count: int) -> tuple[str, str] | None:
+    """As a dataset of ten classes says it."""
+    return None if count == 10 else ("the dataset has 10", "Take another")
+
+
 class ModelOutput(OrderedDict[str, Tensor]):
     """As Hugging Face models return."""
 
@@ -45,7 +50,7 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
     "classes": (lambda z: z.argmax(1), "gives (2,) for 2 images, a class index each", "logits"),
     "one row": (lambda z: z[0], "gives (10,) for 2 images, not (2, K)", "One row of logits"),
     "map": (lambda z: z[:, :, None, None], "gives (2, 10, 1, 1) for 2 images, not (2, K)", "one row of logits"),
-    "too few": (lambda z: z[:, :7], "gives 7 logits per image; the dataset has 10 classes", "trained on this dataset"),
+    "too few": (lambda z: z[:, :7], "gives 7 logits per image, the dataset has 10", "take another"),
     "too many": (
         lambda z: z.repeat(1, 100),
         "gives 1000 logits per image; the dataset has 10",
@@ -57,25 +62,25 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_what_is_no_row_of_logits_per_image_is_told_with_its_remedy(name: str) -> None:
     made, what, remedy = OUTPUTS[name]
-    told = misshapen(Returning(made), X, 10)
+    told = misshapen(Returning(made), X, ten)
     assert told is not None
     assert what in told[0] and remedy.lower() in told[1].lower()
-    (verdict,) = [v for v in check(Returning(made), X, classes=10) if v.status == "failed"]
+    (verdict,) = [v for v in check(Returning(made), X, disagreement=ten) if v.status == "failed"]
     assert verdict.name == "logits' shape" and what in verdict.message
 
 
 def test_logits_of_the_datasets_classes_are_fine() -> None:
-    assert misshapen(Returning(lambda z: z), X, 10) is None
-    assert misshapen(Returning(lambda z: z, num_classes=10), X, 10) is None
+    assert misshapen(Returning(lambda z: z), X, ten) is None
+    assert misshapen(Returning(lambda z: z, num_classes=10), X, ten) is None
 
 
 def test_other_logits_than_declared_are_told() -> None:
-    told = misshapen(Returning(lambda z: z, num_classes=12), X, 12)
+    told = misshapen(Returning(lambda z: z, num_classes=12), X, lambda count: None)
     assert told is not None and told[0] == "it gives 10 logits per image, and says num_classes = 12"
 
 
 def test_a_defense_that_raises_is_left_to_others() -> None:
-    assert misshapen(Returning(lambda z: z.no_such_thing), X, 10) is None
+    assert misshapen(Returning(lambda z: z.no_such_thing), X, ten) is None
 
 
 SUITE = """\
@@ -112,3 +117,27 @@ def test_a_run_with_such_a_defense_is_refused_before_any_work(
     told = " ".join(capsys.readouterr().err.split())
     assert "odd.yaml:6: defense 'odd': it returns a dict with keys 'logits'. Return the logits tensor" in told
     assert not list(Path("results").rglob("*.parquet")) and not list(Path("results").rglob("run.json"))
+
+
+NARROW = """\
+from harness.defense import Defense
+
+
+class Odd(Defense):
+    def classify(self, x):
+        return x.flatten(1)[:, :COUNT]
+"""
+
+
+@pytest.mark.parametrize("count", [7, 12])
+def test_logits_of_other_classes_than_the_datasets_refuse_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("odd.py").write_text(NARROW.replace("COUNT", str(count)))
+    Path("odd.yaml").write_text(SUITE.replace("GATES", "mark"))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["run", "odd.yaml", "--device", "cpu"])
+    assert exit_.value.code == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"odd.yaml:6: defense 'odd': it gives {count} logits per image, dataset 'digits' has 10. Choose" in told
