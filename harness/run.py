@@ -276,4 +276,4 @@ def _surprise(measured: float, count: int, expected: float) -> list[str]:
     spread = math.sqrt(max(expected * (1 - expected), 0.01) / count)
     if abs(measured - expected) <= SURPRISE * spread:
         return []
-    return [f"accuracy: clean accuracy is {measured:.1%} on {count} images where its card says {expected:.1%}"]
+    return [f"accuracy: {measured:.1%} of {count} clean images, where its card says {expected:.1%}"]
