@@ -169,8 +169,7 @@ def _gradient(probe: Probe, part: Part, x: Tensor) -> Tensor | None:
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         try:
-            # A view, so that a change in place is told as such and not as a leaf's.
-            output = query(probe.defense, x.view_as(x), probe.seeds, part)
+            output = query(probe.defense, x, probe.seeds, part)
         except RuntimeError as error:
             if "numpy()" not in str(error):  # "Can't call numpy() on Tensor that requires grad"
                 raise

@@ -83,12 +83,18 @@ class Reseeding(Linear):
         return torch.randn_like(x)
 
 
+class WritingOverItsInput(Linear):
+    def noise(self, x: Tensor) -> Tensor:
+        x += torch.randn_like(x)
+        return torch.zeros_like(x)
+
+
 class FromSeeds(Linear):
     def noise(self, x: Tensor) -> Tensor:
         return normal(self.seeds_for(x), x.shape[1:])
 
 
-GLOBAL = [FromTorch, FromNumpy, FromPython, FromDropout, FromAnInnerDefense, Reseeding]
+GLOBAL = [FromTorch, FromNumpy, FromPython, FromDropout, FromAnInnerDefense, Reseeding, WritingOverItsInput]
 
 
 @pytest.mark.parametrize("kind", GLOBAL)
