@@ -50,6 +50,7 @@ class Defense(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._seeds: Tensor | None = None
+        self._one_by_one = False  # whether it was seen to draw from a global generator, see `harness.query`
 
     def purify(self, x: Tensor) -> Tensor:
         """Images -> images in [0, 1], both (N, C, H, W)."""

@@ -14,9 +14,6 @@ from torch import Tensor
 
 from harness.defense import Defense
 
-ONE_BY_ONE = "_one_by_one"
-"""Attribute of a defense that was seen to draw from a global generator."""
-
 
 def query(defense: Defense, x: Tensor, seeds: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """What a defense makes of copies of images, every source of randomness fixed.
@@ -34,10 +31,10 @@ def query(defense: Defense, x: Tensor, seeds: Tensor, part: Callable[[Tensor], T
             answer = part(x.clone())  # what it writes into its input stays there
             if len(x) == 1 or not isinstance(answer, Tensor) or not drawn():
                 return answer
-        setattr(defense, ONE_BY_ONE, True)
+        defense._one_by_one = True
     return torch.cat([query(defense, *row, part) for row in zip(x.split(1), seeds.split(1), strict=True)])
 
 
 def draws_globally(defense: Defense) -> bool:
     """Whether a defense was seen to draw from a global generator, in any call so far."""
-    return bool(getattr(defense, ONE_BY_ONE, False))
+    return defense._one_by_one
