@@ -12,6 +12,7 @@ from attacks.common.budget import Norm
 from attacks.common.losses import margin
 from harness.attack import Adversarial, Attack, Cost, Target
 from harness.defense import Defense
+from harness.gradients import Gradient
 from harness.nested import InnerAttack, built
 from harness.quantity import Quantity
 
@@ -70,6 +71,9 @@ class WorstOf(Attack):
             if found.flow is not None:
                 flow[rows], flows = found.flow[better].to(flow), True
         return Adversarial(best, flow if flows else None, tuple(dict.fromkeys(flags)))
+
+    def views(self) -> frozenset[Gradient]:
+        return frozenset().union(*(attack.views() for attack in self.attacks))
 
     def cost(self, num_classes: int) -> Cost:
         costs = [attack.cost(num_classes) for attack in self.attacks]

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +15,14 @@ from torch import Tensor, nn
 from harness.defense import Defense
 from harness.gradients import VIEWS, Gradient, View, exact
 from harness.nonfinite import NonFinite, Place
+from harness.query import query
 from harness.randomness import derive, fold
 from harness.threat import ThreatModel
 
 _VIEW = derive("another view")
+
+UNKNOWN_CLASSES = 10
+"""For `Attack.cost` where neither dataset nor defense says how many: AutoAttack's targeted attacks try no more."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,10 @@ class Attack(ABC):
         name = self.method or type(self).__name__.lower()
         view = "" if self.gradient == "exact" else f", {self.gradient}"
         return f"{name}{view}" + (f", EOT {self.eot}" if self.eot > 1 else "")
+
+    def views(self) -> frozenset[Gradient]:
+        """The ways in which it looks at a defense."""
+        return frozenset({self.gradient})
 
     def unsuitable(self, defense: Defense) -> str | None:
         """Why this attack's number would mean nothing against `defense`, or None. Asked before the run starts."""
@@ -240,8 +249,7 @@ class Target(nn.Module):
         return found.unflatten(0, (draws, len(x)))
 
     def _query(self, view: View, x: Tensor, seeds: Tensor) -> Tensor:
-        with self.defense.drawing(seeds):
-            return view(self.defense, x.clone()).float()
+        return query(self.defense, x, seeds, partial(view, self.defense)).float()
 
     def _perturbed(self, x: Tensor, rows: Tensor) -> Tensor:
         """Which of x (M, C, H, W) are not the clean images `rows`: (M,) bool."""

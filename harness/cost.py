@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from harness.attack import UNKNOWN_CLASSES
 from harness.components import Component
 from harness.defense import Defense
 from harness.errors import UserError
@@ -19,9 +20,6 @@ from harness.survey import load_images
 
 BATCH = {"cpu": 2, "cuda": 32}
 """Images timed at once, by type of device."""
-
-UNKNOWN_CLASSES = 10
-"""Taken where neither dataset nor defense says how many: AutoAttack's targeted attacks try no more."""
 
 SHORTEST = 1.0
 """Seconds that a measurement takes at least."""

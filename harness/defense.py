@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -24,8 +24,12 @@ class Defense(nn.Module):
     A call leaves the defense as it was (its parameters, buffers and training mode), and the settings of the process. It
     may write into its input, which is a copy.
 
-    A defense that draws noise sets `stochastic = True` and takes the noise from `self.seeds_for(x)` (one seed per
-    image, see `harness.randomness`) or from torch's global generator; the harness fixes both around every call.
+    A defense that draws noise sets `stochastic = True` and takes the noise from `self.seeds_for(x)`, one seed per
+    image, with the functions of `harness.randomness`. It may also draw from the global generators of torch, NumPy or
+    `random`. Noise from there belongs to a whole batch and not to an image, so the harness then asks the defense image
+    by image (see `harness.query`): no result depends on the batch size, but every call takes about as long as that many
+    calls. Any other source, such as a `torch.Generator` of its own or `numpy.random.default_rng()`, is outside the
+    harness's control: nobody could repeat a result, and its numbers are marked.
 
     Attributes:
         stochastic: two calls on one input may differ.
@@ -49,6 +53,7 @@ class Defense(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._seeds: Tensor | None = None
+        self._one_by_one = False  # whether it was seen to draw from a global generator, see `harness.query`
 
     def purify(self, x: Tensor) -> Tensor:
         """Images -> images in [0, 1], both (N, C, H, W)."""
@@ -86,18 +91,19 @@ class Defense(nn.Module):
         return self._seeds
 
     @contextmanager
-    def drawing(self, seeds: Tensor) -> Iterator[None]:
+    def drawing(self, seeds: Tensor) -> Iterator[Callable[[], bool]]:
         """Fixes every source of randomness for the calls inside. seeds: (N,) int64, one per row of the coming batch.
 
-        Defenses inside this one get seeds of their own, derived from these.
+        Defenses inside this one get seeds of their own, derived from these. Yields a question, as `fenced` does: was
+        anything drawn from a global generator, where the noise of an image depends on its place in the batch?
         """
         parts = [part for part in self.modules() if isinstance(part, Defense)]
         previous = [part._seeds for part in parts]
         for place, part in enumerate(parts):
             part._seeds = fold(seeds, INNER, place) if place else seeds
         try:
-            with fenced(int(seeds.sum()) % (1 << 63)):
-                yield
+            with fenced(int(seeds.sum()) % (1 << 63)) as drawn:
+                yield drawn
         finally:
             for part, before in zip(parts, previous, strict=True):
                 part._seeds = before

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.contamination import settings_kept
 from harness.defense import Defense
+from harness.query import query
 from harness.randomness import fold
 
 
@@ -39,24 +40,31 @@ def ask(defense: Defense, x: Tensor, y: Tensor, seeds: Tensor, *, votes: int, ba
     Raises:
         Contamination: the defense changed settings of the process, which are set back.
     """
+    return read(drawn(defense, x, seeds, votes=votes, batch_size=batch_size), y)
+
+
+def drawn(defense: Defense, x: Tensor, seeds: Tensor, *, votes: int, batch_size: int) -> Tensor:
+    """The logits behind `ask`, (votes, N, K) float32 on the CPU; one draw of a deterministic defense."""
     draws = votes if defense.stochastic else 1
     with settings_kept("answering"):
-        logits = [_logits(defense, x, fold(seeds, draw), batch_size) for draw in range(draws)]
-    pairs = [_read(z.float().cpu(), y.cpu()) for z in logits]
-    return Answers(torch.stack([p for p, _ in pairs]), torch.stack([m for _, m in pairs]))
+        return torch.stack([_logits(defense, x, fold(seeds, draw), batch_size) for draw in range(draws)])
+
+
+def read(logits: Tensor, y: Tensor) -> Answers:
+    """The answers in logits. logits: (votes, N, K); y: labels, (N,) int64."""
+    votes, margins = zip(*(_read(draw, y.cpu()) for draw in logits), strict=True)
+    return Answers(torch.stack(votes), torch.stack(margins))
 
 
 @torch.no_grad()
 def _logits(defense: Defense, x: Tensor, seeds: Tensor, batch_size: int) -> Tensor:
-    parts = []
-    for images, part_seeds in zip(x.split(batch_size), seeds.split(batch_size), strict=True):
-        with _exactly(), defense.drawing(part_seeds):
-            parts.append(defense(images.clone()))  # a copy: what it writes into its input stays there
-    return torch.cat(parts)
+    batches = zip(x.split(batch_size), seeds.split(batch_size), strict=True)
+    with exactly():
+        return torch.cat([query(defense, images, part_seeds) for images, part_seeds in batches]).float().cpu()
 
 
 @contextmanager
-def _exactly() -> Iterator[None]:
+def exactly() -> Iterator[None]:
     """In full float32: TensorFloat-32, torch's default for convolutions on a GPU, could flip a vote."""
     products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

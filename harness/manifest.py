@@ -75,8 +75,9 @@ def build(
     cells = {(cell["defense"], cell["attack"]): cell for cell in old["cells"]}
     for work in works:
         pair = _pair(work)
-        flags = remarks.get(pair[0], cells[pair]["flags"] if pair in cells else [])
+        earlier = cells[pair]["flags"] if pair in cells else []
         own = [remark for checkpoint in checkpoints(work.cell.defense) for remark in checkpoint.remarks]
+        flags = joined(earlier, remarks.get(pair[0], []))
         cells[pair] = _cell(work, plan, images, list(dict.fromkeys([*flags, *own])))
     new = {
         "harness": __version__,
@@ -97,6 +98,12 @@ def build(
         "sessions": [*old["sessions"], {"started": now, **environment}],
     }
     return presented(new, plan)
+
+
+def joined(earlier: list[str], remarks: list[str]) -> list[str]:
+    """All that any session remarked, once per gate: a defense that is random by chance may pass the next time."""
+    gates = {flag.partition(":")[0] for flag in earlier}
+    return [*earlier, *(remark for remark in remarks if remark.partition(":")[0] not in gates)]
 
 
 def presented(manifest: dict[str, Any], plan: Plan) -> dict[str, Any]:

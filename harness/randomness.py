@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -68,9 +68,12 @@ def rademacher(seeds: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.f
 
 
 @contextmanager
-def fenced(seed: int) -> Iterator[None]:
+def fenced(seed: int) -> Iterator[Callable[[], bool]]:
     """Around code that is not ours: seeds the global generators (torch, NumPy, random) and restores them after, and
-    lets nothing that the code raises end the process (see `foreign.contained`)."""
+    lets nothing that the code raises end the process (see `foreign.contained`).
+
+    Yields a question: did the code inside draw from any of them, or seed one, so far?
+    """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
@@ -79,12 +82,20 @@ def fenced(seed: int) -> Iterator[None]:
             torch.cuda.manual_seed_all(seed)
         np.random.seed(seed % (1 << 32))
         random.seed(seed)
+        seeded = _generators(devices)
         try:
             with contained():
-                yield
+                yield lambda: _generators(devices) != seeded
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def _generators(devices: Sequence[int]) -> tuple[object, ...]:
+    """The states of all global generators."""
+    drawn = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    _, keys, *position = np.random.get_state()
+    return (*(state.numpy().tobytes() for state in drawn), np.asarray(keys).tobytes(), *position, random.getstate())
 
 
 def _bits(seeds: Tensor, count: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harness import datasets, manifest, signals
-from harness.check import gates
+from harness.check import LOOKED_AT, Use, gates, misshapen
 from harness.components import Component
 from harness.contamination import Contamination, Guard
 from harness.defense import Defense
@@ -34,7 +34,9 @@ from harness.suite import Plan
 from harness.survey import Bounds, Failure, Work, failures, load_images, refuse_loss, survey
 from harness.weights import checkpoints
 
-GATE_IMAGES = 8
+PAIR = 2
+"""Images that tell the shape of what a defense returns; with one, a row could be taken for a batch."""
+
 SURPRISE = 4.0
 """Standard deviations between a card's clean accuracy and the measured one that chance does not explain."""
 
@@ -164,11 +166,18 @@ class _Session:
                 self._give_up(components[name], Failed(told, where=components[name].place))
 
     def gate(self) -> dict[str, list[str]]:
-        """Looks at each defense before it is attacked. Returns remarks by defense, or stops, as the suite says."""
+        """Looks at each defense before it is attacked. Returns remarks by defense, or stops, as the suite says.
+
+        Raises:
+            UserError: a defense does not return logits of the dataset's classes, whatever the suite says; or it failed
+                a gate, and the suite says to stop.
+        """
         policy = self.plan.suite.protocol.gates
+        asked = {w.cell.defense.name: w for w in self.needed if w.cell.defense.name in self.defenses}
+        for pending in asked.values():
+            self._refuse_misshapen(pending)
         if policy == "off":
             return {}
-        asked = {w.cell.defense.name: w for w in self.needed if w.cell.defense.name in self.defenses}
         remarks = {name: self._remarks(w) for name, w in asked.items()}
         for name, found in remarks.items():
             if found and policy == "stop":
@@ -181,13 +190,30 @@ class _Session:
                 self.display.note(f"{name}: {remark}; its numbers will be marked")
         return remarks
 
+    def _refuse_misshapen(self, pending: Work) -> None:
+        """A defense whose answers are no logits, or of other classes, is a mistake of the suite: nothing is run."""
+        component = pending.cell.defense
+        defense = self.defenses[component.name].to(self.device)
+        images = self._looked_at(PAIR)
+        if unfit := misshapen(defense, images, self.dataset.disagreement):
+            what, remedy = unfit
+            raise UserError(f"defense '{component.name}': {what}", remedy=remedy, where=component.place)
+        defense.cpu()
+
+    def _looked_at(self, count: int) -> Tensor:
+        """The first images, no more at once than the suite allows, (N, C, H, W)."""
+        count = min(count, max(PAIR, self.plan.suite.protocol.batch_size))
+        return self.images.take(slice(count)).x.to(self.device)
+
     def _remarks(self, pending: Work) -> list[str]:
-        name = pending.cell.defense.name
+        name, classes = pending.cell.defense.name, self.dataset.num_classes
         defense = self.defenses[name].to(self.device)
+        attacks = [work.attack for work in self.works if work.cell.defense.name == name]
+        use = Use.of(defense, attacks, len(self.images), classes, self.plan.suite.protocol.votes)
         found = []
         try:
             with self.guard.watching("answering", defense, others=True):
-                found += gates(defense, self.images.take(slice(GATE_IMAGES)).x.to(self.device))
+                found += gates(defense, self._looked_at(LOOKED_AT), use)
         except Contamination as error:
             found.append(f"contamination: {error.message}")
             self._mend(f"defense '{name}'")
@@ -289,4 +315,4 @@ def _surprise(measured: float, count: int, expected: float) -> list[str]:
     spread = math.sqrt(max(expected * (1 - expected), 0.01) / count)
     if abs(measured - expected) <= SURPRISE * spread:
         return []
-    return [f"clean accuracy is {measured:.1%} on {count} images where its card says {expected:.1%}"]
+    return [f"accuracy: {measured:.1%} of {count} clean images, where its card says {expected:.1%}"]

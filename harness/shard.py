@@ -23,6 +23,12 @@ from harness.randomness import derive, fenced, row_seeds
 from harness.records import Record, Verdict, vote
 from harness.threat import L1, L2, TOLERANCE, Linf
 
+CHANGED = "answers on the same image differ, though the defense says that it is deterministic"
+"""Record flag of an image that the attack left as it was, and the defense did not answer as before."""
+
+SAME = 0.05
+"""Share of the largest margin by which answers may differ; rounding, in another batch say, moves them by far less."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -261,6 +267,7 @@ def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float
     linf, l2, l1 = (norm(Quantity(0)).size(x, outcome.x_adv).tolist() for norm in (Linf, L2, L1))
     flows = [None] * len(x) if flow is None else flow.abs().flatten(1).amax(1).tolist()
     attack_seeds = job.seeds.search(job.images.index).tolist()
+    changed = _changed(job, outcome, answers).tolist()
     records = []
     for row, (index, label) in enumerate(zip(job.images.index.tolist(), job.images.y.tolist(), strict=True)):
         heard = _heard(job, outcome, answers, row)
@@ -286,7 +293,11 @@ def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float
                 backwards=int(outcome.passes[1, row]),
                 seconds=seconds,
                 seed=attack_seeds[row],
-                flags=[*outcome.flags, *(["violation"] if violation > TOLERANCE else [])],
+                flags=[
+                    *outcome.flags,
+                    *(["violation"] if violation > TOLERANCE else []),
+                    *([CHANGED] if changed[row] else []),
+                ],
                 error=error,
             )
         )
@@ -298,6 +309,18 @@ def _heard(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> Ans
     if not outcome.due[row]:
         return answers or job.clean
     return None if row in job.barred else answers
+
+
+def _changed(job: Job, outcome: Outcome, answers: Answers | None) -> Tensor:
+    """Which images got two answers, once as the clean and once as the adversarial image, that are one: (N,) bool.
+
+    A defense that says it is deterministic is random then, or looks at the other images of the batch, or at its past.
+    """
+    if answers is None or job.defense.stochastic:
+        return torch.zeros(len(job.images), dtype=torch.bool)
+    same = (outcome.x_adv == job.images.x).flatten(1).all(1).cpu()
+    before, after = job.clean.margins[0], answers.margins[0]
+    return same & ((after - before).abs() > SAME * before.abs().max())
 
 
 def _error(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> str | None:

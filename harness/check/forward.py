@@ -1,4 +1,4 @@
-"""What a defense answers: shapes, ranges, honesty about randomness, logits that attacks can use."""
+"""What a defense answers: devices, types, ranges, images by themselves, logits that attacks can use."""
 
 from __future__ import annotations
 
@@ -6,52 +6,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.check.probe import Part, Probe
+from harness.check.probe import ROUNDED, Probe
 from harness.check.verdict import Judgement, rule
 from harness.threat import TOLERANCE
 
-EQUAL = 1e-5
-"""Difference of two equal computations, relative to the spread of the logits, that float rounding explains."""
-
-ROUNDED = 1e-3
-"""The same for computations in another order, such as another batch size."""
-
-AMPLIFIED = 5e-2
-"""The same for a defense that amplifies rounding, by steps along the sign of a gradient say."""
+UNREPEATABLE = "not asked: two calls under the same seeds differ"
 
 
-@rule("runs")
+@rule("runs", passes=0)
 def runs(probe: Probe) -> Judgement:
-    return "passed", f"logits for {len(probe.logits)} images of shape {tuple(probe.x.shape[1:])}"
+    _ = probe.answer
+    return "passed", f"an answer for {len(probe.x)} images of shape {tuple(probe.x.shape[1:])}"
 
 
-@rule("logits' shape")
-def shape(probe: Probe) -> Judgement:
-    found, count, classes = tuple(probe.logits.shape), len(probe.x), probe.defense.num_classes
-    wanted = f"({count}, {'K' if classes is None else classes})"
-    if len(found) != 2 or found[0] != count or found[1] < 2 or classes not in (None, found[1]):
-        return "failed", f"{found} for {count} images, not {wanted}"
-    return "passed", f"{found}"
-
-
-@rule("device")
+@rule("device", passes=0)
 def device(probe: Probe) -> Judgement:
     wanted = probe.x.device
-    for name, output in (("logits", probe.logits), ("purified images", probe.purified)):
+    for name, output in (("logits", probe.answer), ("purified images", probe.purified)):
         if output.device != wanted:
             return "failed", f"images on {wanted} give {name} on {output.device}"
     return "passed", f"{wanted} in, {wanted} out"
 
 
-@rule("dtype")
+@rule("dtype", passes=0)
 def dtype(probe: Probe) -> Judgement:
-    for name, output in (("logits", probe.logits), ("purified images", probe.purified)):
+    for name, output in (("logits", probe.answer), ("purified images", probe.purified)):
         if output.dtype != probe.x.dtype:
             return "failed", f"{probe.x.dtype} images give {output.dtype} {name}; a constant of that type got in"
     return "passed", f"{probe.x.dtype} in, {probe.x.dtype} out"
 
 
-@rule("finite logits")
+@rule("finite logits", passes=0)
 def finite(probe: Probe) -> Judgement:
     bad = int((~torch.isfinite(probe.logits)).any(1).sum())
     if bad:
@@ -59,21 +44,16 @@ def finite(probe: Probe) -> Judgement:
     return "passed", f"between {float(probe.logits.min()):.3g} and {float(probe.logits.max()):.3g}"
 
 
-@rule("images left alone")
+@rule("images left alone", passes=1)
 def images_kept(probe: Probe) -> Judgement:
-    defense = probe.defense
-    parts: dict[str, Part] = {"forward": defense, "purify": defense.purify, "classify": defense.classify}
-    for name, part in parts.items():
-        x = probe.x.clone()
-        with torch.no_grad(), defense.drawing(probe.seeds):
-            part(x)
-        change = float((x - probe.x).abs().max())
-        if change > 0:
-            return "failed", f"{name} changes the images it is given in place, by up to {change:.3g}; work on a copy"
+    if probe.purifies:
+        probe.ask(part=probe.defense.classify)
+    for name, change in probe.changed.items():
+        return "failed", f"{name} changes the images it is given in place, by up to {change:.3g}; work on a copy"
     return "passed", "x is not changed in place"
 
 
-@rule("purified images")
+@rule("purified images", passes=0)
 def purified(probe: Probe) -> Judgement:
     images = probe.purified
     if images.shape != probe.x.shape:
@@ -86,11 +66,13 @@ def purified(probe: Probe) -> Judgement:
     return "passed", f"pixels from {low:.3g} to {high:.3g}"
 
 
-@rule("forward is classify(purify(x))")
+@rule("forward is classify(purify(x))", passes=1)
 def composition(probe: Probe) -> Judgement:
     defense = probe.defense
+    if not probe.explains(probe.again):
+        return "passed", UNREPEATABLE
     distance = probe.distance(probe.logits, probe.ask(part=lambda x: defense.classify(defense.purify(x))))
-    if distance > EQUAL:
+    if not probe.explains(distance):
         return "failed", (
             f"they differ by {distance:.1%} of the logits' spread under the same draws: bpda and blind attacks would "
             f"look at another defense"
@@ -98,55 +80,42 @@ def composition(probe: Probe) -> Judgement:
     return "passed", "under the same draws"
 
 
-@rule("batch independence")
+@rule("batch independence", passes=2.25)
 def batch_independence(probe: Probe) -> Judgement:
+    """Each image alone, or further up in a smaller batch; then all in reverse, and a faint one beside the others.
+
+    Where all images reach from 0 to 1, a division by the batch's maximum would not show without the faint one.
+    """
     x, seeds = probe.x, probe.seeds
+    if len(x) < 2:
+        return "passed", "not asked: it takes two images"
+    if not probe.explains(probe.again):
+        return "passed", UNREPEATABLE
     split = torch.cat([probe.ask(x[:1], seeds[:1]), probe.ask(x[1:], seeds[1:])])
-    if probe.defense.stochastic and probe.draws_globally:
-        return "warned", (
-            "noise comes from a global generator, so that an image's logits depend on its batch; take one seed per "
-            "image from self.seeds_for(x) and draw with harness.randomness"
-        )
-    flipped = probe.ask(x.flip(0), seeds.flip(0)).flip(0)
-    faint = x[:1] / 2  # where all images reach from 0 to 1, a division by the batch's maximum would not show
-    alone, beside = probe.ask(faint, seeds[:1]), probe.ask(torch.cat([faint, x[1:]]), seeds)[:1]
-    pairs = (probe.logits, split), (probe.logits, flipped), (alone, beside)
-    distance = max(probe.distance(one, other) for one, other in pairs)
+    faint = x[:1] / 2
+    alone = probe.ask(faint, seeds[:1])
+    beside = probe.ask(torch.cat([x[1:], faint]).flip(0), torch.cat([seeds[1:], seeds[:1]]).flip(0)).flip(0)
+    distance = max(
+        probe.distance(probe.logits, split),
+        probe.distance(torch.cat([probe.logits[1:], alone]), beside),
+    )
     share = f"an image's logits change by up to {distance:.2%} of their spread with the others in its batch"
-    if distance > AMPLIFIED:
+    if distance > ROUNDED and distance > probe.amplified:
         return (
             "failed",
-            f"{share}; is a statistic of the batch used (its maximum, or batch normalisation while training)?",
+            f"{share}: a statistic of the batch is used, such as its maximum, or that of batch normalisation",
         )
     if distance > ROUNDED:
         return "warned", f"{share}: float rounding, amplified"
+    if probe.draws_globally:
+        return "warned", (
+            "noise comes from a global generator, so that the harness asks for one image at a time, which is slow; "
+            "take one seed per image from self.seeds_for(x) and draw with harness.randomness"
+        )
     return "passed", "an image's logits do not depend on its batch"
 
 
-@rule("honest `stochastic`")
-def stochastic(probe: Probe) -> Judgement:
-    distance = probe.distance(probe.logits, probe.ask(seeds=probe.other_seeds))
-    if probe.defense.stochastic:
-        if distance == 0:
-            return "failed", f"stochastic = True, but two draws agree exactly on all {len(probe.x)} images"
-        return "passed", f"True: two draws differ by up to {distance:.2%} of the logits' spread"
-    if distance > EQUAL:
-        return "failed", f"stochastic = False, but two calls differ by up to {distance:.2%} of the logits' spread"
-    return "passed", "False: two calls agree"
-
-
-@rule("reproducible draws")
-def reproducible(probe: Probe) -> Judgement:
-    distance = probe.distance(probe.logits, probe.ask())
-    if distance > EQUAL:
-        return "failed", (
-            f"the same seeds give logits that differ by up to {distance:.2%} of their spread; take noise from "
-            f"self.seeds_for(x) or from torch's global generator"
-        )
-    return "passed", "the same seeds give the same logits"
-
-
-@rule("logits, not probabilities")
+@rule("logits, not probabilities", passes=0)
 def not_probabilities(probe: Probe) -> Judgement:
     logits = probe.logits
     sums = (logits.sum(1) - 1).abs().max()
@@ -155,7 +124,7 @@ def not_probabilities(probe: Probe) -> Judgement:
     return "passed", "rows are not softmaxed"
 
 
-@rule("unsaturated logits")
+@rule("unsaturated logits", passes=0)
 def unsaturated(probe: Probe) -> Judgement:
     logits, count = probe.logits.float(), len(probe.x)
     top = logits.topk(2).values

@@ -20,6 +20,7 @@ from harness.check.probe import Part, Probe
 from harness.check.verdict import Judgement, Status, rule
 from harness.defense import Defense
 from harness.gradients import Gradient, bpda
+from harness.query import query
 from harness.randomness import fold, normal
 
 BPDA = "attack it with `gradient: bpda`"
@@ -32,7 +33,7 @@ AGREE, RESEMBLE = 0.05, 0.3
 """Relative errors up to which gradient and difference quotient agree, or differ as they do at kinks."""
 
 
-@rule("gradient of classify")
+@rule("gradient of classify", passes=3.5)
 def classify_gradient(probe: Probe) -> Judgement:
     grad = _gradient(probe, probe.defense.classify, probe.purified)
     if grad is None:
@@ -166,9 +167,9 @@ def _slopes(probe: Probe, part: Part, x: Tensor, grad: Tensor, step: float, numb
 def _gradient(probe: Probe, part: Part, x: Tensor) -> Tensor | None:
     """Of <w, part(x)>, image by image: (N, C, H, W), or None where nothing of the output can be differentiated."""
     x = x.detach().clone().requires_grad_()
-    with torch.enable_grad(), probe.defense.drawing(probe.seeds):
+    with torch.enable_grad():
         try:
-            output = part(x.view_as(x))  # a view, so that a change in place is told as such and not as a leaf's
+            output = query(probe.defense, x, probe.seeds, part)
         except RuntimeError as error:
             if "numpy()" not in str(error):  # "Can't call numpy() on Tensor that requires grad"
                 raise

@@ -48,7 +48,8 @@ def check_class(
     images = datasets.load(dataset)
     x, y = images.images[:FITTED].to(device), images.labels[:FITTED].to(device)
     if kind == "defenses":
-        return check(built.to(device).eval().requires_grad_(False), x[:COUNTED], y[:COUNTED], dataset=dataset)
+        defense = built.to(device).eval().requires_grad_(False)
+        return check(defense, x[:COUNTED], y[:COUNTED], dataset=dataset, disagreement=images.disagreement)
     y = y.unique(return_inverse=True)[1]
     judge = NearestMean(x, y).to(device).eval()
     close = judge.margins(x, y).argsort()[:IMAGES]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from harness.errors import blame
 from harness.foreign import contained
@@ -30,18 +29,27 @@ class Verdict:
     message: str
 
 
-def rule(name: str) -> Callable[[Callable[[Subject], Judgement]], Callable[[Subject], Verdict]]:
-    """Makes a function of the subject a rule. Whatever the user's code raises in it is a failure of that rule."""
+@dataclass(frozen=True)
+class Rule(Generic[Subject]):
+    """A question, and how it is asked. Whatever the user's code raises in it is a failure of that rule.
 
-    def named(look: Callable[[Subject], Judgement]) -> Callable[[Subject], Verdict]:
-        @wraps(look)
-        def judge(subject: Subject) -> Verdict:
-            try:
-                with contained():
-                    return Verdict(name, *look(subject))
-            except Exception as error:
-                return Verdict(name, "failed", f"it raises {blame(error)}")
+    Args:
+        passes: what it costs, in forward passes of all images that are looked at, beside those that other rules need
+            as well; None for a rule that only `harness check` asks, as a run has no need of it or no time for it.
+    """
 
-        return judge
+    name: str
+    look: Callable[[Subject], Judgement]
+    passes: float | None = None
 
-    return named
+    def __call__(self, subject: Subject) -> Verdict:
+        try:
+            with contained():
+                return Verdict(self.name, *self.look(subject))
+        except Exception as error:
+            return Verdict(self.name, "failed", f"it raises {blame(error)}")
+
+
+def rule(name: str, passes: float | None = None) -> Callable[[Callable[[Subject], Judgement]], Rule[Subject]]:
+    """Makes a function of the subject a rule."""
+    return lambda look: Rule(name, look, passes)

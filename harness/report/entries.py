@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from harness.report.contradiction import above_clean
 from harness.report.load import Pairing
 from harness.report.outcomes import (
     clean_successes,
@@ -155,7 +156,7 @@ def _attack(column: Column, subject: Subject, rule: Rule) -> Entry:
         benign=_clean(subject, [column.name], rule).estimate if final else None,
         errors=errors(records),
         violations=violations(records),
-        remarks=tuple(_remarks(column, pairing, status, subject.shared)),
+        remarks=tuple(_remarks(column, pairing, status, subject)),
         pairing=pairing,
     )
 
@@ -223,7 +224,7 @@ def _chosen_how(draws: int, rule: Rule) -> str:
     )
 
 
-def _remarks(column: Column, pairing: Pairing, status: Status, shared: tuple[str, ...]) -> Iterator[str]:
+def _remarks(column: Column, pairing: Pairing, status: Status, subject: Subject) -> Iterator[str]:
     facts, records = pairing.facts, pairing.records
     if not column.usual(pairing):
         yield facts.method if facts.threat == column.threat else f"{facts.threat}, {facts.method}"
@@ -234,7 +235,9 @@ def _remarks(column: Column, pairing: Pairing, status: Status, shared: tuple[str
         yield f"not counted, the next run redoes them: {_some(pairing.damaged)}"
     if pairing.stale:
         yield f"not counted, records of another claim: images {_some(pairing.stale)}"
-    yield from (flag for flag in facts.flags if flag not in shared)
+    if told := above_clean(records, stochastic=subject.stochastic):
+        yield told
+    yield from (flag for flag in facts.flags if flag not in subject.shared)
     yield from dict.fromkeys(flag for flags in records["flags"] for flag in flags if flag != VIOLATION)
 
 

@@ -13,13 +13,13 @@ within 10 of each other. The first condition rests on nothing recorded, so no ed
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.defense import Defense
-from harness.judge import ask
+from harness.judge import drawn, read
 from harness.records import Record
 from harness.shard import Images
 
@@ -53,17 +53,9 @@ def ask_again(defense: Defense, images: Images, seeds: Tensor, *, votes: int, ba
     Args:
         images: on the defense's device; seeds: (N,) int64.
     """
-    seen: list[Tensor] = []
-
-    def watch(module: nn.Module, given: Any, logits: Tensor) -> None:
-        seen.append(logits.detach().float().cpu())
-
-    handle = defense.register_forward_hook(watch)
-    try:
-        found = ask(defense, images.x, images.y, seeds, votes=votes, batch_size=batch_size)
-    finally:
-        handle.remove()
-    return Answers(found.votes, found.margins, torch.cat(seen).unflatten(0, found.votes.shape))
+    logits = drawn(defense, images.x, seeds, votes=votes, batch_size=batch_size)
+    found = read(logits, images.y)
+    return Answers(found.votes, found.margins, logits)
 
 
 def compared(record: Record, answers: Answers, row: int, *, clean: bool = False) -> Comparison:

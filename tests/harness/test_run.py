@@ -19,8 +19,11 @@ from torch import Tensor
 
 from harness import cli
 from harness.errors import UserError
+from harness.manifest import joined
 from harness.progress import Display
 from harness.records import Record
+from harness.report import summarise
+from harness.report.load import load as read_results
 from harness.run import run
 from harness.store import Store
 from harness.suite import load
@@ -170,6 +173,44 @@ def test_a_gate_s_remark_on_a_finished_defense_stays_when_another_joins(small_su
     small_suite.write_text(small_suite.read_text().replace(saturated, saturated + late))
     assert execute(small_suite, tmp_path / "out")[0] == 6
     assert flags() == {**before, "late": before["plain"]}
+
+
+HIDDEN = """
+
+class Hidden(NearestMean):
+    def classify(self, x: Tensor) -> Tensor:
+        return super().classify(torch.nn.functional.dropout(x, 0.3))
+"""
+
+
+def test_hidden_randomness_is_told_kept_and_footnoted(small_suite: Path, tmp_path: Path) -> None:
+    fakes = tmp_path / "fakes.py"
+    fakes.write_text(fakes.read_text() + HIDDEN)
+    small_suite.write_text(small_suite.read_text().replace("fakes.py:NearestMean", "fakes.py:Hidden"))
+    _, shown = execute(small_suite, tmp_path / "out")
+    mark = "honest `stochastic`: stochastic = False, but two calls differ"
+    assert f"plain: {mark}" in shown and "noisy: " not in shown
+    manifest = Store(tmp_path / "out").manifest() or {}
+    flagged = {(cell["defense"], flag.startswith(mark)) for cell in manifest["cells"] for flag in cell["flags"]}
+    assert flagged == {("plain", True)}
+    rows = {row.name: row.remarks for row in summarise(read_results(tmp_path / "out")).rows}
+    assert [remark.startswith(mark) for remark in rows["plain"]] == [True] and rows["noisy"] == ()
+
+
+def test_hidden_randomness_stops_a_run_that_asks_for_it(small_suite: Path, tmp_path: Path) -> None:
+    fakes = tmp_path / "fakes.py"
+    fakes.write_text(fakes.read_text() + HIDDEN)
+    text = small_suite.read_text().replace("fakes.py:NearestMean", "fakes.py:Hidden")
+    small_suite.write_text(text.replace("shard: 4", "shard: 4, gates: stop"))
+    with pytest.raises(UserError, match="defense 'plain' failed a gate: honest `stochastic`"):
+        execute(small_suite, tmp_path / "out")
+
+
+def test_what_a_session_remarked_stays_when_the_next_one_sees_less() -> None:
+    first, again, other = "honest: two calls differ by 3%", "honest: two calls differ by 4%", "finite logits: NaN"
+    assert joined([], [first]) == [first]
+    assert joined([first], []) == [first]
+    assert joined([first], [again, other]) == [first, other]
 
 
 def test_a_finished_run_takes_over_titles_labels_and_report_settings(small_suite: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import fold, normal, uniform
 from harness.records import Record
-from harness.shard import Images, Job, Seeds, answer, work
+from harness.shard import CHANGED, Images, Job, Seeds, answer, work
 from harness.threat import Flow, Linf, warp
 
 EPS = Quantity("1/8")
@@ -94,6 +94,40 @@ def test_a_misclassified_image_of_a_deterministic_defense_is_fooled_without_bein
     records, tensors = run(Brightness(), Shift(), images)
     assert records[0].verdict == "fooled" and records[0].forwards == 0
     assert torch.equal(tensors["images"][0], images.x[0])
+
+
+class Restless(Brightness):
+    """Takes itself for deterministic, and answers with other margins every time."""
+
+    calls = 0
+
+    def classify(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return (1 + self.calls) * super().classify(x)
+
+
+class BesideOthers(Brightness):
+    """Looks at the brightest image of the batch."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        return super().classify(x / x.max())
+
+
+@pytest.mark.parametrize("defense", [Restless, BesideOthers])
+def test_two_answers_on_an_image_that_the_attack_left_alone_are_flagged(defense: type[Brightness]) -> None:
+    images = batch()
+    images.y[0] = 1  # misclassified from the start, so not attacked
+    records, _ = run(defense(), Shift(), images)
+    unchanged = [record.linf == 0 for record in records]
+    assert any(unchanged) and [CHANGED in record.flags for record in records] == unchanged
+
+
+@pytest.mark.parametrize("defense", [Brightness, Noisy])
+def test_a_defense_that_keeps_its_word_is_not_flagged(defense: type[Brightness]) -> None:
+    images = batch()
+    images.y[0] = 1
+    records, _ = run(defense(), Shift(0.2), images, votes=3)
+    assert all(CHANGED not in record.flags for record in records)
 
 
 def test_a_crash_of_the_attack_is_an_error_and_never_robust() -> None:
