@@ -98,8 +98,7 @@ class DC(DiffusionClassifier):
         logits = super().classify(x)
         if self.prior is None:
             return logits
-        scale = 1 if self.loss.reduction == "sum" else x[0].numel()
-        return logits + x.new_tensor(self.prior).log() / scale
+        return logits + x.new_tensor(self.prior).log() / self.logit_scale(x)
 
 
 def _check_prior(prior: list[float] | None, num_classes: int) -> None:

@@ -95,8 +95,13 @@ class LikelihoodMaximizer(Defense):
         return self.classifier(x)
 
     def energy(self, x: Tensor) -> Tensor:
-        """The unconditional diffusion loss that `purify` lowers (Eq. 4): (N, C, H, W) -> (N,)."""
-        return self.maximization.loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
+        """The unconditional diffusion loss that `purify` lowers (Eq. 4), a sum over pixels: (N, C, H, W) -> (N,)."""
+        loss = self.maximization.loss
+        return loss.scale(x) * loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
+
+    def logit_scale(self, x: Tensor) -> float:
+        """That of the classifier."""
+        return self.classifier.logit_scale(x)
 
     def noise_seeds(self, x: Tensor) -> Tensor:
         """Seeds of this call's noise, (N,) int64; constant where the noise is fixed."""

@@ -71,6 +71,10 @@ class DiffusionLoss:
         """d loss[n, k] / d x_n, (N, K, C, H, W), differentiable (once); gradients need not be enabled."""
         return self._each(x, self._terms(x, classes, seeds)).gradients(x)
 
+    def scale(self, x: Tensor) -> float:
+        """What a loss of images like x is to be multiplied by to be Eq. 5's, which sums over pixels."""
+        return 1.0 if self.reduction == "sum" else float(x[0].numel())
+
     def evaluations(self, classes: Tensor) -> int:
         """Of the network, for the losses of one image."""
         return (len(classes) if self._at_once(classes) is None else 1) * self._num_terms
