@@ -143,7 +143,8 @@ class Climber(Attack):
         return super().unsuitable(defense)
 
     def describe(self) -> str:
-        return f"{super().describe()}, {self.steps} steps, {self.loss} loss"
+        restarts = f", {self.restarts} restarts" if self.restarts > 1 else ""
+        return f"{super().describe()}, {self.steps} steps{restarts}, {self.loss} loss"
 
     def _start(self, x: Tensor, seeds: Tensor) -> Tensor:
         if not self.random_start:
