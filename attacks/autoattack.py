@@ -9,6 +9,9 @@
 In L1, `standard` restarts APGD 5 times, aims at 5 targets, and spends the first 60% of APGD's steps in balls of 3 and
 2 eps (Croce & Hein, 2021). Each attack of the list sees only the images that those before it did not fool. The library
 draws its noise by position in the shard, so that its images depend on which others are there.
+
+On a defense without a gradient Square runs alone, and a flag says so. Its tiles, in L2 and L1, are cut off where they
+leave the image, see `attacks.common.square`.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from typing import Literal, NamedTuple, get_args
 import pyautoattack
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.common.autoattack_fence import library_fence
 from attacks.common.budget import Norm, ball
+from attacks.common.one_draw import NoGradient, OneDraw
+from attacks.common.square import Square, too_low
 from harness.attack import Adversarial, Attack, Cost, Target
 from harness.defense import Defense
 from harness.errors import UserError
@@ -46,8 +51,8 @@ FAB_STEPS = 100
 FEWEST_CLASSES: dict[Stage, int] = {"apgd-dlr": 3, "apgd-t": 4}
 """What the DLR losses need; the other attacks take any two classes."""
 
-SQUARE_L2_SIDE = 5
-"""Square's L2 start tiles the image five by five."""
+WITHOUT_GRADIENT: tuple[Stage, ...] = ("square",)
+"""Attacks that ask for logits only."""
 
 
 class Passes(NamedTuple):
@@ -108,18 +113,27 @@ class AutoAttack(Attack):
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
         """The images that fooled the view, and x itself where none did.
 
+        Where the view has no gradient, only attacks that need none run, and a flag says so: what they find is an upper
+        bound on robust accuracy like any other, if a weaker one than AutoAttack's.
+
         Raises:
             UserError: too few classes, or images too small, for one of the attacks.
+            NoGradient: the view has no gradient, and every attack of the list needs one.
         """
         stages = self.stages(target.defense.stochastic)
         classes = target.defense.num_classes or target(x[:1]).shape[1]
-        problem = _too_few(stages, classes) or _too_small(stages, self.norm, x)
+        problem = _too_few(stages, classes) or self.unsuitable_images(tuple(x.shape[1:]))
         if problem:
             raise UserError(problem, remedy="Use version: custom with a list of attacks that leaves it out")
-        seed = derive("autoattack", *target.seeds.tolist())
-        with fenced(seed), library_fence() as flags:
-            library = self._library(target, stages, classes, seed, x.device)
-            images, _ = library.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))
+        try:
+            images, flags = self._run(target, x, y, stages, classes)
+        except NoGradient as reason:
+            able = tuple(stage for stage in stages if stage in WITHOUT_GRADIENT)
+            if not able:
+                raise
+            images, flags = self._run(target, x, y, able, classes)
+            unable = ", ".join(stage for stage in stages if stage not in able)
+            flags.append(f"autoattack: {unable} could not run: {reason}; only {', '.join(able)} ran")
         exceeds = (self.threat.violation(x, images) > TOLERANCE).view(-1, 1, 1, 1)
         images = torch.where(exceeds, self.threat.project(x, images), images)
         return Adversarial(images, flags=tuple(dict.fromkeys(flags)))
@@ -150,6 +164,21 @@ class AutoAttack(Attack):
         problem = _too_few(self.stages(defense.stochastic), defense.num_classes) if defense.num_classes else None
         return problem or super().unsuitable(defense)
 
+    def unsuitable_images(self, shape: tuple[int, ...]) -> str | None:
+        stages = {stage for stochastic in (False, True) for stage in self.stages(stochastic)}
+        problem = too_low(self.norm, shape[-2]) if "square" in stages else None
+        return f"AutoAttack's {problem}" if problem else super().unsuitable_images(shape)
+
+    def _run(
+        self, target: Target, x: Tensor, y: Tensor, stages: tuple[Stage, ...], classes: int
+    ) -> tuple[Tensor, list[str]]:
+        """The library's run over these attacks: its images, (N, C, H, W), and its warnings as flags."""
+        seed = derive("autoattack", *target.seeds.tolist())
+        with fenced(seed), library_fence() as flags:
+            library = self._library(target, stages, classes, seed, x.device)
+            images, _ = library.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))
+        return images, flags
+
     def _library(
         self, target: Target, stages: tuple[Stage, ...], classes: int, seed: int, device: torch.device
     ) -> pyautoattack.AutoAttack:
@@ -172,7 +201,8 @@ class AutoAttack(Attack):
         )
         library.fab.n_restarts = self._restarts("fab", stochastic)
         library.fab.n_target_classes = self._targets("fab-t", classes)
-        library.square.n_queries = self.square_queries
+        square = {"p_init": 0.8, "n_queries": self.square_queries, "n_restarts": 1, "resc_schedule": False}
+        library.square = Square(model, **shared, **square)
         return library
 
     def _restarts(self, stage: Stage, stochastic: bool) -> int:
@@ -216,25 +246,6 @@ class AutoAttack(Attack):
         return Passes(2 + apgd, apgd)
 
 
-class OneDraw(nn.Module):
-    """One draw of the target per call: the library averages over draws itself, gradients and not logits.
-
-    The library does not say which images a batch belongs to. Of two batches in a row one is always part of the other,
-    in order, so that equal lengths mean equal images. Looking for the nearest each time would go wrong with FAB, which
-    leaves the budget; a batch of a new length does not.
-    """
-
-    def __init__(self, target: Target) -> None:
-        super().__init__()
-        self.target = target
-        self.rows = torch.empty(0, dtype=torch.int64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) != len(self.rows):
-            self.rows = self.target.nearest(x)
-        return self.target.sample(x, self.rows, draws=1)[0]
-
-
 def _check_fixed(version: str, given: dict[str, object], eot: int) -> None:
     extra = [name for name, value in given.items() if value is not None]
     if version != "custom" and extra:
@@ -257,10 +268,4 @@ def _too_few(stages: tuple[Stage, ...], classes: int) -> str | None:
     for stage in stages:
         if classes < FEWEST_CLASSES.get(stage, 2):
             return f"AutoAttack's {stage} needs at least {FEWEST_CLASSES.get(stage, 2)} classes, not {classes}"
-    return None
-
-
-def _too_small(stages: tuple[Stage, ...], norm: Norm, x: Tensor) -> str | None:
-    if "square" in stages and norm == "L2" and x.shape[2] < SQUARE_L2_SIDE:
-        return f"AutoAttack's square needs images at least {SQUARE_L2_SIDE} pixels high in L2, not {x.shape[2]}"
     return None

@@ -2,22 +2,31 @@
 
     minimise    log p(y | x) + l E[w_t || eps_theta(x_t, t) - eps ||^2]            for l in 0, 1, 10
 
-The second term is the defense's `energy`, of the image before purification and in the defense's own units (of a
-diffusion classifier, those of its `reduction`). An image falls if it does for any l.
+p(y | x) is the softmax of Eq. 6, whose logits are sums over pixels: where a defense divides them (`reduction: mean`),
+they are multiplied again (`Defense.logit_scale`). The second term is the defense's `energy`, a sum over pixels like
+Eq. 4, of the image before purification.
+
+The paper counts an image as fooled if any l fools it. Of a deterministic defense this is so here. Of a stochastic one
+three images, each with its own chance of being misclassified, would make a union of lucky draws. An attacker has to
+show one of them: it is the one that fresh draws find misclassified most often, and the harness judges it by others.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from attacks.apgd import adapt
 from attacks.common.budget import Norm, ball
-from attacks.common.losses import LossName
+from attacks.common.losses import LossName, RowLoss, margin
 from attacks.common.search import Best, Climber, Oracle, Round
 from attacks.pgd import ascend
+from harness.attack import Adversarial, Cost, Target
+from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.quantity import Quantity
 from harness.threat import L1
@@ -32,17 +41,19 @@ class Lagrange(Climber):
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
-        weights: the l, each tried on the images still standing.
+        weights: the l, each tried on the images still standing; on all images of a stochastic defense.
         optimizer: "apgd", or "pgd" with steps of 2.5 eps / steps.
         steps: of each l.
         loss: "ce-plain" is Eq. 10 to the letter. Its gradient vanishes where the softmax saturates, that of the energy
             does not; "ce" and "margin" are safe from this.
+        draws: of a stochastic defense, by which the image of one l is chosen.
         restarts, random_start, early_stop, gradient, eot: as for `PGD`.
 
     Raises:
         ValueError: no weights or a negative one, or what `PGD` and `APGD` refuse.
     """
 
+    version = 3
     needs = ("energy",)
 
     def __init__(
@@ -58,9 +69,12 @@ class Lagrange(Climber):
         gradient: Gradient = "bpda",
         eot: int = 1,
         early_stop: bool = True,
+        draws: int = 10,
     ) -> None:
         if not weights or min(weights) < 0:
             raise ValueError(f"weights is {weights}; give one or more numbers, none of them negative")
+        if draws < 1:
+            raise ValueError(f"draws is {draws}; it must be at least 1")
         threat = ball(norm, eps)
         if optimizer == "apgd" and isinstance(threat, L1):
             raise ValueError("optimizer is 'apgd', which has no L1; use pgd")
@@ -74,7 +88,29 @@ class Lagrange(Climber):
             gradient=gradient,
             eot=eot,
         )
-        self.weights, self.optimizer = list(weights), optimizer
+        self.weights, self.optimizer, self.draws = list(weights), optimizer, draws
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
+        """The strongest iterate of each image over all l; of a stochastic defense that of one l, see the module."""
+        if not target.defense.stochastic or len(self.weights) == 1:
+            return super().perturb(target, x, y)
+        best, flags = x.clone(), list[str]()
+        rate, lead = (x.new_full((len(x),), -torch.inf) for _ in range(2))
+        judge = target.viewed(gradient="exact", eot=self.draws)
+        rows = torch.arange(len(x), device=x.device)
+        for place, weight in enumerate(self.weights, 1):
+            view = target.viewed(gradient=self.gradient, eot=self.eot, tag=place)
+            found = Adversarial.of(self._only(weight).perturb(view, x, y))
+            margins = torch.stack([margin(logits, y) for logits in judge.sample(found.images, rows)])
+            often, by = (margins > 0).to(rate).mean(0), margins.mean(0)
+            better = (often > rate) | ((often == rate) & (by > lead))
+            best[better], rate[better], lead[better] = found.images[better], often[better], by[better]
+            flags += [f"l = {weight:g}: {flag}" for flag in found.flags]
+        return Adversarial(best, flags=tuple(flags))
+
+    def objective(self, defense: Defense, x: Tensor, y: Tensor, aim: Tensor | None) -> RowLoss:
+        loss, scale = super().objective(defense, x, y, aim), defense.logit_scale(x)
+        return lambda logits, rows: loss(scale * logits, rows)
 
     def rounds(self) -> Iterator[Round]:
         for place, weight in enumerate(self.weights):
@@ -88,5 +124,20 @@ class Lagrange(Climber):
             sizes = [2.5 * float(self.threat.eps) / self.steps] * self.steps
             ascend(best, x, start, rows, oracle, self.threat, sizes, 0.0, stops)
 
+    def cost(self, num_classes: int) -> Cost:
+        """Of an image that is never fooled; on a deterministic defense, which needs no choice by draws, it is less."""
+        search = super().cost(num_classes)
+        looks = self.draws * len(self.weights) if len(self.weights) > 1 else 0
+        return Cost(search.forwards + looks, search.backwards)
+
     def describe(self) -> str:
-        return f"{super().describe()}, {self.optimizer}, l in {', '.join(f'{weight:g}' for weight in self.weights)}"
+        several = len(self.weights) > 1
+        choice = f" (of a stochastic defense the image of one l, chosen by {self.draws} draws)" if several else ""
+        tried = ", ".join(f"{weight:g}" for weight in self.weights)
+        return f"{super().describe()}, {self.optimizer}, l in {tried}{choice}"
+
+    def _only(self, weight: float) -> Lagrange:
+        """The same with one l."""
+        alone = copy.copy(self)
+        alone.weights = [weight]
+        return alone

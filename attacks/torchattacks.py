@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.common.budget import Norm, ball
+from attacks.common.square import overruns
 from harness.attack import Adversarial, Attack, Cost, Target
 from harness.defense import Defense
 from harness.errors import UserError, nearest
@@ -43,6 +44,9 @@ SWAYED = (
     *("JSMA", "OnePixel", "Pixle", "SparseFool", "Square"),
 )
 """Attacks that stop, or choose what to return, by a single answer."""
+
+TILED = ("AutoAttack", "Square")
+"""Attacks that start from tiles in L2."""
 
 FEWEST_CLASSES = {"APGDT": 4, "AutoAttack": 4, "JSMA": 10}
 """Of the targeted DLR loss, and of a target that is counted modulo 10."""
@@ -133,6 +137,12 @@ class TorchAttacks(Attack):
         if defense.num_classes is not None and defense.num_classes < fewest:
             return f"{self.name} needs at least {fewest} classes, not {defense.num_classes}"
         return super().unsuitable(defense)
+
+    def unsuitable_images(self, shape: tuple[int, ...]) -> str | None:
+        if self.name in TILED and self.norm == "L2" and overruns(*shape[-2:]):
+            size = "x".join(str(length) for length in shape[-2:])
+            return f"{self.name} fails in L2 on images of {size} pixels, over which its tiles run; use autoattack"
+        return super().unsuitable_images(shape)
 
     def _attacked(self, target: Target, x: Tensor, y: Tensor, rows: Tensor, classes: int) -> Tensor:
         """What the library makes of the images `rows` (M,): (M, C, H, W)."""

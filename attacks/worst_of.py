@@ -84,5 +84,9 @@ class WorstOf(Attack):
         reasons = (attack.unsuitable(defense) for attack in self.attacks)
         return next((reason for reason in reasons if reason), super().unsuitable(defense))
 
+    def unsuitable_images(self, shape: tuple[int, ...]) -> str | None:
+        reasons = (attack.unsuitable_images(shape) for attack in self.attacks)
+        return next((reason for reason in reasons if reason), None)
+
     def describe(self) -> str:
         return "worst of " + "; ".join(attack.describe() for attack in self.attacks)

@@ -16,6 +16,7 @@ from defenses.diffusion.classifier import DiffusionClassifier
 from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.loss import DiffusionLoss, Reduction
 from defenses.diffusion.noise import GaussianNoise, Share
+from defenses.diffusion.random_times import drawn_grid
 from defenses.diffusion.timesteps import Spacing, Weighting, levels, time_grid
 from harness.errors import UserError
 from harness.weights import Checkpoint
@@ -82,10 +83,10 @@ class DC(DiffusionClassifier):
         self.denoiser = class_denoiser(predictor, other, self.schedule)
         check_noise(share_noise, self.denoiser)
         sigma_data = sigma_data_of(weighting, predictor, *([] if other is None else [other]))
-        self.grid = partial(time_grid, self.schedule, weighting=weighting, sigma_data=sigma_data)
+        self.drawn_grid = partial(drawn_grid, self.schedule, weighting=weighting, sigma_data=sigma_data)
         self.loss = DiffusionLoss(
             self.denoiser,
-            self.grid(timesteps, spacing),
+            time_grid(self.schedule, timesteps, spacing, weighting, sigma_data=sigma_data),
             GaussianNoise(share_noise),
             samples=samples,
             reduction=reduction,
@@ -98,8 +99,7 @@ class DC(DiffusionClassifier):
         logits = super().classify(x)
         if self.prior is None:
             return logits
-        scale = 1 if self.loss.reduction == "sum" else x[0].numel()
-        return logits + x.new_tensor(self.prior).log() / scale
+        return logits + x.new_tensor(self.prior).log() / self.logit_scale(x)
 
 
 def _check_prior(prior: list[float] | None, num_classes: int) -> None:

@@ -14,10 +14,11 @@ from torch import Tensor
 from defenses.diffusion.assemble import sigma_data_of, without_class
 from defenses.diffusion.conditioning import Unconditional
 from defenses.diffusion.denoiser import NO_CLASS, adapted
-from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, SignGradient
+from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, Optimizer, SignGradient
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise, seeds_of
-from defenses.diffusion.timesteps import Spacing, Weighting, levels, time_grid
+from defenses.diffusion.random_times import Times, drawn_grid
+from defenses.diffusion.timesteps import Spacing, Weighting, levels
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.nested import InnerDefense, built
@@ -33,7 +34,9 @@ class LikelihoodMaximizer(Defense):
         classifier: the defense, or plain classifier, that is asked about what came of the image.
         network: type and arguments of the diffusion network, where its card does not say them.
         steps, norm, eta, momentum, sign_gradient, sign_temperature: those of likelihood maximisation, as in `RDC`.
-        timesteps: of the unconditional loss: "all", or how many (T'), or which ones, in 1..1000.
+        optimizer, learning_rate: of likelihood maximisation, as in `RDC`.
+        timesteps: of the unconditional loss: "all", or how many (T'), or which ones, in 1..1000; or `{random: k}` drawn
+            anew for each image and step, as in `RDC`.
         spacing, weighting: how T' timesteps are spread, and what each weighs, as in `DC`.
         samples: draws of noise per timestep.
         noise: "fresh" at every call, or "fixed": the same for all images and calls.
@@ -56,7 +59,9 @@ class LikelihoodMaximizer(Defense):
         norm: Norm = "Linf",
         eta: Quantity | None = None,
         momentum: float = 1.0,
-        timesteps: Literal["all"] | int | list[int] = "all",
+        optimizer: Optimizer = "momentum",
+        learning_rate: float | None = None,
+        timesteps: Times = "all",
         spacing: Spacing = "uniform",
         weighting: Weighting = "uniform",
         samples: int = 1,
@@ -73,7 +78,8 @@ class LikelihoodMaximizer(Defense):
         checkpoint = Checkpoint.find(weights)
         predictor, process = without_class(checkpoint, network), levels(weighting)
         self.denoiser = Unconditional(adapted(predictor, process))
-        grid = time_grid(process, timesteps, spacing, weighting, sigma_data=sigma_data_of(weighting, predictor))
+        sigma_data = sigma_data_of(weighting, predictor)
+        grid, draws = drawn_grid(process, timesteps, spacing, weighting, sigma_data=sigma_data, name="timesteps")
         self.classifier: Defense = built(classifier)
         self.num_classes = self.classifier.num_classes
         self.fresh = noise == "fresh"
@@ -86,6 +92,9 @@ class LikelihoodMaximizer(Defense):
             momentum=momentum,
             sign_gradient=sign_gradient,
             sign_temperature=sign_temperature,
+            draws=draws,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
         )
 
     def purify(self, x: Tensor) -> Tensor:
@@ -95,8 +104,13 @@ class LikelihoodMaximizer(Defense):
         return self.classifier(x)
 
     def energy(self, x: Tensor) -> Tensor:
-        """The unconditional diffusion loss that `purify` lowers (Eq. 4): (N, C, H, W) -> (N,)."""
-        return self.maximization.loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
+        """The unconditional diffusion loss that `purify` lowers (Eq. 4), a sum over pixels: (N, C, H, W) -> (N,)."""
+        loss = self.maximization.loss
+        return loss.scale(x) * loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
+
+    def logit_scale(self, x: Tensor) -> float:
+        """That of the classifier."""
+        return self.classifier.logit_scale(x)
 
     def noise_seeds(self, x: Tensor) -> Tensor:
         """Seeds of this call's noise, (N,) int64; constant where the noise is fixed."""

@@ -10,9 +10,10 @@ from torch import Tensor
 from defenses.dc import DC
 from defenses.diffusion.conditioning import ClassesOnly
 from defenses.diffusion.exact_gradient import Passes
-from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, SignGradient
+from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, Optimizer, SignGradient
 from defenses.diffusion.loss import Reduction
 from defenses.diffusion.noise import Share
+from defenses.diffusion.random_times import Times
 from defenses.diffusion.timesteps import Spacing, Weighting
 from harness.errors import UserError
 from harness.quantity import Quantity
@@ -23,14 +24,21 @@ class RDC(DC):
     """DC behind likelihood maximisation. BPDA differentiates the identity in place of the latter (paper Sec. 4.1).
 
     Its exact gradient is that of `defenses.diffusion.likelihood`: in Linf the identity too, but for pixels stopped at 0
-    or 1, unless `sign_gradient` says otherwise; in L2 it takes second derivatives of the network.
+    or 1, unless `sign_gradient` says otherwise; in L2, and by Adam, it takes second derivatives of the network.
+
+    The released code purifies by 5 steps of Adam, each on one random noise level in 0.4..0.6, anywhere in the space of
+    images: `optimizer: adam, steps: 5, purify_timesteps: {random: 1, low: 135, high: 200}, norm: L2, eta: 100` with an
+    EDM weighting.
 
     Args:
         steps: N, steps of likelihood maximisation.
         norm: of the ball and of the steps, Linf (Algorithm 1) or L2 (Appendix C.2).
         eta: how far an image may move in that norm; left out, the paper's 8/255 in Linf and 0.5 in L2.
         momentum: mu; 0 turns it off.
-        purify_timesteps: timesteps of the unconditional loss, as in `timesteps`; left out, those of the classifier.
+        purify_timesteps: timesteps of the unconditional loss, as in `timesteps`, or `{random: k}` drawn anew for each
+            image and step, see `defenses.diffusion.random_times`; left out, those of the classifier.
+        optimizer: "momentum" is Algorithm 1; the released code takes "adam", see `defenses.diffusion.adam`.
+        learning_rate: of "adam"; left out, the released 0.05.
         sign_gradient: how an attacker differentiates the sign of a step in Linf, see `defenses.diffusion.likelihood`:
             "zero" is right, "straight_through" and "tanh" may be stronger. No answer of the defense depends on it.
         sign_temperature: tau of "tanh"; the smaller, the nearer to "zero".
@@ -48,7 +56,9 @@ class RDC(DC):
         norm: Norm = "Linf",
         eta: Quantity | None = None,
         momentum: float = 1.0,
-        purify_timesteps: Literal["all"] | int | list[int] | None = None,
+        purify_timesteps: Times | None = None,
+        optimizer: Optimizer = "momentum",
+        learning_rate: float | None = None,
         sign_gradient: SignGradient = "zero",
         sign_temperature: float = 1.0,
         timesteps: Literal["all"] | int | list[int] = "all",
@@ -83,8 +93,8 @@ class RDC(DC):
                 "maximisation needs",
                 remedy="Name an unconditional one under `unconditional:`",
             )
-        chosen = timesteps if purify_timesteps is None else purify_timesteps
-        grid = self.grid(chosen, spacing, name="purify_timesteps")
+        chosen: Times = timesteps if purify_timesteps is None else purify_timesteps
+        grid, draws = self.drawn_grid(chosen, spacing, name="purify_timesteps")
         self.maximization = LikelihoodMaximization(
             dataclasses.replace(self.loss, grid=grid),
             steps=steps,
@@ -93,6 +103,9 @@ class RDC(DC):
             momentum=momentum,
             sign_gradient=sign_gradient,
             sign_temperature=sign_temperature,
+            draws=draws,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
         )
 
     def purify(self, x: Tensor) -> Tensor:

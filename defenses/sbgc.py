@@ -108,11 +108,15 @@ class SBGC(Defense):
 
     def classify(self, x: Tensor) -> Tensor:
         every = torch.arange(self.num_classes, device=x.device).expand(len(x), -1)
-        return self._scaled(self.flow(x, every, self.noise_seeds(x)), x)
+        return self.flow(x, every, self.noise_seeds(x)) / self.logit_scale(x)
 
     def energy(self, x: Tensor) -> Tensor:
-        """-log p(x) on the scale of the logits, from the network without a class: (N, C, H, W) -> (N,)."""
-        return -self._scaled(self._likelihood(x, torch.full((len(x),), NO_CLASS, device=x.device)), x)
+        """-log p(x) in nats, whatever `reduction`, from the network without a class: (N, C, H, W) -> (N,)."""
+        return -self._likelihood(x, torch.full((len(x),), NO_CLASS, device=x.device))
+
+    def logit_scale(self, x: Tensor) -> float:
+        """C H W where the logits are divided by it."""
+        return 1.0 if self.reduction == "sum" else float(x[0].numel())
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """log p(x | y) in nats, a density over [0, 1]^D.
@@ -141,6 +145,3 @@ class SBGC(Defense):
 
     def _likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         return self.flow(x, y[:, None], self.noise_seeds(x)).squeeze(1)
-
-    def _scaled(self, nats: Tensor, x: Tensor) -> Tensor:
-        return nats if self.reduction == "sum" else nats / x[0].numel()

@@ -117,6 +117,10 @@ class Attack(ABC):
             return f"it needs purify_adjoint(x), which {type(defense).__name__} does not have; use another gradient"
         return None
 
+    def unsuitable_images(self, shape: tuple[int, ...]) -> str | None:
+        """Why this attack cannot work on images of `shape`, (C, H, W), or None. Asked before the run starts."""
+        return None
+
 
 @dataclass(frozen=True)
 class Step:

@@ -12,7 +12,7 @@ from harness.console import new_console
 from harness.errors import UserError
 from harness.signals import status_of, stoppable
 
-Images = Annotated[int, typer.Option(min=1, help="The first N of the suite's images; the paper takes 100.")]
+Images = Annotated[int, typer.Option(min=1, help="The first N of the suite's images; left out, as the paper takes.")]
 View = Annotated[
     str | None, typer.Option(help="exact, bpda, adjoint or blind; that of the suite's attack if left out.")
 ]
@@ -28,7 +28,7 @@ Surrogate = Annotated[
 def diagnose(
     suite: SuitePath,
     only: Only = None,
-    images: Images = 32,
+    images: Images = 100,
     gradient: View = None,
     eot: Eot = None,
     steps: Steps = 10,

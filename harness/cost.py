@@ -54,7 +54,7 @@ def estimate(plan: Plan) -> list[CellCost]:
     Raises:
         UserError: as `harness.run.run` does before it attacks anything.
     """
-    images, known = _dataset(plan)
+    images, known, shape = _dataset(plan)
     votes = plan.suite.protocol.votes
     costs: list[CellCost] = []
     name, defense = "", None
@@ -62,7 +62,7 @@ def estimate(plan: Plan) -> list[CellCost]:
         if cell.defense.name != name or defense is None:
             name, defense = cell.defense.name, cell.defense.build()
         attack = cell.attack.build()
-        if reason := attack.unsuitable(defense):
+        if reason := attack.unsuitable(defense) or attack.unsuitable_images(shape):
             raise UserError(
                 f"attack '{cell.attack.name}' does not fit defense '{name}': {reason}", where=cell.attack.place
             )
@@ -82,7 +82,7 @@ def speeds(plan: Plan, device: torch.device) -> dict[str, float]:
     Raises:
         UserError: a defense cannot be built.
     """
-    shape = _shape(plan)
+    _, _, shape = _dataset(plan)
     components: dict[str, Component] = {cell.defense.name: reduced(cell.defense) for cell in plan.cells}
     return {name: _speed(component.build(), shape, device) for name, component in components.items()}
 
@@ -92,19 +92,14 @@ def hours(costs: list[CellCost], speed: Mapping[str, float]) -> list[float]:
     return [cost.evaluations / speed[cost.defense] / 3600 for cost in costs]
 
 
-def _dataset(plan: Plan) -> tuple[int, int | None]:
-    """How many images the suite attacks, and of how many classes, if that is known."""
+def _dataset(plan: Plan) -> tuple[int, int | None, tuple[int, ...]]:
+    """How many images the suite attacks, of how many classes, if that is known, and their shape, (C, H, W)."""
     spec = plan.suite.dataset
     if absent_dataset(spec.name):
         known = KNOWN[spec.name]
-        return len(spec.choose(known.test if spec.split == "test" else known.train)), known.classes
+        return len(spec.choose(known.test if spec.split == "test" else known.train)), known.classes, known.shape
     dataset, images = load_images(plan)
-    return len(images), dataset.num_classes
-
-
-def _shape(plan: Plan) -> tuple[int, ...]:
-    spec = plan.suite.dataset
-    return KNOWN[spec.name].shape if absent_dataset(spec.name) else tuple(load_images(plan)[1].x.shape[1:])
+    return len(images), dataset.num_classes, tuple(images.x.shape[1:])
 
 
 def _speed(defense: Defense, shape: tuple[int, ...], device: torch.device) -> float:

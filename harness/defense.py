@@ -78,6 +78,14 @@ class Defense(nn.Module):
         """Network evaluations that one image's forward pass takes; `harness show` multiplies by it."""
         return 1.0
 
+    def logit_scale(self, x: Tensor) -> float:
+        """What the logits of images like x are to be multiplied by to be log-probabilities, up to a common constant.
+
+        A defense that divides log-likelihoods by the number of pixels, say, answers with that number. An attack asks
+        that weighs log p(y | x) against a defense's `energy(x)`, which is always in the units of -log p(x).
+        """
+        return 1.0
+
     def seeds_for(self, x: Tensor) -> Tensor:
         """The seed of each image's noise in this call: (N,) int64.
 

@@ -118,7 +118,8 @@ class _Session:
             self._mend(component.title)
         if component.name in self.broken:
             return
-        if fault := pending.attack.unsuitable(self.defenses[component.name]):
+        fault = pending.attack.unsuitable(self.defenses[component.name])
+        if fault := fault or pending.attack.unsuitable_images(tuple(self.images.x.shape[1:])):
             raise UserError(
                 f"attack '{pending.cell.attack.name}' does not fit defense '{component.name}': {fault}",
                 remedy="Give this pairing another attack under `pairings`, or leave it out",

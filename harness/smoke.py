@@ -184,7 +184,11 @@ def _cut(name: str, value: Any) -> Any:
     cap = CAPS.get(name)
     if cap is None or value is None:
         return value
-    return value[:cap] if isinstance(value, list) else cap if value == "all" else min(value, cap)
+    if isinstance(value, list):
+        return value[:cap]
+    if value == "all":
+        return cap
+    return min(value, cap) if isinstance(value, int | float) else value
 
 
 def _images(plan: Plan) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.blueprint import blueprints
 from harness.cost import estimate
+from harness.diagnose import Options
 from harness.listing import listing, suite_files
 from harness.registry import entries
 from harness.report.reference import named
@@ -111,6 +112,38 @@ def test_the_tables_take_512_images_and_the_hyperparameters_of_section_4_1(name:
     for cell in plan.cells:
         threat = cell.attack.build().threat
         assert str(threat) in ("Linf 8/255", "L2 0.5", "Flow 0.05")
+
+
+@pytest.mark.parametrize("name", ["table1_sota", "table2_unseen"])
+def test_one_row_is_rdc_as_its_authors_released_it(name: str, room: Path) -> None:
+    """Five steps of Adam by 0.05 on one noise level between 0.4 and 0.6 each, in no ball; all cells of sigma after."""
+    plan = load(ROOT / f"{name}.yaml")
+    released, written = (
+        next(cell.defense for cell in plan.cells if cell.defense.name == row) for row in ("rdc_edm_released", "rdc_edm")
+    )
+    assert "as released" in (released.label or "")
+    told = released.resolved()
+    assert (told["optimizer"], told["steps"], told["learning_rate"]) == ("adam", 5, 0.05)
+    times = told["purify_timesteps"]
+    inside = [t for t in range(1, 1001) if 0.4 <= 1e-4 + (t - 1) * (3 - 1e-4) / 1000 <= 0.6]
+    assert times == {"random": 1, "low": inside[0], "high": inside[-1]}
+    assert (told["norm"], told["eta"], told["weighting"], told["timesteps"]) == ("L2", "100", "edm_reference", "all")
+    same = ("weights", "unconditional")
+    assert [told[key]["name"] for key in same] == [written.resolved()[key]["name"] for key in same]
+
+
+def test_diffusion_classifiers_meet_five_restarts_as_the_published_ones_did(room: Path) -> None:
+    for name in ("table1_sota", "table2_unseen"):
+        cells = load(ROOT / f"{name}.yaml").cells
+        rows = {"sbgc", "dc", "rdc", "dc_edm", "rdc_edm", "rdc_edm_released"}
+        attacks = [cell.attack.build() for cell in cells if cell.defense.name in rows and cell.attack.name != "stadv"]
+        assert attacks and all((attack.restarts, attack.steps, attack.loss) == (5, 100, "dlr") for attack in attacks)
+    for cell in load(ROOT / "table3_adaptive.yaml").cells:
+        assert cell.attack.name == "lagrange" or cell.attack.build().restarts == 5
+
+
+def test_the_randomness_of_gradients_is_measured_on_100_images(room: Path) -> None:
+    assert load(ROOT / "fig2c_randomness.yaml").suite.dataset.size == Options().images == 100
 
 
 def test_diffpure_purifies_as_much_as_the_paper_says(room: Path) -> None:

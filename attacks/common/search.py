@@ -98,6 +98,14 @@ class Climber(Attack):
         """What is climbed, in order."""
         return (Round(restart, restart) for restart in range(self.restarts))
 
+    def objective(self, defense: Defense, x: Tensor, y: Tensor, aim: Tensor | None) -> RowLoss:
+        """What is maximised, less the energy of a round: `loss`, of images x (N, C, H, W) with labels y (N,).
+
+        Args:
+            aim: of a targeted loss, the target classes (N,).
+        """
+        return loss_of(self.loss, y, aim)
+
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
         """The strongest iterate of each image.
 
@@ -112,7 +120,8 @@ class Climber(Attack):
                 break
             aim = None if aims is None else aims[:, tried.rival % aims.shape[1]]
             start = self._start(x[rows], fold(target.seeds[rows], _START, tried.start))
-            oracle = Oracle(target, loss_of(self.loss, y, aim), tried.energy, stops and self.gradient == "blind")
+            loss = self.objective(target.defense, x, y, aim)
+            oracle = Oracle(target, loss, tried.energy, stops and self.gradient == "blind")
             self.climb(best, x, start, rows, oracle, stops)
         flags = best.remarks()
         return Adversarial(best.images, flags=flags) if flags else best.images
@@ -134,7 +143,8 @@ class Climber(Attack):
         return super().unsuitable(defense)
 
     def describe(self) -> str:
-        return f"{super().describe()}, {self.steps} steps, {self.loss} loss"
+        restarts = f", {self.restarts} restarts" if self.restarts > 1 else ""
+        return f"{super().describe()}, {self.steps} steps{restarts}, {self.loss} loss"
 
     def _start(self, x: Tensor, seeds: Tensor) -> Tensor:
         if not self.random_start:

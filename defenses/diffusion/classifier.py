@@ -22,8 +22,15 @@ class DiffusionClassifier(Defense):
         return -self.loss(x, torch.arange(self.num_classes), self.noise_seeds(x))
 
     def energy(self, x: Tensor) -> Tensor:
-        """The unconditional diffusion loss, which bounds -log p(x) (Eq. 4): (N, C, H, W) -> (N,)."""
-        return self.loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
+        """The unconditional diffusion loss, which bounds -log p(x) (Eq. 4): (N, C, H, W) -> (N,).
+
+        It is Eq. 4's sum over pixels, whatever the `reduction` of the logits.
+        """
+        return self.logit_scale(x) * self.loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
+
+    def logit_scale(self, x: Tensor) -> float:
+        """C H W where the logits are means over pixels: those of Eq. 6 are sums."""
+        return self.loss.scale(x)
 
     def noise_seeds(self, x: Tensor) -> Tensor:
         """Seeds of this call's noise, (N,) int64."""

@@ -25,20 +25,24 @@ value depends on it (`sign_gradient`):
 
 s = ||m||_2^2 / ||m||_1 is held constant. m / s is the multiple of m nearest to sign(m) in least squares, and makes both
 independent of the size of m, which the L1 norm leaves at one over the number of pixels.
+
+The released code of the paper maximises by another optimizer, see `adam`, on random timesteps, see `random_times`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from defenses.diffusion.adam import LEARNING_RATE, maximize_by_adam
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.exact_gradient import GRADIENT_COST
 from defenses.diffusion.loss import DiffusionLoss
+from defenses.diffusion.random_times import Draws
 from harness.components import LARGEST
 from harness.errors import UserError
 from harness.quantity import Quantity
@@ -47,6 +51,7 @@ from harness.threat import NORMS, Pixels
 
 Norm = Literal["Linf", "L2"]
 SignGradient = Literal["zero", "straight_through", "tanh"]
+Optimizer = Literal["momentum", "adam"]
 
 BUDGETS: dict[Norm, Quantity] = {"Linf": Quantity("8/255"), "L2": Quantity("0.5")}
 """The paper's eta (Sec. 4.1, Appendix C.2)."""
@@ -57,7 +62,7 @@ PURIFY = derive("likelihood maximisation")
 
 @dataclass(frozen=True)
 class LikelihoodMaximization:
-    """Algorithm 1, lines 1 to 6, differentiable (once) in the images as said above.
+    """Algorithm 1, lines 1 to 6, differentiable (once) in the images as said above; or Adam in its place.
 
     Args:
         loss: the diffusion loss, asked without a class.
@@ -66,9 +71,13 @@ class LikelihoodMaximization:
         momentum: mu; 0 is none.
         sign_gradient: what stands for the derivative of the sign; under L2, which has no sign, "zero" is all there is.
         sign_temperature: tau, of "tanh".
+        draws: of the timesteps of each image and step, from the loss's grid; left out, all of them.
+        optimizer: "momentum" is Algorithm 1.
+        learning_rate: lr of "adam"; left out, that of the released code.
 
     Raises:
-        UserError: a number out of its range, or a surrogate of a sign that is not there.
+        UserError: a number out of its range, a surrogate of a sign that is not there, or one optimizer's argument for
+            the other.
     """
 
     loss: DiffusionLoss
@@ -78,6 +87,9 @@ class LikelihoodMaximization:
     momentum: float = 1.0
     sign_gradient: SignGradient = "zero"
     sign_temperature: float = 1.0
+    draws: Draws | None = None
+    optimizer: Optimizer = "momentum"
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -89,6 +101,20 @@ class LikelihoodMaximization:
             )
         if self.momentum < 0:
             raise UserError(f"momentum is {self.momentum}", remedy="It is 0, for none, or more")
+        if self.optimizer == "adam" and self.momentum != 1:
+            raise UserError(f"momentum is {self.momentum}, but Adam has its own", remedy="Leave one of them out")
+        if self.optimizer == "momentum" and self.learning_rate is not None:
+            raise UserError(
+                f"learning_rate is {self.learning_rate}, but steps of Algorithm 1 have the length eta / N",
+                remedy="Write `optimizer: adam`, or leave it out",
+            )
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise UserError(f"learning_rate is {self.learning_rate}", remedy="It must be positive")
+        if self.optimizer == "adam" and self.sign_gradient != "zero":
+            raise UserError(
+                f"sign_gradient is '{self.sign_gradient}', but steps of Adam take no sign",
+                remedy="Leave it out: their exact gradient holds the second derivative as it is",
+            )
         if self.norm == "L2" and self.sign_gradient != "zero":
             raise UserError(
                 f"sign_gradient is '{self.sign_gradient}', but steps in L2 take no sign",
@@ -106,8 +132,13 @@ class LikelihoodMaximization:
         nothing = torch.tensor([NO_CLASS])
 
         def gradient(images: Tensor, step: int) -> Tensor:
-            return self.loss.gradients(images, nothing, fold(seeds, PURIFY, step)).squeeze(1)
+            own = fold(seeds, PURIFY, step)
+            loss = self.loss if self.draws is None else replace(self.loss, grid=self.draws(own))
+            return loss.gradients(images, nothing, own).squeeze(1)
 
+        if self.optimizer == "adam":
+            rate = LEARNING_RATE if self.learning_rate is None else self.learning_rate
+            return maximize_by_adam(x, gradient, ball=self.ball, steps=self.steps, learning_rate=rate)
         return maximize_likelihood(
             x, gradient, self.direction, ball=self.ball, steps=self.steps, momentum=self.momentum
         )
@@ -125,7 +156,8 @@ class LikelihoodMaximization:
 
     def cost(self) -> float:
         """Network evaluations per image: N gradients, at `GRADIENT_COST` for each term of the loss."""
-        return GRADIENT_COST * self.steps * len(self.loss.grid) * self.loss.samples
+        timesteps = len(self.loss.grid) if self.draws is None else self.draws.count
+        return GRADIENT_COST * self.steps * timesteps * self.loss.samples
 
 
 def maximize_likelihood(

@@ -9,7 +9,7 @@ and `all_classes` for that of a network that predicts for all classes in one eva
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -35,7 +35,7 @@ class DiffusionLoss:
 
     Args:
         denoiser: eps_theta. One that answers for all classes at once is asked so, see `all_classes_of`.
-        grid: timesteps and weights, T' of each.
+        grid: timesteps and weights, T' of each; those of each image where every image has its own.
         noise: draws eps; for a denoiser of all classes at once, which has one eps for them, that of class 0.
         samples: S, draws of eps per timestep.
         reduction: of the squared error over channels and pixels. "sum" is Eq. 5; its losses differ by hundreds between
@@ -70,6 +70,10 @@ class DiffusionLoss:
     def gradients(self, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
         """d loss[n, k] / d x_n, (N, K, C, H, W), differentiable (once); gradients need not be enabled."""
         return self._each(x, self._terms(x, classes, seeds)).gradients(x)
+
+    def scale(self, x: Tensor) -> float:
+        """What a loss of images like x is to be multiplied by to be Eq. 5's, which sums over pixels."""
+        return 1.0 if self.reduction == "sum" else float(x[0].numel())
 
     def evaluations(self, classes: Tensor) -> int:
         """Of the network, for the losses of one image."""
@@ -115,36 +119,38 @@ class _Terms:
 
     def __call__(self, x: Tensor, images: Tensor, classes: Tensor, terms: Tensor) -> Tensor:
         """Sums of pairs (image, class), (P,)."""
-        y = self.classes[classes]
-        t, eps, x_t = self._noisy(x, images, y, terms)
-        times, labels = t.expand(len(y), -1), y[:, None].expand(-1, len(t))
+        y, grid = self.classes[classes], self._grid(images, terms)
+        eps, x_t = self._noisy(x, images, y, terms, grid)
+        times, labels = grid.timesteps.expand(len(y), -1), y[:, None].expand(-1, len(terms))
         found = self.loss.denoiser.eps(x_t.flatten(0, 1), times.flatten(), labels.flatten())
-        return self._error(found.unflatten(0, eps.shape[:2]) - eps) @ self._weights(terms)
+        error = self._error(found.unflatten(0, eps.shape[:2]) - eps)
+        return error @ grid.weights if grid.weights.dim() == 1 else (error * grid.weights).sum(1)
 
     def at_once(self, denoiser: AllClassesDenoiser, x: Tensor, images: Tensor, terms: Tensor) -> Tensor:
         """Sums of images, for each class, (P, K)."""
-        t, eps, x_t = self._noisy(x, images, torch.zeros_like(images), terms)
-        found = denoiser.eps_all(x_t.flatten(0, 1), t.expand(len(x), -1).flatten())[:, self.classes]
+        grid = self._grid(images, terms)
+        eps, x_t = self._noisy(x, images, torch.zeros_like(images), terms, grid)
+        found = denoiser.eps_all(x_t.flatten(0, 1), grid.timesteps.expand(len(x), -1).flatten())[:, self.classes]
         error = self._error(found.unflatten(0, eps.shape[:2]) - eps[:, :, None])
-        return torch.einsum("pjk,j->pk", error, self._weights(terms))
+        return torch.einsum("pjk,j->pk" if grid.weights.dim() == 1 else "pjk,pj->pk", error, grid.weights)
 
-    def _noisy(self, x: Tensor, images: Tensor, y: Tensor, terms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Times (J',), noise and noisy images, both (P, J', C, H, W)."""
-        at, sample = terms // self.loss.samples, terms % self.loss.samples
-        t = self.grid.timesteps[at]
-        eps = self.loss.noise(self.seeds[images, None], y[:, None], t, sample, x.shape[1:], x.dtype)
-        signal, sigma = self.grid.signal[at], self.grid.sigma[at]
-        return t, eps, _images(signal) * (2 * x - 1)[:, None] + _images(sigma) * eps
+    def _grid(self, images: Tensor, terms: Tensor) -> TimeGrid:
+        """What belongs to these terms, with the weight of each: (J',), or (P, J') where images have their own."""
+        grid = self.grid.of(images).terms(terms // self.loss.samples)
+        return replace(grid, weights=grid.weights / self.loss.samples)
+
+    def _noisy(self, x: Tensor, images: Tensor, y: Tensor, terms: Tensor, grid: TimeGrid) -> tuple[Tensor, Tensor]:
+        """Noise and noisy images, both (P, J', C, H, W)."""
+        sample = terms % self.loss.samples
+        eps = self.loss.noise(self.seeds[images, None], y[:, None], grid.timesteps, sample, x.shape[1:], x.dtype)
+        return eps, _images(grid.signal) * (2 * x - 1)[:, None] + _images(grid.sigma) * eps
 
     def _error(self, difference: Tensor) -> Tensor:
         """(*B, C, H, W) -> (*B,)."""
         squares = difference.square().flatten(-3)
         return squares.sum(-1) if self.loss.reduction == "sum" else squares.mean(-1)
 
-    def _weights(self, terms: Tensor) -> Tensor:
-        return self.grid.weights[terms // self.loss.samples] / self.loss.samples
-
 
 def _images(values: Tensor) -> Tensor:
-    """(T',) -> (T', 1, 1, 1)."""
-    return values[:, None, None, None]
+    """(*B,) -> (*B, 1, 1, 1)."""
+    return values[..., None, None, None]

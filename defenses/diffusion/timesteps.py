@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -47,7 +47,7 @@ P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
 
 @dataclass(frozen=True, eq=False)
 class TimeGrid:
-    """Timesteps with what the loss needs to know about each.
+    """Timesteps with what the loss needs to know about each; where every image has its own, all are (N, T').
 
     Args:
         timesteps: t_j, (T',) int64 in 1..T.
@@ -61,7 +61,24 @@ class TimeGrid:
     weights: Tensor
 
     def __len__(self) -> int:
-        return len(self.timesteps)
+        return self.timesteps.shape[-1]
+
+    def at(self, places: Tensor) -> TimeGrid:
+        """The terms at `places` in a grid for all images; int64 of any shape, which the grid takes on."""
+        return TimeGrid(*(values[places] for values in (self.timesteps, self.signal, self.sigma, self.weights)))
+
+    def of(self, images: Tensor) -> TimeGrid:
+        """The grid of the images at these places (P,): (P, T'), or (T',) where all images have the same."""
+        return self if self.timesteps.dim() == 1 else self.at(images)
+
+    def terms(self, places: Tensor) -> TimeGrid:
+        """Some of its terms, (J',): of each image where every image has its own."""
+        parts = (self.timesteps, self.signal, self.sigma, self.weights)
+        return TimeGrid(*(values[..., places] for values in parts))
+
+    def scaled(self, factor: float | Tensor) -> TimeGrid:
+        """The same with other weights."""
+        return replace(self, weights=self.weights * factor)
 
     def to(self, like: Tensor) -> TimeGrid:
         """The same grid on the device and in the precision of `like`; timesteps stay int64."""

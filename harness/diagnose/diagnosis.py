@@ -42,7 +42,7 @@ class Options:
     surrogate: another defense of the suite; left out, the first other one.
     """
 
-    images: int = 32
+    images: int = 100
     gradient: Gradient | None = None
     eot: int | None = None
     steps: int = 10

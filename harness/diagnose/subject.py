@@ -146,7 +146,8 @@ class Subject:
         name = json.dumps(entry)
         if name not in self._fooled:
             attack = built(entry)
-            if reason := attack.unsuitable(self.defense):
+            shape = tuple(self.right.x.shape[1:])
+            if reason := attack.unsuitable(self.defense) or attack.unsuitable_images(shape):
                 raise NotAsked(reason)
             self._fooled[name] = self.fooled_by(self.perturbed(attack, name), name)
         return self._fooled[name]

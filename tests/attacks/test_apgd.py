@@ -91,12 +91,32 @@ def test_images_stay_within_the_budget(norm: str, noisy: Make, view: View) -> No
 
 def test_presets_say_what_they_run() -> None:
     eps = Quantity("8/255")
-    assert APGDDLR100("Linf", eps).describe() == "apgd, 100 steps, dlr loss"
+    assert APGDDLR100("Linf", eps).describe() == "apgd, 100 steps, 5 restarts, dlr loss"
     assert BPDA("Linf", eps).describe() == "apgd, bpda, 100 steps, dlr loss"
     assert ExactGradient("Linf", eps, eot=3).describe() == "apgd, EOT 3, 100 steps, dlr loss"
     paper = PGD80EOT10("Linf", eps)
     assert paper.describe() == "pgd, EOT 10, 80 steps, ce loss" and paper.step_size == 1 / 255
     assert PGD80EOT10("L2", Quantity("0.5")).step_size == 2.5 * 0.5 / 80
+
+
+def test_the_papers_attack_goes_on_after_a_lucky_draw_with_restarts_that_start_elsewhere(view: View) -> None:
+    """Five restarts of 100 gradients and a last look each; a defense that is always misclassified is asked as often."""
+
+    class Lucky(Defense):
+        num_classes, stochastic = 3, True
+
+        def classify(self, x: Tensor) -> Tensor:
+            starts.append(x.detach().clone())
+            return torch.stack([0 * x.flatten(1).sum(1), 1 + x.flatten(1).sum(1), -x.flatten(1).sum(1)], 1)
+
+    starts: list[Tensor] = []
+    attack, y = APGDDLR100("Linf", Quantity("0.1")), torch.zeros(N).long()
+    target = view(attack, Lucky(), X)
+    attack.perturb(target, X, y)
+    assert target.forwards.tolist() == [attack.cost(3).forwards] * N == [5 * 101] * N
+    assert target.backwards.tolist() == [attack.cost(3).backwards] * N == [5 * 100] * N
+    first = starts[::101]
+    assert len(first) == 5 and not any(torch.equal(first[0], other) for other in first[1:])
 
 
 def test_l1_is_refused() -> None:

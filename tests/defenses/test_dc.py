@@ -125,17 +125,24 @@ def test_a_prior_is_added_on_the_scale_of_likelihoods(make, x) -> None:
         )
 
 
-def test_energy_is_the_unconditional_loss(make, x) -> None:
-    defense = make(timesteps=[10])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_energy_is_the_unconditional_loss_summed_over_pixels(make, x, reduction) -> None:
+    defense = make(timesteps=[10], reduction=reduction)
     with defense.drawing(SEEDS):
         energy = defense.energy(x.requires_grad_())
     eps = torch.cat([normal(fold(seed[None], -1, 10, 0), (1, 8, 8)) for seed in SEEDS])
     t = torch.tensor([10, 10])
     x_t = defense.schedule.signal(t)[0].float() * (2 * x - 1) + defense.schedule.sigma(t)[0].float() * eps
-    expected = (defense.denoiser.network(x_t, t - 1) - eps).square().mean((1, 2, 3))
+    expected = (defense.denoiser.network(x_t, t - 1) - eps).square().sum((1, 2, 3))
     torch.testing.assert_close(energy, expected, rtol=1e-5, atol=0)
     found, wanted = (torch.autograd.grad(value.sum(), x)[0] for value in (energy, expected))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_times_their_scale_are_those_of_eq_6(make, x) -> None:
+    mean, total = (make(timesteps=4, reduction=reduction) for reduction in ("mean", "sum"))
+    assert (mean.logit_scale(x), total.logit_scale(x)) == (64, 1)
+    torch.testing.assert_close(mean.logit_scale(x) * ask(mean, x, SEEDS), ask(total, x, SEEDS))
 
 
 def test_it_runs_in_float64(make, x) -> None:
@@ -184,7 +191,7 @@ def test_the_null_head_gives_the_energy_and_without_one_there_is_none(multi_head
     t = torch.tensor([10, 10])
     eps = torch.cat([normal(fold(seed[None], 0, 10, 0), (1, 8, 8)) for seed in SEEDS])
     x_t = defense.schedule.signal(t)[0].float() * (2 * x - 1) + defense.schedule.sigma(t)[0].float() * eps
-    expected = (defense.denoiser.network(x_t, t - 1)[:, 10] - eps).square().mean((1, 2, 3))
+    expected = (defense.denoiser.network(x_t, t - 1)[:, 10] - eps).square().sum((1, 2, 3))
     torch.testing.assert_close(energy, expected, rtol=1e-5, atol=0)
     ten = multi_head(TEN_HEADS)
     assert ten.num_classes == 10

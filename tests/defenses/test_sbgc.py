@@ -71,10 +71,12 @@ def test_logits_are_the_log_likelihoods_of_the_classes(make, x) -> None:
 
 
 def test_energy_is_minus_the_log_likelihood_without_a_class(make, x) -> None:
-    defense = make()
-    energy = defense.energy(x)
-    torch.testing.assert_close(energy, -defense.log_likelihood(x, torch.full((2,), NO_CLASS)) / 64)
-    assert (energy[:, None] != -ask(defense, x)).all()
+    for reduction, scale in {"mean": 64, "sum": 1}.items():
+        defense = make(reduction=reduction)
+        energy = defense.energy(x)
+        torch.testing.assert_close(energy, -defense.log_likelihood(x, torch.full((2,), NO_CLASS)))
+        assert defense.logit_scale(x) == scale
+        assert (energy[:, None] != -scale * ask(defense, x)).all()
 
 
 def test_fixed_noise_is_the_default_and_makes_it_deterministic(make, x) -> None:

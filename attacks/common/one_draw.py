@@ -1,0 +1,57 @@
+"""A target as the model of a library that averages over draws itself, and says so where it has no gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.attack import Target
+
+
+class NoGradient(RuntimeError):
+    """A view of a defense was to be differentiated, and cannot be."""
+
+
+class OneDraw(nn.Module):
+    """One draw of the target per call: the library averages gradients, and not logits.
+
+    The library does not say which images a batch belongs to. Of two batches in a row one is always part of the other,
+    in order, so that equal lengths mean equal images. Looking for the nearest each time would go wrong with FAB, which
+    leaves the budget; a batch of a new length does not.
+
+    Raises:
+        NoGradient: gradients are asked for, and the logits do not depend on the images in a way that has any.
+    """
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target = target
+        self.rows = torch.empty(0, dtype=torch.int64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) != len(self.rows):
+            self.rows = self.target.nearest(x)
+        differentiable = x.requires_grad and torch.is_grad_enabled()
+        try:
+            logits = self.target.sample(x, self.rows, draws=1)[0]
+        except RuntimeError as error:
+            if differentiable and "numpy()" in str(error):  # "Can't call numpy() on Tensor that requires grad"
+                raise NoGradient("no gradient leads through the NumPy arrays that the images become") from error
+            raise
+        if differentiable and not _depends(logits, x):
+            raise NoGradient("no gradient leads from the logits to the images")
+        return logits
+
+
+def _depends(output: Tensor, leaf: Tensor) -> bool:
+    """Whether the graph of `output` leads to `leaf`, which has none of its own."""
+    pending, seen = [output.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if getattr(node, "variable", None) is leaf:
+            return True
+        seen.add(node)
+        pending += [parent for parent, _ in node.next_functions]
+    return False
