@@ -79,13 +79,16 @@ class ReportFacts(_Facts):
 
 
 class DefenseFacts(_Facts):
-    """expected_accuracy, expected_dataset: what the checkpoint's card says of the defense's clean accuracy."""
+    """expected_accuracy, expected_dataset: what the checkpoint's card says of the defense's clean accuracy. weights:
+    remarks on how each checkpoint became a network.
+    """
 
     label: Text | None = None
     type: Text | None = None
     stochastic: bool = False
     expected_accuracy: Share | None = None
     expected_dataset: Short | None = None
+    weights: Annotated[dict[Text, Annotated[tuple[Text, ...], Field(max_length=1_000)]], Field(max_length=1_000)] = {}
 
 
 class AttackFacts(_Facts):

@@ -584,13 +584,14 @@ attacks:
 
 def test_code_inside_an_argument_or_a_card_is_code_of_others(small_suite: Path) -> None:
     own_files(small_suite.parent)
-    out = finish(small_suite, INNER)
+    (small_suite.parent / "net.py").write_text("from defenses.networks.cnn import CNN\n\nclass Net(CNN):\n    pass\n")
     card = small_suite.parent / "own.yaml"
-    card.write_text(card.read_text().replace("type: cnn", 'type: "./fakes.py:NearestMean"'))
+    card.write_text(card.read_text().replace("type: cnn", 'type: "./net.py:Net"'))
+    out = finish(small_suite, INNER)
+    assert all(report.outcome == "holds" for report in reports(out).values())
     found = reports(out, trust=False)
     assert "it names code (./fakes.py:NearestMean)" in (found["front/weak"].unreplayed or "")
-    assert found["own/weak"].outcome == "not replayed"
-    assert "it names code" in (found["own/weak"].unreplayed or "")
+    assert "it names code (./net.py:Net)" in (found["own/weak"].unreplayed or "")
 
 
 def test_a_cell_s_key_is_made_as_the_run_makes_it(small_suite: Path) -> None:
