@@ -28,7 +28,12 @@ BUDGET_COLUMNS = ("images", "in\nbudget", "robust")
 REPLAY_COLUMNS = ("votes\nequal", "border-\nline", "contra-\ndicted", "re-\nplayed")
 
 SHOWN = 5
-"""Problems of one cell that are printed."""
+"""Problems of one pairing that are printed, and likewise gaps."""
+
+LIMITS = (
+    "What holds is an upper bound on robust accuracy. Hashes find damage and edits, not a forger who makes all of them "
+    "anew; and no image shows that its attack did its best, or that no other run was thrown away."
+)
 
 
 def verify(
@@ -50,11 +55,14 @@ def verify(
     suite: Annotated[
         Path | None, typer.Option(metavar="SUITE", help="The suite's file, which relative paths start from.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that the results name, such as ./mine.py:Mine.")
+    ] = False,
 ) -> None:
     """Re-check the budget of every stored adversarial image, and replay it against the defense.
 
-    Ends with status 0 if all holds, 1 if something is contradicted, 3 if something could not be verified. A replay
-    imports the code that the manifest names: look into a stranger's before, or take --no-replay.
+    Ends with status 0 if all holds, 1 if something is contradicted, 3 if something could not be verified. Only
+    defenses and attacks that come with this package are replayed; --trust imports others, which runs their code.
 
     Examples:
 
@@ -62,15 +70,16 @@ def verify(
 
         harness verify results/quickstart --no-replay
 
-        harness verify results/mine --suite suites/mine.yaml --only rdc/linf --limit 32
+        harness verify results/mine --suite suites/mine.yaml --trust --only rdc/linf --limit 32
     """
+    from harness.manifest_model import Contradiction
     from harness.verify import verify as verify_run
 
     console = new_console()
     reports: dict[str, Report] = {}
     where = device_of(device)
     found = verify_run(
-        directory, where, suite=suite, only=only, limit=limit, batch_size=batch_size, replay=not no_replay
+        directory, where, suite=suite, only=only, limit=limit, batch_size=batch_size, replay=not no_replay, trust=trust
     )
     try:
         with stoppable():
@@ -79,6 +88,9 @@ def verify(
         _show(reports, console)
         console.print("\nStopped; the table shows how far it came.")
         raise typer.Exit(status_of(stop)) from None
+    except Contradiction as error:
+        console.print(f"{error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(CONTRADICTED) from error
     _show(reports, console)
     outcomes = {report.outcome for report in reports.values()}
     if "fails" in outcomes:
@@ -112,6 +124,7 @@ def _show(reports: dict[str, Report], console: Console) -> None:
     for report in reports.values():
         for line in _remarks(report):
             console.print(f"{report.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(LIMITS, style="dim", highlight=False)
     if replayed:
         moved = max(report.moved for report in reports.values())
         console.print(f"Margins moved by at most {moved:.1g} of the logits' size.", style="dim", highlight=False)
@@ -120,6 +133,8 @@ def _show(reports: dict[str, Report], console: Console) -> None:
 
 
 def _budget(report: Report) -> list[str]:
+    if not report.total:
+        return ["–"] * len(BUDGET_COLUMNS)
     recorded = f"{report.recorded / report.images:.1%}" if report.images else "–"
     return [f"{report.images}/{report.total}", str(report.within), recorded]
 
@@ -133,16 +148,20 @@ def _replay(report: Report) -> list[str]:
 
 def _result(report: Report) -> str:
     colour, outcome = COLOURS.get(report.outcome, "yellow"), report.outcome
-    return f"[{colour}]{outcome if outcome != 'holds' or report.asked else 'budgets hold'}[/]"
+    return f"[{colour}]{outcome if outcome != 'holds' or report.asked or not report.total else 'budgets hold'}[/]"
 
 
 def _remarks(report: Report) -> list[str]:
-    more = len(report.problems) - SHOWN
-    lines = report.problems[:SHOWN] + ([f"{more} more of this kind"] if more > 0 else [])
+    lines = [*_some(report.problems), *_some([f"could not be verified: {gap}" for gap in report.gaps])]
     if report.unchecked and not report.problems:
         lines.append(f"not checked: {report.unchecked}")
     if report.unreplayed:
         lines.append(f"not replayed: {report.unreplayed}")
     if report.errors:
-        lines.append(f"{report.errors} images ended in errors, and count as not robust")
+        lines.append(f"could not be verified: {report.errors} images ended in errors, which prove nothing")
     return lines
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return lines[:SHOWN] + ([f"{more} more of this kind"] if more > 0 else [])

@@ -141,8 +141,7 @@ def _same_content(first: Run, second: Run) -> bool:
     one, other = first.manifest.dataset, second.manifest.dataset
     if (one.name, one.split) != (other.name, other.split):
         return False
-    prints = [run.manifest.raw["dataset"].get("fingerprint") for run in (first, second)]
-    return one.name in FIXED or prints[0] == prints[1]
+    return one.name in FIXED or one.fingerprint == other.fingerprint
 
 
 class _Sides:
@@ -191,17 +190,17 @@ def _rule(run: Run) -> tuple[Rule, int]:
 
 def _claim(run: Run, pair: Place) -> dict[str, Any]:
     """What the manifest keeps of a cell's claim."""
-    raw = run.manifest.raw
-    resolved = raw.get("resolved", {})
+    content = run.manifest.document()
+    resolved = content["resolved"]
     return {
-        "defense": resolved.get("defenses", {}).get(pair[0]),
-        "attack": resolved.get("cells", {}).get("/".join(pair)),
-        "dataset": resolved.get("dataset"),
-        "protocol": raw.get("protocol"),
-        "harness": raw.get("harness"),
+        "defense": resolved["defenses"].get(pair[0]),
+        "attack": resolved["cells"].get("/".join(pair)),
+        "dataset": resolved["dataset"],
+        "protocol": content["protocol"],
+        "harness": content["harness"],
     }
 
 
 def _session(run: Run) -> dict[str, Any]:
-    sessions = run.manifest.raw.get("sessions", [{}])
-    return {key: value for key, value in sessions[-1].items() if key != "started"}
+    latest = run.manifest.sessions[-1:]
+    return {key: value for each in latest for key, value in each.model_dump(mode="json").items() if key != "started"}

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path, PurePath
@@ -179,8 +178,12 @@ def _own_code(component: Component) -> dict[str, str]:
     """The user's sources that a component consists of: of its class, and of networks that its arguments name."""
     found = _sources(component.type, component.cls, component.base)
     for spec, base in _networks(component):
-        with suppress(UserError):  # of what is no network after all, or cannot be built, which building it tells
+        try:
             found |= _sources(str(spec["type"]), registry.find("networks", str(spec["type"]), base), base)
+        except registry.Foreign:
+            raise
+        except UserError:
+            continue  # of what is no network after all, or cannot be built, which building it tells
     return found
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from harness import __version__, datasets
+from harness import __version__, datasets, manifest_model
 from harness.components import Component
 from harness.culprits import changes
 from harness.defense import Defense
 from harness.errors import Place, UserError
 from harness.identity import CLAIMED
+from harness.manifest_model import CellFacts, Manifest
 from harness.shard import Images
 from harness.store import MANIFEST, Store
 from harness.suite import Plan
@@ -29,28 +30,34 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[Work], images: Im
     Raises:
         UserError: the directory is another suite's, or the suite has changed: says what.
     """
-    old = store.manifest()
+    old = manifest_model.find(store)
     if old is None:
         return
     place = Place(store.root / MANIFEST)
-    if old["suite"] != plan.suite.suite:
+    if old.edited:
         raise UserError(
-            f"these are the results of suite '{old['suite']}', not of '{plan.suite.suite}'",
+            "this manifest was edited after it was written",
+            remedy="Undo the edit, or delete the file and run the same command again: finished shards are kept",
+            where=place,
+        )
+    if old.suite != plan.suite.suite:
+        raise UserError(
+            f"these are the results of suite '{old.suite}', not of '{plan.suite.suite}'",
             remedy="Choose another directory with --out",
             where=place,
         )
-    before = {**old["protocol"], "images": old["dataset"]["fingerprint"]}
+    before = {**old.protocol.model_dump(), "images": old.dataset.fingerprint}
     now = {**plan.suite.protocol.model_dump(), "images": datasets.fingerprint(images.x, images.y)}
-    keys = {(cell["defense"], cell["attack"]): cell["key"] for cell in old["cells"] if not _never_built(old, cell)}
+    keys = {(cell.defense, cell.attack): cell.key for cell in old.cells if not _never_built(old, cell)}
     new = {_pair(work): work.stored.key for work in works}
     for_all = any(before[name] != now[name] for name in (*CLAIMED, "images"))
-    moved = [_pair(work) for work in works if _moved(old.get("contents", {}), work)]
+    moved = [_pair(work) for work in works if _moved(old.contents.model_dump(), work)]
     changed = [pair for pair in keys if for_all or pair in moved or (pair in new and keys[pair] != new[pair])]
     if changed:
         here = _contents([work for work in works if _pair(work) in changed])
-        told = changes(old, plan.resolved(), here, before["images"] == now["images"])
+        told = changes(old.document(), plan.resolved(), here, before["images"] == now["images"])
         pairs = ", ".join("/".join(pair) for pair in changed[:3]) + (", …" if len(changed) > 3 else "")
-        what = "; ".join(told[:SHOWN]) or f"the code, from harness {old['harness']} to {__version__}"
+        what = "; ".join(told[:SHOWN]) or f"the code, from harness {old.harness} to {__version__}"
         raise UserError(
             f"the suite changed since these results were made, for {pairs}: {what}",
             remedy="Undo the change, run into another directory with --out, or delete this one",
@@ -58,7 +65,7 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[Work], images: Im
         )
 
 
-def build(
+def begin(
     store: Store,
     plan: Plan,
     works: list[Work],
@@ -67,20 +74,53 @@ def build(
     dataset: datasets.Dataset,
     images: Images,
     environment: dict[str, Any],
-) -> dict[str, Any]:
-    """The manifest's content. Facts on defenses and cells that this session did not touch stay as they were."""
-    old = store.manifest() or {"defenses": {}, "cells": [], "sessions": []}
+) -> None:
+    """Writes the manifest of a session. Facts on defenses and cells that it does not touch stay as they were."""
+    old = _old(store) or {"defenses": {}, "cells": [], "sessions": []}
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    protocol = plan.suite.protocol
-    cells = {(cell["defense"], cell["attack"]): cell for cell in old["cells"]}
+    known = old["defenses"] | _defenses(works, defenses, known=old["defenses"])
+    content = {
+        **old,
+        "harness": __version__,
+        "protocol": plan.suite.protocol.model_dump(mode="json"),
+        "defenses": known,
+        "sessions": [*old["sessions"], {"started": now, **environment}],
+    }
+    _write(store, content, plan, works, remarks, dataset, images)
+
+
+def close(store: Store, plan: Plan, works: list[Work], dataset: datasets.Dataset, images: Images) -> None:
+    """Writes what has become of the pairings, and what the suite says of titles, labels and reports now."""
+    if old := _old(store):
+        _write(store, old, plan, works, {}, dataset, images)
+
+
+def _old(store: Store) -> dict[str, Any] | None:
+    found = manifest_model.find(store)
+    return found.document() if found else None
+
+
+def _write(
+    store: Store,
+    content: dict[str, Any],
+    plan: Plan,
+    works: list[Work],
+    remarks: dict[str, list[str]],
+    dataset: datasets.Dataset,
+    images: Images,
+) -> None:
+    cells = {(cell["defense"], cell["attack"]): cell for cell in content["cells"]}
     for work in works:
         pair = _pair(work)
         earlier = cells[pair]["flags"] if pair in cells else []
         own = [remark for checkpoint in checkpoints(work.cell.defense) for remark in checkpoint.remarks]
         flags = joined(earlier, remarks.get(pair[0], []))
         cells[pair] = _cell(work, plan, images, list(dict.fromkeys([*flags, *own])))
+    shown = plan.presentation()
+    components = {cell.defense.name: cell.defense for cell in plan.all_cells}
+    labels = {name: {"label": defense.label, "type": defense.type} for name, defense in components.items()}
+    known = {**{defense: {} for defense, _ in cells}, **content["defenses"]}
     new = {
-        "harness": __version__,
         "suite": plan.suite.suite,
         "dataset": {
             "name": dataset.name,
@@ -91,33 +131,16 @@ def build(
             "num_classes": dataset.num_classes,
             **({"labels": dataset.folders.of} if dataset.folders else {}),
         },
-        "protocol": protocol.model_dump(mode="json"),
-        "defenses": old["defenses"] | _defenses(works, defenses, known=old["defenses"]),
         "cells": list(cells.values()),
-        "contents": _joined(old.get("contents", {}), _contents(works)),
-        "sessions": [*old["sessions"], {"started": now, **environment}],
-    }
-    return presented(new, plan)
-
-
-def joined(earlier: list[str], remarks: list[str]) -> list[str]:
-    """All that any session remarked, once per gate: a defense that is random by chance may pass the next time."""
-    gates = {flag.partition(":")[0] for flag in earlier}
-    return [*earlier, *(remark for remark in remarks if remark.partition(":")[0] not in gates)]
-
-
-def presented(manifest: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The manifest with titles, labels and report settings as the suite has them now. They decide no number."""
-    shown = plan.presentation()
-    labels = {cell.defense.name: {"label": cell.defense.label} for cell in plan.all_cells}
-    return manifest | {
+        "contents": _joined(content.get("contents", {}), _contents(works)),
         "title": shown["title"],
         "report": shown["report"],
-        "defenses": {name: facts | labels.get(name, {}) for name, facts in manifest["defenses"].items()},
+        "defenses": {name: facts | labels.get(name, {}) for name, facts in known.items()},
         "attacks": {name: {"label": spec.label} for name, spec in plan.suite.attacks.items()},
         "sweeps": shown["sweeps"],
         "resolved": plan.resolved(),
     }
+    manifest_model.write(store, {**content, **new})
 
 
 def _contents(works: list[Work]) -> dict[str, dict[str, Any]]:
@@ -128,10 +151,9 @@ def _contents(works: list[Work]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _never_built(old: dict[str, Any], cell: dict[str, Any]) -> bool:
+def _never_built(old: Manifest, cell: CellFacts) -> bool:
     """Whether the results of a pairing say no more than that its code failed: then it may change."""
-    recorded, pair = old.get("contents", {}), f"{cell['defense']}/{cell['attack']}"
-    parts = recorded.get("defenses", {}).get(cell["defense"], {}), recorded.get("cells", {}).get(pair, {})
+    parts = old.contents.defenses.get(cell.defense, {}), old.contents.cells.get(cell.name, {})
     return any("failure" in part for part in parts)
 
 
@@ -139,6 +161,12 @@ def _moved(recorded: dict[str, Any], work: Work) -> bool:
     """Whether something that is recorded of a pairing is another now, in its key or not."""
     now = _contents([work])
     return any(recorded.get(kind, {}).get(name, part) != part for kind in now for name, part in now[kind].items())
+
+
+def joined(earlier: list[str], remarks: list[str]) -> list[str]:
+    """All that any session remarked, once per gate: a defense that is random by chance may pass the next time."""
+    gates = {flag.partition(":")[0] for flag in earlier}
+    return [*earlier, *(remark for remark in remarks if remark.partition(":")[0] not in gates)]
 
 
 def _pair(work: Work) -> tuple[str, str]:
@@ -178,4 +206,7 @@ def _cell(work: Work, plan: Plan, images: Images, flags: list[str]) -> dict[str,
         "count": len(images),
         "shard": plan.suite.protocol.shard,
         "flags": flags,
+        "records": [
+            None if records is None else work.stored.digest(*bounds) for bounds, records in work.shards.items()
+        ],
     }

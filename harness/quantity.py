@@ -13,6 +13,10 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _WRITTEN = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?")
 
 
+LONGEST = 100
+"""Characters of a number."""
+
+
 class Quantity(float):
     """A finite float with its notation. `Quantity("8/255").text == "8/255"`.
 
@@ -53,9 +57,9 @@ def _validate(written: Any) -> Quantity:
 
 
 def _parse(text: str) -> float:
-    match = _WRITTEN.fullmatch(text)
+    match = _WRITTEN.fullmatch(text) if len(text) <= LONGEST else None
     if not match:
-        raise ValueError(f"{text!r} is not a number or a fraction such as 8/255")
+        raise ValueError(f"{text[:LONGEST]!r} is not a number or a fraction such as 8/255")
     above, below = float(match[1]), float(match[2] or 1)
     if not below:
         raise ValueError(f"{text!r} divides by zero")

@@ -13,6 +13,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +43,23 @@ CONTRACTS = {
 """What a class of each kind must extend."""
 
 
+_FOREIGN: ContextVar[bool] = ContextVar("code that does not come with this package may be imported", default=True)
+
+
+class Foreign(UserError):
+    """Code that does not come with this package would be imported, where nobody has allowed it."""
+
+
+@contextmanager
+def built_in_only() -> Iterator[None]:
+    """Inside, `find` imports nothing but what comes with this package, and raises `Foreign` instead."""
+    before = _FOREIGN.set(False)
+    try:
+        yield
+    finally:
+        _FOREIGN.reset(before)
+
+
 def entries(kind: str) -> list[Entry]:
     """What there is to name, in the order of names. kind: a key of `PACKAGES`. Imports nothing of it."""
     found = [_built_in(kind, name) for name in _built_in_names(kind)]
@@ -59,6 +79,8 @@ def find(kind: str, name: str, base: Path | None = None) -> type[Any]:
         UserError: there is no such thing, it cannot be imported, or it is not of that kind.
     """
     file, colon, attribute = name.rpartition(":")
+    if not _FOREIGN.get() and (colon or name.endswith(".py")):
+        raise Foreign(f"it names code ({name})")
     if name.endswith(".py") or file.endswith(".py"):
         found = _from_file(name, file if colon else name, attribute if colon else "", base or Path())
     elif colon:
@@ -78,6 +100,8 @@ def _named(kind: str, name: str) -> Any:
     if name not in installed:
         known = [entry.name for entry in entries(kind)]
         raise UserError(f"there is no {kind[:-1]} '{name}'", remedy=nearest(name, known))
+    if not _FOREIGN.get():
+        raise Foreign(f"it names code ({installed[name].value}, by the name {name})")
     return _from_module(name, *_halves(installed[name]))
 
 

@@ -67,16 +67,19 @@ def run(plan: Plan, out: Path, device: torch.device, display: Display, *, retry_
     with store.locked() as lock:
         works = survey(plan, store, images, display.note, retry_errors=retry_errors)
         manifest.refuse_another_suite(store, plan, works, images)
-        if not any(w.missing for w in works) and (old := store.manifest()):
-            store.write_manifest(manifest.presented(old, plan))
+        if not any(w.missing for w in works) and store.manifest():
+            manifest.close(store, plan, works, dataset, images)
             return Finished(0, failures(works))
         needed = [w for w in works if w.missing] if store.manifest() else works
         session = _Session(plan, works, needed, dataset, images, device, display, lock)
         remarks = session.gate()
         facts = (session.defenses, remarks, dataset, images, describe(device))
-        store.write_manifest(manifest.build(store, plan, works, *facts))
-        with display.running(works):
-            computed = sum(session.finish(w) for w in needed)
+        manifest.begin(store, plan, works, *facts)
+        try:
+            with display.running(works):
+                computed = sum(session.finish(w) for w in needed)
+        finally:
+            manifest.close(store, plan, works, dataset, images)
         refuse_loss(store, works)
         return Finished(computed, failures(works))
 

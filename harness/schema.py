@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from harness.bounds import LISTS, MOST_IMAGES, MOST_VALUES, MOST_VOTES, VALUES
 from harness.class_labels import MOST
 from harness.errors import UserError
 from harness.validation import Line
@@ -92,15 +93,24 @@ class Dataset(_Section):
 
 
 class Protocol(_Section):
-    votes: Count = Field(
+    votes: Annotated[int, Field(ge=1, le=MOST_VOTES)] = Field(
         default=1, description="draws that a stochastic defense answers with, per image; an odd number ties less often"
     )
     seed: Seed = Field(default=0, description="every other seed derives from it")
-    shard: Count = Field(default=32, description="images per shard, the unit of work and of resuming")
+    shard: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = Field(
+        default=32, description="images per shard, the unit of work and of resuming"
+    )
     batch_size: Count = Field(default=256, description="images sent through a defense at once; no result depends on it")
     gates: Literal["stop", "mark", "off"] = Field(
         default="mark", description="what happens when a defense fails an examination before it is attacked"
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Protocol:
+        most = MOST_VALUES // (VALUES + LISTS * self.votes)
+        if self.shard > most:
+            raise ValueError(f"with {self.votes} votes a shard has at most {most:,} images")
+        return self
 
 
 class Entry(BaseModel):
@@ -140,7 +150,7 @@ class Report(_Section):
     groups: dict[Line, tuple[Name, ...]] = Field(
         default={}, description="headings of the table, and the defenses below each; the others stand above them"
     )
-    reference: str | None = Field(default=None, description="published numbers to show beside, from results/reference")
+    reference: Name | None = Field(default=None, description="published numbers to show beside, from results/reference")
     vote: Literal["mean", "single", "majority", "worst"] = Field(
         default="mean", description="how the draws of a stochastic defense become one number, in tables and comparisons"
     )

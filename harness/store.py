@@ -20,25 +20,43 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import safetensors.torch
 from torch import Tensor
 
+from harness.bounds import MOST_VOTES
 from harness.errors import Place, UserError
-from harness.records import SCHEMA, SCHEMA_VERSION, Record
+from harness.records import SCHEMA_VERSION, Record, from_row
+from harness.shard_files import (
+    LARGEST_IMAGES,
+    LARGEST_RECORDS,
+    Shapes,
+    decode,
+    digest_of,
+    encode,
+    facts_of,
+    misfit,
+    shapes_of,
+    tensors_of,
+)
+from harness.untrusted import Unreadable, contents, digest, parse_json
 
 MANIFEST = "run.json"
 LOCK = ".lock"
 
 FOLDERS = ("cells", "cells/*", "cells/*/*", "diagnose")
 """Of a results directory."""
+
+LARGEST_MANIFEST = 1 << 24
+"""Bytes."""
+
+Result = TypeVar("Result")
 
 
 class Damaged(Exception):
@@ -96,63 +114,113 @@ class Cell:
         self.folder, self.key = folder, key
 
     def write(self, start: int, stop: int, records: list[Record], tensors: dict[str, Tensor]) -> None:
-        """Keeps a finished shard: images first, records last."""
+        """Keeps a finished shard: images first, records last.
+
+        Raises:
+            UserError: it is too large to be read again, or cannot be written.
+        """
         images = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-        write_atomically(self._path(start, stop, "safetensors"), images)
-        table = pa.Table.from_pylist([asdict(record) for record in records], schema=SCHEMA)
         facts = {
             "schema_version": str(SCHEMA_VERSION),
             "cell": self.key,
             "shard": f"{start}-{stop}",
             "images_sha256": hashlib.sha256(images).hexdigest(),
-            "records_sha256": _digest(table),
         }
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(cast(dict[bytes | str, bytes | str], facts)), sink)
-        write_atomically(self._path(start, stop, "parquet"), sink.getvalue().to_pybytes())
+        data = encode([asdict(record) for record in records], facts)
+        if len(images) > LARGEST_IMAGES or len(data) > LARGEST_RECORDS:
+            raise UserError(
+                f"a shard of {stop - start} images takes {len(images):,} bytes, more than the {LARGEST_IMAGES:,} that "
+                "are read again",
+                remedy="Give `protocol: {shard: ...}` fewer images",
+            )
+        write_atomically(self._path(start, stop, "safetensors"), images)
+        write_atomically(self._path(start, stop, "parquet"), data)
 
-    def read(self, start: int, stop: int) -> list[Record] | None:
+    def read(self, start: int, stop: int, votes: int = MOST_VOTES) -> list[Record] | None:
         """The records of a finished shard, or None if it is not finished.
+
+        Args:
+            votes: the most that an image of this run has.
 
         Raises:
             Stale: it belongs to another claim.
-            Damaged: a file is missing, cut, changed, or another shard's.
+            Damaged: a file is missing, cut, changed, another shard's, or none that a run writes.
         """
         path = self._path(start, stop, "parquet")
         try:
-            data = path.read_bytes()
+            data = contents(path, LARGEST_RECORDS)
+            facts = facts_of(data)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise Damaged(f"{path.name} cannot be read ({error.strerror})") from error
-        try:
-            table = pq.read_table(pa.BufferReader(data))
-            table.validate(full=True)
-            facts = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise Damaged(f"{path.name} cannot be read ({str(error).splitlines()[0]})") from error
+        except (Unreadable, ValueError) as error:
+            raise Damaged(f"{path.name} cannot be read ({error})") from error
         if facts.get("cell") != self.key:
             raise Stale(f"{path.name} belongs to another defense, attack or protocol")
         if facts.get("shard") != f"{start}-{stop}":
             raise Damaged(f"{path.name} was written as another shard")
-        if table.schema.remove_metadata() != SCHEMA or facts.get("records_sha256") != _digest(table):
+        try:
+            rows = decode(data, stop - start, votes)
+        except ValueError as error:
+            raise Damaged(f"{path.name} cannot be read ({error})") from error
+        if facts.get("records_sha256") != digest_of(rows):
             raise Damaged(f"{path.name} was changed after it was written")
-        if facts.get("images_sha256") != _file_digest(self._path(start, stop, "safetensors")):
+        if facts.get("images_sha256") != self._images_digest(start, stop):
             raise Damaged(f"the images beside {path.name} are missing or were changed")
-        return [Record(**row) for row in table.to_pylist()]
+        if fault := misfit(self.shapes(start, stop), stop - start):
+            raise Damaged(f"the images beside {path.name} are none of this shard: {fault}")
+        try:
+            return [from_row(row) for row in rows]
+        except ValueError as error:
+            raise Damaged(f"{path.name}: {error}") from error
 
-    def images(self, start: int, stop: int) -> dict[str, Tensor]:
-        """What the attack returned: "images" (N, C, H, W) and, for flows, "flow" (N, H, W, 2)."""
-        return safetensors.torch.load(self._path(start, stop, "safetensors").read_bytes())
+    def shapes(self, start: int, stop: int) -> Shapes:
+        """Of the tensors that `images` gives, from the file's header.
+
+        Raises:
+            Damaged: the file is missing, or is no such file.
+        """
+        return self._looked_into(start, stop, shapes_of)
+
+    def images(self, start: int, stop: int, first: int | None = None) -> dict[str, Tensor]:
+        """What the attack returned: "images" (N, C, H, W) and, for flows, "flow" (N, H, W, 2), or the first rows.
+
+        Raises:
+            Damaged: as `shapes` does.
+        """
+        return self._looked_into(start, stop, partial(tensors_of, first=first))
+
+    def digest(self, start: int, stop: int) -> str | None:
+        """The sha256 of a shard's file of records, which holds that of its images; None if there is none to read."""
+        try:
+            return digest(self._path(start, stop, "parquet"), LARGEST_RECORDS)
+        except (FileNotFoundError, Unreadable):
+            return None
 
     def shards(self) -> list[tuple[int, int]]:
         """Bounds of the shards that lie here, in order."""
-        names = (re.fullmatch(r"(\d+)-(\d+)\.parquet", path.name) for path in self.folder.glob("*.parquet"))
+        names = (
+            re.fullmatch(r"([0-9]{5,9})-([0-9]{5,9})\.parquet", path.name) for path in self.folder.glob("*.parquet")
+        )
         return sorted((int(name[1]), int(name[2])) for name in names if name)
 
     def paths(self, shards: Iterable[tuple[int, int]]) -> list[Path]:
         """The files of these shards."""
         return [self._path(*bounds, suffix) for bounds in shards for suffix in ("safetensors", "parquet")]
+
+    def _images_digest(self, start: int, stop: int) -> str | None:
+        try:
+            return digest(self._path(start, stop, "safetensors"), LARGEST_IMAGES)
+        except (FileNotFoundError, Unreadable):
+            return None
+
+    def _looked_into(self, start: int, stop: int, look: Callable[[Path], Result]) -> Result:
+        path = self._path(start, stop, "safetensors")
+        try:
+            return look(path)
+        except FileNotFoundError as error:
+            raise Damaged(f"{path.name} is missing") from error
+        except Unreadable as error:
+            raise Damaged(f"{path.name} cannot be read ({error})") from error
 
     def _path(self, start: int, stop: int, suffix: str) -> Path:
         return self.folder / f"{start:05d}-{stop:05d}.{suffix}"
@@ -175,29 +243,35 @@ class Store:
         """What `run.json` says, or None where no run has begun."""
         path = self.root / MANIFEST
         try:
-            text = path.read_bytes()
+            manifest = parse_json(contents(path, LARGEST_MANIFEST))
+            version = manifest["schema_version"]
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise UserError(f"cannot read {path} ({error.strerror})", remedy="Check its permissions") from error
-        try:
-            manifest = json.loads(text)
-            version = manifest["schema_version"]
+        except Unreadable as error:
+            raise UserError(f"cannot read {path}: {error}", remedy="Check what lies there") from error
         except (ValueError, KeyError, TypeError) as error:
+            why = f" ({error})" if isinstance(error, ValueError) else ""
             raise UserError(
-                "this is not a manifest of a run", remedy="Move the file away to start the run anew", where=Place(path)
+                f"this is not a manifest of a run{why}",
+                remedy="Move the file away to start the run anew",
+                where=Place(path),
             ) from error
         if version != SCHEMA_VERSION:
             raise UserError(
-                f"the results have schema version {version}, this harness reads {SCHEMA_VERSION}",
+                f"the results have schema version {str(version)[:20]}, this harness reads {SCHEMA_VERSION}",
                 remedy="Use the harness version that the manifest names, or run into another directory with --out",
                 where=Place(path),
             )
         return cast(dict[str, Any], manifest)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **manifest}, indent=1)
-        write_atomically(self.root / MANIFEST, text.encode())
+        data = json.dumps({"schema_version": SCHEMA_VERSION, **manifest}, indent=1).encode()
+        if len(data) > LARGEST_MANIFEST:
+            raise UserError(
+                f"{MANIFEST} would have {len(data):,} bytes, more than the {LARGEST_MANIFEST:,} that are read again",
+                remedy="Give `protocol: {shard: ...}` more images, or split the suite",
+            )
+        write_atomically(self.root / MANIFEST, data)
 
     @contextmanager
     def locked(self) -> Iterator[Lock]:
@@ -252,17 +326,6 @@ class Lock:
                 f"{self.root} was deleted, or replaced, while results were written to it",
                 remedy="Run the same command again: it makes what is missing",
             )
-
-
-def _digest(table: pa.Table) -> str:
-    return hashlib.sha256(json.dumps(table.to_pylist(), sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 def _remedy(error: OSError) -> str:

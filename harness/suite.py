@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.bounds import MOST_CELLS, MOST_PLACES
 from harness.catalog import DATASETS
 from harness.components import BUDGET, Component, bind, check_budget, class_of, parameters
 from harness.errors import Place, UserError, nearest
@@ -192,6 +193,13 @@ def _cells(root: Node, suite: Suite) -> tuple[Cell, ...]:
     defenses = {name: bind("defenses", name, entry_of(root, "defenses", name)) for name in suite.defenses}
     attacks = {name: bind("attacks", name, entry_of(root, "attacks", name)) for name in suite.attacks}
     pairs = _pairs(root, suite)
+    if len(pairs) > MOST_CELLS or len(defenses) * len(attacks) > MOST_PLACES:
+        raise UserError(
+            f"the suite has {len(pairs):,} pairings of {len(defenses):,} defenses and {len(attacks):,} attacks, and "
+            f"{MOST_CELLS:,} pairings and {MOST_PLACES:,} places of a table are allowed",
+            remedy="Split it into several",
+            where=root.where,
+        )
     order = [(defense, attack) for defense in defenses for attack in attacks if (defense, attack) in pairs]
     return tuple(Cell(defenses[d], _changed(attacks[a], pairs[d, a])) for d, a in order)
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.bounds import MOST_VARIANTS
 from harness.components import RESERVED, class_of, parameters
 from harness.errors import UserError, nearest
 from harness.visible import visible
@@ -160,6 +162,12 @@ def _family(root: Node, kind: str, name: str, axes: Sequence[_Axis]) -> _Family:
     label = written.value if written and isinstance(written.value, str) else name
     settings: dict[str, Setting] = {}
     entries = {}
+    if (count := math.prod(len(axis.values) for axis in axes)) > MOST_VARIANTS:
+        raise UserError(
+            f"the sweep of {kind[:-1]} '{name}' has {count:,} variants, and {MOST_VARIANTS:,} are allowed",
+            remedy="Sweep fewer values, or fewer arguments together",
+            where=own.where,
+        )
     for values in itertools.product(*(axis.values for axis in axes)):
         setting = list(zip(axes, values, strict=True))
         variant = _name(name, setting, settings)

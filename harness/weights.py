@@ -12,7 +12,6 @@ What a file is, is told by its content: see `harness.formats`.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,9 +32,13 @@ from harness.errors import UserError, blame, nearest
 from harness.formats import names
 from harness.published import Published
 from harness.randomness import fenced
+from harness.untrusted import Unreadable, contents, parse_json
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".pkl")
 """What tells the name of a file from that of a checkpoint; the format is told by the content."""
+
+LARGEST_CONFIG = 1 << 20
+"""Bytes of the configuration beside a Hugging Face model."""
 
 SHOWN = 3
 """How many of the tensors that do not fit an error names."""
@@ -144,8 +147,8 @@ class Checkpoint:
         cls = registry.find("networks", "unet2d")
         config, weights = self.path / "config.json", self.path / "diffusion_pytorch_model.safetensors"
         try:
-            published_config = json.loads(config.read_text())
-        except (OSError, ValueError) as error:
+            published_config = parse_json(contents(config, LARGEST_CONFIG))
+        except (OSError, Unreadable, ValueError) as error:
             raise UserError(
                 f"checkpoint '{self.ref}' is a folder, but no readable config.json is in it ({error})",
                 remedy="Name the file of weights, or the folder of a Hugging Face UNet2DModel",
@@ -314,7 +317,7 @@ def _published(ref: str) -> Published:
 
 def _local(ref: str, base: Path | None) -> Path:
     path = (base or Path()) / Path(ref).expanduser()
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):  # reading a pipe would never end
         raise UserError(f"checkpoint '{ref}': there is no file {path.absolute()}", remedy="Check the path")
     return path
 

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from harness.errors import Place, UserError, nearest
+from harness.untrusted import Unreadable, contents
 from harness.yaml_text import compose, key_of, line_of, scalar, tag
 
 DEEPEST = 40
@@ -23,6 +24,12 @@ DEEPEST = 40
 
 MOST = 100_000
 """Values in a document, aliases expanded: more is a file that would fill the memory."""
+
+LARGEST = 1 << 19
+"""Bytes of a file: reading more takes longer than anybody waits."""
+
+FILES = 50
+"""That one file stands on, by `extends`, all together."""
 
 Key = str | int
 
@@ -129,10 +136,13 @@ class _Reader:
     """One call of `read`: the files it is in the middle of, and the values it has seen."""
 
     opened: list[Path] = field(default_factory=list)
+    read: Iterator[int] = field(default_factory=lambda: count(1))
     seen: Iterator[int] = field(default_factory=lambda: count(1))
 
     def file(self, path: Path, asked: Place | None) -> Node:
         """asked: the `extends` that named the file."""
+        if next(self.read) > FILES:
+            raise UserError(f"the file stands on more than {FILES} others by 'extends'", where=asked)
         text = _text(path, asked)
         identity = path.resolve()
         if identity in self.opened:
@@ -213,14 +223,13 @@ def _parents(extends: Node | None) -> Iterator[Node]:
 
 def _text(path: Path, asked: Place | None) -> str:
     try:
-        raw = path.read_bytes()
+        raw = contents(path, LARGEST)
     except FileNotFoundError as error:
         beside = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         remedy = nearest(path.name, beside) if beside else "Check the path"
         raise UserError(f"there is no file {path}", remedy=remedy, where=asked) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path} cannot be read: {reason}", where=asked) from error
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error}", where=asked) from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from harness.errors import Place, UserError
+from harness.untrusted import INT64
 
 _PATTERNS = {
     "null": r"~|null|Null|NULL|",
@@ -17,6 +18,10 @@ _PATTERNS = {
     "int": r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+",
     "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
+
+
+DIGITS = 30
+"""Characters of a whole number."""
 
 
 def tag(name: str) -> str:
@@ -83,11 +88,17 @@ def _value(kind: str, text: str) -> Any:
     if kind == "bool":
         return text.lower() == "true"
     if kind == "int":
-        return int(text, 0 if text[:2] in ("0x", "0o") else 10)
+        return _whole(text)
     number = float(text.replace(".", "", 1) if text[-1].isalpha() else text)
     if not math.isfinite(number):
         raise ValueError("it is not a finite number")
     return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > DIGITS or not -INT64 <= (value := int(text, 0 if text[:2] in ("0x", "0o") else 10)) < INT64:
+        raise ValueError("it has more than 64 bits")
+    return value
 
 
 def key_of(raw: yaml.Node, place: Place) -> str:

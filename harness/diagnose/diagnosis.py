@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter
 
-from harness import __version__, datasets
+from harness import __version__, datasets, manifest_model
 from harness.attack import Attack
 from harness.components import Component
 from harness.datasets import Dataset
@@ -61,10 +61,10 @@ def diagnose(plan: Plan, out: Path, options: Options, device: torch.device, disp
         UserError: the directory is another suite's, a defense has no pixel budget or cannot be built, or there is no
             such surrogate.
     """
-    manifest = Store(out).manifest()
-    if manifest and manifest["suite"] != plan.suite.suite:
+    manifest = manifest_model.find(Store(out))
+    if manifest and manifest.suite != plan.suite.suite:
         raise UserError(
-            f"{out} has the results of suite '{manifest['suite']}', not of '{plan.suite.suite}'",
+            f"{out} has the results of suite '{manifest.suite}', not of '{plan.suite.suite}'",
             remedy="Choose another directory with --out",
         )
     dataset, images = load_images(plan)

@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.diagnose.finding import Finding
 from harness.errors import Place, UserError
 from harness.store import refuse_links, write_atomically
+from harness.untrusted import Unreadable, contents, parse_json
 from harness.visible import all_visible
 
 SCHEMA_VERSION = 1
 FOLDER = "diagnose"
+
+LARGEST, MOST = 1 << 22, 1_000
+"""Bytes of a file, and its findings."""
+
+
+class Cosines(BaseModel):
+    """The data of the check on gradient randomness: the mean cosine of two gradients by the draws of each.
+
+    Args:
+        images, undefined: measured, and of these without a gradient.
+        cosine, interval: by the number of draws.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    images: int = Field(ge=0)
+    undefined: int = Field(ge=0)
+    cosine: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], float]
+    interval: dict[str, tuple[float, float]]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Cosines:
+        if not self.cosine.keys() <= self.interval.keys() or self.undefined > self.images:
+            raise ValueError("a cosine has no interval, or no image")
+        return self
 
 
 class Diagnosis(BaseModel):
@@ -43,7 +69,17 @@ class Diagnosis(BaseModel):
     settings: dict[str, Any]
     resolved: dict[str, Any]
     finished: bool = False
-    findings: tuple[Finding, ...] = ()
+    findings: Annotated[tuple[Finding, ...], Field(max_length=MOST)] = ()
+
+    @model_validator(mode="after")
+    def _fit_to_be_shown(self) -> Diagnosis:
+        """What reports make of it beyond showing it as text."""
+        if not isinstance(self.settings.get("gradient"), str):
+            raise ValueError("the settings have no gradient")
+        for finding in self.findings:
+            if "cosine" in finding.data:
+                Cosines.model_validate(finding.data)
+        return self
 
 
 def path_of(root: Path, defense: str) -> Path:
@@ -62,10 +98,11 @@ def read(path: Path) -> Diagnosis | None:
         UserError: the file cannot be read, or is no diagnosis of this version.
     """
     try:
-        found = Diagnosis.model_validate(all_visible(json.loads(path.read_bytes())))
+        content = all_visible(parse_json(contents(path, LARGEST)))
+        found = Diagnosis.model_validate_json(json.dumps(content))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (Unreadable, ValueError) as error:
         raise _unreadable(path) from error
     if found.schema_version != SCHEMA_VERSION:
         raise _unreadable(path)

@@ -120,8 +120,9 @@ def _budgets(table: Table) -> Iterator[Chart]:
         for column, entry in zip(table.columns, row.entries, strict=True):
             if column.kind == "attack" and entry.pairing and entry.estimate:
                 norm, _, eps = entry.pairing.facts.threat.partition(" ")
-                dots = found.setdefault((norm, entry.pairing.facts.method), [])
-                dots.append(Dot(float(Quantity(eps)), eps, entry.estimate))
+                if (size := _size(eps)) is not None:
+                    dots = found.setdefault((norm, entry.pairing.facts.method), [])
+                    dots.append(Dot(size, eps, entry.estimate))
         several = {key: dots for key, dots in found.items() if len({dot.x for dot in dots}) > 1}
         for (norm, method), dots in several.items():
             twice = sum(other == norm for other, _ in several) > 1
@@ -129,6 +130,14 @@ def _budgets(table: Table) -> Iterator[Chart]:
             norms.setdefault(norm, []).append(line)
     for norm, lines in norms.items():
         yield Chart("budget", f"Robust accuracy by {norm} budget", f"{norm} budget (0: no attack)", tuple(lines))
+
+
+def _size(eps: str) -> float | None:
+    """Of a budget; None for one that is no number, as of a threat model that is not the harness's own."""
+    try:
+        return float(Quantity(eps))
+    except ValueError:
+        return None
 
 
 def _from_clean(row: Row, dots: list[Dot]) -> tuple[Dot, ...]:

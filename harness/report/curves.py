@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from harness.manifest_model import SweepFacts
 from harness.report.change import Change, change
 from harness.report.entries import Column, Entry
-from harness.report.facts import SweepFacts
 from harness.report.outcomes import robust_successes
 from harness.report.statistics import both_known
 from harness.report.table import Row, Table

@@ -47,7 +47,7 @@ def diagnostics(run: Run) -> Diagnostics:
     Raises:
         UserError: a file there is no diagnosis.
     """
-    known = run.manifest.raw.get("resolved", {}).get("defenses", {})
+    known = {name: part.model_dump(mode="json") for name, part in run.manifest.resolved.defenses.items()}
     found = read_all(run.path)
     order = {name: place for place, name in enumerate(run.manifest.defenses)}
     found.sort(key=lambda each: order.get(each.defense, len(order)))

@@ -19,7 +19,7 @@ def render(tables: list[Table]) -> str:
     runs = [
         {
             "path": str(table.run.path),
-            "manifest": table.run.manifest.raw,
+            "manifest": table.run.manifest.document(),
             "lines": [vars(line) for line in lines(table)],
             "curves": [_curve(curve) for curve in curves(table)],
             "diagnostics": document(table.run),

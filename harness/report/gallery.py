@@ -6,6 +6,7 @@ result is plain data for JSON; pictures are data URIs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.records import NO_CLASS, vote
 from harness.report.load import Pairing, Run
 from harness.report.originals import Originals, originals
 from harness.report.pictures import arrows, difference, gain_of, png
-from harness.store import Store
+from harness.store import Cell, Store
 
 MOST = 64
 """Images per pairing, unless the user says otherwise."""
@@ -49,8 +50,7 @@ def gallery(run: Run, most: int | None = None) -> dict[str, Any]:
 def _bound(run: Run, pairing: Pairing, pairings: int, most: int | None) -> int:
     if most is not None:
         return most
-    start, stop = _bounds(pairing)[0]
-    values = _read(run, pairing, start, stop)["images"][0].numel()
+    values = math.prod(_cell(run, pairing).shapes(*_bounds(pairing)[0])["images"][1:])
     return max(FEWEST, min(MOST, PIXELS // (2 * values * pairings)))
 
 
@@ -60,8 +60,8 @@ def _images(run: Run, pairing: Pairing, most: int) -> dict[int, Shard]:
     for start, stop in _bounds(pairing):
         if len(found) >= most:
             break
-        tensors = _read(run, pairing, start, stop)
         rows = range(min(stop - start, most - len(found)))
+        tensors = _cell(run, pairing).images(start, stop, len(rows))
         found |= {start + row: {name: tensor[row] for name, tensor in tensors.items()} for row in rows}
     return found
 
@@ -69,18 +69,18 @@ def _images(run: Run, pairing: Pairing, most: int) -> dict[int, Shard]:
 def _bounds(pairing: Pairing) -> list[tuple[int, int]]:
     """Shards that count."""
     facts = pairing.facts
-    starts = (start for start in range(0, facts.count, facts.shard) if start in pairing.records.index)
+    starts = (int(start) for start in pairing.records.index if start % facts.shard == 0)
     return [(start, min(start + facts.shard, facts.count)) for start in starts]
 
 
-def _read(run: Run, pairing: Pairing, start: int, stop: int) -> Shard:
+def _cell(run: Run, pairing: Pairing) -> Cell:
     facts = pairing.facts
-    return Store(run.path).cell(facts.defense, facts.attack, facts.key).images(start, stop)
+    return Store(run.path).cell(facts.defense, facts.attack, facts.key)
 
 
 def _pairing(run: Run, pairing: Pairing, images: dict[int, Shard], clean: Originals) -> dict[str, Any]:
     facts, manifest = pairing.facts, run.manifest
-    before = {place: clean.images.get(_record(pairing, place)["index"]) for place in images}
+    before = {place: _before(_record(pairing, place), tensors, clean) for place, tensors in images.items()}
     largest = [
         float((images[place]["images"] - x).abs().max().nan_to_num(0)) for place, x in before.items() if x is not None
     ]
@@ -97,6 +97,12 @@ def _pairing(run: Run, pairing: Pairing, images: dict[int, Shard], clean: Origin
             _image(_record(pairing, place), tensors, before[place], gain, clean) for place, tensors in images.items()
         ],
     }
+
+
+def _before(record: dict[str, Any], tensors: Shard, clean: Originals) -> Tensor | None:
+    """The image before the attack, if it is at hand and of the same size."""
+    x = clean.images.get(record["index"])
+    return x if x is not None and x.shape == tensors["images"].shape else None
 
 
 def _record(pairing: Pairing, place: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from harness.report.layout import FAILED, Block, Grid, Shown, lay_out
 from harness.report.matrix import matrices
 from harness.report.table import Table, rule_name
 from harness.report.vector import drawing
-from harness.visible import all_visible, visible
+from harness.visible import all_visible
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -72,20 +72,19 @@ def _section(number: int, table: Table) -> dict[str, Any]:
         "drawings": [drawing(chart) for chart in charts(table) if chart.kind != "bars"],
         "rule": rule_name(table.rule, table.votes),
         "matrices": matrices(contrast(table.run).matches, manifest),
-        "metadata": _metadata(manifest.raw),
+        "metadata": _metadata(manifest.document()),
     }
 
 
 def _summary(table: Table) -> list[tuple[str, str]]:
     manifest = table.run.manifest
-    latest = manifest.raw.get("sessions", [{}])[-1]
     facts = [
         (str(len(manifest.defenses)), "defense" if len(manifest.defenses) == 1 else "defenses"),
         (str(len(manifest.attacks)), "attack" if len(manifest.attacks) == 1 else "attacks"),
         (f"{manifest.dataset.count:,}", f"images of {manifest.dataset.name}, {manifest.dataset.split}"),
     ]
-    if started := latest.get("started"):
-        facts.append((visible(str(started))[:10], f"harness {manifest.harness}"))
+    if manifest.sessions and (started := manifest.sessions[-1].started):
+        facts.append((started[:10], f"harness {manifest.harness}"))
     return facts
 
 

@@ -10,10 +10,10 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.manifest_model import SweepFacts
 from harness.report.curves import Curve, Point, curves, signed
 from harness.report.diagnostics import answer, diagnostics, view
 from harness.report.entries import Column, Entry
-from harness.report.facts import SweepFacts
 from harness.report.notes import NOTHING, notes, one_line
 from harness.report.statistics import RULES, Estimate
 from harness.report.table import Row, Table, rule_name

@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from harness import manifest_model
 from harness.errors import UserError
+from harness.manifest_model import CellFacts, Manifest
 from harness.records import Record
-from harness.report.facts import CellFacts, Manifest, read_manifest
 from harness.store import MANIFEST, Cell, Damaged, Stale, Store
 from harness.visible import visible
 
@@ -86,23 +87,26 @@ def load(root: Path) -> Run:
         UserError: its manifest is missing or cannot be read.
     """
     store = Store(root)
-    manifest = read_manifest(store)
+    manifest = manifest_model.read(store)
     cells = {(facts.defense, facts.attack): facts for facts in manifest.cells}
     return Run(
         root,
         manifest,
-        {pair: _pairing(store.cell(*pair, facts.key), facts) for pair, facts in cells.items()},
+        {pair: _pairing(store.cell(*pair, facts.key), facts, manifest.protocol.votes) for pair, facts in cells.items()},
     )
 
 
-def _pairing(cell: Cell, facts: CellFacts) -> Pairing:
-    bounds = [(start, min(start + facts.shard, facts.count)) for start in range(0, facts.count, facts.shard)]
+def _pairing(cell: Cell, facts: CellFacts, votes: int) -> Pairing:
+    """What lies there. The files are gone through, not the images: a manifest may speak of far more."""
     records: dict[int, Record] = {}
     damaged: list[str] = []
-    stale = [f"{start}-{stop}" for start, stop in cell.shards() if (start, stop) not in bounds]
-    for start, stop in bounds:
+    stale: list[str] = []
+    for start, stop in cell.shards():
+        if not facts.has(start, stop):
+            stale.append(f"{start}-{stop}")
+            continue
         try:
-            found = cell.read(start, stop) or []
+            found = cell.read(start, stop, votes) or []
         except Stale:
             stale.append(f"{start}-{stop}")
         except Damaged as damage:

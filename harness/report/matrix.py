@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from harness.compare import Match
 from harness.compare_layout import p_value
+from harness.manifest_model import Manifest
 from harness.report.curves import signed
-from harness.report.facts import Manifest
 from harness.report.layout import FAILED
 
 

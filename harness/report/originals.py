@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harness import datasets
 from harness.errors import UserError
-from harness.report.facts import Manifest
+from harness.manifest_model import Manifest
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,14 @@ def originals(manifest: Manifest) -> Originals:
 
     A path is taken as the suite wrote it, from the current folder.
     """
-    facts = manifest.raw["dataset"]
-    resolved = manifest.raw.get("resolved", {}).get("dataset", {})
-    where = f"dataset {manifest.dataset.name}"
-    if "indices" not in facts:
-        return Originals({}, [], f"the manifest does not say which images of the {where} they were")
+    facts, path = manifest.dataset, manifest.resolved.dataset.get("path")
+    where = f"dataset {facts.name}"
     try:
-        place, labels = resolved.get("path"), facts.get("labels")
-        split = datasets.load(facts["name"], facts["split"], place, offline=True, classes=labels)
-        chosen = split.select(facts["indices"])
+        place, labels = path if isinstance(path, str) else None, facts.labels
+        split = datasets.load(facts.name, facts.split, place, offline=True, classes=labels)
+        chosen = split.select(facts.indices)
     except UserError:
         return Originals({}, [], f"the {where} was not on the machine that made this page")
-    if datasets.fingerprint(chosen.images, chosen.labels) != facts.get("fingerprint"):
+    if datasets.fingerprint(chosen.images, chosen.labels) != facts.fingerprint:
         return Originals({}, [], f"the {where} on the machine that made this page is not the one that was attacked")
-    return Originals(dict(zip(facts["indices"], chosen.images, strict=True)), split.classes)
+    return Originals(dict(zip(facts.indices, chosen.images, strict=True)), split.classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.manifest_model import CellFacts
 from harness.quantity import Quantity
 from harness.records import Record, vote
-from harness.report.facts import CellFacts
 from harness.shard import Images
+from harness.shard_files import Shapes
 from harness.threat import NORMS, TOLERANCE, Flow, ThreatModel
-
-OPTIONAL = ("flow", "error")
-"""Fields of a record that may hold nothing."""
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 """Differences between a recorded and a measured distance that float rounding explains."""
@@ -33,21 +30,18 @@ def threat_of(facts: CellFacts) -> ThreatModel | None:
         return None
 
 
-def malformed(records: list[Record], tensors: dict[str, Tensor], clean: Images) -> str | None:
-    """Why a shard's content is not that of these images at all, or None."""
+def malformed(records: list[Record], shapes: Shapes, clean: Images) -> str | None:
+    """Why a shard's content is not that of these images at all, or None. shapes: of its tensors."""
     if len(records) != len(clean):
         return f"{len(records)} records for {len(clean)} images"
-    required = [field.name for field in dataclasses.fields(Record) if field.name not in OPTIONAL]
-    empty = [name for record in records for name in required if getattr(record, name) is None]
-    if empty:
-        return f"a record has no '{empty[0]}'"
-    expected = {"images": clean.x.shape, "flow": (len(clean), *clean.x.shape[2:], 2)}
-    for name, shape in expected.items():
-        found = tensors.get(name)
-        if found is None and name == "images":
-            return "there are no adversarial images"
-        if found is not None and (tuple(found.shape) != tuple(shape) or found.dtype != torch.float32):
-            return f"'{name}' is {found.dtype} {tuple(found.shape)}, expected {torch.float32} {tuple(shape)}"
+    if "images" not in shapes:
+        return "there are no adversarial images"
+    expected = {"images": tuple(clean.x.shape), "flow": (len(clean), *clean.x.shape[2:], 2)}
+    for name, found in shapes.items():
+        if name not in expected:
+            return f"there is no '{name}' in results"
+        if found != expected[name]:
+            return f"'{name}' has the shape {found}, expected {expected[name]}"
     return None
 
 
@@ -95,8 +89,6 @@ def _misstated(record: Record, measured: dict[str, float | None]) -> str | None:
             said is not None and not math.isclose(said, found or 0.0, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
         ):
             return f"the record says {name} {_shown(said)}, its image has {_shown(found)}"
-    if not record.violation >= 0:
-        return f"the record says violation {_shown(record.violation)}"
     if record.violation > TOLERANCE and measured["linf"]:
         return "the record says that the attack's image was discarded, yet the image is not the clean one"
     return None
@@ -109,6 +101,12 @@ def _inconsistent(record: Record, index: int, label: int) -> str | None:
         )
     if record.verdict == "error":
         return None
+    for votes, margins in ((record.clean_votes, record.clean_margins), (record.adv_votes, record.adv_margins)):
+        for guess, margin in zip(votes, margins, strict=True):
+            if math.isnan(margin) != (guess < 0) or (margin > 0 and guess != label) or (margin < 0 and guess == label):
+                return f"the record has a vote for class {guess} with the margin {margin:.4g}"
+    if ("violation" in record.flags) != (record.violation > TOLERANCE):
+        return f"the record says violation {record.violation + 0.0:.3g} and has the flags {record.flags}"
     if not record.adv_votes:
         return f"the record says {record.verdict}, without a vote"
     follows = "robust" if vote(record.adv_votes) == label else "fooled"

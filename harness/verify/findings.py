@@ -1,27 +1,28 @@
-"""What verification found in one cell."""
+"""What verification found in one pairing, or in the manifest itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-Outcome = Literal["holds", "fails", "not checked", "not replayed", "nothing there"]
+Outcome = Literal["holds", "fails", "in part", "not checked", "not replayed", "nothing there"]
 
 
 @dataclass
 class Report:
-    """One pairing, as far as it was examined.
+    """One pairing, as far as it was examined; or the manifest, which has no images.
 
     Attributes:
-        name: `DEFENSE/ATTACK`.
+        name: `DEFENSE/ATTACK`, or `run.json`.
         threat: its budget, as the manifest writes it.
-        total: images that the cell has, or that were asked for.
+        total: images that the pairing has, or that were asked for.
         images: those examined so far; within: of these, the ones within budget and honestly measured.
         equal, borderline, contradictions: images replayed, by how their votes compare with the recorded ones.
-        errors: images that ended in an error, which have no vote to replay.
+        errors: images that ended in an error, which prove nothing.
         recorded: images robust by their records; replayed: those robust in the replay.
         moved: largest difference between a recorded and a replayed margin, as a share of the logits' size.
         problems: what is wrong, one line each; none where all holds.
+        gaps: what could not be verified, likewise.
         unchecked, unreplayed: why nothing was examined, or why nothing was replayed.
         environment: versions and hardware that were others when the results were made.
     """
@@ -39,6 +40,7 @@ class Report:
     replayed: int = 0
     moved: float = 0.0
     problems: list[str] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
     unchecked: str | None = None
     unreplayed: str | None = None
     environment: tuple[str, ...] = ()
@@ -54,6 +56,8 @@ class Report:
             return "fails"
         if self.unchecked:
             return "not checked"
-        if not self.images:
+        if self.total and not self.images:
             return "nothing there"
-        return "not replayed" if self.unreplayed else "holds"
+        if self.unreplayed:
+            return "not replayed"
+        return "in part" if self.gaps or self.errors or self.images < self.total else "holds"

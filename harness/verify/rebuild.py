@@ -15,10 +15,10 @@ from harness.culprits import culprits
 from harness.differences import differences
 from harness.errors import Place, UserError
 from harness.identity import Identities, Identity, Setting
-from harness.report.facts import CellFacts
+from harness.manifest_model import CellFacts, Manifest, Part
 from harness.shard import Seeds
 from harness.store import MANIFEST
-from harness.verify.claims import Claims, Mismatch, Part
+from harness.verify.claims import Mismatch
 from harness.yaml_source import Node
 
 
@@ -31,7 +31,7 @@ class Rebuilt:
     seeds: Seeds
 
 
-def rebuild(claims: Claims, facts: CellFacts, folder: Path, known: Identities) -> Rebuilt:
+def rebuild(claims: Manifest, facts: CellFacts, folder: Path, known: Identities) -> Rebuilt:
     """The defense, not yet built, the attack, and the seeds of a cell.
 
     Args:
@@ -113,6 +113,8 @@ def _kind(written: str, folder: Path) -> str:
     """Of a part inside another, which the manifest does not name."""
     try:
         registry.find("defenses", written, folder)
+    except registry.Foreign:
+        raise
     except UserError:
         return "attacks"
     return "defenses"
@@ -126,16 +128,15 @@ def _node(value: Any, place: Place) -> Node:
     return Node(value, place, place)
 
 
-def _changed(claims: Claims, facts: CellFacts, here: list[Identity]) -> list[str]:
+def _changed(claims: Manifest, facts: CellFacts, here: list[Identity]) -> list[str]:
     """What the manifest records beside arguments of the defense and the attack, and is another here."""
-    names = {"defenses": facts.defense, "cells": f"{facts.defense}/{facts.attack}"}
     titles = f"defense '{facts.defense}'", f"attack '{facts.attack}'"
-    recorded = [claims.contents.get(kind, {}).get(name) for kind, name in names.items()]
+    recorded = claims.contents.defenses.get(facts.defense), claims.contents.cells.get(facts.name)
     pairs = zip(titles, recorded, here, strict=True)
     return [told for title, then, now in pairs if then is not None for told in culprits(title, then, now.contents)]
 
 
-def _difference(claims: Claims, here: list[Component], recorded: list[Part], told: list[str]) -> str:
+def _difference(claims: Manifest, here: list[Component], recorded: list[Part], told: list[str]) -> str:
     """Why the key is another: arguments and checkpoints that differ, or what the manifest does not write as such."""
     changed = [
         f"{component.title}: {path} was {then}, is {now}"

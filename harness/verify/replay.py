@@ -12,6 +12,7 @@ within 10 of each other. The first condition rests on nothing recorded, so no ed
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,10 @@ from harness.shard import Images
 
 ROUNDING = 1e-4
 """Share of the logits' size that float32 explains. Other batch sizes on one CPU were seen to move a margin by 7e-7."""
+
+MISSTATED = 1e-2
+"""Share of the logits' size that no defense was seen to move a margin by on the machine that made the results. In
+between lies what a defense makes of rounding that takes many steps, or the sign of a number."""
 
 Sameness = Literal["equal", "borderline", "contradiction"]
 
@@ -40,7 +45,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the draws of one image compare. moved: see `Report`. told: what differs, empty where nothing does."""
+    """How the draws of one image compare. moved: see `Report`. told: what differs most."""
 
     sameness: Sameness
     moved: float
@@ -72,17 +77,30 @@ def compared(record: Record, answers: Answers, row: int, *, clean: bool = False)
         told = f"{what}: {len(votes)} votes and {len(margins)} margins are recorded, {len(again)} were replayed"
         return Comparison("contradiction", 0.0, told)
     sizes = answers.logits[:, row].abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny).tolist()
-    moved = [abs(m - n) / s for m, n, s in zip(margins, margins_again, sizes, strict=True)]
+    moved = [_moved(m, n) / s for m, n, s in zip(margins, margins_again, sizes, strict=True)]
     flips = [draw for draw, vote in enumerate(votes) if vote != again[draw]]
-    largest = max((m for m in moved if m == m), default=0.0)
+    largest = max(moved, default=0.0)
     if not flips:
-        return Comparison("equal", largest)
+        return Comparison("equal", largest, _told(what, margins, margins_again, moved))
     excused = all(moved[d] <= ROUNDING and _gap(answers.logits[d, row], votes[d]) <= ROUNDING * sizes[d] for d in flips)
     draw = flips[0]
     told = (
         f"{what}: voted {votes} with margin {margins[draw]:.4g}, replayed {again} with margin {margins_again[draw]:.4g}"
     )
     return Comparison("borderline" if excused else "contradiction", largest, told)
+
+
+def _moved(margin: float, again: float) -> float:
+    """How far apart two margins are; the one without a number is infinitely far from any other."""
+    if math.isnan(margin) or math.isnan(again):
+        return 0.0 if math.isnan(margin) and math.isnan(again) else math.inf
+    return 0.0 if margin == again else abs(margin - again)
+
+
+def _told(what: str, margins: list[float], again: list[float], moved: list[float]) -> str:
+    """The margin that moved most."""
+    draw = moved.index(max(moved)) if moved else None
+    return "" if draw is None else f"{what}: margin {margins[draw]:.4g}, replayed {again[draw]:.4g}"
 
 
 def _gap(logits: Tensor, vote: int) -> float:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import Tensor
 
+from harness import manifest_model, registry
 from harness.defense import Defense
 from harness.errors import UserError, blame
 from harness.identity import Identities
+from harness.manifest_model import CellFacts, Manifest
 from harness.records import Record, vote
-from harness.report.facts import CellFacts
 from harness.shard import Images
-from harness.store import Cell, Damaged, Store
+from harness.store import MANIFEST, Cell, Damaged, Store
 from harness.survey import Bounds
-from harness.threat import ThreatModel
 from harness.verify.budget import faults, malformed, threat_of
-from harness.verify.claims import Claims, Mismatch, changed_environment, chosen_cells, images_of, read_claims
+from harness.verify.claims import Attacked, Mismatch, absent_pairings, attacked, changed_environment, chosen_cells
 from harness.verify.findings import Report
 from harness.verify.rebuild import Rebuilt, rebuild
-from harness.verify.replay import Answers, ask_again, compared
+from harness.verify.recorded import draws, misdescribed, misstated, overspent
+from harness.verify.replay import MISSTATED, ROUNDING, Answers, ask_again, compared
 
 
 def verify(
@@ -36,93 +36,114 @@ def verify(
     limit: int | None = None,
     batch_size: int | None = None,
     replay: bool = True,
+    trust: bool = False,
 ) -> Iterator[Report]:
-    """Examines a run, and gives the report of the cell at work after each of its shards, and at least once.
+    """Examines a run: its manifest, then pairing by pairing. Gives the report of what is at work after each shard.
 
     Args:
         root: the results directory.
         device: where defenses are asked.
         suite: the suite's file, whose folder relative paths start from; left out, they start here.
         only: "DEFENSE" or "DEFENSE/ATTACK".
-        limit: so many images of each cell, rounded up to whole shards, whose images were asked together.
+        limit: so many images of each pairing, rounded up to whole shards, whose images were asked together.
         batch_size: images asked at once; left out, as many as the run asked.
         replay: ask the defenses too. Without, nothing but the dataset is needed.
+        trust: import the code that the manifest names. Without, only what comes with this package is replayed.
 
     Raises:
         UserError: there is no run, its manifest lacks something, or nothing is chosen.
     """
     store = Store(root)
-    claims = read_claims(store)
+    manifest = manifest_model.read(store)
     if suite is not None and not suite.is_file():
         raise UserError(f"there is no suite {suite}", remedy="Give the file that the results were made with")
-    cells = chosen_cells(claims, only)
-    images, refusal, forged = None, "", False
+    cells = chosen_cells(manifest, only)
+    whole = Report(MANIFEST, "", 0)
+    found: Attacked | None = None
     try:
-        images = images_of(claims, _folder(suite))
+        found = attacked(manifest, _folder(suite))
     except UserError as error:
-        refusal = _told(error, suite)
+        whole.unchecked = _told(error, suite)
     except Mismatch as error:
-        refusal, forged = str(error), True
-    session = _Session(claims, suite, device, batch_size or claims.protocol.batch_size)
-    environment = changed_environment(claims, device) if replay else ()
+        whole.unchecked, whole.problems = str(error), [str(error)]
+    _sealed(whole, manifest)
+    yield whole
+    session = _Session(manifest, suite, device, batch_size or manifest.protocol.batch_size, trust)
+    environment = changed_environment(manifest, device) if replay else ()
     for facts in cells:
         bounds = _shards(facts, limit)
-        report = Report(f"{facts.defense}/{facts.attack}", facts.threat, bounds[-1][1])
-        report.environment = environment
-        if images is None:
-            report.unchecked = refusal
-            report.problems += [refusal] if forged else []
-        elif facts.count > len(images):
-            report.problems.append(f"the cell has {facts.count} images, the manifest lists {len(images)}")
+        report = Report(facts.name, facts.threat, bounds[-1][1], environment=environment)
+        if found is None:
+            report.unchecked = whole.unchecked
         else:
             stored = store.cell(facts.defense, facts.attack, facts.key)
-            yield from session.examine(report, facts, stored, images, bounds, replay)
+            yield from session.examine(report, facts, stored, found, bounds, replay)
         yield report
+    for name in absent_pairings(manifest) if only is None else ():
+        yield Report(name, "", manifest.dataset.count)
+
+
+def _sealed(report: Report, manifest: Manifest) -> None:
+    if manifest.edited:
+        report.problems.append("it was edited after it was written: its hash does not hold")
+    if manifest.seal is None or any(cell.records is None for cell in manifest.cells):
+        report.gaps.append("it has no hashes: an earlier version of the harness wrote it")
 
 
 @dataclass
 class _Session:
-    """One defense at a time is kept, with its answers on clean images: cells come defense by defense."""
+    """One defense at a time is kept, with its answers on clean images: pairings come defense by defense."""
 
-    claims: Claims
+    manifest: Manifest
     suite: Path | None
     device: torch.device
     batch_size: int
+    trust: bool
     defenses: dict[str, Defense] = field(default_factory=dict)
     clean: dict[Bounds, Answers] = field(default_factory=dict)
     known: Identities = field(default_factory=Identities)
 
     def examine(
-        self, report: Report, facts: CellFacts, stored: Cell, images: Images, shards: list[Bounds], replay: bool
+        self, report: Report, facts: CellFacts, stored: Cell, found: Attacked, shards: list[Bounds], replay: bool
     ) -> Iterator[Report]:
-        """The checks of one cell, shard by shard."""
+        """The checks of one pairing, shard by shard."""
         rebuilt = self._rebuilt(report, facts) if replay else None
         threat = rebuilt.attack.threat if rebuilt else threat_of(facts)
-        if rebuilt and str(threat) != facts.threat:
-            report.problems.append(f"the attack's budget is {threat}, the manifest says {facts.threat}")
+        if rebuilt:
+            report.problems += misdescribed(facts, rebuilt.attack)
+            report.problems += misstated(self.manifest.defenses[facts.defense], self.defenses[facts.defense])
         if threat is None:
             report.unchecked = f"the threat model '{facts.threat}' is known only to its attack"
             return
         for bounds in shards:
-            found = _read(report, stored, bounds, images)
-            if found is None:
+            clean = found.images.take(slice(*bounds))
+            shard = _read(report, facts, stored, bounds, clean, self.manifest.protocol.votes)
+            if shard is None:
                 continue
-            records, tensors = found
-            clean = images.take(slice(*bounds))
-            self._budgets(report, records, tensors, clean, threat)
+            records, tensors = shard
+            self._look(report, facts, records, faults(records, tensors, clean, threat))
             if rebuilt and not report.unreplayed:
+                report.problems += [
+                    f"image {record.index}: {fault}"
+                    for record in records
+                    if (fault := overspent(record, rebuilt.attack, found.num_classes))
+                ]
                 self._replay(report, records, tensors["images"], clean, rebuilt, bounds)
-            yield dataclasses.replace(report, problems=[*report.problems])  # a whole shard's, should it be stopped
+            yield replace(report, problems=[*report.problems])  # a whole shard's, should it be stopped
 
     def _rebuilt(self, report: Report, facts: CellFacts) -> Rebuilt | None:
-        """What the cell was made with, and its defense ready to be asked; or the reason in the report."""
+        """What the pairing was made with, and its defense ready to be asked; or the reason in the report."""
         try:
-            rebuilt = rebuild(self.claims, facts, _folder(self.suite), self.known)
-            if facts.defense not in self.defenses:
-                self.defenses.clear()  # before the next is built: one of them may fill the memory
-                self.clean.clear()
-                defense = rebuilt.defense.build().eval().requires_grad_(False).to(self.device)
-                self.defenses[facts.defense] = defense
+            with nullcontext() if self.trust else registry.built_in_only():
+                rebuilt = rebuild(self.manifest, facts, _folder(self.suite), self.known)
+                if facts.defense not in self.defenses:
+                    self.defenses.clear()  # before the next is built: one of them may fill the memory
+                    self.clean.clear()
+                    defense = rebuilt.defense.build().eval().requires_grad_(False).to(self.device)
+                    self.defenses[facts.defense] = defense
+        except registry.Foreign as error:
+            report.unreplayed = f"{error.message}; add --trust to run it"
+            return None
         except UserError as error:
             report.unreplayed = _told(error, self.suite)
             return None
@@ -131,18 +152,15 @@ class _Session:
             return None
         return rebuilt
 
-    def _budgets(
-        self,
-        report: Report,
-        records: list[Record],
-        tensors: dict[str, Tensor],
-        clean: Images,
-        threat: ThreatModel,
-    ) -> None:
-        for record, fault in zip(records, faults(records, tensors, clean, threat), strict=True):
+    def _look(self, report: Report, facts: CellFacts, records: list[Record], wrong: Iterable[str | None]) -> None:
+        """Counts the images of a shard, each with the first thing that is wrong with it."""
+        defense, votes = self.manifest.defenses[facts.defense], self.manifest.protocol.votes
+        for record, fault in zip(records, wrong, strict=True):
+            fault = fault or draws(record, defense, votes)
             report.images += 1
             report.within += fault is None
             report.recorded += record.verdict == "robust"
+            report.errors += record.verdict == "error"
             if fault:
                 report.problems.append(f"image {record.index}: {fault}")
 
@@ -165,47 +183,62 @@ class _Session:
             report.unreplayed = f"the defense fails: {blame(error)}"
             return
         searched = rebuilt.seeds.search(clean.index).tolist()
+        same = not report.environment and self.batch_size == self.manifest.protocol.batch_size
         for row, record in enumerate(records):
             if record.seed != searched[row]:
                 report.problems.append(f"image {record.index}: the record's seed is not the one that its attack had")
-            _compare(report, record, self.clean[bounds], answers, row)
+            if record.verdict != "error":
+                _compare(report, record, self.clean[bounds], answers, row, same)
 
     def _ask(self, defense: Defense, images: Images, seeds: Tensor) -> Answers:
-        votes = self.claims.protocol.votes
+        votes = self.manifest.protocol.votes
         there = images.to(self.device)
         return ask_again(defense, there, seeds.to(self.device), votes=votes, batch_size=self.batch_size)
 
 
-def _compare(report: Report, record: Record, clean: Answers, answers: Answers, row: int) -> None:
-    """Counts one image of a replay."""
-    if not record.adv_votes:
-        report.errors += 1
-        return
+def _compare(report: Report, record: Record, clean: Answers, answers: Answers, row: int, same: bool) -> None:
+    """Counts one image of a replay. same: it is asked as the run asked it, on the same machine."""
     found = [compared(record, clean, row, clean=True), compared(record, answers, row)]
     kinds = [comparison.sameness for comparison in found]
     report.contradictions += "contradiction" in kinds
     report.borderline += "contradiction" not in kinds and "borderline" in kinds
     report.equal += kinds == ["equal", "equal"]
     report.moved = max(report.moved, *(comparison.moved for comparison in found))
-    right = vote(answers.votes[:, row].tolist()) == record.label
-    report.replayed += right and record.verdict != "error"
-    report.problems += [f"image {record.index}, {c.told}" for c in found if c.sameness == "contradiction"]
+    report.replayed += vote(answers.votes[:, row].tolist()) == record.label
+    for comparison in found:
+        told = f"image {record.index}, {comparison.told}"
+        if comparison.sameness == "contradiction" or (comparison.moved > MISSTATED and same):
+            report.problems.append(told)
+        elif comparison.sameness == "equal" and comparison.moved > ROUNDING:
+            report.gaps.append(told)
 
 
 def _read(
-    report: Report, stored: Cell, bounds: Bounds, images: Images
+    report: Report, facts: CellFacts, stored: Cell, bounds: Bounds, clean: Images, votes: int
 ) -> tuple[list[Record], dict[str, Tensor]] | None:
     """A finished shard; None where there is none, or where it is no shard of these images."""
     where = f"images {bounds[0]} to {bounds[1] - 1} of the run"
+    listed, found = facts.recorded(*bounds), stored.digest(*bounds)
+    if found is None:
+        report.gaps.append(
+            f"{where} are not there, though {MANIFEST} lists them" if listed else f"{where} are not done"
+        )
+        return None
+    if facts.records is not None and listed != found:
+        if listed:
+            report.problems.append(f"{where}: these are not the records that {MANIFEST} lists")
+        else:
+            report.gaps.append(f"{where} are not in {MANIFEST}, as after a run that was killed; run it again")
     try:
-        records = stored.read(*bounds)
+        records = stored.read(*bounds, votes)
         if records is None:
             return None
-        tensors = stored.images(*bounds)
-    except (Damaged, OSError, safetensors.SafetensorError) as error:
-        report.problems.append(f"{where}: {error}")
+        fault = malformed(records, stored.shapes(*bounds), clean)
+        tensors = {} if fault else stored.images(*bounds)
+    except Damaged as damage:
+        report.problems.append(f"{where}: {damage}")
         return None
-    if fault := malformed(records, tensors, images.take(slice(*bounds))):
+    if fault:
         report.problems.append(f"{where}: {fault}")
         return None
     return records, tensors

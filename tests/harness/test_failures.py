@@ -246,9 +246,9 @@ def test_a_defense_that_ends_the_program_leaves_its_results_unverified(
     text = MINE.replace('raise RuntimeError("not today")', "sys.exit(0)")
     (folder / "mine.py").write_text(text)
     path = suite("Perhaps")
-    assert call("run", path) == 0 and call("verify", "results/tries", "--suite", path) == 0
+    assert call("run", path) == 0 and call("verify", "results/tries", "--suite", path, "--trust") == 0
     monkeypatch.setenv("FAIL", "yes")
-    assert call("verify", "results/tries", "--suite", path) == 3
+    assert call("verify", "results/tries", "--suite", path, "--trust") == 3
     assert "SystemExit: 0" in capsys.readouterr().out
 
 

@@ -139,7 +139,7 @@ def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
 
 def last(out: Path, suite: Path) -> Report:
     """The report of the only cell, when all of it was looked at."""
-    return list(verify(out, CPU, suite=suite))[-1]
+    return list(verify(out, CPU, suite=suite, trust=True))[-1]
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -420,7 +420,7 @@ def test_results_of_a_harness_that_recorded_no_contents(tmp_path: Path) -> None:
 
 def forget(out: Path, key: str | None = None) -> None:
     content = json.loads((out / "run.json").read_text())
-    del content["contents"]
+    del content["contents"], content["seal"]
     for cell in content["cells"]:
         cell["key"] = key or cell["key"]
     (out / "run.json").write_text(json.dumps(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -19,10 +20,13 @@ from torch import Tensor
 
 from harness import cli, datasets
 from harness.defense import Defense
+from harness.errors import UserError
 from harness.identity import cell_key, component_hash
 from harness.judge import ask
+from harness.manifest_model import Manifest
 from harness.progress import Display
 from harness.records import Record
+from harness.report import load as load_results
 from harness.run import run
 from harness.shard import Images
 from harness.signals import Stopped
@@ -90,7 +94,14 @@ def finish(suite: Path, text: str | None = None) -> Path:
 
 
 def reports(out: Path, **options: Any) -> dict[str, Report]:
-    return {r.name: r for r in verify(out, CPU, **{"suite": out.parent / "small.yaml", **options})}
+    """Of the pairings."""
+    found = examined(out, **options)
+    del found["run.json"]
+    return found
+
+
+def examined(out: Path, **options: Any) -> dict[str, Report]:
+    return {r.name: r for r in verify(out, CPU, **{"suite": out.parent / "small.yaml", "trust": True, **options})}
 
 
 def forge(out: Path, change: Forge, cell: str = "plain/weak", bounds: tuple[int, int] = (0, 4)) -> None:
@@ -100,6 +111,14 @@ def forge(out: Path, change: Forge, cell: str = "plain/weak", bounds: tuple[int,
     tensors = stored.images(*bounds)
     records = change(stored.read(*bounds) or [], tensors)
     stored.write(*bounds, records, tensors)
+    edit_manifest(out, lambda m: relist(out, m), sealed=True)
+
+
+def relist(out: Path, content: dict[str, Any]) -> None:
+    for cell in content["cells"]:
+        stored = Store(out).cell(cell["defense"], cell["attack"], cell["key"])
+        starts = range(0, cell["count"], cell["shard"])
+        cell["records"] = [stored.digest(at, min(at + cell["shard"], cell["count"])) for at in starts]
 
 
 def manifest(out: Path) -> dict[str, Any]:
@@ -107,9 +126,12 @@ def manifest(out: Path) -> dict[str, Any]:
     return found
 
 
-def edit_manifest(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def edit_manifest(out: Path, change: Callable[[dict[str, Any]], object], sealed: bool = False) -> None:
+    """sealed: as whoever can compute hashes would."""
     content = manifest(out)
     change(content)
+    if sealed:
+        content["seal"] = Manifest.model_validate(content).hash()
     (out / "run.json").write_text(json.dumps(content))
 
 
@@ -161,20 +183,44 @@ def test_only_limit_and_no_replay_choose_what_is_examined(small_suite: Path) -> 
     assert all(r.outcome == "holds" and r.asked == 0 and r.within == 10 for r in reports(out, replay=False).values())
 
 
-def test_an_unfinished_run_holds_as_far_as_it_goes(small_suite: Path) -> None:
+def test_what_was_deleted_could_not_be_verified(small_suite: Path) -> None:
     out = finish(small_suite)
     (out / "cells/plain/weak/00004-00008.parquet").unlink()
     shutil.rmtree(out / "cells/plain/strong")
     found = reports(out)
-    assert (found["plain/weak"].images, found["plain/weak"].outcome) == (6, "holds")
+    assert (found["plain/weak"].images, found["plain/weak"].outcome) == (6, "in part")
+    assert found["plain/weak"].gaps == ["images 4 to 7 of the run are not there, though run.json lists them"]
     assert found["plain/strong"].outcome == "nothing there"
 
 
-def test_images_that_ended_in_errors_are_not_robust(small_suite: Path) -> None:
+def test_a_pairing_that_was_never_run_could_not_be_verified(small_suite: Path) -> None:
+    run(load(small_suite, only="plain/weak"), small_suite.parent / "out", CPU, Display(Console(quiet=True)))
+    found = reports(small_suite.parent / "out")
+    assert {name: report.outcome for name, report in found.items()} == {
+        "plain/weak": "holds",
+        **dict.fromkeys(["plain/strong", "noisy/weak", "noisy/strong"], "nothing there"),
+    }
+
+
+def test_shards_that_a_killed_run_left_are_no_contradiction(small_suite: Path) -> None:
+    """The manifest was written before them: what it does not list could not be verified until the run is finished."""
+    out = finish(small_suite)
+    edit_manifest(out, lambda m: m["cells"][0].update(records=[None] * 3), sealed=True)
+    report = reports(out)["plain/weak"]
+    assert report.outcome == "in part" and report.images == report.equal == 10
+    assert (
+        report.gaps[0] == "images 0 to 3 of the run are not in run.json, as after a run that was killed; run it again"
+    )
+    finish(small_suite)
+    assert reports(out)["plain/weak"].outcome == "holds"
+
+
+def test_images_that_ended_in_errors_prove_nothing(small_suite: Path) -> None:
     weak = 'weak: {type: "./fakes.py:Noise", eps: 1/16}'
     out = finish(small_suite, small_suite.read_text().replace(weak, 'weak: {type: "./fakes.py:Crash"}'))
     report = reports(out, only="plain/weak")["plain/weak"]
-    assert report.outcome == "holds" and report.recorded == report.replayed == 0
+    assert report.outcome == "in part" and report.errors == 10 and report.asked == report.recorded == 0
+    assert reports(out, only="plain/weak", replay=False)["plain/weak"].outcome == "in part"
 
 
 # Forgeries, each with its hashes recomputed
@@ -213,6 +259,7 @@ def one(**changes: Any) -> Forge:
     return change
 
 
+SHARD = "images 0 to 3 of the run: "
 FORGERIES: dict[str, tuple[Forge, str]] = {
     "image pushed": (pushed, "image 1: out of budget: Linf 0."),
     "image replaced": (pushed_and_measured, "image 1: out of budget: Linf 1, where 1/16 is allowed"),
@@ -224,17 +271,27 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "violation edited": (one(violation=0.5), "image 1: the record says that the attack's image was discarded"),
     "label edited": (one(label=3), "image 1: the record speaks of image 1 of class 3; it is image 1 of class "),
     "verdict edited": (one(verdict="fooled"), "image 1: the record says fooled, its votes ["),
-    "votes dropped": (one(adv_votes=[]), "image 1: the record says robust, without a vote"),
+    "votes dropped": (one(adv_votes=[], adv_margins=[]), "image 1: the record says robust, without a vote"),
+    "votes without margins": (one(adv_votes=[]), f"{SHARD}00000-00004.parquet: a record has 0 votes and 1 margins"),
+    "votes added": (one(adv_votes=[3] * 2, adv_margins=[1.0] * 2), "image 1: the record has a vote for class 3 with"),
+    "margin turned": (one(adv_margins=[-1.0]), "image 1: the record has a vote for class "),
+    "margin raised": (one(adv_margins=[50.0]), "image 1, adversarial image: margin 50, replayed "),
+    "clean margin raised": (one(clean_margins=[50.0]), "image 1, clean image: margin 50, replayed "),
+    "passes invented": (one(forwards=-1), f"{SHARD}00000-00004.parquet: a record has the forwards -1"),
+    "flagged": (one(flags=["violation"]), "image 1: the record says violation 0 and has the flags ['violation']"),
     "seed edited": (one(seed=1), "image 1: the record's seed is not the one"),
-    "row dropped": (lambda records, tensors: records[1:], "images 0 to 3 of the run: 3 records for 4 images"),
-    "nothing in a field": (one(linf=None), "images 0 to 3 of the run: a record has no 'linf'"),
+    "row dropped": (
+        lambda records, tensors: records[1:],
+        f"{SHARD}00000-00004.parquet cannot be read (3 records for 4 images)",
+    ),
+    "nothing in a field": (one(linf=None), f"{SHARD}00000-00004.parquet: a record has no 'linf'"),
     "image renamed": (
         lambda records, tensors: tensors.update(pictures=tensors.pop("images")) or records,
-        "images 0 to 3 of the run: there are no adversarial images",
+        f"{SHARD}the images beside 00000-00004.parquet are none of this shard: ",
     ),
     "image of another shape": (
         lambda records, tensors: tensors.update(images=tensors["images"][..., :4]) or records,
-        "images 0 to 3 of the run: 'images' is torch.float32 (4, 1, 8, 4)",
+        f"{SHARD}'images' has the shape (4, 1, 8, 4)",
     ),
 }
 
@@ -267,7 +324,8 @@ def test_edited_votes_are_contradicted_by_the_replay(small_suite: Path) -> None:
 
 def test_edited_votes_on_clean_images_are_contradicted(small_suite: Path) -> None:
     out = finish(small_suite)
-    forge(out, lambda records, _: [dataclasses.replace(r, clean_votes=[(r.label + 1) % 10]) for r in records])
+    wrong = {"clean_margins": [-0.1]}
+    forge(out, lambda records, _: [dataclasses.replace(r, clean_votes=[(r.label + 1) % 10], **wrong) for r in records])
     report = reports(out, only="plain/weak")["plain/weak"]
     assert report.contradictions == 4 and "clean image: voted" in report.problems[0]
 
@@ -360,11 +418,180 @@ def test_another_dataset_is_found_and_an_absent_one_is_told(small_suite: Path) -
     arrays = dict(np.load(path))
     arrays["images"][2, 0, 4, 4] = 1 - arrays["images"][2, 0, 4, 4]
     np.savez(path, **arrays)
-    report = reports(out)["plain/weak"]
-    assert report.outcome == "fails" and "the images of 'npz' are not those of the results" in report.problems[0]
+    found = examined(out)
+    assert found["run.json"].outcome == "fails" and found["plain/weak"].outcome == "not checked"
+    assert "the images of 'npz' are not those of the results" in found["run.json"].problems[0]
     path.unlink()
     report = reports(out)["plain/weak"]
     assert report.outcome == "not checked" and "own.npz" in (report.unchecked or "")
+
+
+# Forged manifests, each sealed anew
+
+
+def in_cell(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["cells"][0].update(changes)
+
+
+def fewer_images(content: dict[str, Any]) -> None:
+    """The worst images vanish from every part of the manifest but what the suite asked for."""
+    content["dataset"] = {**content["dataset"], "count": 8, "indices": list(range(8))}
+    digits = datasets.load("digits").select(range(8))
+    content["dataset"]["fingerprint"] = datasets.fingerprint(digits.images, digits.labels)
+    for cell in content["cells"]:
+        cell.update(count=8, records=cell["records"][:2])
+
+
+MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str, str, str]] = {
+    "method": (
+        in_cell(method="autoattack, standard"),
+        *("plain/weak", "fails", "the attack is 'noise', the manifest says 'autoattack, standard'"),
+    ),
+    "budget": (
+        in_cell(threat="Linf 1/2"),
+        *("plain/weak", "fails", "the attack's budget is Linf 1/16, the manifest says Linf 1/2"),
+    ),
+    "randomness": (
+        lambda m: m["defenses"]["plain"].update(stochastic=True),
+        *("plain/weak", "fails", "the defense is deterministic, the manifest says stochastic"),
+    ),
+    "determinism": (
+        lambda m: m["defenses"]["noisy"].update(stochastic=False),
+        *("noisy/weak", "fails", "image 0: the record has 3 votes on the clean image, where the manifest says 1"),
+    ),
+    "card": (
+        lambda m: m["defenses"]["plain"].update(expected_accuracy=0.5),
+        *("plain/weak", "fails", "the card's expected accuracy is None, the manifest says 0.5"),
+    ),
+    "fewer images": (
+        fewer_images,
+        "run.json",
+        "fails",
+        "the 8 images are not those that the suite chose from 'digits'",
+    ),
+    "a shard left out": (
+        in_cell(records=[None, None, None]),
+        *("plain/weak", "in part", "images 0 to 3 of the run are not in run.json"),
+    ),
+    "another shard's hash": (
+        in_cell(records=["0" * 64] * 3),
+        *("plain/weak", "fails", "images 0 to 3 of the run: these are not the records that run.json lists"),
+    ),
+    "a pairing left out": (lambda m: m["cells"].pop(0), "plain/weak", "nothing there", ""),
+}
+
+
+@pytest.mark.parametrize("forgery", MANIFESTS)
+def test_each_forged_manifest_is_seen_through(small_suite: Path, forgery: str) -> None:
+    change, name, outcome, told = MANIFESTS[forgery]
+    out = finish(small_suite)
+    edit_manifest(out, change, sealed=True)
+    found = examined(out)
+    lines = found[name].problems + found[name].gaps
+    assert found[name].outcome == outcome and (not told or any(line.startswith(told) for line in lines)), lines
+    assert name == "run.json" or found["run.json"].outcome == "holds"
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "label": lambda m: m["defenses"]["plain"].update(label="State of the art"),
+    "title": lambda m: m.update(title="Another title"),
+    "flags": in_cell(flags=["a remark"]),
+    "rule of votes": lambda m: m["report"].update(vote="single"),
+    "column left out": lambda m: m["report"].update(average=["weak"]),
+    "hardware": lambda m: m["sessions"][0].update(device="Abacus"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_by_hand_breaks_the_seal(small_suite: Path, edit: str) -> None:
+    out = finish(small_suite)
+    edit_manifest(out, EDITS[edit])
+    report = examined(out, replay=False)["run.json"]
+    assert report.outcome == "fails" and "its hash does not hold" in report.problems[0]
+    with pytest.raises(UserError, match="edited after it was written"):
+        finish(small_suite)
+    (out / "run.json").unlink()
+    finish(small_suite)
+    assert all(report.outcome == "holds" for report in examined(out).values())
+
+
+def disagree(content: dict[str, Any]) -> None:
+    for cell in content["cells"]:
+        cell.update(count=8, records=cell["records"][:2])
+
+
+def test_a_manifest_that_contradicts_itself_is_contradicted(small_suite: Path, capsys: Any) -> None:
+    """Two images were left out of the pairings, and not of the dataset."""
+    out = finish(small_suite)
+    edit_manifest(out, disagree, sealed=False)
+    assert call(str(out), "--no-replay") == 1
+    assert "the pairing plain/weak has 8 images, the dataset 10" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_manifest_of_an_earlier_version_could_not_be_verified_and_is_reported(small_suite: Path) -> None:
+    out = finish(small_suite)
+
+    def earlier(content: dict[str, Any]) -> None:
+        del content["seal"]
+        for cell in content["cells"]:
+            del cell["records"]
+
+    edit_manifest(out, earlier)
+    found = examined(out)
+    assert found.pop("run.json").outcome == "in part" and all(r.outcome == "holds" for r in found.values())
+    assert load_results(out).pairings["plain", "weak"].finished
+
+
+# Code of others
+
+
+PLANTED = """
+import pathlib
+pathlib.Path({mark!r}).write_text("it ran")
+"""
+
+
+def test_nothing_of_others_runs_without_trust(small_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, mark = finish(small_suite), small_suite.parent / "mark"
+    fakes = small_suite.parent / "fakes.py"
+    fakes.write_text(fakes.read_text() + PLANTED.format(mark=str(mark)))
+    for report in reports(out, trust=False).values():
+        assert report.outcome == "not replayed" and report.within == 10
+        assert report.unreplayed in [
+            f"it names code (./fakes.py:{cls}); add --trust to run it" for cls in ("NearestMean", "Noisy")
+        ]
+    assert call(str(out), "--suite", str(small_suite)) == 3
+    assert "add --trust" in " ".join(capsys.readouterr().out.split())
+    for command in (["report", str(out)], ["report", str(out), "--format", "html"], ["compare", str(out)]):
+        with contextlib.suppress(SystemExit):
+            cli.main(command)
+    assert not mark.exists()
+    reports(out)
+    assert mark.exists()
+
+
+INNER = """
+suite: inner
+dataset: {name: digits, first: 2}
+protocol: {shard: 2}
+defenses:
+  front: {type: diffpure, weights: digits-ncsnpp, classifier: {type: "./fakes.py:NearestMean"}, t_star: 0.02, dt: 0.01}
+  own: {type: undefended, weights: own.safetensors}
+attacks:
+  weak: {type: noise, norm: Linf, eps: 0.1}
+"""
+
+
+def test_code_inside_an_argument_or_a_card_is_code_of_others(small_suite: Path) -> None:
+    own_files(small_suite.parent)
+    (small_suite.parent / "net.py").write_text("from defenses.networks.cnn import CNN\n\nclass Net(CNN):\n    pass\n")
+    card = small_suite.parent / "own.yaml"
+    card.write_text(card.read_text().replace("type: cnn", 'type: "./net.py:Net"'))
+    out = finish(small_suite, INNER)
+    assert all(report.outcome == "holds" for report in reports(out).values())
+    found = reports(out, trust=False)
+    assert "it names code (./fakes.py:NearestMean)" in (found["front/weak"].unreplayed or "")
+    assert "it names code (./net.py:Net)" in (found["own/weak"].unreplayed or "")
 
 
 def test_a_cell_s_key_is_made_as_the_run_makes_it(small_suite: Path) -> None:
@@ -430,11 +657,11 @@ def call(*arguments: str) -> int:
 
 def test_the_status_tells_what_came_of_it(small_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = finish(small_suite)
-    options = [str(out), "--suite", str(small_suite)]
+    options = [str(out), "--suite", str(small_suite), "--trust"]
     assert call(*options) == 0
     assert "plain/weak" in capsys.readouterr().out
     assert call(str(out), "--no-replay") == 0 and "budgets hold" in capsys.readouterr().out
-    assert call(str(out), "--only", "plain/weak") == 3
+    assert call(str(out), "--only", "plain/weak", "--trust") == 3
     shown = " ".join(capsys.readouterr().out.split())
     assert "not replayed: './fakes.py:NearestMean'" in shown and "--suite" in shown
     forge(out, pushed)
@@ -462,5 +689,5 @@ def test_stopping_shows_how_far_it_came(
         return ask_again(*arguments, **options)
 
     monkeypatch.setattr("harness.verify.session.ask_again", stop)
-    assert call(str(out), "--suite", str(small_suite)) == 130
+    assert call(str(out), "--suite", str(small_suite), "--trust") == 130
     assert "8/10" in capsys.readouterr().out

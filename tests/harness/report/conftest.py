@@ -65,16 +65,28 @@ class Maker:
             stored.write(start, start + len(part), part, {"images": torch.zeros(len(part), 1, 2, 2)})
 
     def finish(self, *, votes: int = 1, report: dict[str, Any] | None = None, **changes: Any) -> Path:
+        indices = list(range(100, 100 + self.count))
+        dataset = {"name": "digits", "split": "test", "count": self.count, "indices": indices, "fingerprint": "f"}
+        protocol = {"votes": votes, "seed": 7, "shard": 2, "gates": "mark"}
+        dataset |= changes.pop("dataset", {})
         manifest = {
             "suite": "tiny",
             "title": "A tiny suite",
-            "dataset": {"name": "digits", "split": "test", "count": self.count, "fingerprint": "f"},
-            "protocol": {"votes": votes, "seed": 7, "shard": 2, "gates": "mark"},
+            "dataset": dataset,
+            "protocol": protocol,
             "report": {"average": [], "worst": [], "reference": None, "vote": "mean", **(report or {})},
             "defenses": self.defenses,
             "attacks": self.attacks,
             "cells": self.cells,
             "harness": "0.1.0",
+            "resolved": {
+                "suite": "tiny",
+                "dataset": {"name": dataset["name"], "split": dataset["split"]},
+                "protocol": protocol,
+                "defenses": {},
+                "cells": {},
+                **changes.pop("resolved", {}),
+            },
         }
         Store(self.root).write_manifest({**manifest, **changes})
         return self.root

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -15,6 +16,7 @@ from harness.cli import main
 from harness.compare import Match, compare, contrast
 from harness.compare_layout import lay_out
 from harness.errors import UserError
+from harness.manifest_model import Manifest
 from harness.records import Record
 from harness.report import terminal
 from harness.report.load import Run, load
@@ -38,6 +40,11 @@ def two(maker: Any, rec: Callable[..., Record], tmp_path: Path) -> Two:
         return runs[0], runs[1]
 
     return make
+
+
+def changed(run: Run, **changes: Any) -> Run:
+    """With other words in its manifest."""
+    return dataclasses.replace(run, manifest=Manifest.model_validate({**run.manifest.document(), **changes}))
 
 
 def only(found: Any) -> Match:
@@ -83,7 +90,7 @@ def test_what_differs_is_said_where_the_keys_do(two: Two) -> None:
         }
 
     one, two_ = two("rr", "rw", key="other", resolved=resolved("8/255", "abc"))
-    one.manifest.raw["resolved"] = resolved("4/255", "def")
+    one = changed(one, resolved={**one.manifest.document()["resolved"], **resolved("4/255", "def")})
     match = only(compare(one, two_))
     assert match.same_claim is False
     assert match.differs == (
@@ -99,7 +106,7 @@ def test_keys_that_differ_for_no_visible_reason_blame_the_code(two: Two) -> None
 
 def test_versions_and_hardware_are_told_apart_from_the_claim(two: Two) -> None:
     one, other = two("rr", "rr", sessions=[{"started": "now", "packages": {"torch": "2.12"}}])
-    one.manifest.raw["sessions"] = [{"started": "then", "packages": {"torch": "2.11"}}]
+    one = changed(one, sessions=[{"started": "then", "packages": {"torch": "2.11"}}])
     found = compare(one, other)
     assert found.environment == ("packages.torch: 2.11 -> 2.12",) and only(found).same_claim
 

@@ -227,6 +227,7 @@ def test_without_the_dataset_the_adversarial_images_are_shown_and_it_is_said(run
     manifest = json.loads((run / "run.json").read_text())
     for change, words in (({"fingerprint": "other"}, "not the one"), ({"name": "npz"}, "was not on the machine")):
         changed = {**manifest, "dataset": {**manifest["dataset"], **change}}
+        changed["resolved"]["dataset"]["name"] = changed["dataset"]["name"]
         (run / "run.json").write_text(json.dumps(changed))
         found = gallery(load(run))
         assert words in found["missing"] and found["clean"] == {}
