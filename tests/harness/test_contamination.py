@@ -339,7 +339,7 @@ def test_a_defense_that_cannot_be_made_as_it_was_is_used_no_more(folder: Path, a
 
 ATTACKS = {
     "ZeroesWeights": "the attack, or the defense under it, changed the parameter net.weight of the defense",
-    "Trains": "changed the training mode of net, the training mode of norm, the training mode of the whole of the defense",
+    "Trains": "changed the training mode of net, the training mode of norm, the training mode of the whole of the",
     "Hooks": "changed the hooks of net of the defense",
     "Replaces": "changed the method purify of the defense",
     "Widens": "the attack changed its own budget from Linf 1/16 to Linf 1",
