@@ -237,3 +237,11 @@ def test_the_registry_has_no_list_of_names() -> None:
     tree = ast.parse(inspect.getsource(registry))
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert not strings & {entry.name for kind in PACKAGES for entry in entries(kind)}
+
+
+def test_what_comes_with_the_package_is_no_foreign_code_by_its_module_either() -> None:
+    with registry.built_in_only():
+        assert registry.find("defenses", "defenses.canaries.jpeg:JPEG").__name__ == "JPEG"
+        for name in ("./defenses.py:JPEG", "defenses/../mine.py:Mine", "json:JSONDecoder", "defensesx.y:Z"):
+            with pytest.raises(registry.Foreign):
+                registry.find("defenses", name)
