@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.contamination import settings_kept
 from harness.defense import Defense
 from harness.query import query
 from harness.randomness import fold
@@ -36,9 +35,6 @@ def ask(defense: Defense, x: Tensor, y: Tensor, seeds: Tensor, *, votes: int, ba
 
     Args:
         x: images, (N, C, H, W) in [0, 1]; y: labels, (N,) int64; seeds: one per image, (N,) int64.
-
-    Raises:
-        Contamination: the defense changed settings of the process, which are set back.
     """
     return read(drawn(defense, x, seeds, votes=votes, batch_size=batch_size), y)
 
@@ -46,8 +42,7 @@ def ask(defense: Defense, x: Tensor, y: Tensor, seeds: Tensor, *, votes: int, ba
 def drawn(defense: Defense, x: Tensor, seeds: Tensor, *, votes: int, batch_size: int) -> Tensor:
     """The logits behind `ask`, (votes, N, K) float32 on the CPU; one draw of a deterministic defense."""
     draws = votes if defense.stochastic else 1
-    with settings_kept("answering"):
-        return torch.stack([_logits(defense, x, fold(seeds, draw), batch_size) for draw in range(draws)])
+    return torch.stack([_logits(defense, x, fold(seeds, draw), batch_size) for draw in range(draws)])
 
 
 def read(logits: Tensor, y: Tensor) -> Answers:

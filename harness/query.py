@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from harness.contamination import settings_kept
 from harness.defense import Defense
 
 
@@ -24,10 +25,13 @@ def query(defense: Defense, x: Tensor, seeds: Tensor, part: Callable[[Tensor], T
 
     Returns:
         What the part returns, a row per image: logits (N, K), or images (N, C, H, W).
+
+    Raises:
+        Contamination: the defense changed settings of the process, which are set back.
     """
     part = part or defense
     if len(x) == 1 or not draws_globally(defense):
-        with defense.drawing(seeds) as drawn:
+        with settings_kept("answering"), defense.drawing(seeds) as drawn:
             answer = part(x.clone())  # what it writes into its input stays there
             if len(x) == 1 or not isinstance(answer, Tensor) or not drawn():
                 return answer

@@ -10,6 +10,7 @@ on.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -198,8 +199,11 @@ class _Session:
         """A defense whose answers are no logits, or of other classes, is a mistake of the suite: nothing is run."""
         component = pending.cell.defense
         defense = self.defenses[component.name].to(self.device)
-        images = self._looked_at(PAIR)
-        if unfit := misshapen(defense, images, self.dataset.disagreement):
+        images, unfit = self._looked_at(PAIR), None
+        with suppress(Contamination), self.guard.watching("answering", defense, others=True):  # its answers will tell
+            unfit = misshapen(defense, images, self.dataset.disagreement)
+        self._mend(component.title)
+        if unfit:
             what, remedy = unfit
             raise UserError(f"defense '{component.name}': {what}", remedy=remedy, where=component.place)
         defense.cpu()
