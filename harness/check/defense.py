@@ -36,6 +36,7 @@ RULES: tuple[Rule[Probe], ...] = (
     repetition.near_the_images,
     forward.images_kept,
     forward.composition,
+    gradient.while_gradients_are_taken,
     gradient.classify_gradient,
     gradient.purify_gradient,
     gradient.forward_gradient,
@@ -151,7 +152,7 @@ def _wanted(rule: Rule[Probe], use: Use) -> bool:
     """Whether a run's numbers can depend on what a rule asks."""
     if rule is forward.composition:
         return bool(use.views - {"exact"})
-    if rule is gradient.classify_gradient:
+    if rule in (gradient.classify_gradient, gradient.while_gradients_are_taken):
         return bool(use.views)
     return rule.passes is not None
 

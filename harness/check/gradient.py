@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.check.probe import Part, Probe
+from harness.check.probe import ROUNDED, Part, Probe
 from harness.check.verdict import Judgement, Status, rule
 from harness.defense import Defense
 from harness.gradients import Gradient, bpda
+from harness.judge import exactly
 from harness.query import query
 from harness.randomness import fold, normal
 
@@ -39,6 +40,25 @@ def classify_gradient(probe: Probe) -> Judgement:
     if grad is None:
         return "failed", f"the logits are detached from the images ({CAUSES})"
     return _alive(grad, len(probe.x), "failed")
+
+
+@rule("same answers while gradients are taken", passes=1.5)
+def while_gradients_are_taken(probe: Probe) -> Judgement:
+    """An attack looks at the defense with gradients on, the verdict with gradients off: it has to be one function."""
+    if not probe.explains(probe.again):
+        return "passed", "not asked: two calls under the same seeds differ"
+    views = (probe.defense, lambda x: bpda(probe.defense, x))  # the second where NumPy in purify bars the first
+    answers = (_differentiable(probe, view, probe.x.clone().requires_grad_()) for view in views)
+    logits = next((answer.detach().float() for answer in answers if answer is not None), None)
+    if logits is None:
+        return "passed", "not asked: NumPy is called on the way"
+    distance = probe.distance(probe.logits, logits)
+    if distance > ROUNDED and distance > probe.amplified:
+        return "failed", (
+            f"the logits are others while gradients are taken, by up to {distance:.1%} of their spread: attacks would "
+            f"look at another defense than the verdict"
+        )
+    return "passed", "the same logits with gradients and without"
 
 
 @rule("gradient of purify")
@@ -167,17 +187,23 @@ def _slopes(probe: Probe, part: Part, x: Tensor, grad: Tensor, step: float, numb
 def _gradient(probe: Probe, part: Part, x: Tensor) -> Tensor | None:
     """Of <w, part(x)>, image by image: (N, C, H, W), or None where nothing of the output can be differentiated."""
     x = x.detach().clone().requires_grad_()
+    output = _differentiable(probe, part, x)
+    if output is None or not output.requires_grad:
+        return None
     with torch.enable_grad():
-        try:
-            output = query(probe.defense, x, probe.seeds, part)
-        except RuntimeError as error:
-            if "numpy()" not in str(error):  # "Can't call numpy() on Tensor that requires grad"
-                raise
-            return None
-        if not output.requires_grad:
-            return None
         (grad,) = torch.autograd.grad(_project(probe, output).sum(), x, allow_unused=True)
     return grad
+
+
+def _differentiable(probe: Probe, part: Part, x: Tensor) -> Tensor | None:
+    """What a part answers while gradients are taken; None where it calls NumPy, which has none."""
+    try:
+        with torch.enable_grad(), exactly():
+            return query(probe.defense, x, probe.seeds, part)
+    except RuntimeError as error:
+        if "numpy()" not in str(error):  # "Can't call numpy() on Tensor that requires grad"
+            raise
+        return None
 
 
 def _project(probe: Probe, output: Tensor) -> Tensor:

@@ -235,6 +235,14 @@ class Detached(Good):
         return super().classify(x).detach()
 
 
+class OtherwiseWithGradients(Good):
+    """Shows attackers another function than it is judged by."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        logits = super().classify(x)
+        return logits.flip(1) if x.requires_grad else logits
+
+
 HONEST = "honest `stochastic`: stochastic = False, but two calls differ"
 BATCH = "batch independence: an image's logits change"
 
@@ -263,6 +271,7 @@ FAULTS: dict[type[Defense], str] = {
     PretendsToBeRandom: "honest `stochastic`: stochastic = True, but two draws agree exactly",
     RandomBeyondControl: "reproducible draws: the same seeds give logits that differ",
     SeldomBeyondControl: "",
+    OtherwiseWithGradients: "same answers while gradients are taken: the logits are others",
     Detached: "gradient of classify: the logits are detached",
 }
 """What a mark begins with; nothing where it depends on chance which rule sees it first."""
