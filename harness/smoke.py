@@ -33,6 +33,7 @@ from harness.defense import Defense
 from harness.errors import UserError
 from harness.progress import Display
 from harness.quantity import Quantity
+from harness.query import query
 from harness.randomness import derive, row_seeds
 from harness.report.load import find_runs
 from harness.report.load import load as load_results
@@ -202,9 +203,8 @@ def _images(plan: Plan) -> Tensor:
 
 def _logits(defense: Defense, images: Tensor) -> Tensor:
     """What the defense says, (N, K)."""
-    with torch.no_grad(), defense.drawing(row_seeds(derive("smoke"), torch.arange(len(images), device=images.device))):
-        logits: Tensor = defense(images)
-        return logits
+    with torch.no_grad():
+        return query(defense, images, row_seeds(derive("smoke"), torch.arange(len(images), device=images.device)))
 
 
 def _renamed(plan: Plan, file: Path) -> Plan:

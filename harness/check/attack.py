@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.attack import Adversarial, Attack, Target
 from harness.check.verdict import Judgement, Verdict, rule
 from harness.defense import Defense
+from harness.query import query
 from harness.randomness import derive, fenced, row_seeds
 from harness.threat import TOLERANCE
 
@@ -63,8 +64,8 @@ class Trial:
         return Adversarial.of(found), target
 
     def right(self, x: Tensor) -> int:
-        with torch.no_grad(), self.defense.drawing(self.seeds):
-            return int((self.defense(x).argmax(1) == self.y).sum())
+        with torch.no_grad():
+            return int((query(self.defense, x, self.seeds).argmax(1) == self.y).sum())
 
 
 @rule("runs")

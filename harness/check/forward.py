@@ -32,7 +32,8 @@ def device(probe: Probe) -> Judgement:
 def dtype(probe: Probe) -> Judgement:
     for name, output in (("logits", probe.answer), ("purified images", probe.purified)):
         if output.dtype != probe.x.dtype:
-            return "failed", f"{probe.x.dtype} images give {output.dtype} {name}; a constant of that type got in"
+            cause = "a cast or a constant of that type got in"
+            return "failed", f"{probe.x.dtype} images give {output.dtype} {name}: {cause}"
     return "passed", f"{probe.x.dtype} in, {probe.x.dtype} out"
 
 

@@ -372,3 +372,11 @@ def test_no_defense_of_the_package_is_marked(name: str) -> None:
     defense = build().eval().requires_grad_(False)
     length = 2e4 if defense.cost() < 100 else 1e3  # with all rules, or those that a short run asks
     assert gates(defense, load_images(PLAN)[1].x[:8], Use(length, frozenset({"exact", "bpda"}))) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ROWS)
+def test_no_defense_of_the_package_is_marked_on_a_gpu(name: str) -> None:
+    """Where kernels differ with the batch, and a convolution may add up in another order each time."""
+    defense = ROWS[name]().eval().requires_grad_(False).cuda()
+    assert gates(defense, load_images(PLAN)[1].x[:8].cuda(), Use(2e4, frozenset({"exact", "bpda"}))) == []

@@ -112,7 +112,7 @@ FAULTS = {
     InPlace: ("images left alone", "forward changes the images it is given in place, .*; work on a copy"),
     Detached: ("gradient of classify", "the logits are detached from the images"),
     WrongDevice: ("moves with .to(device)", r"`mean`, of shape \(1, 1, 1\), stays on cpu .*: use self.register_buffer"),
-    Promoted: ("dtype", "torch.float32 images give torch.float64 logits; a constant of that type got in"),
+    Promoted: ("dtype", "torch.float32 images give torch.float64 logits: a cast or a constant of that type got in"),
     NormalisedTwice: ("accuracy", r"where its card says 99\.4%: is normalisation applied twice"),
 }
 
