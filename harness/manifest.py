@@ -114,7 +114,7 @@ def _write(
         pair = _pair(work)
         earlier = cells[pair]["flags"] if pair in cells else []
         own = [remark for checkpoint in checkpoints(work.cell.defense) for remark in checkpoint.remarks]
-        flags = joined(earlier, remarks.get(pair[0], []))
+        flags = all_remarks(earlier, remarks.get(pair[0], []))
         cells[pair] = _cell(work, plan, images, list(dict.fromkeys([*flags, *own])))
     shown = plan.presentation()
     components = {cell.defense.name: cell.defense for cell in plan.all_cells}
@@ -163,7 +163,7 @@ def _moved(recorded: dict[str, Any], work: Work) -> bool:
     return any(recorded.get(kind, {}).get(name, part) != part for kind in now for name, part in now[kind].items())
 
 
-def joined(earlier: list[str], remarks: list[str]) -> list[str]:
+def all_remarks(earlier: list[str], remarks: list[str]) -> list[str]:
     """All that any session remarked, once per gate: a defense that is random by chance may pass the next time."""
     gates = {flag.partition(":")[0] for flag in earlier}
     return [*earlier, *(remark for remark in remarks if remark.partition(":")[0] not in gates)]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from harness import cli
 from harness.errors import UserError
-from harness.manifest import joined
+from harness.manifest import all_remarks
 from harness.progress import Display
 from harness.records import Record
 from harness.report import summarise
@@ -208,9 +208,9 @@ def test_hidden_randomness_stops_a_run_that_asks_for_it(small_suite: Path, tmp_p
 
 def test_what_a_session_remarked_stays_when_the_next_one_sees_less() -> None:
     first, again, other = "honest: two calls differ by 3%", "honest: two calls differ by 4%", "finite logits: NaN"
-    assert joined([], [first]) == [first]
-    assert joined([first], []) == [first]
-    assert joined([first], [again, other]) == [first, other]
+    assert all_remarks([], [first]) == [first]
+    assert all_remarks([first], []) == [first]
+    assert all_remarks([first], [again, other]) == [first, other]
 
 
 def test_a_finished_run_takes_over_titles_labels_and_report_settings(small_suite: Path, tmp_path: Path) -> None:
