@@ -164,10 +164,10 @@ class Cell:
             raise Damaged(f"{path.name} cannot be read ({error})") from error
         if facts.get("records_sha256") != digest_of(rows):
             raise Damaged(f"{path.name} was changed after it was written")
-        if facts.get("images_sha256") != self._images_digest(start, stop):
-            raise Damaged(f"the images beside {path.name} are missing or were changed")
         if fault := misfit(self.shapes(start, stop), stop - start):
             raise Damaged(f"the images beside {path.name} are none of this shard: {fault}")
+        if facts.get("images_sha256") != self._images_digest(start, stop):
+            raise Damaged(f"the images beside {path.name} are missing or were changed")
         try:
             return [from_row(row) for row in rows]
         except ValueError as error:
@@ -218,9 +218,9 @@ class Cell:
         try:
             return look(path)
         except FileNotFoundError as error:
-            raise Damaged(f"{path.name} is missing") from error
+            raise Damaged(f"the images of {path.name} are missing") from error
         except Unreadable as error:
-            raise Damaged(f"{path.name} cannot be read ({error})") from error
+            raise Damaged(f"the images of {path.name} cannot be read ({error})") from error
 
     def _path(self, start: int, stop: int, suffix: str) -> Path:
         return self.folder / f"{start:05d}-{stop:05d}.{suffix}"
