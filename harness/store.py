@@ -214,13 +214,13 @@ class Cell:
             return None
 
     def _looked_into(self, start: int, stop: int, look: Callable[[Path], Result]) -> Result:
-        path = self._path(start, stop, "safetensors")
+        path, records = self._path(start, stop, "safetensors"), self._path(start, stop, "parquet").name
         try:
             return look(path)
         except FileNotFoundError as error:
-            raise Damaged(f"the images of {path.name} are missing") from error
+            raise Damaged(f"the images beside {records} are missing") from error
         except Unreadable as error:
-            raise Damaged(f"the images of {path.name} cannot be read ({error})") from error
+            raise Damaged(f"the images beside {records} cannot be read ({error})") from error
 
     def _path(self, start: int, stop: int, suffix: str) -> Path:
         return self.folder / f"{start:05d}-{stop:05d}.{suffix}"

@@ -349,7 +349,7 @@ def test_damage_without_forged_hashes_is_found(small_suite: Path) -> None:
     report = reports(out, only="plain/weak")["plain/weak"]
     assert report.outcome == "fails" and report.images == 6
     assert report.problems == [
-        "images 0 to 3 of the run: the images of 00000-00004.safetensors cannot be read "
+        "images 0 to 3 of the run: the images beside 00000-00004.parquet cannot be read "
         "(its header says another size than the file has)"
     ]
 
