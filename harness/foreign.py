@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from harness.signals import from_outside
@@ -26,20 +27,21 @@ class Escape(Exception):
         return f"{text}; this would end the whole program" if text else "this would end the whole program"
 
 
-@contextmanager
-def contained() -> Iterator[None]:
+class contained:
     """Whatever the code inside raises is an ordinary exception: SystemExit and its like become an `Escape`.
 
-    A signal goes through. `os._exit` cannot be caught: it ends the process.
+    A signal goes through. `os._exit` cannot be caught: it ends the process. A class and not a generator, to which a
+    GeneratorExit that the code raises would look like its own end.
     """
-    try:
-        yield
-    except (Exception, GeneratorExit):
-        raise
-    except BaseException as error:
-        if from_outside(error):
-            raise
-        raise Escape().with_traceback(error.__traceback__) from error
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, Exception) and not from_outside(error):
+            raise Escape().with_traceback(trace) from error
 
 
 def kind(error: BaseException) -> str:

@@ -94,7 +94,9 @@ def test_definitions_are_found_below_decorators_and_only_in_files_of_the_user_s(
     assert definition(mine.forward) is None  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), KeyboardInterrupt(), BaseException("odd")])
+@pytest.mark.parametrize(
+    "error", [SystemExit(0), SystemExit("bye"), KeyboardInterrupt(), GeneratorExit(), BaseException("odd")]
+)
 def test_what_would_end_the_program_becomes_an_exception(error: BaseException) -> None:
     def end() -> None:
         with contained():
@@ -105,7 +107,7 @@ def test_what_would_end_the_program_becomes_an_exception(error: BaseException) -
     assert blame(caught.value).startswith(f"{type(error).__name__}: ") and "test_foreign.py" in blame(caught.value)
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), signals.Stopped(2), GeneratorExit()])
+@pytest.mark.parametrize("error", [ValueError("mine"), signals.Stopped(2)])
 def test_exceptions_and_signals_go_through(error: BaseException) -> None:
     with signals.handled(), pytest.raises(type(error)), contained():
         raise error
