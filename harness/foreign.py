@@ -30,8 +30,8 @@ class Escape(Exception):
 class contained:
     """Whatever the code inside raises is an ordinary exception: SystemExit and its like become an `Escape`.
 
-    A signal goes through. `os._exit` cannot be caught: it ends the process. A class and not a generator, to which a
-    GeneratorExit that the code raises would look like its own end.
+    A signal goes through, and so does the GeneratorExit of a generator that is closed inside. `os._exit` cannot be
+    caught: it ends the process.
     """
 
     def __enter__(self) -> None:
@@ -40,8 +40,16 @@ class contained:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not isinstance(error, Exception) and not from_outside(error):
-            raise Escape().with_traceback(trace) from error
+        if error is None or isinstance(error, Exception) or from_outside(error) or _closing(error):
+            return
+        raise Escape().with_traceback(trace) from error
+
+
+def _closing(error: BaseException) -> bool:
+    """Whether a generator was closed where it waits, as Python does with one that nobody goes on with."""
+    trace = error.__traceback__
+    waits = trace is not None and trace.tb_next is None and trace.tb_frame.f_code.co_flags & inspect.CO_GENERATOR
+    return isinstance(error, GeneratorExit) and bool(waits)
 
 
 def kind(error: BaseException) -> str:

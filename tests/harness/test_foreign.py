@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from harness import foreign, signals
 from harness.errors import blame
 from harness.foreign import Escape, contained, definition
+from harness.randomness import fenced
 from harness.registry import find
 from harness.threat import Linf
 
@@ -111,6 +112,21 @@ def test_what_would_end_the_program_becomes_an_exception(error: BaseException) -
 def test_exceptions_and_signals_go_through(error: BaseException) -> None:
     with signals.handled(), pytest.raises(type(error)), contained():
         raise error
+
+
+def test_a_generator_that_is_closed_inside_ends_in_silence() -> None:
+    def waiting() -> Iterator[int]:
+        with contained():
+            yield 1
+
+    generator = waiting()
+    assert next(generator) == 1
+    generator.close()
+
+
+def test_what_a_fenced_block_raises_is_contained_even_if_it_looks_like_an_end() -> None:
+    with pytest.raises(Escape), fenced(0):
+        raise GeneratorExit
 
 
 def test_without_the_command_line_an_interrupt_is_a_signal_s() -> None:
