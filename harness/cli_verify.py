@@ -153,6 +153,7 @@ def _result(report: Report) -> str:
 
 def _remarks(report: Report) -> list[str]:
     lines = [*_some(report.problems), *_some([f"could not be verified: {gap}" for gap in report.gaps])]
+    lines += _some(report.remarks)
     if report.unchecked and not report.problems:
         lines.append(f"not checked: {report.unchecked}")
     if report.unreplayed:

@@ -9,7 +9,6 @@ on.
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harness import datasets, manifest, signals
-from harness.check import LOOKED_AT, Use, gates, misshapen
+from harness.check import LOOKED_AT, Use, gates, misshapen, unlike_its_card
 from harness.components import Component
 from harness.contamination import Contamination, Guard
 from harness.defense import Defense
@@ -37,9 +36,6 @@ from harness.weights import checkpoints
 
 PAIR = 2
 """Images that tell the shape of what a defense returns; with one, a row could be taken for a batch."""
-
-SURPRISE = 4.0
-"""Standard deviations between a card's clean accuracy and the measured one that chance does not explain."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +227,7 @@ class _Session:
             clean = self._clean(pending, first)
             if isinstance(clean, Answers):
                 right = clean.votes == self.images.take(slice(*first)).y
-                found += _surprise(right.float().mean().item(), right.shape[1], defense.expected_accuracy)
+                found += unlike_its_card(right.float().mean().item(), right.shape[1], defense.expected_accuracy)
         defense.cpu()
         return found
 
@@ -317,10 +313,3 @@ class _Session:
 def _answers(records: list[Record]) -> Answers:
     votes = torch.tensor([record.clean_votes for record in records]).T
     return Answers(votes, torch.tensor([record.clean_margins for record in records]).T)
-
-
-def _surprise(measured: float, count: int, expected: float) -> list[str]:
-    spread = math.sqrt(max(expected * (1 - expected), 0.01) / count)
-    if abs(measured - expected) <= SURPRISE * spread:
-        return []
-    return [f"accuracy: {measured:.1%} of {count} clean images, where its card says {expected:.1%}"]

@@ -19,6 +19,9 @@ from harness.check.verdict import Judgement, rule
 
 DOUBT = 1e-5
 
+SURPRISE = 4.0
+"""Standard deviations between a card's clean accuracy and the measured one that chance does not explain."""
+
 SURE = 0.999
 """A card's accuracy of 1 is one of finitely many images."""
 
@@ -27,6 +30,18 @@ REACH, STRAYS = 2.9, 0.02
 values beyond that is allowed: Gaussian noise, which diffusion models look at, has less than half a percent there."""
 
 CAUSES = "is normalisation applied twice, or left out, or are images expected in another range or channel order?"
+
+
+def unlike_its_card(measured: float, count: int, expected: float) -> list[str]:
+    """The gate on accuracy: a remark where a run's clean accuracy is not what the card says, or none.
+
+    Args:
+        measured, expected: shares of images that are classified right; count: of images measured.
+    """
+    spread = math.sqrt(max(expected * (1 - expected), 0.01) / count)
+    if abs(measured - expected) <= SURPRISE * spread:
+        return []
+    return [f"accuracy: {measured:.1%} of {count} clean images, where its card says {expected:.1%}"]
 
 
 @rule("accuracy")

@@ -23,6 +23,7 @@ class Report:
         moved: largest difference between a recorded and a replayed margin, as a share of the logits' size.
         problems: what is wrong, one line each; none where all holds.
         gaps: what could not be verified, likewise.
+        remarks: what is no fault, and should be known.
         unchecked, unreplayed: why nothing was examined, or why nothing was replayed.
         environment: versions and hardware that were others when the results were made.
     """
@@ -41,6 +42,7 @@ class Report:
     moved: float = 0.0
     problems: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     unchecked: str | None = None
     unreplayed: str | None = None
     environment: tuple[str, ...] = ()

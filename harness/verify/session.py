@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness import manifest_model, registry
+from harness.attack import Attack
 from harness.defense import Defense
 from harness.errors import UserError, blame
 from harness.identity import Identities
@@ -22,6 +23,7 @@ from harness.survey import Bounds
 from harness.verify.budget import faults, malformed, threat_of
 from harness.verify.claims import Attacked, Mismatch, absent_pairings, attacked, changed_environment, chosen_cells
 from harness.verify.findings import Report
+from harness.verify.gates import Remarks, remarks_here
 from harness.verify.rebuild import Rebuilt, rebuild
 from harness.verify.recorded import draws, misdescribed, misstated, overspent
 from harness.verify.replay import MISSTATED, ROUNDING, Answers, ask_again, compared
@@ -101,6 +103,7 @@ class _Session:
     trust: bool
     defenses: dict[str, Defense] = field(default_factory=dict)
     clean: dict[Bounds, Answers] = field(default_factory=dict)
+    gates: dict[str, Remarks] = field(default_factory=dict)
     known: Identities = field(default_factory=Identities)
 
     def examine(
@@ -130,11 +133,13 @@ class _Session:
                 ]
                 self._replay(report, records, tensors["images"], clean, rebuilt, bounds)
             yield replace(report, problems=[*report.problems])  # a whole shard's, should it be stopped
+        if rebuilt and not report.unreplayed:
+            self._gate(report, facts, rebuilt, found)
 
     def _rebuilt(self, report: Report, facts: CellFacts) -> Rebuilt | None:
         """What the pairing was made with, and its defense ready to be asked; or the reason in the report."""
         try:
-            with nullcontext() if self.trust else registry.built_in_only():
+            with self._fence():
                 rebuilt = rebuild(self.manifest, facts, _folder(self.suite), self.known)
                 if facts.defense not in self.defenses:
                     self.defenses.clear()  # before the next is built: one of them may fill the memory
@@ -176,9 +181,10 @@ class _Session:
         defense = self.defenses[rebuilt.defense.name]
         adversarial = Images(clean.index, x_adv, clean.y)
         try:
-            if bounds not in self.clean:
-                self.clean[bounds] = self._ask(defense, clean, rebuilt.seeds.clean(clean.index))
-            answers = self._ask(defense, adversarial, rebuilt.seeds.verdict(clean.index))
+            with self._fence():
+                if bounds not in self.clean:
+                    self.clean[bounds] = self._ask(defense, clean, rebuilt.seeds.clean(clean.index))
+                answers = self._ask(defense, adversarial, rebuilt.seeds.verdict(clean.index))
         except Exception as error:  # whatever a defense raises: it cannot be replayed here
             report.unreplayed = f"the defense fails: {blame(error)}"
             return
@@ -189,6 +195,36 @@ class _Session:
                 report.problems.append(f"image {record.index}: the record's seed is not the one that its attack had")
             if record.verdict != "error":
                 _compare(report, record, self.clean[bounds], answers, row, same)
+
+    def _gate(self, report: Report, facts: CellFacts, rebuilt: Rebuilt, found: Attacked) -> None:
+        """The remarks of the run's gates, against what the gates remark here."""
+        name, first = facts.defense, (0, min(facts.shard, facts.count))
+        try:
+            if name not in self.gates:
+                attacks = self._attacks(name)
+                images = found.images.take(slice(max(2, self.manifest.protocol.batch_size))).to(self.device)
+                defense, clean = self.defenses[name], self.clean.get(first)
+                with self._fence():
+                    self.gates[name] = remarks_here(
+                        rebuilt.defense, defense, attacks, images, self.manifest, found, clean
+                    )
+        except Exception as error:  # whatever a defense raises: its gates cannot be asked here
+            report.gaps.append(f"the remarks of its gates: the defense fails ({blame(error)})")
+            return
+        self.gates[name].judge(report, facts, self.manifest.protocol.gates)
+
+    def _attacks(self, defense: str) -> list[Attack]:
+        """What the run attacked a defense with, as far as it is here: its gates take as long as that allows."""
+        found = []
+        for cell in self.manifest.cells:
+            with suppress(UserError, Mismatch), self._fence():
+                if cell.defense == defense:
+                    found.append(rebuild(self.manifest, cell, _folder(self.suite), self.known).attack)
+        return found
+
+    def _fence(self) -> AbstractContextManager[None]:
+        """Around all that builds or asks what the manifest names."""
+        return nullcontext() if self.trust else registry.built_in_only()
 
     def _ask(self, defense: Defense, images: Images, seeds: Tensor) -> Answers:
         votes = self.manifest.protocol.votes
