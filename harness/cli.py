@@ -134,7 +134,7 @@ def run(
         bool, typer.Option("--retry-errors/--no-retry-errors", help="Try again what ended in errors earlier.")
     ] = True,
 ) -> None:
-    """Run a suite, or finish one that was stopped.
+    """Run a suite, or finish one that was stopped. It runs the code that the suite names.
 
     Ends with status 0 if every image has a verdict, 1 if some pairings failed: their images are errors, neither robust
     nor fooled, and the others are finished. 2 is a mistake that kept it from working at all, 128 + N a signal (130

@@ -35,7 +35,8 @@ def show(
 ) -> None:
     """Print a suite as resolved, and what it will cost at most.
 
-    Checkpoints need not be here: it says which are not, and how to get them.
+    Checkpoints need not be here: it says which are not, and how to get them. Components are built to be counted, which
+    runs the code that the suite names.
 
     Examples:
 
