@@ -27,6 +27,7 @@ from harness.manifest_model import Manifest
 from harness.progress import Display
 from harness.records import Record
 from harness.report import load as load_results
+from harness.report import report as rendered
 from harness.run import run
 from harness.shard import Images
 from harness.signals import Stopped
@@ -509,11 +510,13 @@ def test_an_edit_by_hand_breaks_the_seal(small_suite: Path, edit: str) -> None:
     edit_manifest(out, EDITS[edit])
     report = examined(out, replay=False)["run.json"]
     assert report.outcome == "fails" and "its hash does not hold" in report.problems[0]
+    assert "run.json was edited after it was written" in str(rendered(out, "md"))
     with pytest.raises(UserError, match="edited after it was written"):
         finish(small_suite)
     (out / "run.json").unlink()
     finish(small_suite)
     assert all(report.outcome == "holds" for report in examined(out).values())
+    assert "was edited" not in str(rendered(out, "md"))
 
 
 def disagree(content: dict[str, Any]) -> None:
