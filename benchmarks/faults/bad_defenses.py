@@ -73,14 +73,10 @@ class ArgmaxOnly(Base):
         return F.one_hot(super().classify(x).argmax(1), 10).float() + 0 * x.sum()
 
 
-class Rounded(Base):
-    def purify(self, x: Tensor) -> Tensor:
-        return (x * 16).round() / 16
-
-
 class SubtractsInPlace(Base):
     def purify(self, x: Tensor) -> Tensor:
-        return x.sub_(0.5).mul_(0.5).add_(0.5)
+        x.sub_(0.5)
+        return x + 0.5
 
 
 class BlursInPlace(Base):
