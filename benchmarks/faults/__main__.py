@@ -45,8 +45,8 @@ HEAD = """# What was tried to make the harness report a wrong number
 Made by `python -m benchmarks.faults`, which runs every trial as a user would and ends in an error if one goes wrong.
 
 *Right*: the numbers are those of an undisturbed run. *Said*: refused, shown as failed, marked, or contradicted or left
-unverified by `harness verify`. *Unseen*: what no check of these files can tell. *Wrong*: a wrong number shown as right, a
-traceback, more than 10 s or more than 256 MiB on hostile input.
+unverified by `harness verify`. *Unseen*: what no check of these files can tell. *Wrong*: a wrong number shown as right,
+a traceback, more than 10 s or more than 256 MiB on hostile input.
 
 """
 
@@ -82,7 +82,9 @@ def _page(found: list[Trial]) -> str:
     for family in dict.fromkeys(trial.family for trial in found):
         parts.append(_line(HEADINGS[family], [trial for trial in found if trial.family == family]))
     for family in dict.fromkeys(trial.family for trial in found):
-        parts.append(f"\n## {HEADINGS[family]}\n\n| fault | tried | right | said | unseen | wrong |\n|:--|--:|--:|--:|--:|--:|\n")
+        parts.append(
+            f"\n## {HEADINGS[family]}\n\n| fault | tried | right | said | unseen | wrong |\n|:--|--:|--:|--:|--:|--:|\n"
+        )
         of_family = [trial for trial in found if trial.family == family]
         for fault in sorted({trial.fault for trial in of_family}):
             parts.append(_line(fault, [trial for trial in of_family if trial.fault == fault]))

@@ -1,7 +1,8 @@
 """Bad defenses and attacks, one to a run, with a good row after it: neither may get a wrong number.
 
-A defense's number is right if it is the bare network's under the same attack. An attack's is right if it is no lower than what
-one honest step leaves, and no higher than clean accuracy: what an attack failed to find is no fault of the number.
+A defense's number is right if it is the bare network's under the same attack. An attack's is right if it is no lower
+than what one honest step leaves, and no higher than clean accuracy: what an attack failed to find is no fault of the
+number.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ attacks:
   pgd: {type: pgd, norm: Linf, eps: 0.15, steps: 10, loss: margin, random_start: false}
   noise: {type: noise, norm: Linf, eps: 0.15, tries: 3}
   stadv: {type: stadv, bound: 0.2, steps: 3}
-  square: {type: autoattack, norm: Linf, eps: 0.15, version: custom, attacks: [apgd-ce, square], apgd_steps: 5, square_queries: 50}
+  square:
+    type: autoattack
+    norm: Linf
+    eps: 0.15
+    version: custom
+    attacks: [apgd-ce, square]
+    apgd_steps: 5
+    square_queries: 50
 """
 )
 
@@ -98,7 +106,7 @@ def _defense(folder: Path, name: str, good: dict[tuple[str, str], Number]) -> tu
     if any(attack not in plain for attack in ALONE):  # what is made of them is marked with them
         plain = {attack: number for attack, number in plain.items() if attack in ALONE}
     if not all(_near(number.accuracy, _of(good, "bad", attack), attack) for attack, number in plain.items()):
-        return "wrong", f"plain numbers {({a: n.accuracy for a, n in plain.items()})}"
+        return "wrong", f"plain numbers { ({a: n.accuracy for a, n in plain.items()}) }"
     return ("right" if len(plain) == len(rows) else "said"), str({a: (n.status, n.flags[:80]) for a, n in rows.items()})
 
 

@@ -1,4 +1,4 @@
-"""Results directories and suites that nobody's run made: a command ends in an error or an answer, in time and in memory.
+"""Results directories and suites that nobody's run made: a command ends in an error or an answer, in bounds.
 
 A directory that names code is one of them: nothing of it may be executed by `report`, `compare` and `verify`.
 """
@@ -29,7 +29,11 @@ COMMANDS = (
 )
 
 RAN = "was-executed"
-CODE = f"import pathlib\npathlib.Path({RAN!r}).touch()\nfrom attacks.pgd import PGD\nfrom defenses.undefended import Undefended\n"
+CODE = f"""import pathlib
+pathlib.Path({RAN!r}).touch()
+from attacks.pgd import PGD
+from defenses.undefended import Undefended
+"""
 
 
 def trials(folder: Path) -> Iterator[Trial]:

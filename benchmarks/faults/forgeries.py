@@ -1,7 +1,7 @@
 """A sound run, forged: in the manifest, in the records, in the images; with the shards' hashes made anew.
 
-`harness verify` must not answer that all holds. Forgeries that also compute anew what the manifest says about the shards
-are in `THOROUGH`: some are still seen by replay, and those that are not are what no hash can show.
+`harness verify` must not answer that all holds. `THOROUGH` are forgeries that make every hash anew, the manifest's own
+too, as anyone can with this package: replay sees some of them, the others are what no check of these files can show.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ import safetensors.numpy
 
 from benchmarks.faults.attempt import run
 from benchmarks.faults.trial import Trial, bounded, prepare
+from harness import datasets, manifest_model
+from harness.store import Store
+
+CLEAN = datasets.load("digits", "test").images.numpy()
 
 Manifest = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -40,7 +44,7 @@ def trials(folder: Path) -> Iterator[Trial]:
         if broken := bounded(done):
             yield Trial("forgeries", name, "wrong", broken)
         elif done.status == 0:
-            yield Trial("forgeries", name, "unseen" if name in UNSEEN else "wrong", done.out.strip()[-300:])
+            yield Trial("forgeries", name, "unseen" if name in THOROUGH else "wrong", done.out.strip()[-300:])
         else:
             yield Trial("forgeries", name, "said", f"status {done.status}")
 
@@ -53,10 +57,7 @@ def _all() -> dict[str, Callable[[Path], None]]:
         found[f"records: {name}"] = _in_shard(lambda rows, _, change=change: change(rows))  # type: ignore[misc]
     for name, alter in IMAGES.items():
         found[f"images: {name}"] = _in_shard(lambda _, tensors, alter=alter: alter(tensors))  # type: ignore[misc]
-    return found | FILES
-
-
-UNSEEN: set[str] = set()
+    return found | FILES | THOROUGH
 
 
 def _in_manifest(edit: Callable[[Manifest], None]) -> Callable[[Path], None]:
@@ -68,11 +69,13 @@ def _in_manifest(edit: Callable[[Manifest], None]) -> Callable[[Path], None]:
     return forge
 
 
-def _in_shard(change: Callable[[Rows, Tensors], object], cell: str = "plain/pgd") -> Callable[[Path], None]:
+def _in_shard(
+    change: Callable[[Rows, Tensors], object], cell: str = "plain/pgd", number: int = 0
+) -> Callable[[Path], None]:
     """A forger who makes the shard's own hashes anew."""
 
     def forge(out: Path) -> None:
-        path = sorted((out / "cells" / cell).glob("*.parquet"))[0]
+        path = sorted((out / "cells" / cell).glob("*.parquet"))[number]
         table = pq.ParquetFile(path).read()
         rows, facts = table.to_pylist(), dict(table.schema.metadata)
         tensors = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
@@ -210,6 +213,61 @@ IMAGES: dict[str, Callable[[Tensors], object]] = {
     "slightly moved": lambda t: _set(t, "images", np.clip(t["images"] * np.float32(0.999), 0, 1)),
     "with a tensor too many": lambda t: _set(t, "more", np.zeros(3, np.float32)),
     "with a flow that made none": lambda t: _set(t, "flow", np.zeros((len(t["images"]), 8, 8, 2), np.float32)),
+}
+
+
+def _thorough(change: Callable[[Rows, Tensors], object], edit: Callable[[Manifest], object] = lambda m: None):  # type: ignore[no-untyped-def]
+    """A forger who makes all hashes anew. change: of each shard of plain/pgd; edit: of the manifest."""
+
+    def forge(out: Path) -> None:
+        for number in range(len(list((out / "cells/plain/pgd").glob("*.parquet")))):
+            _in_shard(change, number=number)(out)
+        content = json.loads((out / "run.json").read_text())
+        for cell in content["cells"]:
+            paths = sorted((out / "cells" / cell["defense"] / cell["attack"]).glob("*.parquet"))
+            cell["records"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+        edit(content)
+        content.pop("seal")
+        manifest_model.write(Store(out), content)
+
+    return forge
+
+
+def _unattacked(rows: Rows, tensors: Tensors) -> None:
+    """As if the attack had found nothing: the clean images, which a reader would have to attack to know better."""
+    tensors["images"] = np.ascontiguousarray(CLEAN[[row["index"] for row in rows]])
+    for row in rows:
+        right = row["clean_votes"] == [row["label"]]
+        row.update(verdict="robust" if right else "fooled", adv_votes=row["clean_votes"])
+        row.update(adv_margins=row["clean_margins"], linf=0.0, l2=0.0, l1=0.0)
+
+
+def _nothing(rows: Rows, tensors: Tensors) -> None:
+    """Leaves a shard as it is."""
+
+
+THOROUGH: dict[str, Callable[[Path], None]] = {
+    "all hashes made anew: verdicts and votes robust": _thorough(lambda rows, _: _robust(rows)),
+    "all hashes made anew: images beyond the budget": _thorough(
+        lambda _, t: _set(t, "images", np.clip(t["images"] + 0.2, 0, 1))
+    ),
+    "all hashes made anew: method says AutoAttack": _thorough(
+        _nothing, lambda m: _each(m, method="autoattack, standard")
+    ),
+    "all hashes made anew: stochastic set": _thorough(
+        _nothing, lambda m: m["defenses"]["plain"].update(stochastic=True)
+    ),
+    "all hashes made anew: what a weaker attack would have found": _thorough(_unattacked),
+    "all hashes made anew: passes lowered": _thorough(
+        lambda rows, _: [r.update(forwards=1, backwards=1) for r in rows]
+    ),
+    "all hashes made anew: seconds lowered": _thorough(lambda rows, _: [r.update(seconds=0.1) for r in rows]),
+    "all hashes made anew: margins moved within rounding": _thorough(
+        lambda rows, _: [r.update(adv_margins=[m * (1 + 1e-6) for m in r["adv_margins"]]) for r in rows]
+    ),
+    "all hashes made anew: made on another day": _thorough(
+        _nothing, lambda m: [s.update(started="2020-01-01T00:00:00+00:00") for s in m["sessions"]]
+    ),
 }
 
 

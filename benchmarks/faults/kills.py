@@ -57,5 +57,3 @@ def _judged(folder: Path, fault: str, printed: str, whole: dict[str, object]) ->
     finish(folder, "again")
     same = contents(again) == whole
     return Trial("kills", fault, "right" if same else "wrong", "" if same else "other records than an undisturbed run")
-
-
