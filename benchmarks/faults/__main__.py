@@ -1,7 +1,7 @@
 """Faults of every kind, tried: kills, damaged bytes, forgeries, bad components, hostile directories.
 
-    python -m benchmarks.faults                 all of them, and writes docs/reliability.md; about a quarter of an hour
-    python -m benchmarks.faults kills damage    these families only, to the terminal
+    python benchmarks/faults                    all of them, and writes docs/reliability.md; about a quarter of an hour
+    python benchmarks/faults kills damage       these families only, to the terminal
 
 Each trial runs the commands that a user would, in a process of its own, and reads what they print and leave. Ends with
 status 1 if anything wrong was reported as right.
@@ -42,7 +42,7 @@ HEADINGS = {
 
 HEAD = """# What was tried to make the harness report a wrong number
 
-Made by `python -m benchmarks.faults`, which runs every trial as a user would and ends in an error if one goes wrong.
+Made by `python benchmarks/faults`, which runs every trial as a user would and ends in an error if one goes wrong.
 
 *Right*: the numbers are those of an undisturbed run. *Said*: refused, shown as failed, marked, or contradicted or left
 unverified by `harness verify`. *Unseen*: what no check of these files can tell. *Wrong*: a wrong number shown as right,
