@@ -129,8 +129,10 @@ def load(
     if path is None:
         raise UserError(f"dataset '{name}' needs a path", remedy=f"Add `path:`, {DATASETS[name]}")
     place = Path(path).expanduser()
-    if not (place.is_file() or place.is_dir()):  # reading a pipe would never end
+    if not place.exists():
         raise UserError(f"dataset '{name}': there is no file or folder {place}", remedy="Check the path")
+    if not (place.is_file() or place.is_dir()):  # reading a pipe would never end
+        raise UserError(f"dataset '{name}': {place} is neither a file nor a folder", remedy="Check the path")
     return _folder(place, split, classes, num_classes) if name == "folder" else _npz(place, split, num_classes)
 
 

@@ -129,7 +129,7 @@ def test_a_dataset_that_knows_its_classes_takes_none(given: dict[str, Any]) -> N
 def test_a_stranger_on_disk_is_no_dataset(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # to open it would wait for ever
     for name in ("folder", "npz"):
-        with pytest.raises(UserError, match=r"neither a folder nor a zip|not a readable \.npz"):
+        with pytest.raises(UserError, match="neither a file nor a folder"):
             datasets.load(name, path=tmp_path / "pipe")
 
 
