@@ -79,7 +79,7 @@ def test_an_installed_wheel_lists_its_suites_in_any_folder(listed: dict[str, set
 def test_the_command_and_the_version_are_installed() -> None:
     assert metadata.version("adversarial-harness") == harness.__version__
     (script,) = metadata.entry_points(group="console_scripts", name="harness")
-    assert script.value == "harness.cli:main"
+    assert script.value == "harness.__main__:main"
 
 
 def test_every_requirement_is_pinned_within_its_bounds() -> None:
