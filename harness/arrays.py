@@ -8,6 +8,7 @@ num_classes    how many classes there are, likewise
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,9 @@ from harness.image_file import unit_range
 
 KEYS = ("images", "labels", "classes", "num_classes")
 LAYOUTS = "Give uint8 (N, H, W, C), or floating point (N, C, H, W) in [0, 1], with C = 1 or 3"
+
+LARGE, SWELLS = 1 << 26, 200
+"""An array of more bytes than that, compressed by more than that factor, would only fill the memory."""
 
 Refuse = Callable[..., UserError]
 """A UserError that names the file."""
@@ -64,6 +68,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         if not path.is_file():
             raise OSError("it is no file")
+        _refuse_swelling(path)
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] if key in KEYS else np.empty(0) for key in file.files}
     except Exception as error:  # of a damaged file, NumPy and zipfile raise whatever they came across
@@ -72,6 +77,18 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             remedy="Write it with numpy.savez(path, images=..., labels=...)",
             where=Place(path),
         ) from error
+
+
+def _refuse_swelling(path: Path) -> None:
+    """Raises ValueError where an array is large and was compressed so far that it can hold no images."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.file_size > LARGE and info.file_size > SWELLS * info.compress_size:
+                raise ValueError(
+                    f"'{info.filename[:60]}' swells from {info.compress_size:,} to {info.file_size:,} bytes"
+                )
 
 
 def _images(images: np.ndarray, refuse: Refuse) -> np.ndarray:

@@ -200,6 +200,11 @@ def dataset_at(place: Callable[[Path], object], name: str = "npz") -> Spoil:
     return spoil
 
 
+def swelling(path: Path) -> None:
+    """200 megabytes of black images in 200 kilobytes."""
+    np.savez_compressed(path, images=np.zeros((50_000, 64, 64, 1), dtype=np.uint8), labels=np.zeros(50_000, dtype=int))
+
+
 def weights_at(place: Callable[[Path], object]) -> Spoil:
     def spoil(root: Path) -> None:
         file = root / "weights.pt"
@@ -296,6 +301,7 @@ MANIFESTS: dict[str, Spoil] = {
     "a dataset that is a pipe": dataset_at(pipe),
     "a dataset that never ends": dataset_at(endless),
     "a dataset that is a folder of itself": dataset_at(lambda path: (path.unlink(), path.symlink_to("."))),
+    "a dataset that swells": dataset_at(swelling),
     "a dataset of another name": put("imagenet", "dataset", "name"),
     "a dataset at a number": put(3, "resolved", "dataset", "path"),
     "weights that are a pipe": weights_at(pipe),

@@ -24,7 +24,12 @@ CPU = torch.device("cpu")
 
 BOMBS = [
     *("run.json: ten sparse gigabytes", "run.json: five million empty lists", "run.json: 300,000 keys, one twice"),
-    *("run.json: a table of nine million places", "records: ten million votes", "records: one text, many times"),
+    *(
+        "run.json: a dataset that swells",
+        "run.json: a table of nine million places",
+        "records: ten million votes",
+        "records: one text, many times",
+    ),
     *("records: pages that lie", "records: a text of fifty megabytes", "images: two half gigabytes"),
 ]
 
