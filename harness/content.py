@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 MOST_BYTES, MOST_FILES = 1 << 30, 100_000
 """So many bytes of a folder are read, of the files beyond names and sizes count; and so many files."""
@@ -16,10 +17,15 @@ BLOCK = 1 << 20
 
 def digest(file: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
-    found = hashlib.sha256()
     with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            found.update(block)
+        return digest_of(stream)
+
+
+def digest_of(stream: IO[bytes]) -> str:
+    """The sha256 of what is left of a stream, which is not held in memory."""
+    found = hashlib.sha256()
+    while block := stream.read(BLOCK):
+        found.update(block)
     return found.hexdigest()
 
 

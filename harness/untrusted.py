@@ -7,7 +7,6 @@ refused where Python's own reader would fill the memory, overflow, or choose sil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from harness.content import digest_of
+
 CONTAINERS, VALUES = 200_000, 1_500_000
 """Most objects and lists, and most values, of a JSON file: about 200 MB in Python, the text included."""
 
@@ -26,8 +27,6 @@ DEEPEST = 60
 
 INT64 = 2**63
 """Beyond this no number of ours lies, and a table of 64-bit integers could not hold it."""
-
-BLOCK = 1 << 20
 
 
 class Unreadable(Exception):
@@ -77,11 +76,8 @@ def contents(path: Path, most: int) -> bytes:
 
 def digest(path: Path, most: int) -> str:
     """The sha256 of a file, which is not held in memory. Raises as `opened` does."""
-    found = hashlib.sha256()
     with opened(path, most) as file:
-        while block := file.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
+        return digest_of(file)
 
 
 def parse_json(data: bytes) -> Any:
