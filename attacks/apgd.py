@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attacks.common.budget import Norm, ball
+from attacks.common.gradient_attack import Best, Climber, Oracle, column
 from attacks.common.losses import LossName
-from attacks.common.search import Best, Climber, Oracle, column
-from harness.attack import Step
+from attacks.common.norms import Norm, ball
 from harness.gradients import Gradient
 from harness.quantity import Quantity
+from harness.target import Step
 from harness.threat import L1, L2, Pixels
 
 FIRST, SHRINK, SHORTEST = 0.22, 0.03, 0.06

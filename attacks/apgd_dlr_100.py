@@ -9,7 +9,7 @@ seen. `autoattack` with `version: custom`, `attacks: [apgd-dlr]`, `apgd_restarts
 from __future__ import annotations
 
 from attacks.apgd import APGD
-from attacks.common.budget import Norm
+from attacks.common.norms import Norm
 from harness.gradients import Gradient
 from harness.quantity import Quantity
 

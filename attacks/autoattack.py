@@ -23,16 +23,17 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
-from attacks.common.autoattack_fence import library_fence
-from attacks.common.budget import Norm, ball
+from attacks.common.autoattack_library import library_fence
+from attacks.common.norms import Norm, ball
 from attacks.common.one_draw import NoGradient, OneDraw
 from attacks.common.square import Square, too_low
-from harness.attack import Adversarial, Attack, Cost, Target
+from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.gradients import Gradient
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced
+from harness.target import Target
 from harness.threat import TOLERANCE, Pixels
 
 Version = Literal["standard", "plus", "rand", "auto", "custom"]

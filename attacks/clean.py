@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from harness.attack import Attack, Cost, Target
+from harness.attack import Attack, Cost
 from harness.quantity import Quantity
+from harness.target import Target
 from harness.threat import Linf
 
 

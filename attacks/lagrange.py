@@ -21,14 +21,15 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import adapt
-from attacks.common.budget import Norm, ball
+from attacks.common.gradient_attack import Best, Climber, Oracle, Round
 from attacks.common.losses import LossName, RowLoss, margin
-from attacks.common.search import Best, Climber, Oracle, Round
+from attacks.common.norms import Norm, ball
 from attacks.pgd import ascend
-from harness.attack import Adversarial, Cost, Target
+from harness.attack import Adversarial, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.quantity import Quantity
+from harness.target import Target
 from harness.threat import L1
 
 Optimizer = Literal["apgd", "pgd"]

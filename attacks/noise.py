@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.common.budget import Norm, ball
-from attacks.common.search import Best
-from harness.attack import Attack, Cost, Target
+from attacks.common.gradient_attack import Best
+from attacks.common.norms import Norm, ball
+from harness.attack import Attack, Cost
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, normal, uniform
+from harness.target import Target
 from harness.threat import Pixels
 
 DRAW = derive("random noise")

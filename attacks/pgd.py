@@ -15,9 +15,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from attacks.common.budget import Norm, ball
+from attacks.common.gradient_attack import Best, Climber, Oracle, column
 from attacks.common.losses import LossName
-from attacks.common.search import Best, Climber, Oracle, column
+from attacks.common.norms import Norm, ball
 from harness.gradients import Gradient
 from harness.quantity import Quantity
 from harness.threat import Pixels

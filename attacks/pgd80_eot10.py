@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from attacks.common.budget import Norm
 from attacks.common.losses import LossName
+from attacks.common.norms import Norm
 from attacks.pgd import PGD
 from harness.gradients import Gradient
 from harness.quantity import Quantity

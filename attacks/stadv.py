@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from attacks.common.flow import Adam, roughness
+from attacks.common.gradient_attack import Best, Oracle
 from attacks.common.losses import FEWEST_CLASSES, LOSSES, LossName, loss_of
-from attacks.common.search import Best, Oracle
-from harness.attack import Adversarial, Attack, Cost, Target
+from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.quantity import Quantity
+from harness.target import Target
 from harness.threat import Flow, identity_grid, warp
 
 Keep = Literal["any", "last"]

@@ -23,14 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.common.budget import Norm, ball
+from attacks.common.norms import Norm, ball
 from attacks.common.square import overruns
-from harness.attack import Adversarial, Attack, Cost, Target
+from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.errors import UserError, nearest
 from harness.gradients import Gradient
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE, Pixels
 
 BUDGETS = ("eps", "max_epsilon")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from attacks.common.budget import Norm, ball
-from harness.attack import Attack, Cost, Target
+from attacks.common.norms import Norm, ball
+from harness.attack import Attack, Cost
 from harness.quantity import Quantity
+from harness.target import Target
 from harness.threat import Pixels
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.common.budget import Norm
 from attacks.common.losses import margin
-from harness.attack import Adversarial, Attack, Cost, Target
+from attacks.common.norms import Norm
+from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
-from harness.nested import InnerAttack, built
 from harness.quantity import Quantity
+from harness.suite.nested import InnerAttack, built
+from harness.target import Target
 
 
 class WorstOf(Attack):

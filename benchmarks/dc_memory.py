@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from defenses.diffusion.chunked_gradient import Passes
 from defenses.diffusion.denoiser import DiscreteVP
-from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise
 from defenses.diffusion.schedule import discrete_vp

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.report.statistics import Estimate, accuracy, average
-from harness.report.worst import noisy_worst_case
+from harness.reporting.stats.accuracy import Estimate, accuracy, average
+from harness.reporting.stats.worst import noisy_worst_case
 
 Array = NDArray[np.float64]
 

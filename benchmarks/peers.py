@@ -39,10 +39,11 @@ from attacks.autoattack import AutoAttack, Stage
 from attacks.pgd import PGD
 from attacks.stadv import StAdv
 from defenses.networks.preprocessing import Preprocessing
-from harness import formats
-from harness.attack import Adversarial, Attack, Target
+from harness.attack import Adversarial, Attack
 from harness.defense import Defense
 from harness.quantity import Quantity
+from harness.target import Target
+from harness.weights import formats
 
 CHECKS = 8
 """Passes per image that AutoAttack takes before it attacks: clean accuracy and its checks of the defense."""

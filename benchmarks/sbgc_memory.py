@@ -26,7 +26,7 @@ from defenses.diffusion import runge_kutta
 from defenses.diffusion.denoiser import NoisePredictor
 from defenses.diffusion.flow import FlowLikelihood
 from defenses.diffusion.schedule import ContinuousVP
-from defenses.diffusion.stepwise import State, Step
+from defenses.diffusion.step_gradient import State, Step
 from defenses.networks.ncsnpp import NCSNpp
 
 STEPS = (5, 20, 80, 320)

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from defenses.diffusion.assemble import check_noise, class_denoiser, classes_of, sigma_data_of
+from defenses.diffusion.build import check_noise, class_denoiser, classes_of, sigma_data_of
+from defenses.diffusion.chunked_gradient import Passes
 from defenses.diffusion.classifier import DiffusionClassifier
-from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.loss import DiffusionLoss, Reduction
 from defenses.diffusion.noise import GaussianNoise, Share
 from defenses.diffusion.random_times import drawn_grid
@@ -40,7 +40,7 @@ class DC(DiffusionClassifier):
         share_noise: let "classes", "timesteps" or "both" share one draw; the paper shares "none".
         reduction: "sum" over pixels is Eq. 6, whose softmax saturates; "mean" divides all logits by C H W.
         prior: p(y) of each class, if not uniform (Sec. 3.2).
-        gradient_passes: "two" or "single", see `defenses.diffusion.exact_gradient`. A matter of speed.
+        gradient_passes: "two" or "single", see `defenses.diffusion.chunked_gradient`. A matter of speed.
         chunk: network evaluations held in memory at once. A matter of memory.
 
     Raises:

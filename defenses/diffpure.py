@@ -4,8 +4,8 @@
 
 The way back is the reverse SDE, the probability-flow ODE or DDPM's sampler, see `defenses.diffusion.reverse`; behind it
 stands any classifier. The gradient of `purify` is exact, the clamp's included, and needs the memory of one step's graph
-and of one image a step, see `defenses.diffusion.stepwise`; `purify_adjoint` has an approximation of the kind that the
-paper attacked with (its Sec. 3.3), and BPDA differentiates the identity.
+and of one image a step, see `defenses.diffusion.step_gradient`; `purify_adjoint` has an approximation of the kind that
+the paper attacked with (its Sec. 3.3), and BPDA differentiates the identity.
 
 Three things differ from the authors' code: it adds the noise of the discrete diffusion where this adds the continuous
 one's (alpha at t* = 0.1 is 0.8970 and 0.8963); it does not clamp; and its adjoint steps back by plain Euler steps.
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.diffusion.assemble import without_class
+from defenses.diffusion.build import without_class
 from defenses.diffusion.denoiser import Denoiser, adapted
 from defenses.diffusion.reverse import (
     Ancestral,
@@ -32,9 +32,9 @@ from defenses.diffusion.reverse import (
 from defenses.diffusion.schedule import ContinuousVP, Schedule, discrete_vp
 from harness.defense import Defense
 from harness.errors import UserError
-from harness.nested import InnerDefense, built
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, normal
+from harness.suite.nested import InnerDefense, built
 from harness.weights import Checkpoint
 
 PURIFY = derive("diffusion purification")
@@ -100,7 +100,7 @@ class DiffPure(Defense):
         return self._purified(x, approximate=False)
 
     def purify_adjoint(self, x: Tensor) -> Tensor:
-        """`purify` to the bit; its gradient is the adjoint's approximation, see `defenses.diffusion.stepwise`."""
+        """`purify` to the bit; its gradient is the adjoint's approximation, see `defenses.diffusion.step_gradient`."""
         return self._purified(x, approximate=True)
 
     def classify(self, x: Tensor) -> Tensor:

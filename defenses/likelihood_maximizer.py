@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.diffusion.assemble import sigma_data_of, without_class
+from defenses.diffusion.build import sigma_data_of, without_class
 from defenses.diffusion.conditioning import Unconditional
 from defenses.diffusion.denoiser import NO_CLASS, adapted
 from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, Optimizer, SignGradient
@@ -21,8 +21,8 @@ from defenses.diffusion.random_times import Times, drawn_grid
 from defenses.diffusion.timesteps import Spacing, Weighting, levels
 from harness.defense import Defense
 from harness.errors import UserError
-from harness.nested import InnerDefense, built
 from harness.quantity import Quantity
+from harness.suite.nested import InnerDefense, built
 from harness.weights import Checkpoint
 
 

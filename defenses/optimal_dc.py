@@ -18,16 +18,16 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 from torch import Tensor
 
+from defenses.diffusion.chunked_gradient import Passes
 from defenses.diffusion.classifier import DiffusionClassifier
-from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.loss import DiffusionLoss, Reduction
 from defenses.diffusion.noise import GaussianNoise, Share
 from defenses.diffusion.optimal import OptimalDenoiser
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import Spacing, time_grid
 from harness import datasets
+from harness.datasets.image_folder import content_hash
 from harness.errors import UserError
-from harness.images import content_hash
 
 CHUNK = 1024
 """Noisy images, and images of D, held at once where no chunk is given."""
@@ -46,7 +46,7 @@ class Files:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal; of a folder or archive of images, see `harness.images.content_hash`."""
+        """Of the file's bytes, in hexadecimal; of a folder or archive of images, that of `image_folder.content_hash`."""
         if self.path.is_dir() or self.path.suffix == ".zip":
             return content_hash(self.path)
         return hashlib.sha256(self.path.read_bytes()).hexdigest()

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from defenses.dc import DC
+from defenses.diffusion.chunked_gradient import Passes
 from defenses.diffusion.conditioning import ClassesOnly
-from defenses.diffusion.exact_gradient import Passes
 from defenses.diffusion.likelihood import LikelihoodMaximization, Norm, Optimizer, SignGradient
 from defenses.diffusion.loss import Reduction
 from defenses.diffusion.noise import Share

@@ -21,13 +21,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from harness import published
-from harness.catalog import offline
 from harness.defense import Defense
-from harness.download import fetch, weights_root
 from harness.errors import UserError, blame, nearest
-from harness.published import ROBUSTBENCH
 from harness.randomness import fenced
+from harness.settings import offline, weights_root
+from harness.weights import published
+from harness.weights.download import fetch
+from harness.weights.published import ROBUSTBENCH
 
 Dataset = Literal["cifar10", "cifar100", "imagenet"]
 Threat = Literal["Linf", "L2", "corruptions"]

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.diffusion.assemble import class_denoiser, classes_of
+from defenses.diffusion.build import class_denoiser, classes_of
+from defenses.diffusion.chunked_gradient import GRADIENT_COST, Passes
 from defenses.diffusion.denoiser import NO_CLASS
-from defenses.diffusion.exact_gradient import GRADIENT_COST, Passes
 from defenses.diffusion.flow import END, START, FlowLikelihood, FlowSpacing, RademacherSigns, RoundedVP, bits_per_dim
 from defenses.diffusion.loss import Reduction
 from defenses.diffusion.noise import seeds_of
@@ -47,7 +47,7 @@ class SBGC(Defense):
         noise: "fixed": the same signs for all images and calls, which makes it deterministic, or "fresh" at every call.
         share_noise: let all "classes" share the signs of an image, as the original does, or "none".
         reduction: "sum" over pixels is log p in nats, whose softmax saturates; "mean" divides all logits by C H W.
-        gradient_passes: "two" or "single", see `defenses.diffusion.exact_gradient`. A matter of speed.
+        gradient_passes: "two" or "single", see `defenses.diffusion.chunked_gradient`. A matter of speed.
         chunk: pairs of image and class integrated at once. A matter of memory.
 
     Raises:

@@ -5,7 +5,7 @@ Importing this package is cheap: torch is loaded by the modules that need it, ne
 
 from __future__ import annotations
 
-from harness import compat
+from harness.process import compat
 
 __version__ = "0.1.0"
 

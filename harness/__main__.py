@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import signals
+from harness.process import signals
 
 signals.install()
 

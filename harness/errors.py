@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import foreign
-from harness.visible import visible
+from harness.guard import foreign_code
+from harness.process.visible_text import visible
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def blame(error: BaseException, at: str | None = None) -> str:
     Args:
         at: the line to name where no line of the user's raised it (see `foreign.definition`).
     """
-    place = foreign.line_of(error) if foreign.is_theirs(error) or at is None else at
-    told = f"{foreign.kind(error)}: {' '.join(str(error).split())[:300]}"
+    place = foreign_code.line_of(error) if foreign_code.is_theirs(error) or at is None else at
+    told = f"{foreign_code.kind(error)}: {' '.join(str(error).split())[:300]}"
     return visible(told + (f" ({place})" if place else ""))
 
 

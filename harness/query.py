@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.contamination import settings_kept
 from harness.defense import Defense
+from harness.guard.contamination import settings_kept
 
 
 def query(defense: Defense, x: Tensor, seeds: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> Tensor:

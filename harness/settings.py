@@ -1,70 +1,23 @@
-"""Settings of the whole process that code of the user's may change, and every later row would run under."""
+"""Settings of this process: where datasets and weights are kept, and whether the network may be used."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import torch
+from pathlib import Path
 
 
-@dataclass(frozen=True)
-class _Setting:
-    name: str
-    read: Callable[[], Any]
-    write: Callable[[Any], Any]
+def data_root() -> Path:
+    """Where downloaded datasets live: $HARNESS_DATA, or a folder of the user's cache."""
+    chosen = os.environ.get("HARNESS_DATA")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "adversarial-harness" / "data"
 
 
-def _folder() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # it was deleted
-        return None
+def offline() -> bool:
+    """Whether downloads are switched off: `harness --offline`, or the environment variable HARNESS_OFFLINE."""
+    return os.environ.get("HARNESS_OFFLINE", "") not in ("", "0")
 
 
-def _enter(folder: str | None) -> None:
-    if folder is not None:
-        os.chdir(folder)
-
-
-def _default_device(device: torch.device) -> None:
-    torch.set_default_device(None if device.type == "cpu" else device)  # None, since a device slows every call down
-
-
-def _cudnn(deterministic: bool) -> None:
-    torch.backends.cudnn.deterministic = deterministic
-
-
-SETTINGS = (
-    _Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    _Setting("torch's default device", torch.get_default_device, _default_device),
-    _Setting("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
-    _Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
-    _Setting("torch's deterministic mode", torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
-    _Setting("cuDNN's deterministic mode", lambda: torch.backends.cudnn.deterministic, _cudnn),
-    _Setting("the current folder", _folder, _enter),
-)
-"""All that is guarded. The global generators are set back around every call instead (`harness.randomness.fenced`)."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The values of `SETTINGS` at some time."""
-
-    values: tuple[Any, ...]
-
-    @classmethod
-    def now(cls) -> Settings:
-        return cls(tuple(setting.read() for setting in SETTINGS))
-
-    def restore(self) -> list[str]:
-        """Sets back what has changed since, and tells of each what it was and what it had become."""
-        changed = []
-        for setting, before in zip(SETTINGS, self.values, strict=True):
-            after = setting.read()
-            if after != before:
-                changed.append(f"{setting.name} (from {before} to {after})")
-                setting.write(before)
-        return changed
+def weights_root() -> Path:
+    """Where fetched checkpoints live: $HARNESS_WEIGHTS, or a folder of the user's cache."""
+    chosen = os.environ.get("HARNESS_WEIGHTS")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "adversarial-harness" / "weights"

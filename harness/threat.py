@@ -206,3 +206,7 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+LARGEST: dict[type[ThreatModel], float] = {Linf: 1, L2: 100, Flow: 2}
+"""Budgets beyond these were meant in other units: images lie in [0, 1], and a flow of 2 crosses the whole width."""

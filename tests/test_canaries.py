@@ -15,13 +15,15 @@ from attacks.common.losses import LossName
 from attacks.pgd import PGD
 from defenses.optimal_dc import OptimalDC
 from harness import datasets
-from harness.attack import Adversarial, Target
-from harness.progress import Display
+from harness.attack import Adversarial
+from harness.cli.run_progress import Display
+from harness.evaluation.run import run
 from harness.quantity import Quantity
-from harness.report import Run, load, report, summarise
-from harness.report.table import Row
-from harness.run import run
+from harness.reporting import Run, report, summarise
+from harness.reporting.tables.table import Row
+from harness.results import load
 from harness.suite import load as load_suite
+from harness.target import Target
 
 SUITE = Path(__file__).parents[1] / "suites" / "canaries.yaml"
 CANARIES = (

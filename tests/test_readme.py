@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.scaffold import write
+from harness.cli.scaffold import write
 from harness.suite import load
 
 README = Path(__file__).parent.parent / "README.md"

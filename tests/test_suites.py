@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.blueprint import blueprints
-from harness.cost import estimate
-from harness.diagnose import Options
-from harness.listing import listing, suite_files
-from harness.registry import entries
-from harness.report.reference import named
-from harness.smoke import small
-from harness.standins import absent, cache
+from harness.cli.listing import listing, suite_files
+from harness.config.registry import entries
+from harness.diagnosis import Options
+from harness.dry_run.cost import estimate
+from harness.dry_run.meta_checkpoints import blueprints
+from harness.dry_run.placeholders import absent, cache
+from harness.dry_run.smoke import small
+from harness.reporting.tables.reference import named
 from harness.suite import Plan, load
 
 ROOT = Path(__file__).parents[1] / "suites"

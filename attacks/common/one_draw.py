@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.attack import Target
+from harness.target import Target
 
 
 class NoGradient(RuntimeError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from attacks.apgd import APGD
-from attacks.common.budget import Norm
 from attacks.common.losses import LossName
+from attacks.common.norms import Norm
 from harness.gradients import Gradient
 from harness.quantity import Quantity
 

@@ -14,7 +14,7 @@ from typing import Any
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from attacks.common.budget import Norm
+from attacks.common.norms import Norm
 
 TILES = 5
 """Down an image; one that is less high has no tiles at all."""

@@ -44,6 +44,8 @@ def preload() -> None:
     import torch
 
     torch.set_num_threads(1)
+    import harness.report
+    import harness.verify
     import matplotlib.pyplot
     import pyarrow.parquet
     import sklearn.datasets
@@ -52,8 +54,6 @@ def preload() -> None:
     import defenses.undefended
     import harness.cli
     import harness.datasets
-    import harness.report
-    import harness.verify
 
     assert all((matplotlib.pyplot, pyarrow.parquet, sklearn.datasets, attacks.autoattack, defenses.undefended))
     assert all((harness.cli, harness.datasets, harness.report, harness.verify))

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.attack import Adversarial, Attack, Cost, Target
+from harness.attack import Adversarial, Attack, Cost
 from harness.quantity import Quantity
+from harness.target import Target
 from harness.threat import Linf
 
 

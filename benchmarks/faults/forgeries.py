@@ -21,8 +21,9 @@ import safetensors.numpy
 
 from benchmarks.faults.attempt import run
 from benchmarks.faults.trial import Trial, bounded, prepare
-from harness import datasets, manifest_model
-from harness.store import Store
+from harness import datasets
+from harness.results.manifest import write_manifest
+from harness.results.store import Store
 
 CLEAN = datasets.load("digits", "test").images.numpy()
 
@@ -228,7 +229,7 @@ def _thorough(change: Callable[[Rows, Tensors], object], edit: Callable[[Manifes
             cell["records"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
         edit(content)
         content.pop("seal")
-        manifest_model.write(Store(out), content)
+        write_manifest(Store(out), content)
 
     return forge
 

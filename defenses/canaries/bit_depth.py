@@ -12,7 +12,7 @@ from torch import Tensor
 
 from defenses.canaries.front import Front
 from harness.errors import UserError
-from harness.nested import InnerDefense
+from harness.suite.nested import InnerDefense
 
 
 class BitDepth(Front):

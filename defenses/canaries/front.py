@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from harness.defense import Defense
-from harness.nested import InnerDefense, built
+from harness.suite.nested import InnerDefense, built
 
 
 class Front(Defense):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from defenses.canaries.front import Front
 from harness.errors import UserError
-from harness.nested import InnerDefense
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, uniform
+from harness.suite.nested import InnerDefense
 
 DROP = derive("input dropout")
 """Sets its draws apart from any other from the same seeds."""

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from defenses.canaries.front import Front
 from harness.errors import UserError
-from harness.nested import InnerDefense
 from harness.randomness import derive, fold, uniform
+from harness.suite.nested import InnerDefense
 
 RESIZE = derive("resize and pad")
 """Sets its draws apart from any other from the same seeds."""

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from defenses.canaries.front import Front
 from harness.errors import UserError
-from harness.nested import InnerDefense
 from harness.quantity import Quantity
+from harness.suite.nested import InnerDefense
 
 
 class Shattered(Front):

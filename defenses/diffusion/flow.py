@@ -27,11 +27,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from defenses.diffusion.chunked_gradient import ChunkedSum, Passes
 from defenses.diffusion.denoiser import Denoiser, score
-from defenses.diffusion.exact_gradient import ChunkedSum, Passes
 from defenses.diffusion.runge_kutta import TABLEAUS, Solver, adaptive_times, solve
 from defenses.diffusion.schedule import ContinuousVP, Schedule, discrete_vp
-from defenses.diffusion.stepwise import State
+from defenses.diffusion.step_gradient import State
 from harness.randomness import fold, rademacher
 
 FlowSpacing = Literal["quadratic", "uniform"]

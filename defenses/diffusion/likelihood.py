@@ -39,15 +39,14 @@ import torch
 from torch import Tensor
 
 from defenses.diffusion.adam import LEARNING_RATE, maximize_by_adam
+from defenses.diffusion.chunked_gradient import GRADIENT_COST
 from defenses.diffusion.denoiser import NO_CLASS
-from defenses.diffusion.exact_gradient import GRADIENT_COST
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.random_times import Draws
-from harness.components import LARGEST
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.randomness import derive, fold
-from harness.threat import NORMS, Pixels
+from harness.threat import LARGEST, NORMS, Pixels
 
 Norm = Literal["Linf", "L2"]
 SignGradient = Literal["zero", "straight_through", "tanh"]

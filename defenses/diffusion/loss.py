@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from defenses.diffusion.all_classes import AllClassesSum
+from defenses.diffusion.chunked_gradient import ChunkedSum, Passes
 from defenses.diffusion.conditioning import ClassesOnly, Pair
 from defenses.diffusion.denoiser import NO_CLASS, AllClassesDenoiser, Denoiser
-from defenses.diffusion.exact_gradient import ChunkedSum, Passes
 from defenses.diffusion.noise import NoiseSource
 from defenses.diffusion.timesteps import TimeGrid
 

@@ -11,7 +11,7 @@ The last is on the discrete diffusion t = 1..1000 and may leave steps of it out:
 and t_{i+1}, for neighbours DDPM's 1 - beta_t. The variance v_i is b_i or the posterior's, b_i sigma_{i+1}^2 over
 sigma_i^2; the step to t = 0 adds no noise.
 
-For the adjoint gradient (`defenses.diffusion.stepwise`) each can be undone to first order in h: the noise that was
+For the adjoint gradient (`defenses.diffusion.step_gradient`) each can be undone to first order in h: the noise that was
 added is taken off, and so is the drift, evaluated at x_{i+1} and s_i. Plain Euler steps back would evaluate it at
 s_{i+1}, where close to 0 the score is so large that, with coarse steps, nothing of the gradient is left.
 """
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from defenses.diffusion.denoiser import Denoiser, score
 from defenses.diffusion.schedule import ContinuousVP, Process, Schedule
-from defenses.diffusion.stepwise import State, adjoint, stepwise
+from defenses.diffusion.step_gradient import State, adjoint, stepwise
 from harness.errors import UserError
 
 END = 1e-5

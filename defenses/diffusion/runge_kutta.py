@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from defenses.diffusion.stepwise import State, stepwise
+from defenses.diffusion.step_gradient import State, stepwise
 
 Solver = Literal["euler", "midpoint", "rk4", "dopri5"]
 

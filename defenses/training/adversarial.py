@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defenses.training.classifier import jittered
-from harness.attack import Attack, Target
-from harness.components import bind, check_budget
+from harness.attack import Attack
+from harness.config.component import bind, check_budget
+from harness.config.yaml_file import parse
 from harness.defense import Defense
 from harness.errors import UserError
+from harness.target import Target
 from harness.training import Trainer, as_used, logits_of
-from harness.yaml_source import parse
 
 
 class Adversarial(Trainer):

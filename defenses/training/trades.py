@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defenses.training.classifier import jittered
-from harness.components import LARGEST
 from harness.errors import UserError
 from harness.quantity import Quantity
-from harness.threat import NORMS, Pixels
+from harness.threat import LARGEST, NORMS, Pixels
 from harness.training import Trainer, as_used, logits_of
 
 _START = 1e-3

@@ -24,18 +24,18 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from harness import datasets
-from harness.cards import Card
-from harness.console import new_console
-from harness.datasets import Dataset, Split
+from harness.cli.train_progress import Display
+from harness.datasets.dataset import Dataset, Split
 from harness.errors import UserError
+from harness.files import write_atomically
+from harness.process.console import new_console
+from harness.process.signals import ENDING, Stopped
 from harness.randomness import derive, fenced
-from harness.signals import ENDING, Stopped
-from harness.store import write_atomically
-from harness.training.progress import Display
 from harness.training.recipe import Plan, Recipe, read
 from harness.training.state import State
 from harness.training.trainer import Trainer
-from harness.weights import Checkpoint, build_network
+from harness.weights.card import Card
+from harness.weights.checkpoint import Checkpoint, build_network
 
 SAVE_EVERY = 30.0
 """Seconds between checkpoints."""

@@ -11,13 +11,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from harness.components import Component, bind
-from harness.datasets import Split
+from harness.config.component import Component, bind
+from harness.config.validation import parse
+from harness.config.yaml_file import Document, Key
+from harness.config.yaml_file import read as read_yaml
+from harness.datasets.dataset import Split
 from harness.errors import Place
-from harness.schema import Name
-from harness.validation import parse
-from harness.yaml_source import Document, Key
-from harness.yaml_source import read as read_yaml
+from harness.suite.schema import Name
 
 
 class _Part(BaseModel):

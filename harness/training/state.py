@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.store import write_atomically
+from harness.files import write_atomically
 from harness.training.trainer import Trainer
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.attack import Attack, Target
+from harness.attack import Attack
 from harness.defense import Defense
 from harness.randomness import normal
+from harness.target import Target
 
 
 class Linear(Defense):

@@ -13,14 +13,14 @@ from torch import Tensor
 from attacks.apgd import APGD, _spans, adapt
 from attacks.apgd_dlr_100 import APGDDLR100
 from attacks.bpda import BPDA
+from attacks.common.gradient_attack import Best, Oracle
 from attacks.common.losses import loss_of, margin
-from attacks.common.search import Best, Oracle
 from attacks.exact_gradient import ExactGradient
 from attacks.pgd80_eot10 import PGD80EOT10
-from harness.attack import Target
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE
 
 Make = Callable[..., Defense]

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attacks.autoattack import AutoAttack
-from harness.attack import Adversarial, Target
+from harness.attack import Adversarial
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.randomness import derive, normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE
 
 Make = Callable[..., Defense]

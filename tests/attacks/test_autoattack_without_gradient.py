@@ -13,15 +13,16 @@ from torch import Tensor
 
 from attacks.autoattack import AutoAttack
 from attacks.common.one_draw import NoGradient
-from harness.attack import Adversarial, Target
+from harness.attack import Adversarial
+from harness.cli.run_progress import Display
 from harness.defense import Defense
-from harness.progress import Display
+from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
-from harness.report import load as results
-from harness.report import summarise
-from harness.run import run
+from harness.reporting import summarise
+from harness.results import load as results
 from harness.suite import load
+from harness.target import Target
 
 View = Callable[..., Target]
 

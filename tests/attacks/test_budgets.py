@@ -18,10 +18,11 @@ from attacks.pgd import PGD
 from attacks.stadv import StAdv
 from attacks.torchattacks import TorchAttacks
 from attacks.worst_of import WorstOf
-from harness.attack import Adversarial, Attack, Target
+from harness.attack import Adversarial, Attack
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE, Flow
 
 CLASSES, SHAPE = 5, (1, 6, 6)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 
 from attacks.clean import Clean
-from harness.attack import Cost, Target
+from harness.attack import Cost
 from harness.defense import Defense
+from harness.target import Target
 
 
 def test_clean_asks_nothing_and_changes_nothing(linear: Callable[..., Defense], view: Callable[..., Target]) -> None:

@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks.common.search import Oracle
+from attacks.common.gradient_attack import Oracle
 from attacks.lagrange import Lagrange
 from defenses.dc import DC
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.loss import Reduction
 from harness import datasets
-from harness.attack import Adversarial, Target
+from harness.attack import Adversarial
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import fold, normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE
 from harness.weights import Checkpoint
 

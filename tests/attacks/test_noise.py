@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from attacks.noise import Noise
-from harness.attack import Target
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE
 
 X = uniform(torch.arange(30), (1, 4, 4))

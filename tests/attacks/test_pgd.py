@@ -9,10 +9,11 @@ from torch import Tensor
 
 from attacks.common.losses import LossName, margin
 from attacks.pgd import PGD
-from harness.attack import Adversarial, Target
+from harness.attack import Adversarial
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE
 
 Make = Callable[..., Defense]

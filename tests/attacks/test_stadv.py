@@ -16,10 +16,10 @@ from torch import Tensor
 from attacks.common.flow import roughness
 from attacks.common.losses import margin
 from attacks.stadv import StAdv
-from harness.attack import Target
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE, Flow, warp
 
 Make = Callable[..., Defense]

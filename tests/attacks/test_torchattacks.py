@@ -17,11 +17,12 @@ from torch import Tensor
 
 from attacks.common.losses import margin
 from attacks.torchattacks import BUDGETS, TorchAttacks
-from harness.attack import Adversarial, Target
+from harness.attack import Adversarial
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE
 
 torchattacks = pytest.importorskip("torchattacks")

@@ -12,10 +12,11 @@ from attacks.clean import Clean
 from attacks.noise import Noise
 from attacks.pgd import PGD
 from attacks.worst_of import WorstOf
-from harness.attack import Adversarial, Attack, Cost, Target
+from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
+from harness.target import Target
 from harness.threat import TOLERANCE, Flow, Linf, warp
 
 Make = Callable[..., Defense]

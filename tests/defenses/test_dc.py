@@ -12,10 +12,10 @@ from torch import Tensor
 from defenses.dc import DC
 from defenses.networks.edm import EDM
 from defenses.networks.ncsnpp import NCSNpp
-from harness.cards import Card
 from harness.errors import UserError
 from harness.randomness import fold, normal
 from harness.weights import Checkpoint
+from harness.weights.card import Card
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 HEADS = {**ARGUMENTS, "num_classes": None, "heads": 11, "null_head": True}

@@ -14,14 +14,14 @@ from attacks.pgd import PGD
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.optimal_dc import Files, OptimalDC
 from harness import datasets
-from harness.attack import Target
-from harness.check import check
-from harness.components import Component, bind
+from harness.checks import check
+from harness.config.component import Component, bind
+from harness.config.yaml_file import parse
 from harness.errors import Place, UserError
-from harness.identity import component_hash
 from harness.quantity import Quantity
 from harness.randomness import fold
-from harness.yaml_source import parse
+from harness.suite.cell_key import component_hash
+from harness.target import Target
 
 SEEDS = torch.tensor([5, 1 << 61])
 

@@ -16,7 +16,7 @@ from defenses.hybvit import HybViT
 from defenses.jem import JEM
 from defenses.pat import PAT
 from defenses.undefended import Undefended
-from harness.check import gates
+from harness.checks import gates
 from harness.errors import UserError
 from harness.weights import Checkpoint, build_network
 

@@ -21,7 +21,7 @@ from defenses.robustbench import RobustBench
 from harness import suite
 from harness.defense import Defense
 from harness.errors import UserError
-from harness.identity import component_hash
+from harness.suite.cell_key import component_hash
 
 # Of timm, torchvision and robustbench, about their own code.
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "UserWarning")]

@@ -12,7 +12,7 @@ from torch import Tensor
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.sbgc import SBGC
-from harness.check import check
+from harness.checks import check
 from harness.errors import UserError
 from harness.randomness import fold
 from harness.weights import Checkpoint

@@ -14,10 +14,10 @@ from defenses.pat import PAT
 from defenses.rdc import RDC
 from defenses.undefended import Undefended
 from harness import datasets
-from harness.attack import Target
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import row_seeds
+from harness.target import Target
 from harness.weights import Checkpoint, packaged
 
 COUNT = 100

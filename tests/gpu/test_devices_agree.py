@@ -9,9 +9,9 @@ from attacks.pgd import PGD
 from defenses.dc import DC
 from defenses.undefended import Undefended
 from harness import datasets
-from harness.attack import Target
 from harness.quantity import Quantity
 from harness.randomness import normal, row_seeds, uniform
+from harness.target import Target
 from harness.weights import Checkpoint
 
 pytestmark = pytest.mark.gpu

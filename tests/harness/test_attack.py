@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.attack import Attack, Cost, Target
+from harness.attack import Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.randomness import fold, normal, uniform
+from harness.target import Target
 
 
 class Noisy(Defense):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.records import Record
-from harness.store import Store
+from harness.evaluation.pending import load_images, survey
+from harness.results.record import Record
+from harness.results.store import Store
 from harness.suite import load
-from harness.survey import load_images, survey
 
 MINE = """
 import os
@@ -286,7 +286,7 @@ def test_results_deleted_while_they_are_made_are_an_error(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = suite("Means", images=12)
-    from harness.progress import Display
+    from harness.cli.run_progress import Display
 
     for gone in ("results/tries", "results/tries/cells/means/attack/00000-00004.parquet", "results/tries/run.json"):
         shutil.rmtree("results", ignore_errors=True)

@@ -14,11 +14,11 @@ from sklearn.datasets import load_digits
 
 from harness import cli
 from harness.errors import UserError
-from harness.report.load import load as load_results
-from harness.report.originals import originals
+from harness.evaluation.pending import load_images
+from harness.reporting.page.originals import originals
+from harness.results.load import load as load_results
 from harness.suite import load
-from harness.survey import load_images
-from harness.verify import verify
+from harness.verification import verify
 
 DEFENSE = """
 from defenses.undefended import Undefended

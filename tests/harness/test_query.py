@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from harness.attack import Target
+from harness.cli.run_progress import Display
 from harness.defense import Defense
-from harness.judge import ask
-from harness.progress import Display
+from harness.evaluation.pending import load_images, survey
+from harness.evaluation.predict import ask
+from harness.evaluation.run import run
 from harness.query import draws_globally, query
 from harness.randomness import fenced, normal, row_seeds
-from harness.run import run
-from harness.store import Store
+from harness.results.store import Store
 from harness.suite import load
-from harness.survey import load_images, survey
+from harness.target import Target
 
 X = torch.rand(7, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(7) % 3

@@ -20,8 +20,9 @@ import torch
 
 import harness
 from harness.errors import UserError
-from harness.records import Record
-from harness.store import Cell, Store, write_atomically
+from harness.files import write_atomically
+from harness.results.record import Record
+from harness.results.store import Cell, Store
 
 RECORD = Record(0, 1, "robust", [1], [1], [0.5], [0.25], 0.5, 1.5, 2.5, None, 0.0, 20, 10, 0.125, 7)
 IMAGES = {"images": torch.zeros(1, 1, 4, 4)}
@@ -71,7 +72,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     old: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if stage == "write":
-        monkeypatch.setattr("harness.store.open", FullFile, raising=False)
+        monkeypatch.setattr("harness.results.store.open", FullFile, raising=False)
     else:
         monkeypatch.setattr(os, stage, fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(UserError, match=r"No space left on device.*Free some space") as caught:
@@ -119,7 +120,7 @@ def test_a_folder_that_cannot_be_made_is_told_with_a_remedy(tmp_path: Path) -> N
 def test_a_read_only_directory_is_told_with_a_remedy(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.store.open", fail(OSError(code, os.strerror(code))), raising=False)
+    monkeypatch.setattr("harness.results.store.open", fail(OSError(code, os.strerror(code))), raising=False)
     for attempt in (lambda: Store(tmp_path).write_manifest({}), lambda: Store(tmp_path).locked().__enter__()):
         with pytest.raises(UserError, match=rf"{os.strerror(code)}.*--out"):
             attempt()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from harness.cli.run_progress import Display
 from harness.errors import UserError
-from harness.progress import Display
-from harness.run import run
-from harness.store import Store
+from harness.evaluation.pending import load_images, survey
+from harness.evaluation.run import run
+from harness.results.store import Store
 from harness.suite import load
-from harness.survey import load_images, survey
 
 SUITE = """
 suite: transfer

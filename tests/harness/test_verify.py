@@ -19,22 +19,22 @@ from rich.console import Console
 from torch import Tensor
 
 from harness import cli, datasets
+from harness.cli.run_progress import Display
+from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import UserError
-from harness.identity import cell_key, component_hash
-from harness.judge import ask
-from harness.manifest_model import Manifest
-from harness.progress import Display
-from harness.records import Record
-from harness.report import load as load_results
-from harness.report import report as rendered
-from harness.run import run
-from harness.shard import Images
-from harness.signals import Stopped
-from harness.store import Store
+from harness.evaluation.predict import ask
+from harness.evaluation.run import run
+from harness.process.signals import Stopped
+from harness.reporting import report as rendered
+from harness.results import load as load_results
+from harness.results.manifest import Manifest
+from harness.results.record import Record
+from harness.results.store import Store
 from harness.suite import load
-from harness.verify import Report, verify
-from harness.verify.replay import Answers, ask_again, compared
+from harness.suite.cell_key import cell_key, component_hash
+from harness.verification import Report, verify
+from harness.verification.replay import Answers, ask_again, compared
 
 CPU = torch.device("cpu")
 Tensors = dict[str, Tensor]
@@ -744,6 +744,6 @@ def test_stopping_shows_how_far_it_came(
             raise Stopped(signal.SIGINT)
         return ask_again(*arguments, **options)
 
-    monkeypatch.setattr("harness.verify.session.ask_again", stop)
+    monkeypatch.setattr("harness.verification.run.ask_again", stop)
     assert call(str(out), "--suite", str(small_suite), "--trust") == 130
     assert "8/10" in capsys.readouterr().out

@@ -21,10 +21,10 @@ import safetensors.torch
 import torch
 from rich.console import Console
 
-from harness.progress import Display
-from harness.run import run
+from harness.cli.run_progress import Display
+from harness.evaluation.run import run
+from harness.results.store import Bounds
 from harness.suite import load
-from harness.survey import Bounds
 
 SUITE = """
 suite: sound

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness.compare import compare
 from harness.errors import UserError
-from harness.report import load, report
-from harness.verify import verify
+from harness.reporting import report
+from harness.reporting.tables.comparison import compare
+from harness.results import load
+from harness.verification import verify
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.manifest_model import find
-from harness.report import report
-from harness.store import Cell, Damaged, Store
+from harness.reporting import report
+from harness.results.manifest import find
+from harness.results.store import Cell, Damaged, Store
 from harness.suite import load
-from harness.verify import verify
+from harness.verification import verify
 
 HERE = Path(__file__).parent
 FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -19,15 +19,15 @@ from attacks.autoattack import AutoAttack
 from attacks.common.square import Square, overruns, too_low
 from attacks.torchattacks import TorchAttacks
 from attacks.worst_of import WorstOf
-from harness.blueprint import blueprints
-from harness.cost import estimate
+from harness.cli.run_progress import Display
+from harness.dry_run.cost import estimate
+from harness.dry_run.meta_checkpoints import blueprints
 from harness.errors import UserError
-from harness.progress import Display
+from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.randomness import fenced, normal, uniform
-from harness.report import load as results
-from harness.report import summarise
-from harness.run import run
+from harness.reporting import summarise
+from harness.results import load as results
 from harness.suite import load
 
 SQUARES = [(side, side) for side in range(5, 41)]

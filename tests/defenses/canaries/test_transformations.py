@@ -20,7 +20,7 @@ from defenses.canaries.thermometer import Thermometer
 from defenses.networks.thermometer_cnn import codes
 from defenses.undefended import Undefended
 from harness import datasets
-from harness.check import check
+from harness.checks import check
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.gradients import bpda, exact

@@ -11,15 +11,7 @@ import torch
 from torch import Tensor
 
 from defenses.diffusion.denoiser import NoisePredictor
-from defenses.diffusion.reverse import (
-    END,
-    Ancestral,
-    EulerMaruyama,
-    Solver,
-    continuous_times,
-    denoised,
-    discrete_times,
-)
+from defenses.diffusion.reverse import END, Ancestral, EulerMaruyama, Solver, continuous_times, denoised, discrete_times
 from defenses.diffusion.schedule import ContinuousVP, Process, discrete_vp
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.networks.ncsnpp_config import NCSNppConfig

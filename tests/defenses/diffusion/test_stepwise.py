@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from defenses.diffusion.stepwise import State, adjoint, stepwise
+from defenses.diffusion.step_gradient import State, adjoint, stepwise
 
 MATRIX = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
 

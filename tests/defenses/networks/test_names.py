@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness import registry
+from harness.config import registry
 
 
 @pytest.mark.parametrize("name", ["edm", "hybvit", "jem_wrn", "ncsnpp", "pat_resnet", "wrn_dropout"])

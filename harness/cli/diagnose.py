@@ -1,0 +1,73 @@
+"""`harness diagnose`: are a defense's gradients masked?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import Device, Only, Out, SuitePath, device_of
+from harness.errors import UserError
+from harness.process.console import new_console
+from harness.process.signals import status_of, stoppable
+
+Images = Annotated[int, typer.Option(min=1, help="The first N of the suite's images; left out, as the paper takes.")]
+View = Annotated[
+    str | None, typer.Option(help="exact, bpda, adjoint or blind; that of the suite's attack if left out.")
+]
+Eot = Annotated[int | None, typer.Option(min=1, help="Draws per gradient; those of the suite's attack if left out.")]
+Steps = Annotated[int, typer.Option(min=1, help="Of PGD, the white-box attack.")]
+LargestEot = Annotated[int, typer.Option(min=1, help="Gradient randomness is measured at EOT 1, 2, 4, ... up to this.")]
+Queries = Annotated[int, typer.Option(min=1, help="Of Square, the black-box attack.")]
+Surrogate = Annotated[
+    str | None, typer.Option(metavar="DEFENSE", help="Whose examples are transferred; the suite's first other defense.")
+]
+
+
+def diagnose(
+    suite: SuitePath,
+    only: Only = None,
+    images: Images = 100,
+    gradient: View = None,
+    eot: Eot = None,
+    steps: Steps = 10,
+    largest_eot: LargestEot = 4,
+    queries: Queries = 100,
+    surrogate: Surrogate = None,
+    device: Device = "auto",
+    out: Out = None,
+) -> None:
+    """Look for masked gradients: gradient randomness, and the published checks, each with its numbers and its source.
+
+    The budget is that of the defense's first attack in the suite, or of the one that --only names. Findings are kept in
+    the results directory and join `harness report`; stopped, the same command goes on.
+
+    Examples:
+
+        harness diagnose suites/quickstart.yaml --only rdc
+
+        harness diagnose suites/quickstart.yaml --only dc/l2 --images 100 --largest-eot 32
+    """
+    from harness.cli.diagnose_progress import Display
+    from harness.diagnosis import Options
+    from harness.diagnosis import diagnose as run
+    from harness.gradients import VIEWS
+    from harness.suite.plan import load
+
+    view = next((name for name in VIEWS if name == gradient), None)
+    if view != gradient:
+        raise UserError(f"there is no gradient '{gradient}'", remedy=f"Choose one of {', '.join(VIEWS)}")
+    plan = load(suite, only=only)
+    folder = out or Path("results") / plan.suite.suite
+    options = Options(images, view, eot, steps, largest_eot, queries, surrogate)
+    console = new_console(soft_wrap=True)
+    try:
+        with stoppable():
+            found = run(plan, folder, options, device_of(device), Display(console))
+    except KeyboardInterrupt as stop:
+        console.print(f"\nStopped. Findings are kept in {folder}; the same command goes on from there.", markup=False)
+        raise typer.Exit(status_of(stop)) from None
+    console.print(f"\nFindings are in {folder / 'diagnose'}, and join: harness report {folder}", markup=False)
+    if any(finding.status == "error" for diagnosis in found for finding in diagnosis.findings):
+        raise typer.Exit(1)

@@ -1,0 +1,78 @@
+"""What a diagnosis shows: each finding as it comes, and on a terminal how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
+from rich.text import Text
+
+from harness.diagnosis.finding import Finding, Status
+from harness.diagnosis.subject import Subject
+from harness.process.console import plain_column
+
+COLOURS: dict[Status, str] = {"pass": "green", "suspect": "yellow", "not asked": "dim", "error": "red"}
+
+
+class Display:
+    """Tells what is being checked, and what was found."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress = Progress(console=console)
+        self._task = self._progress.add_task("")
+
+    @contextmanager
+    def running(self, defense: str, checks: int, subject: Subject) -> Iterator[None]:
+        """Shows the progress of so many checks while the block runs."""
+        self._title(defense)
+        columns = (
+            plain_column(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(
+            *columns,
+            _Passes(lambda: subject.passes),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task(defense, total=checks)
+        with self._progress:
+            yield
+
+    def began(self, check: str) -> None:
+        self._progress.update(self._task, description=check)
+
+    def found(self, finding: Finding) -> None:
+        self._print(finding)
+        self._progress.advance(self._task)
+
+    def kept(self, defense: str, findings: Iterable[Finding]) -> None:
+        """All of them were made by an earlier command."""
+        self._title(defense)
+        for finding in findings:
+            self._print(finding)
+
+    def _title(self, defense: str) -> None:
+        self.console.print(f"\n[bold]{escape(defense)}[/]", highlight=False)
+
+    def _print(self, finding: Finding) -> None:
+        status = f"[{COLOURS[finding.status]}]{finding.status}[/]"
+        self.console.print(f"{status}  {escape(f'{finding.name}: {finding.message}')}", highlight=False)
+
+
+class _Passes(ProgressColumn):
+    """Images sent through the defense so far, which grows while a check is under way."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        super().__init__()
+        self._count = count
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{self._count():,} forward passes", style="dim")

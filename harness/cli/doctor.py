@@ -1,0 +1,261 @@
+"""What is installed, what is at hand, and which of the known traps somebody fell into, with the command that mends it.
+
+A broken installation must not break its doctor: libraries are imported one examination at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import importlib
+import importlib.util
+import os
+import platform
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+
+from harness.errors import UserError, blame
+
+Status = Literal["ok", "broken", "absent"]
+
+OURS = "adversarial-harness"
+ROBUSTBENCH = "robustbench==1.1.1"
+TORCHATTACKS = "torchattacks==3.5.1"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Args:
+        name: what it is.
+        status: `absent`: not there, and not needed by everyone; `broken`: something will fail.
+        detail: what was seen.
+        remedy: a shell command that mends it, where there is one.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str | None = None
+
+
+def examine() -> list[Finding]:
+    """Versions, devices, caches and traps, in this order. Imports the libraries it examines; takes seconds."""
+    return [finding for look in (versions, devices, caches, traps) for finding in _surviving(look)]
+
+
+def versions() -> Iterator[Finding]:
+    """This package, and whether each of its requirements is met."""
+    yield Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
+    try:
+        requirements = [Requirement(text) for text in metadata.requires(OURS) or []]
+    except metadata.PackageNotFoundError:
+        root = Path(__file__).parents[2]
+        yield Finding(OURS, "broken", f"runs from {root} without being installed", pip(f"install --editable {root}"))
+        return
+    yield Finding(OURS, "ok", f"{metadata.version(OURS)} in {Path(__file__).parents[1]}")
+    for requirement in requirements:
+        if requirement.marker is None:
+            yield _required(requirement, "broken")
+        elif _extra(requirement) not in ("test", "dev"):
+            yield _required(requirement, "absent")
+    yield _torchattacks()
+
+
+def devices() -> Iterator[Finding]:
+    """What torch can compute on."""
+    import torch
+
+    cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"
+    yield Finding("cpu", "ok", f"{cores}; the environment variable OMP_NUM_THREADS changes that")
+    yield _cuda()
+    if sys.platform == "darwin":
+        there = torch.backends.mps.is_available()
+        yield Finding("mps", "ok" if there else "absent", "Apple GPU" if there else "torch sees no Apple GPU")
+
+
+def caches() -> Iterator[Finding]:
+    """Datasets that can be loaded now, and whether the packaged checkpoints are what their cards say."""
+    from harness import datasets, weights
+
+    for found in datasets.state():
+        place = found.place if found.present else f"not in {found.place}; fetched when first used"
+        yield Finding(f"dataset {found.name}", "ok" if found.present else "absent", place)
+    for name, path in weights.packaged().items():
+        yield _checkpoint(name, path)
+
+
+def traps() -> Iterator[Finding]:
+    """Every install trap that we know of."""
+    for look in (autoattack_alias, pkg_resources_there, robustbench_whole, torch_pair, numpy_bridge):
+        yield look()
+
+
+def autoattack_alias() -> Finding:
+    """robustbench imports `autoattack`, which no package index carries; see `harness.process.compat`."""
+    name = "import autoattack"
+    try:
+        module = importlib.import_module("autoattack")
+    except ImportError as error:
+        return Finding(name, "broken", blame(error), pip("install 'pyautoattack>=0.2.0'"))
+    return Finding(name, "ok", f"gives {module.__name__}")
+
+
+def pkg_resources_there() -> Finding:
+    """robustbench imports `pkg_resources`, which setuptools lost in version 81."""
+    name = "import pkg_resources"
+    if importlib.util.find_spec("pkg_resources") is None:
+        return Finding(name, "broken", "gone from this setuptools", pip("install 'setuptools<81'"))
+    return Finding(name, "ok", "there")
+
+
+def robustbench_whole(distribution: metadata.Distribution | None = None) -> Finding:
+    """torchattacks installs an old copy of robustbench over the real one, and deletes it when it is uninstalled.
+
+    Args:
+        distribution: the robustbench to look at; the installed one if left out.
+    """
+    name, mend = "robustbench's files", pip(f"install --force-reinstall --no-deps {ROBUSTBENCH}")
+    try:
+        found = distribution or metadata.distribution("robustbench")
+    except metadata.PackageNotFoundError:
+        return Finding(name, "broken", "robustbench is not installed", mend)
+    changed = altered(found, "robustbench")
+    if changed:
+        some = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+        return Finding(name, "broken", f"{len(changed)} are not those of {found.version} ({some})", mend)
+    return Finding(name, "ok", f"those of {found.version}, byte for byte")
+
+
+def torch_pair() -> Finding:
+    """torch and torchvision must come from one build; torchvision names the torch it was built for."""
+    import torch
+
+    name = "torch and torchvision"
+    wanted = next((r for r in map(Requirement, metadata.requires("torchvision") or []) if r.name == "torch"), None)
+    version = metadata.version("torchvision")
+    pair = f"'{wanted or 'torch'}' torchvision=={version.partition('+')[0]}"
+    mend = f"{pip('uninstall --yes torch torchvision')} && {pip(f'install {pair}')}"
+    if wanted and not wanted.specifier.contains(torch.__version__, prereleases=True):
+        return Finding(name, "broken", f"torchvision {version} is built for {wanted}, not {torch.__version__}", mend)
+    try:
+        ops = importlib.import_module("torchvision.ops")
+        ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    except Exception as error:  # a mismatch shows as whatever the loader or the dispatcher happens to raise
+        return Finding(name, "broken", f"torchvision's operators do not work: {blame(error)}", mend)
+    return Finding(name, "ok", "of one build")
+
+
+def numpy_bridge() -> Finding:
+    """A torch built for NumPy 1 cannot talk to NumPy 2."""
+    import numpy as np
+    import torch
+
+    name = "torch and numpy"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.from_numpy(np.zeros(1)).numpy()
+    except RuntimeError as error:
+        return Finding(name, "broken", f"they do not work together: {blame(error)}", pip("install 'numpy<2'"))
+    return Finding(name, "ok", "work together")
+
+
+def altered(distribution: metadata.Distribution, package: str) -> list[str]:
+    """Files of a package that are missing or not the ones its distribution installed, by the hashes it keeps.
+
+    Args:
+        package: the folder to look at; a distribution may hold others beside it.
+    """
+    record = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    own = {file: digest for file, digest, _ in record if digest and file.startswith(f"{package}/")}
+    if not own:
+        return [f"{package}/ (the installer kept no list of its files)"]
+    return sorted(file for file, digest in own.items() if _hash(Path(str(distribution.locate_file(file)))) != digest)
+
+
+def pip(arguments: str) -> str:
+    """A pip command line for the environment that is running."""
+    return f"{shlex.quote(sys.executable)} -m pip {arguments}"
+
+
+def _hash(path: Path) -> str | None:
+    """As RECORD writes it, or None where there is no file."""
+    if not path.is_file():
+        return None
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
+
+
+def _required(requirement: Requirement, otherwise: Status) -> Finding:
+    wanted = f"{requirement.name}{requirement.specifier}"
+    mend = pip(f"install {shlex.quote(wanted)}")
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        extra = _extra(requirement)
+        return Finding(requirement.name, otherwise, f"for the extra '{extra}'" if extra else "not installed", mend)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(requirement.name, "broken", f"{version}, where {wanted} is needed", mend)
+    return Finding(requirement.name, "ok", version)
+
+
+def _extra(requirement: Requirement) -> str | None:
+    """The extra that asks for it: `extra == "ray"` -> ray."""
+    return str(requirement.marker).rpartition("extra == ")[2].strip("\"'") if requirement.marker else None
+
+
+def _torchattacks() -> Finding:
+    mend = f"{pip(f'install --no-deps {TORCHATTACKS}')} && {pip(f'install --force-reinstall --no-deps {ROBUSTBENCH}')}"
+    try:
+        version = metadata.version("torchattacks")
+        importlib.import_module("torchattacks")
+    except metadata.PackageNotFoundError:
+        return Finding("torchattacks", "absent", "for attacks of type torchattacks", mend)
+    except ImportError as error:
+        return Finding("torchattacks", "broken", blame(error), mend)
+    return Finding("torchattacks", "ok", version)
+
+
+def _cuda() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return Finding("cuda", "ok", f"{', '.join(names)}; torch is built for CUDA {torch.version.cuda}")
+    if torch.version.cuda is None:
+        return Finding("cuda", "absent", "this torch is built without CUDA")
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        return Finding("cuda", "absent", str(error).strip().splitlines()[0])
+    return Finding("cuda", "absent", "no device")
+
+
+def _checkpoint(name: str, path: Path) -> Finding:
+    from harness.results.environment import git_revision
+    from harness.weights.checkpoint import Checkpoint
+
+    try:
+        card = Checkpoint.find(name).card
+    except UserError as error:
+        restore = f"git -C {shlex.quote(str(path.parent))} checkout -- '{name}.*'"
+        return Finding(f"weights {name}", "broken", error.message, restore if git_revision(path.parent) else None)
+    return Finding(f"weights {name}", "ok", card.summary if card else "no card")
+
+
+def _surviving(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of an examination; one that cannot go on is a finding itself."""
+    try:
+        yield from look()
+    except Exception as error:
+        yield Finding(f"examination of {look.__name__}", "broken", f"it stopped: {blame(error)}")

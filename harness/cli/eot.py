@@ -1,0 +1,48 @@
+"""`harness eot`: does an attack average over enough draws of a stochastic defense?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, finish
+from harness.errors import UserError
+from harness.process.console import new_console
+
+Draws = Annotated[str, typer.Option(metavar="N,N,..", help="The values of eot.")]
+
+
+def eot(
+    suite: SuitePath,
+    only: Only = None,
+    draws: Draws = "1,5,10,20",
+    device: Device = "auto",
+    limit: Limit = None,
+    out: Out = None,
+) -> None:
+    """Vary the EOT of one pairing's attack, and say whether robust accuracy has stopped falling.
+
+    It is a run of its own, in results/SUITE-eot-DEFENSE-ATTACK: stopped, the same command goes on, and more --draws add
+    to it. `harness report` shows the same curve.
+
+    Examples:
+
+        harness eot suites/quickstart.yaml --only rdc/linf
+
+        harness eot suites/quickstart.yaml --only rdc/linf --draws 1,2,4,8 --limit 16
+    """
+    from harness.reporting import report
+    from harness.suite.eot_curve import plan
+
+    folder, done = finish(plan(suite, only, _counts(draws), limit=limit), device, limit, out)
+    new_console().print(report(folder))
+    if done.failures:
+        raise typer.Exit(FAILED)
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--draws is '{text}'", remedy="Give whole numbers, such as --draws 1,5,10,20") from error

@@ -1,0 +1,257 @@
+"""The command line: parsing and printing. Each command's work lies in the module that it imports.
+
+Heavy modules are imported inside the commands, so that `harness --help` and `harness list` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from harness import __version__
+from harness.cli import compare, diagnose, eot, report, show, verify, weights
+from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, device_of, finish
+from harness.errors import UserError, blame
+from harness.guard import foreign_code
+from harness.process import signals
+from harness.process.console import echo, new_console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Robust accuracy of defended image classifiers, with the adversarial images to check it by.",
+)
+
+MISTAKE, BUG, BROKEN_PIPE = 2, 70, 128 + signal.SIGPIPE
+"""Statuses: the user's mistake, a fault of this program's own, and output that nobody reads any more."""
+
+
+class Listed(str, Enum):
+    defenses = "defenses"
+    attacks = "attacks"
+    datasets = "datasets"
+    suites = "suites"
+
+
+class Kind(str, Enum):
+    defense = "defense"
+    attack = "attack"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; arguments default to the process's own. A user's mistake ends in one paragraph and status 2."""
+    with signals.handled():
+        try:
+            app(arguments)
+        except SystemExit as end:
+            _examine(end)
+            raise
+        except Exception as error:
+            if (number := signals.arrived()) is not None:  # whatever became of it on the way
+                _leave(128 + number, "Stopped.")
+            if isinstance(error, UserError):
+                _complain(str(error))
+            if foreign_code.is_theirs(error):
+                _complain(f"{blame(error)}. Mend it.")
+            traceback.print_exc()
+            sys.exit(BUG)
+
+
+def _examine(end: SystemExit) -> None:
+    """Who ended the program: a command, a signal, a reader of the output who left, or the code of a suite."""
+    before = end.__context__  # what typer, or rich, was told and made an exit of
+    told = before and before.__cause__
+    if foreign_code.is_theirs(end) or (isinstance(told, KeyboardInterrupt) and not signals.from_outside(told)):
+        _complain(f"{blame(told or end)} would end the whole program. Let it raise an exception that says why.")
+    if isinstance(told, KeyboardInterrupt):
+        _leave(signals.status_of(told), "Stopped.")
+    if isinstance(before, BrokenPipeError):
+        _leave(BROKEN_PIPE)
+
+
+def _complain(text: str) -> NoReturn:
+    new_console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(text)}", highlight=False)
+    sys.exit(MISTAKE)
+
+
+def _leave(status: int, last: str = "") -> NoReturn:
+    """Ends the program though nobody may read its output any more: Python would complain of that at its exit."""
+    with suppress(OSError):
+        print(last, end="\n" if last else "", file=sys.stderr, flush=True)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    sys.exit(status)
+
+
+@app.callback(invoke_without_command=True)
+def _settings(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Refuse to use the network.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of fetched checkpoints and datasets.")] = None,
+) -> None:
+    """Settings of every command. Each has an environment variable, which they set for this process."""
+    if version:
+        echo(__version__)
+        raise typer.Exit
+    if offline:
+        os.environ["HARNESS_OFFLINE"] = "1"
+    if cache:
+        os.environ["HARNESS_WEIGHTS"] = str(cache / "weights")
+        os.environ["HARNESS_DATA"] = str(cache / "data")
+
+
+def run(
+    suite: SuitePath,
+    only: Only = None,
+    device: Device = "auto",
+    limit: Limit = None,
+    out: Out = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Two images, few steps, random weights for what is not here.")
+    ] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors/--no-retry-errors", help="Try again what ended in errors earlier.")
+    ] = True,
+) -> None:
+    """Run a suite, or finish one that was stopped. It runs the code that the suite names.
+
+    Ends with status 0 if every image has a verdict, 1 if some pairings failed: their images are errors, neither robust
+    nor fooled, and the others are finished. 2 is a mistake that kept it from working at all, 128 + N a signal (130
+    after Ctrl-C).
+
+    Examples:
+
+        harness run suites/quickstart.yaml
+
+        harness run suites/quickstart.yaml --only rdc/linf --device cuda
+
+        harness run suites/table1_sota.yaml --smoke
+    """
+    from harness.suite.plan import load
+
+    if smoke:
+        from harness.dry_run.smoke import smoke as try_out
+
+        with signals.stoppable():
+            folder = try_out(suite, out, device_of(device), new_console(), only=only)
+        new_console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
+        return
+    folder, done = finish(load(suite, limit=limit, only=only), device, limit, out, retry_errors=retry_errors)
+    what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
+    if done.failures:
+        made = f"Computed {done.computed} shards. " if done.computed else ""
+        again = "tries again what failed" if retry_errors else "without --no-retry-errors tries again what failed"
+        count = len(done.failures)
+        what = f"{made}{count} pairing{'s' if count > 1 else ''} failed. The same command {again}."
+    new_console().print(f"{what} See the results with: harness report {folder}", markup=False, highlight=False)
+    if done.failures:
+        raise typer.Exit(FAILED)
+
+
+def list_(
+    what: Annotated[Listed | None, typer.Argument(help="What to list; everything if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List defenses, attacks, datasets and suites."""
+    from harness.cli.listing import listing
+
+    found = {kind.value: listing(kind.value) for kind in ([what] if what else Listed)}
+    if as_json:
+        echo(json.dumps(found, indent=1))
+        return
+    for kind, entries in found.items():
+        table = Table("name", "what it is", "arguments", title=kind, title_justify="left", box=None, pad_edge=False)
+        for entry in entries:
+            table.add_row(*(escape(str(entry[column])) for column in ("name", "summary", "arguments")))
+        new_console().print(table, "")
+
+
+def check(
+    spec: Annotated[str, typer.Argument(metavar="FILE:Class", help="A defense, as a suite's `type` would name it.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Constructor arguments.")] = None,
+    dataset: Annotated[str, typer.Option(help="Where the images come from.")] = "digits",
+    device: Device = "cpu",
+) -> None:
+    """Check that a defense (or attack) keeps its contract."""
+    from harness.checks import check_class
+
+    verdicts = check_class(spec, Path.cwd(), arguments or [], dataset=dataset, device=device_of(device))
+    colours = {"passed": "green", "warned": "yellow", "failed": "red"}
+    table = Table("", "check", "what was found", box=None, pad_edge=False)
+    for verdict in verdicts:
+        table.add_row(f"[{colours[verdict.status]}]{verdict.status}[/]", verdict.name, escape(verdict.message))
+    new_console().print(table)
+    if any(verdict.status == "failed" for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def new(
+    kind: Kind, name: Annotated[str, typer.Argument(help="Lower case, such as `mine`; the file becomes mine.py.")]
+) -> None:
+    """Write the skeleton of a defense or attack into this folder."""
+    from harness.cli.scaffold import write
+
+    path, cls = write(kind.value, name, Path.cwd())
+    echo(f"Wrote {path.name}. Check it with: harness check {path.name}:{cls}")
+    echo(f"Name it in a suite as: type: ./{path.name}:{cls}")
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as suites/train/digits-cnn.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Where the weights and their card go.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a network by a recipe, or go on where it was stopped."""
+    from harness.training import train as train_recipe
+
+    console = new_console()
+    try:
+        with signals.stoppable():
+            path = train_recipe(recipe, out=out, device=device_of(device), console=console)
+    except KeyboardInterrupt as stop:
+        console.print("\nStopped. The last checkpoint is kept; the same command goes on from there.")
+        raise typer.Exit(signals.status_of(stop)) from None
+    console.print(f"Wrote {path} and its card.", markup=False, highlight=False)
+
+
+def doctor() -> None:
+    """Examine the installation: versions, devices, caches, and the known traps."""
+    from harness.cli.doctor import examine
+
+    findings = examine()
+    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
+    table = Table("", "what", box=None, pad_edge=False)
+    table.add_column("finding", overflow="fold")
+    for finding in findings:
+        table.add_row(f"[{colours[finding.status]}]{finding.status}[/]", escape(finding.name), escape(finding.detail))
+    console = new_console()
+    console.print(table)
+    for finding in (finding for finding in findings if finding.remedy):
+        console.print(f"\n{finding.name}, {finding.status}. Mend with:", markup=False, highlight=False)
+        console.print(f"    {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
+    if any(finding.status == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+for _command in (
+    *(run, report.report, show.show),
+    *(check, new, doctor),
+    *(verify.verify, compare.compare, eot.eot, diagnose.diagnose),
+    train,
+):
+    app.command()(_command)
+app.command(name="list")(list_)
+app.add_typer(weights.app, name="weights")

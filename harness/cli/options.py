@@ -1,0 +1,84 @@
+"""What several commands take or do: their common options, the device, and a run that may be stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from harness.errors import UserError
+from harness.process.console import new_console
+from harness.process.signals import status_of, stoppable
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.evaluation.pending import Failure
+    from harness.evaluation.run import Finished
+    from harness.suite.plan import Plan
+
+FAILED = 1
+"""Status of a run that came to its end, but for images that are errors."""
+
+SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, such as suites/quickstart.yaml.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the suite's images.")]
+Only = Annotated[str | None, typer.Option(metavar="DEFENSE[/ATTACK]", help="Only these pairings.")]
+Out = Annotated[Path | None, typer.Option(help="Results directory; results/SUITE if left out.")]
+
+
+def device_of(name: str) -> torch.device:
+    """The device that an option names.
+
+    Raises:
+        UserError: this machine does not have it.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used ({reason})", remedy="Try --device cpu") from error
+    return device
+
+
+def finish(
+    plan: Plan, device: str, limit: int | None, out: Path | None, *, retry_errors: bool = True
+) -> tuple[Path, Finished]:
+    """Runs what is left of a suite, and tells what failed. Returns the results directory and what was done.
+
+    Raises:
+        typer.Exit: it was interrupted.
+    """
+    from harness.cli.run_progress import Display
+    from harness.evaluation.run import run
+
+    folder = out or Path("results") / (plan.suite.suite + (f"-first{limit}" if limit else ""))
+    console = new_console()
+    try:
+        with stoppable():
+            done = run(plan, folder, device_of(device), Display(console), retry_errors=retry_errors)
+    except KeyboardInterrupt as stop:
+        console.print(
+            f"\nStopped. Finished shards are kept in {folder}; the same command goes on from there.", markup=False
+        )
+        raise typer.Exit(status_of(stop)) from None
+    for failure in done.failures:
+        _tell(failure, console)
+    return folder, done
+
+
+def _tell(failure: Failure, console: Console) -> None:
+    """A pairing that failed: how often, and the first reason."""
+    first, *others = failure.reasons
+    more = f" ({failure.reasons[first]} times, and {len(others)} other reasons)" if others else ""
+    what = f"{failure.name}: {failure.errors} of {failure.images} images ended in errors{more}:"
+    console.print(f"[red]failed:[/] {escape(what)}", highlight=False)
+    console.print(f"    {first}", markup=False, highlight=False, soft_wrap=True)

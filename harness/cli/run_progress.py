@@ -1,0 +1,139 @@
+"""What a long run shows: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from harness.evaluation.pending import Work
+from harness.results.record import Record
+from harness.target import Target
+
+
+class Display:
+    """Tells what is being attacked, how far it is, the accuracies so far, images per second and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._clock = _Clock()
+        self._works: list[Work] = []
+        self._current: Work | None = None
+        self._target: Target | None = None
+
+    def note(self, text: str) -> None:
+        """A remark that stays on the screen."""
+        self.console.print(escape(text), highlight=False)
+
+    @contextmanager
+    def running(self, works: list[Work]) -> Iterator[None]:
+        """Shows the progress of these pairings while the block runs."""
+        self._clock, self._works = _Clock(), works
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self._render, console=self.console, refresh_per_second=4):
+            yield
+
+    def began(self, work: Work) -> None:
+        self._current, self._target = work, None
+
+    def watch(self, work: Work, target: Target) -> None:
+        """Follows the passes that an attack spends."""
+        self._current, self._target = work, target
+
+    def finished(self, work: Work, records: list[Record]) -> None:
+        """A shard is on disk."""
+        self._clock.add(work, len(records))
+        self._target = None
+        if not self.console.is_terminal:
+            line = f"{work.name}: {_state(work)}, {self._clock.speed(work)}, {self._left()} left"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        return _duration(self._clock.left(self._works))
+
+    def _render(self) -> RenderableType:
+        table = Table.grid(padding=(0, 1))
+        for _ in range(5):
+            table.add_column(no_wrap=True)
+        for work in self._visible():
+            style = "bold" if work is self._current else "" if work.missing else "green"
+            done, total = len(work.records), max(b for _, b in work.shards)
+            bar = ProgressBar(total, done, width=10)
+            counts = f"{done}/{total}"
+            table.add_row(Text(work.name, style=style), bar, counts, accuracies(work.records), self._clock.speed(work))
+        passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
+        return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
+
+    def _visible(self) -> list[Work]:
+        """As many pairings as the terminal has lines for, the current one among them."""
+        room = max(1, self.console.height - 2)
+        at = next((i for i, work in enumerate(self._works) if work is self._current), 0)
+        start = max(0, min(at - room // 2, len(self._works) - room))
+        return self._works[start : start + room]
+
+
+class _Clock:
+    """Speed by pairing, and the time that the rest will take at those speeds."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._spent: dict[str, tuple[int, float]] = {}
+
+    def add(self, work: Work, images: int) -> None:
+        now = time.monotonic()
+        count, seconds = self._spent.get(work.name, (0, 0.0))
+        self._spent[work.name] = count + images, seconds + now - self._last
+        self._last = now
+
+    def speed(self, work: Work) -> str:
+        count, seconds = self._spent.get(work.name, (0, 0.0))
+        return f"{count / seconds:.3g} images/s" if seconds else ""
+
+    def left(self, works: list[Work]) -> float | None:
+        """Seconds. A pairing not begun is taken to be as slow as the average of those that were."""
+        if not self._spent:
+            return None
+        average = sum(s for _, s in self._spent.values()) / sum(n for n, _ in self._spent.values())
+        per_image = {name: seconds / count for name, (count, seconds) in self._spent.items()}
+        return sum(per_image.get(w.name, average) * (b - a) for w in works for a, b in w.missing)
+
+
+def _state(work: Work) -> str:
+    """Images done, and the accuracies so far."""
+    done, total = len(work.records), max(b for _, b in work.shards)
+    return f"{done}/{total} images, {accuracies(work.records)}"
+
+
+def accuracies(records: list[Record]) -> str:
+    """Clean and robust accuracy so far, in a single draw. Errors may be either: they leave an interval, or nothing."""
+    if not records:
+        return ""
+    answered = [r for r in records if r.clean_votes]
+    judged = [r for r in records if r.verdict != "error"]
+    told, errors = [], len(records) - len(judged)
+    if answered:
+        told.append(f"clean {sum(r.clean_votes[0] == r.label for r in answered) / len(answered):.1%}")
+    if judged:
+        robust = sum(r.adv_votes[:1] == [r.label] for r in judged)
+        most = f"–{(robust + errors) / len(records):.1%}" if errors else ""
+        told.append(f"robust {robust / len(records):.1%}{most}")
+    if errors:
+        told.append(f"{errors} errors" if judged else f"failed: {errors} errors")
+    return ", ".join(told)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

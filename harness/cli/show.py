@@ -1,0 +1,154 @@
+"""`harness show`: a suite as resolved, what it will cost, and what is not here yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.cli.options import Device, Limit, Only, SuitePath, device_of
+from harness.process.console import echo, new_console
+from harness.process.signals import stoppable
+
+if TYPE_CHECKING:
+    from harness.dry_run.cost import CellCost
+    from harness.suite.plan import Plan
+
+LISTED = 12
+"""Class folders that are printed with their labels; a run's manifest has them all."""
+
+Measure = Annotated[bool, typer.Option("--measure", help="Time each network on --device, and estimate hours.")]
+Small = Annotated[bool, typer.Option("--smoke", help="The suite as `harness run --smoke` runs it.")]
+
+
+def show(
+    suite: SuitePath,
+    only: Only = None,
+    limit: Limit = None,
+    measure: Measure = False,
+    device: Device = "auto",
+    smoke: Small = False,
+) -> None:
+    """Print a suite as resolved, and what it will cost at most.
+
+    Checkpoints need not be here: it says which are not, and how to get them. Components are built to be counted, which
+    runs the code that the suite names.
+
+    Examples:
+
+        harness show suites/table1_sota.yaml
+
+        harness show suites/table1_sota.yaml --measure --device cuda
+    """
+    from harness.dry_run import placeholders
+    from harness.dry_run.cost import estimate, hours, speeds
+    from harness.dry_run.meta_checkpoints import blueprints
+    from harness.dry_run.smoke import small
+    from harness.results.environment import device_name
+    from harness.suite.plan import load
+
+    console = new_console()
+    with stoppable(), placeholders.cache():
+        plan = blueprints(load(suite, limit=limit, only=only))
+        plan = small(plan) if smoke else plan
+        echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
+        _print_labels(plan, console)
+        if plan.sweeps:
+            console.print(_sweeps_table(plan), "")
+        costs = estimate(plan)
+        where = device_of(device) if measure else None
+        speed = speeds(plan, where) if where else None
+        console.print(_cost_table(costs, hours(costs, speed) if speed else None))
+        if where and speed:
+            console.print(f"\nNetwork evaluations per second, measured on {device_name(where)}, of random weights too:")
+            console.print(_speed_table(speed))
+        _print_absent(plan, console)
+
+
+def _print_labels(plan: Plan, console: Console) -> None:
+    """How class folders became labels."""
+    from harness.evaluation.pending import load_labels
+
+    labels = load_labels(plan)
+    if labels is None:
+        return
+    pairs = [f"{label} = '{folder}'" for folder, label in labels.of.items()]
+    if len(pairs) > LISTED:
+        pairs = [*pairs[: LISTED - 1], "…", pairs[-1]]
+    known = labels.num_classes if labels.num_classes is not None else "an unknown number of"
+    told = f"{len(labels.of)} class folders, of {known} classes, became labels {labels.how}: {', '.join(pairs)}."
+    remark = f"{labels.remark[:1].upper()}{labels.remark[1:]}."
+    lines = (told, remark, "") if labels.remark else (told, "")
+    console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _sweeps_table(plan: Plan) -> Table:
+    from harness.suite.sweep import spelt
+
+    table = Table("of", "values", "in results", title="Sweeps", title_justify="left", box=None)
+    for sweep in plan.sweeps:
+        of = f"{sweep.kind[:-1]} {sweep.name}: {', '.join(sweep.paths)}"
+        for name, values in sweep.variants.items():
+            table.add_row(escape(of), escape(", ".join(map(spelt, values))), escape(name))
+            of = ""
+    return table
+
+
+def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
+    table = Table(
+        title="At most, in passes and evaluations of the network (less for images that fall)",
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("pairing", overflow="fold", min_width=20)
+    numeric = ["images", "forwards\nper image", "backwards\nper image", "evaluations\nper image", "in total"]
+    for column in numeric + (["hours"] if hours else []):
+        table.add_column(column, justify="right", no_wrap=True)
+    for at, cost in enumerate(costs):
+        counts = (cost.images, cost.forwards, cost.backwards, cost.per_image, cost.evaluations)
+        told = [_count(count) for count in counts] + ([_hours(hours[at])] if hours else [])
+        how = escape(f"{cost.threat}: {cost.method}")
+        table.add_row(f"{escape(f'{cost.defense}/{cost.attack}')}\n[dim]{how}[/]", *told)
+    total = _count(sum(cost.evaluations for cost in costs))
+    table.add_row("total", *[""] * 4, total, *([_hours(sum(hours))] if hours else []))
+    return table
+
+
+def _speed_table(speed: dict[str, float]) -> Table:
+    table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in speed.items():
+        table.add_row(escape(name), f"{value:,.1f}")
+    return table
+
+
+def _count(value: float) -> str:
+    """A number that fits into a column: large ones to four digits, as in 1.695 G."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.4g} {unit}"
+    return f"{value:,.0f}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _print_absent(plan: Plan, console: Console) -> None:
+    from harness.dry_run.placeholders import absent, absent_dataset, how_to_get
+
+    defenses = {cell.defense.name: cell.defense for cell in plan.cells}
+    entries = {entry.name: entry for defense in defenses.values() for entry in absent(defense)}
+    lines = [f"  {name}: {how_to_get(entry)}" for name, entry in entries.items()]
+    if absent_dataset(name := plan.suite.dataset.name):
+        lines.append(f"  {name}: the first run downloads it")
+    if lines:
+        what = "\nNot here yet, which a run needs (counted with their architectures alone):"
+        console.print(what, *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,60 @@
+"""What a training run shows: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from harness.process.console import plain_column
+
+LINE_EVERY = 20.0
+"""Seconds between lines where there is no terminal."""
+
+
+class Display:
+    """Tells step, smoothed loss, steps per second and time left."""
+
+    def __init__(self, console: Console, name: str, steps: int) -> None:
+        self.console, self.name, self.steps = console, name, steps
+        self._loss: float | None = None
+        self._began = self._told = time.monotonic()
+        self._first = 0
+        self._bar: Progress | None = None
+
+    @contextmanager
+    def running(self, first: int) -> Iterator[None]:
+        """Shows progress from step `first` while the block runs."""
+        self._first, self._began = first, time.monotonic()
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (
+            plain_column(self.name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            plain_column(),
+        )
+        with Progress(*columns, TimeRemainingColumn(), console=self.console) as self._bar:
+            self._task = self._bar.add_task("", total=self.steps, completed=first)
+            yield
+
+    def stepped(self, step: int, loss: float) -> None:
+        """`step` steps are done; the last one's loss."""
+        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=f"loss {self._loss:.4f}")
+        elif step == self.steps or time.monotonic() - self._told > LINE_EVERY:
+            self._told = time.monotonic()
+            speed = (step - self._first) / max(1e-9, self._told - self._began)
+            left = (self.steps - step) / speed
+            self.note(
+                f"{self.name}: step {step}/{self.steps}, loss {self._loss:.4f}, {speed:.1f} steps/s, {left:.0f} s left"
+            )
+
+    def note(self, text: str) -> None:
+        """A remark that stays."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)

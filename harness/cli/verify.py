@@ -1,0 +1,168 @@
+"""`harness verify`: stored results, re-checked and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+from harness.cli.options import Device, Only, device_of
+from harness.process.console import new_console, plain_column
+from harness.process.signals import status_of, stoppable
+
+if TYPE_CHECKING:
+    from harness.verification import Report
+
+COLOURS = {"holds": "green", "fails": "red"}
+"""Of outcomes; the others are yellow."""
+
+CONTRADICTED, UNVERIFIED = 1, 3
+BUDGET_COLUMNS = ("images", "in\nbudget", "robust")
+REPLAY_COLUMNS = ("votes\nequal", "border-\nline", "contra-\ndicted", "re-\nplayed")
+
+SHOWN = 5
+"""Problems of one pairing that are printed, and likewise gaps."""
+
+LIMITS = (
+    "What holds is an upper bound on robust accuracy. Hashes find damage and edits, not a forger who makes all of them "
+    "anew; and no image shows that its attack did its best, or that no other run was thrown away."
+)
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")],
+    only: Only = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N images of each pairing, rounded up to whole shards.")
+    ] = None,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images asked at once; left out, as the run did. A defense that draws from torch's global generator "
+            "repeats its draws only so.",
+        ),
+    ] = None,
+    no_replay: Annotated[bool, typer.Option("--no-replay", help="Budgets only; needs no checkpoints.")] = False,
+    suite: Annotated[
+        Path | None, typer.Option(metavar="SUITE", help="The suite's file, which relative paths start from.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that the results name, such as ./mine.py:Mine.")
+    ] = False,
+) -> None:
+    """Re-check the budget of every stored adversarial image, and replay it against the defense.
+
+    Ends with status 0 if all holds, 1 if something is contradicted, 3 if something could not be verified. Only
+    defenses and attacks that come with this package are replayed; --trust imports others, which runs their code.
+
+    Examples:
+
+        harness verify results/quickstart
+
+        harness verify results/quickstart --no-replay
+
+        harness verify results/mine --suite suites/mine.yaml --trust --only rdc/linf --limit 32
+    """
+    from harness.results.manifest import Contradiction
+    from harness.verification import verify as verify_run
+
+    console = new_console()
+    reports: dict[str, Report] = {}
+    where = device_of(device)
+    found = verify_run(
+        directory, where, suite=suite, only=only, limit=limit, batch_size=batch_size, replay=not no_replay, trust=trust
+    )
+    try:
+        with stoppable():
+            _follow(found, reports, console)
+    except KeyboardInterrupt as stop:
+        _show(reports, console)
+        console.print("\nStopped; the table shows how far it came.")
+        raise typer.Exit(status_of(stop)) from None
+    except Contradiction as error:
+        console.print(f"{error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(CONTRADICTED) from error
+    _show(reports, console)
+    outcomes = {report.outcome for report in reports.values()}
+    if "fails" in outcomes:
+        raise typer.Exit(CONTRADICTED)
+    if outcomes != {"holds"}:
+        raise typer.Exit(UNVERIFIED)
+
+
+def _follow(found: Iterable[Report], reports: dict[str, Report], console: Console) -> None:
+    """Keeps the latest report of each cell, and shows how far the one at work is."""
+    columns = (plain_column(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bars: dict[str, Any] = {}
+        for report in found:
+            if report.name not in bars:
+                bars[report.name] = progress.add_task(report.name, total=report.total)
+            reports[report.name] = report
+            progress.update(bars[report.name], completed=report.images)
+
+
+def _show(reports: dict[str, Report], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("pairing", overflow="fold")
+    replayed = any(report.asked for report in reports.values())
+    for title in BUDGET_COLUMNS + (REPLAY_COLUMNS if replayed else ()):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    for report in reports.values():
+        table.add_row(escape(report.name), *_budget(report), *(_replay(report) if replayed else ()), _result(report))
+    console.print(table, "")
+    for report in reports.values():
+        for line in _remarks(report):
+            console.print(f"{report.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(LIMITS, style="dim", highlight=False)
+    if replayed:
+        moved = max(report.moved for report in reports.values())
+        console.print(f"Margins moved by at most {moved:.1g} of the logits' size.", style="dim", highlight=False)
+    for line in dict.fromkeys(line for report in reports.values() for line in report.environment):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def _budget(report: Report) -> list[str]:
+    if not report.total:
+        return ["–"] * len(BUDGET_COLUMNS)
+    recorded = f"{report.recorded / report.images:.1%}" if report.images else "–"
+    return [f"{report.images}/{report.total}", str(report.within), recorded]
+
+
+def _replay(report: Report) -> list[str]:
+    if not report.asked:
+        return ["–"] * len(REPLAY_COLUMNS)
+    counts = (report.equal, report.borderline, report.contradictions)
+    return [*map(str, counts), f"{report.replayed / (report.asked + report.errors):.1%}"]
+
+
+def _result(report: Report) -> str:
+    colour, outcome = COLOURS.get(report.outcome, "yellow"), report.outcome
+    return f"[{colour}]{outcome if outcome != 'holds' or report.asked or not report.total else 'budgets hold'}[/]"
+
+
+def _remarks(report: Report) -> list[str]:
+    lines = [*_some(report.problems), *_some([f"could not be verified: {gap}" for gap in report.gaps])]
+    lines += _some(report.remarks)
+    if report.unchecked and not report.problems:
+        lines.append(f"not checked: {report.unchecked}")
+    if report.unreplayed:
+        lines.append(f"not replayed: {report.unreplayed}")
+    if report.errors:
+        lines.append(f"could not be verified: {report.errors} images ended in errors, which prove nothing")
+    return lines
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return lines[:SHOWN] + ([f"{more} more of this kind"] if more > 0 else [])

@@ -1,0 +1,131 @@
+"""`harness weights`: which checkpoints there are, and how to get them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from harness.errors import UserError
+from harness.process.console import echo, new_console, plain_column
+from harness.process.signals import stoppable
+from harness.suite.checkpoints import items
+
+if TYPE_CHECKING:
+    from harness.weights import download
+    from harness.weights.manage import Item
+
+app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and convert checkpoints.")
+
+What = Annotated[
+    str | None, typer.Argument(metavar="[NAME|SUITE|URL]", help="One checkpoint, or those that a suite needs.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Refuse to use the network.")]
+COLOURS = {"packaged": "green", "here": "green", "to fetch": "yellow", "by hand": "yellow", "missing": "red"}
+
+
+@app.command(name="list")
+def list_(what: What = None) -> None:
+    """What each checkpoint is, whether it is here, and where it comes from."""
+    table = Table("name", "state", "size", "sha256", "what it is", box=None, pad_edge=False)
+    found = _items(what)
+    for item in found:
+        size = f"{item.size / 2**20:.1f} MiB" if item.size is not None else ""
+        state = f"[{COLOURS[item.state]}]{item.state}[/]"
+        table.add_row(escape(item.ref), state, size, (item.sha256 or "")[:8], escape(item.summary))
+    console = new_console()
+    console.print(table)
+    for item in found:
+        if item.state in ("to fetch", "by hand"):
+            told = f"\n{item.ref}: {item.manual or 'from'} {item.origin}\n  to {item.path}"
+            console.print(told, markup=False, soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    what: Annotated[str, typer.Argument(metavar="NAME|SUITE|URL", help="One checkpoint, or those a suite needs.")],
+    sha256: Annotated[str | None, typer.Option(help="Of the file at a URL, in hexadecimal.")] = None,
+    offline: Offline = False,
+) -> None:
+    """Bring checkpoints into the cache; a download that broke off goes on where it stopped."""
+    from harness.weights import manage
+
+    failures = []
+    columns = (plain_column(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with stoppable(), Progress(*columns, TimeRemainingColumn(), console=new_console(stderr=True)) as progress:
+        for item in _items(what):
+            try:
+                path = manage.fetch(item, lambda name: _watch(progress, name), sha256=sha256, offline=offline)
+            except UserError as error:
+                failures.append(error)
+            else:
+                echo(f"{item.ref}: {path}")
+    for failure in failures[:-1]:
+        echo(f"error: {failure}", err=True)
+    if failures:
+        raise failures[-1]
+
+
+@app.command()
+def verify(what: What = None) -> None:
+    """Hash the checkpoints that are here, and compare with what they should be."""
+    from harness.weights import manage
+
+    failures = []
+    for item in _items(what):
+        if what is None and item.state not in ("packaged", "here"):
+            continue
+        try:
+            echo(f"ok      {item.ref}  {manage.verify(item)}")
+        except UserError as error:
+            failures.append(item.ref)
+            echo(f"failed  {item.ref}  {error}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A file of weights; FILE#key=KEY: one of several.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+    last: Annotated[bool, typer.Option("--last", help="Of a score-SDE training state, the last weights.")] = False,
+) -> None:
+    """Convert a file of weights to safetensors. Nothing in it is executed."""
+    from harness.weights import manage
+
+    with stoppable():
+        loaded = manage.convert(source, target, ema=not last)
+    echo(f"{source}: {loaded.format}, {len(loaded.tensors)} tensors")
+    for note in loaded.notes:
+        echo(f"  {note}")
+    echo(f"Wrote {target}. Name it in a suite as: weights: {target}")
+
+
+def _items(what: str | None) -> list[Item]:
+    from harness.weights import manage, published
+    from harness.weights.checkpoint import is_address, packaged, split_key
+
+    if what is None:
+        return items()
+    known = {*packaged(), *(entry.name for entry in published.entries())}
+    plain, _ = split_key(what)
+    if plain in known or is_address(what):
+        return [manage.item(what)]
+    if what.endswith((".yaml", ".yml")):
+        return items(Path(what))
+    return [manage.item(what)] if Path(plain).exists() else [_unknown(what, known)]
+
+
+def _unknown(what: str, known: set[str]) -> Item:
+    from harness.errors import nearest
+
+    raise UserError(f"no checkpoint, suite or file is called '{what}'", remedy=nearest(what, known))
+
+
+def _watch(progress: Progress, name: str) -> download.Progress:
+    task = progress.add_task(name, total=None)
+    return lambda have, total: progress.update(task, completed=have, total=total)

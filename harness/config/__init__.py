@@ -1,0 +1,1 @@
+"""From YAML text to checked components: lines, types, names."""

@@ -1,0 +1,241 @@
+"""A defense or an attack as a suite describes it: a class, and arguments that were checked against its constructor."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import keyword
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
+
+from harness.config import registry
+from harness.config.introspect import in_suite
+from harness.config.validation import Line, conform, shown
+from harness.config.yaml_file import Node
+from harness.errors import Failed, Place, UserError, blame, nearest
+from harness.guard.contamination import settings_kept
+from harness.quantity import Quantity
+from harness.randomness import derive, fenced
+from harness.threat import LARGEST, Linf, ThreatModel
+
+Class = type[Any]
+
+RESERVED = ("type", "label")
+"""Keys of an entry that are not arguments."""
+
+BUDGET = ("eps", "norm", "bound")
+"""What an attack that stands in for another inherits from it: a column of the table has one budget."""
+
+CONSTRUCTION = derive("construction")
+"""Seeds the global generators while an instance is made."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """An entry of a suite, ready to be built.
+
+    Args:
+        kind: "defenses" or "attacks" (see `registry.PACKAGES`).
+        name: what the suite calls it.
+        type: what names its class, as written; cls: that class.
+        arguments: of the constructor, defaults included.
+        label: what reports call it, if not by its name.
+        place: the line of the entry.
+        node: the entry as written.
+    """
+
+    kind: str
+    name: str
+    type: str
+    cls: Class
+    arguments: dict[str, Any]
+    label: str | None
+    place: Place
+    node: Node = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind[:-1]} '{self.name}'"
+
+    @property
+    def base(self) -> Path:
+        """The folder that a file named as the type is relative to."""
+        written: Node = self.node.value.get("type", self.node)
+        return written.place.file.parent
+
+    def build(self) -> Any:
+        """An instance. The global generators are seeded meanwhile: what the constructor draws is the same each time.
+
+        Raises:
+            UserError: the constructor refused its arguments.
+            Failed: it failed.
+        """
+        try:
+            with settings_kept("its constructor"), fenced(CONSTRUCTION):
+                return self.cls(**{_in_python(name): value for name, value in self.arguments.items()})
+        except UserError as error:
+            raise type(error)(
+                f"{self.title}: {error.message}", remedy=error.remedy, where=error.where or self._blamed(error.message)
+            ) from error
+        except ValueError as error:
+            raise UserError(f"{self.title}: {error}", where=self._blamed(str(error))) from error
+        except Exception as error:
+            raise Failed(f"{self.title} cannot be built: {blame(error)}", where=self.place) from error
+
+    def resolved(self) -> dict[str, Any]:
+        """The arguments for JSON: quantities as written, paths relative to the suite, checkpoints with their hash.
+
+        Raises:
+            UserError: a default that is not data, which no record could hold.
+        """
+        return {name: self._json(name, value) for name, value in self.arguments.items()}
+
+    def _json(self, name: str, value: Any) -> Any:
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        if isinstance(value, Path):
+            return Path(os.path.relpath(value, self.place.file.parent)).as_posix()
+        if isinstance(value, Mapping):
+            return {str(key): self._json(name, item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._json(name, item) for item in value]
+        if isinstance(value, Component):
+            return {"type": value.type, "arguments": value.resolved()}
+        try:
+            return TypeAdapter(type(value)).dump_python(value, mode="json")
+        except (PydanticUserError, ValueError) as error:
+            raise UserError(
+                f"'{name}' of {self.title} is {shown(value)}, which cannot be written into a record",
+                remedy="Let its default be a number, text or None, and build the object in the constructor",
+                where=self.place,
+            ) from error
+
+    def _blamed(self, message: str) -> Place:
+        """The line of the first argument that a message mentions."""
+        words = re.findall(r"\w+", message)
+        return next((node.where for word in words if (node := self.node.child(word))), self.place)
+
+
+def bind(kind: str, name: str, node: Node) -> Component:
+    """Checks an entry against its class.
+
+    Args:
+        kind: a key of `registry.PACKAGES`.
+        name: of the entry; also its type, where it does not say.
+        node: a mapping of `type`, `label` and arguments.
+
+    Raises:
+        UserError: an unknown class, an argument that it does not take, lacks, or of another type.
+    """
+    title = f"{kind[:-1]} '{name}'"
+    cls = class_of(kind, name, node)
+    given = {key: value for key, value in node.value.items() if key not in RESERVED}
+    label = conform(node.value["label"], Line, f"'label' of {title}") if "label" in node.value else None
+    arguments = _arguments(cls, given, title, node.key)
+    return Component(kind, name, _type(name, node), cls, arguments, label, node.key, node)
+
+
+def class_of(kind: str, name: str, node: Node) -> Class:
+    """The class that an entry names. Raises UserError if there is none."""
+    written = node.value.get("type", node)
+    try:
+        with settings_kept(f"importing {kind[:-1]} '{name}'"):
+            return registry.find(kind, _type(name, node), written.place.file.parent)
+    except UserError as error:
+        raise error.at(written.where) from error
+
+
+def parameters(cls: Class) -> dict[str, inspect.Parameter]:
+    """The constructor's arguments that can be given by name. One that Python must call `from_` is `from` in a suite."""
+    signature = inspect.signature(cls.__init__)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {in_suite(name): found for name, found in list(signature.parameters.items())[1:] if found.kind in named}
+
+
+def check_budget(attack: Component) -> None:
+    """Builds an attack, which costs little, to see that its budget is one.
+
+    Raises:
+        UserError: the constructor failed, or the radius is negative or absurd.
+    """
+    threat = getattr(attack.build(), "threat", None)
+    if not isinstance(threat, ThreatModel):
+        raise UserError(f"{attack.title} sets no `threat` in its constructor", where=attack.place)
+    written = next((node for key in ("eps", "bound") if (node := attack.node.child(key))), attack.node)
+    budget = f"the {type(threat).__name__} budget of {attack.title} is {threat.eps}"
+    try:
+        eps = Quantity(threat.eps)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{budget}: it must be a number", where=written.where) from error
+    if eps < 0:
+        raise UserError(f"{budget}: it must not be negative", where=written.where)
+    if eps > LARGEST.get(type(threat), eps):
+        remedy = f"For 8-bit units write {eps}/255" if isinstance(threat, Linf) else "Images lie in [0, 1]; write it so"
+        raise UserError(f"{budget}, more than an image can change", remedy=remedy, where=written.where)
+
+
+def _type(name: str, node: Node) -> str:
+    if "type" not in node.value:
+        return name
+    written: str = conform(node.value["type"], str, f"'type' of '{name}'")
+    return written
+
+
+def _arguments(cls: Class, given: Mapping[str, Node], title: str, place: Place) -> dict[str, Any]:
+    accepted = parameters(cls)
+    hints = _hints(cls, title, place)
+    for name, node in given.items():
+        if name not in accepted:
+            raise UserError(f"{title} has no argument '{name}'", remedy=nearest(name, accepted), where=node.key)
+    values = {}
+    for name, parameter in accepted.items():
+        if name in given:
+            values[name] = _argument(given[name], hints.get(_in_python(name), Any), f"'{name}' of {title}", given)
+        elif parameter.default is not inspect.Parameter.empty:
+            values[name] = parameter.default
+        else:
+            raise UserError(f"{title} needs '{name}'", remedy=f"Add `{name}:` to it", where=place)
+    return values
+
+
+def _argument(node: Node, hint: Any, subject: str, entry: Mapping[str, Node]) -> Any:
+    try:
+        return _rebased(conform(node, hint, subject, {"node": node, "entry": entry}), node.place.file.parent)
+    except PydanticUserError as error:
+        kind = inspect.formatannotation(hint)
+        raise UserError(
+            f"{subject} is a {kind}, which YAML cannot write", remedy="Leave it out", where=node.where
+        ) from error
+
+
+def _rebased(value: Any, folder: Path) -> Any:
+    """Paths as seen from the folder of the file they were written in."""
+    if isinstance(value, Path):
+        return folder / os.path.expanduser(value)
+    if type(value) in (list, tuple):
+        return type(value)(_rebased(item, folder) for item in value)
+    if type(value) is dict:
+        return {key: _rebased(item, folder) for key, item in value.items()}
+    return value
+
+
+def _in_python(name: str) -> str:
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def _hints(cls: Class, title: str, place: Place) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls.__init__, include_extras=True)
+    except Exception as error:
+        raise UserError(
+            f"the annotations of {cls.__name__}, the class of {title}, cannot be read: {blame(error)}",
+            remedy="Import what they name outside `if TYPE_CHECKING`",
+            where=place,
+        ) from error

@@ -1,0 +1,237 @@
+"""YAML files that remember where each value was written.
+
+Scalars follow the core schema of YAML 1.2: only `true` and `false` are booleans (`gates: off` is a word), `1e-3` is a
+number, dates and `8/255` are text. Anchors, aliases and `<<` work. A file may stand on others with `extends:`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.config.yaml12 import compose, key_of, line_of, scalar, tag
+from harness.errors import Place, UserError, nearest
+from harness.guard.untrusted import Unreadable, contents
+
+DEEPEST = 40
+"""Levels of nesting."""
+
+MOST = 100_000
+"""Values in a document, aliases expanded: more is a file that would fill the memory."""
+
+LARGEST = 1 << 19
+"""Bytes of a file: reading more takes longer than anybody waits."""
+
+FILES = 50
+"""That one file stands on, by `extends`, all together."""
+
+Key = str | int
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value and its lines.
+
+    Args:
+        value: a scalar, a list of nodes, or a dict of nodes.
+        place: where the value starts.
+        key: where its key is; for a list's item and for a whole file, the same as `place`.
+    """
+
+    value: Any
+    place: Place
+    key: Place
+
+    @property
+    def where(self) -> Place:
+        """The line to name when the value is wrong: its own for a scalar, its key's for a mapping or list."""
+        return self.key if isinstance(self.value, dict | list) else self.place
+
+    def plain(self) -> Any:
+        """The value as dicts, lists and scalars; no part is shared."""
+        if isinstance(self.value, dict):
+            return {name: node.plain() for name, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def child(self, key: Key) -> Node | None:
+        if isinstance(self.value, dict):
+            return self.value.get(key)
+        if isinstance(self.value, list) and isinstance(key, int) and 0 <= key < len(self.value):
+            found: Node = self.value[key]
+            return found
+        return None
+
+    def follow(self, *path: Key) -> tuple[Node, int]:
+        """The node at `path`, or its nearest ancestor, and how many keys led there."""
+        node = self
+        for depth, key in enumerate(path):
+            child = node.child(key)
+            if child is None:
+                return node, depth
+            node = child
+        return node, len(path)
+
+    def merged(self, over: Node) -> Node:
+        """`over` laid on this: mappings merge, a null deletes the key it lies on, anything else replaces."""
+        if not (isinstance(self.value, dict) and isinstance(over.value, dict)):
+            return over
+        entries = dict(self.value)
+        for name, node in over.value.items():
+            if name not in entries:
+                entries[name] = node
+            elif node.value is None:
+                del entries[name]
+            else:
+                entries[name] = entries[name].merged(node)
+        return Node(entries, over.place, over.key)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file, with everything it extends. Its top level is a mapping."""
+
+    path: Path
+    root: Node
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The content as plain dicts, lists and scalars."""
+        data: dict[str, Any] = self.root.plain()
+        return data
+
+    def place(self, *path: Key) -> Place:
+        """The line to name when the value at `path` is wrong; the nearest known ancestor's where there is none."""
+        return self.root.follow(*path)[0].where
+
+    def key_place(self, *path: Key) -> Place:
+        """The line of the key that `path` ends in; of the nearest known ancestor's where there is none."""
+        return self.root.follow(*path)[0].key
+
+
+def read(path: Path) -> Document:
+    """Parses a file and what it extends.
+
+    Raises:
+        UserError: it cannot be read, is not YAML, or does something that a suite has no use for: keys that repeat or
+            are not text, tags, values that contain themselves or grow beyond bounds, `extends` in a circle.
+    """
+    return Document(path, _Reader().file(path, None))
+
+
+def parse(text: str, path: Path) -> Document:
+    """A document from text, as if it were the content of `path`. Raises as `read` does."""
+    return Document(path, _Reader().content(text, path))
+
+
+@dataclass
+class _Reader:
+    """One call of `read`: the files it is in the middle of, and the values it has seen."""
+
+    opened: list[Path] = field(default_factory=list)
+    read: Iterator[int] = field(default_factory=lambda: count(1))
+    seen: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def file(self, path: Path, asked: Place | None) -> Node:
+        """asked: the `extends` that named the file."""
+        if next(self.read) > FILES:
+            raise UserError(f"the file stands on more than {FILES} others by 'extends'", where=asked)
+        text = _text(path, asked)
+        identity = path.resolve()
+        if identity in self.opened:
+            chain = " -> ".join(file.name for file in [*self.opened[self.opened.index(identity) :], identity])
+            raise UserError(f"'extends' goes in a circle: {chain}", remedy="Remove one of them", where=asked)
+        self.opened.append(identity)
+        root = self.content(text, path)
+        self.opened.pop()
+        return root
+
+    def content(self, text: str, path: Path) -> Node:
+        root = self.node(compose(text, path), path)
+        if not isinstance(root.value, dict):
+            raise UserError(
+                "the file is not a mapping", remedy="Write one `key: value` per line at its top level", where=root.place
+            )
+        entries = dict(root.value)
+        own = Node(entries, root.place, root.key)
+        parents = list(_parents(entries.pop("extends", None)))
+        if not parents:
+            return own
+        base = self.file(path.parent / parents[0].value, parents[0].place)
+        for parent in parents[1:]:
+            base = base.merged(self.file(path.parent / parent.value, parent.place))
+        return base.merged(own)
+
+    def node(self, raw: yaml.Node, path: Path, key: Place | None = None, above: tuple[yaml.Node, ...] = ()) -> Node:
+        """Values in place of YAML's nodes. above: the mappings and lists that this one lies in."""
+        place = line_of(raw, path)
+        if raw in above:
+            raise UserError("the value contains itself", remedy="Remove the alias", where=place)
+        if len(above) > DEEPEST or next(self.seen) > MOST:
+            raise UserError(
+                f"the file holds more than {MOST} values (aliases count in full) or is nested more than {DEEPEST} deep",
+                where=place,
+            )
+        inside = (*above, raw)
+        if isinstance(raw, yaml.MappingNode) and raw.tag == tag("map"):
+            return Node(self.mapping(raw, path, inside), place, key or place)
+        if isinstance(raw, yaml.SequenceNode) and raw.tag == tag("seq"):
+            return Node([self.node(item, path, None, inside) for item in raw.value], place, key or place)
+        return Node(scalar(raw, place), place, key or place)
+
+    def mapping(self, raw: yaml.MappingNode, path: Path, inside: tuple[yaml.Node, ...]) -> dict[str, Node]:
+        own: dict[str, Node] = {}
+        merged: dict[str, Node] = {}
+        keys: set[str] = set()
+        for raw_key, raw_value in raw.value:
+            place = line_of(raw_key, path)
+            name = key_of(raw_key, place)
+            if name in keys:
+                raise UserError(f"the key '{name}' is there twice", remedy="Remove one of them", where=place)
+            keys.add(name)
+            if raw_key.tag == tag("merge"):
+                for source in _merge_sources(raw_value, place):
+                    merged |= self.node(source, path, None, inside).value
+            else:
+                own[name] = self.node(raw_value, path, place, inside)
+        return merged | own
+
+
+def _merge_sources(raw: yaml.Node, place: Place) -> list[yaml.Node]:
+    """The mappings behind `<<`, those that win last."""
+    sources = raw.value[::-1] if isinstance(raw, yaml.SequenceNode) else [raw]
+    if not all(isinstance(source, yaml.MappingNode) for source in sources):
+        raise UserError("'<<' takes a mapping, or a list of them", remedy="Give it an alias such as *base", where=place)
+    return sources
+
+
+def _parents(extends: Node | None) -> Iterator[Node]:
+    if extends is None:
+        return
+    for node in extends.value if isinstance(extends.value, list) else [extends]:
+        if not isinstance(node.value, str):
+            raise UserError("'extends' takes a file, or a list of files", where=node.where)
+        yield node
+
+
+def _text(path: Path, asked: Place | None) -> str:
+    try:
+        raw = contents(path, LARGEST)
+    except FileNotFoundError as error:
+        beside = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        remedy = nearest(path.name, beside) if beside else "Check the path"
+        raise UserError(f"there is no file {path}", remedy=remedy, where=asked) from error
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error}", where=asked) from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = Place(path, raw.count(b"\n", 0, error.start) + 1)
+        raise UserError("the file is not UTF-8 text", remedy="Save it as UTF-8", where=where) from error

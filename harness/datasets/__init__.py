@@ -1,0 +1,23 @@
+"""Labelled images: datasets by name, folders and files of images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazy
+
+if TYPE_CHECKING:
+    from harness.datasets.dataset import Dataset, Split, fingerprint, load, state
+
+__all__ = ["Dataset", "Split", "fingerprint", "load", "state"]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Dataset": "harness.datasets.dataset",
+        "Split": "harness.datasets.dataset",
+        "fingerprint": "harness.datasets.dataset",
+        "load": "harness.datasets.dataset",
+        "state": "harness.datasets.dataset",
+    },
+)

@@ -1,0 +1,238 @@
+"""Image files in a folder or a zip archive, one folder per class: <class>/<file>, or <split>/<class>/<file>."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+
+from harness.datasets.class_labels import Classes, ClassLabels, label_folders
+from harness.datasets.image_file import decode
+from harness.errors import Place, UserError
+
+READING = 2
+"""Raised when the same files become other images or labels: it counts in the identity of what stands on them."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+UNREAD = (".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic")
+"""Suffixes of images that are refused: left out silently, they would make another dataset."""
+
+SPLITS = ("train", "test")
+LARGEST_FILE = 2**28
+"""Bytes of an image file."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images (N, C, H, W) float32 in [0, 1], C = 1 only if all are grey; labels (N,) int64, and what decided them."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: ClassLabels
+
+
+def read_folder(path: Path, split: str, classes: Classes | None = None, num_classes: int | None = None) -> Found:
+    """All images of a split, ordered by label, then by file name. Without split folders, everything is that split.
+
+    Args:
+        classes, num_classes: as for `harness.datasets.class_labels.label_folders`.
+
+    Raises:
+        UserError: not a folder or zip, no images, an unreadable image, images of several sizes, class folders in
+            several places or without images, or folders that `classes` does not fit.
+    """
+    with _opened(path) as tree:
+        members, folders = _members(tree, path, split, complete=classes is None)
+        labels = label_folders(folders, classes, num_classes)
+        members.sort(key=lambda file: (labels.of[file.parent.name], file.parent.name, file.name))
+        with _at(path):
+            images = _stack(tree, members)
+    return Found(images, np.array([labels.of[member.parent.name] for member in members], dtype=np.int64), labels)
+
+
+def read_labels(path: Path, split: str, classes: Classes | None = None, num_classes: int | None = None) -> ClassLabels:
+    """The labels of class folders, as `read_folder` has them, without opening an image."""
+    with _opened(path) as tree:
+        return label_folders(_members(tree, path, split, complete=classes is None)[1], classes, num_classes)
+
+
+def content_hash(path: Path) -> str:
+    """sha256, in hexadecimal, of the names and bytes of all files in a folder or archive, and of how they are read."""
+    digest = hashlib.sha256(f"reading {READING}\n".encode())
+    with _opened(path) as tree:
+        for name in sorted(tree.files):
+            with tree.open(name) as stream:
+                content = hashlib.sha256(stream.read()).hexdigest()
+            digest.update(f"{content} {name}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _at(path: Path) -> Iterator[None]:
+    """What is wrong with the files says where they are."""
+    try:
+        yield
+    except UserError as error:
+        raise error.at(Place(path)) from error
+
+
+# --- the files
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """What is in a folder or an archive. files: sizes in bytes, by path relative to it; folders: likewise."""
+
+    files: dict[PurePosixPath, int]
+    folders: frozenset[PurePosixPath]
+    open: Callable[[PurePosixPath], IO[bytes]]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Tree]:
+    if path.is_dir():
+        yield _walked(path)
+        return
+    with _archive(path) as archive:
+        infos = {PurePosixPath(info.filename): info for info in archive.infolist()}
+        files = {name: info.file_size for name, info in infos.items() if not info.is_dir()}
+        folders = frozenset(name for name, info in infos.items() if info.is_dir())
+        yield _Tree(files, folders.union(*(name.parents for name in files)), lambda name: archive.open(infos[name]))
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise UserError("neither a folder nor a zip file", remedy="Give a folder of images", where=Place(path))
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise UserError(f"not a readable zip file: {error}", where=Place(path)) from error
+
+
+def _walked(root: Path) -> _Tree:
+    """A folder, with what links lead to."""
+    files: dict[PurePosixPath, int] = {}
+    folders: set[PurePosixPath] = set()
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(root, ())]
+    try:
+        while waiting:
+            folder, above = waiting.pop()
+            inside = (*above, os.path.realpath(folder))
+            for entry in os.scandir(folder):
+                name = PurePosixPath(Path(entry.path).relative_to(root))
+                if entry.is_dir():
+                    folders.add(name)
+                    waiting.append((Path(entry.path), inside))
+                elif entry.is_file():
+                    files[name] = entry.stat().st_size
+                if entry.is_symlink() and (not os.path.exists(entry.path) or os.path.realpath(entry.path) in inside):
+                    raise UserError(f"the link {name} leads nowhere, or back up", remedy="Remove it", where=Place(root))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}", where=Place(root)) from error
+    return _Tree(files, frozenset(folders), lambda name: open(root / name, "rb"))
+
+
+# --- the classes
+
+
+def _members(tree: _Tree, path: Path, split: str, complete: bool) -> tuple[list[PurePosixPath], list[str]]:
+    """The images of a split, and the names of all class folders, those of other splits included.
+
+    Args:
+        path: of the tree; complete: whether every folder beside class folders must be one.
+    """
+    with _at(path):
+        return _chosen(tree, split, complete)
+
+
+def _chosen(tree: _Tree, split: str, complete: bool) -> tuple[list[PurePosixPath], list[str]]:
+    visible = [file for file in tree.files if _visible(file) and len(file.parts) > 1]
+    images = [file for file in visible if file.suffix.lower() in SUFFIXES]
+    divided = any(_split(file) for file in images)
+    images = [file for file in images if _split(file) or not divided]
+    chosen = [file for file in images if not divided or _split(file) == split]
+    if not chosen:
+        raise UserError(f"holds no {split} images", remedy=f"Expected <class>/<file> or {split}/<class>/<file>")
+    places: dict[str | None, set[PurePosixPath]] = defaultdict(set)
+    for file in images:
+        places[_split(file)].add(file.parent.parent)
+    for found in places.values():
+        if len(found) > 1:
+            one, other = sorted(found)[:2]
+            raise UserError(
+                f"there are class folders in {_told(one)} and in {_told(other)}",
+                remedy="Put all folders of classes, and nothing else with images, into one folder",
+            )
+    folders = {file.parent.name for file in images}
+    roots = {root for found in places.values() for root in found}
+    if complete:
+        _refuse_empty(tree, roots, folders)
+    for file in visible:
+        if file.suffix.lower() in UNREAD and file.parent.parent in roots:
+            raise UserError(f"{file} is an image of a kind that is not read", remedy=f"Read are {', '.join(SUFFIXES)}")
+    return chosen, sorted(folders)
+
+
+def _refuse_empty(tree: _Tree, roots: set[PurePosixPath], folders: set[str]) -> None:
+    """A folder without images may be a class that counts in everybody else's labels."""
+    for folder in sorted(tree.folders):
+        if folder.parent in roots and folder not in roots and _visible(folder) and folder.name not in folders:
+            raise UserError(
+                f"the folder {folder} beside the class folders holds no images ({', '.join(SUFFIXES)})",
+                remedy="Remove it, or name the classes in the order of their labels with `classes:`",
+            )
+
+
+def _visible(name: PurePosixPath) -> bool:
+    return not any(part == "__MACOSX" or part.startswith(".") for part in name.parts)
+
+
+def _split(file: PurePosixPath) -> str | None:
+    above = file.parts[:-2]
+    return above[-1] if above and above[-1] in SPLITS else None
+
+
+def _told(folder: PurePosixPath) -> str:
+    return "the top folder" if folder == PurePosixPath(".") else f"{folder}/"
+
+
+# --- the pixels
+
+
+def _stack(tree: _Tree, members: list[PurePosixPath]) -> np.ndarray:
+    """(N, C, H, W), grey images in all three channels where others are coloured."""
+    images: list[np.ndarray] = []
+    for member in members:
+        images.append(_decoded(tree, member))
+        (height, width), first = images[-1].shape[:2], images[0].shape
+        if (height, width) != first[:2]:
+            raise UserError(
+                f"{member} is {width}x{height} and {members[0]} is {first[1]}x{first[0]}",
+                remedy="Resize the images to one size",
+            )
+    coloured = any(image.ndim == 3 for image in images)
+    stacked = np.empty((len(images), 3 if coloured else 1, *images[0].shape[:2]), dtype=np.float32)
+    for row in reversed(range(len(images))):
+        image = images.pop()  # what is copied need not lie in memory twice
+        stacked[row] = image if image.ndim == 2 else image.transpose(2, 0, 1)
+    return stacked
+
+
+def _decoded(tree: _Tree, member: PurePosixPath) -> np.ndarray:
+    if tree.files[member] > LARGEST_FILE:
+        raise UserError(f"{member} has {tree.files[member]:,} bytes, too many for an image")
+    try:
+        with tree.open(member) as stream:
+            return decode(stream)
+    except UserError as error:
+        raise UserError(f"{member} {error.message}", remedy=error.remedy) from error
+    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # the archive's
+        raise UserError(f"{member} is not a readable image: {error}") from error

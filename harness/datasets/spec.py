@@ -1,0 +1,83 @@
+"""The `dataset` section of a suite."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from harness.datasets.class_labels import MOST
+from harness.errors import UserError
+
+CHOICES = ("size", "first", "indices")
+"""Ways to choose images, of which a suite has one; without any, all images of the split."""
+
+
+def _distinct(indices: tuple[int, ...]) -> tuple[int, ...]:
+    [(index, times)] = Counter(indices).most_common(1)
+    if times > 1:
+        raise ValueError(f"image {index} is there {times} times")
+    return indices
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+Index = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+Labels = Annotated[dict[str, Annotated[int, Field(ge=0, lt=MOST)]], Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dataset(_Section):
+    name: str = Field(description="digits, cifar10, ...; see `harness list datasets`")
+    split: Literal["train", "test"] = "test"
+    size: Count | None = Field(default=None, description="so many images drawn without replacement")
+    seed: Seed | None = Field(default=None, description="of that draw; 0 if left out")
+    first: Count | None = Field(default=None, description="the first so many images")
+    indices: Annotated[tuple[Index, ...], Field(min_length=1), AfterValidator(_distinct)] | None = Field(
+        default=None, description="these images, in this order"
+    )
+    limit: Count | None = Field(default=None, description="of the images chosen, only the first so many")
+    path: Path | None = Field(default=None, description="the folder, zip or .npz file, relative to the suite file")
+    classes: Names | Labels | Path | None = Field(
+        default=None,
+        description="names of class folders in the order of their labels, of which some may be missing on disk; or the "
+        "label of each folder; or a file of names, one a line",
+    )
+    num_classes: Annotated[int, Field(ge=1, le=MOST)] | None = Field(
+        default=None, description="how many labels there are, where the images do not have them all"
+    )
+
+    def choose(self, available: int) -> list[int]:
+        """The images' indices into a split of `available` images. A smaller `size` is the start of a larger one.
+
+        Raises:
+            UserError: the split does not have them.
+        """
+        most = max(self.size or 0, self.first or 0, max(self.indices or (-1,)) + 1)
+        if most > available:
+            raise UserError(
+                f"the suite asks for image {most} of the {available} in the {self.split} split of '{self.name}'",
+                remedy="Ask for fewer",
+            )
+        if self.indices is not None:
+            chosen = list(self.indices)
+        elif self.size is not None:  # NumPy promises never to change what RandomState draws
+            chosen = np.random.RandomState(self.seed or 0).permutation(available)[: self.size].tolist()
+        else:
+            chosen = list(range(self.first or available))
+        return chosen[: self.limit]

@@ -1,0 +1,141 @@
+"""Whether stronger attacks succeed more often than weaker ones, as they must where gradients are not masked.
+
+"White-box" is PGD on the margin, under the suite's view of the defense. Success is the share of the images classified
+right that it fools. A weaker attack's lead counts once it passes what a few unlucky images explain.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from torch import Tensor
+
+from harness.diagnosis.finding import ADAPTIVE, EOT, EVALUATING, INDICATORS, OBFUSCATED, Judgement, check
+from harness.diagnosis.subject import NotAsked, Subject, built
+
+LUCK = 0.05
+"""Share of images by which an attack may trail a weaker one, or gain by more steps; one image always may."""
+
+TRIES = 10
+"""Random images of the budget."""
+
+
+@check("one step against many", OBFUSCATED, EVALUATING)
+def one_step(subject: Subject) -> Judgement:
+    single = subject.pgd(steps=1, step_size=float(subject.settings.eps), random_start=False)
+    return _against_white_box(subject, "one step", single, subject.pgd())
+
+
+@check("unbounded attack", OBFUSCATED, EVALUATING, INDICATORS)
+def unbounded(subject: Subject) -> Judgement:
+    """A budget that reaches every image must leave no image standing."""
+    fooled = subject.pgd(eps=_everything(subject))
+    left, count = int((~fooled).sum()), len(fooled)
+    data = {"robust": left / count, "images": count}
+    if left:
+        return "suspect", f"robust accuracy {left / count:.1%}, where any image may be chosen: it should be 0%", data
+    return "pass", f"robust accuracy 0% on {count} images", data
+
+
+@check("larger budgets", OBFUSCATED, EVALUATING)
+def budgets(subject: Subject) -> Judgement:
+    """Success grows with eps, until it is complete."""
+    eps = float(subject.settings.eps)
+    runs = {factor * eps: subject.pgd(eps=None if factor == 1 else factor * eps) for factor in (0.5, 1, 2)}
+    runs[_everything(subject)] = subject.pgd(eps=_everything(subject))
+    status, message, data = _rising({f"eps {e:.3g}": fooled for e, fooled in runs.items()})
+    first, *_, last = (float(fooled.float().mean()) for fooled in runs.values())
+    if status == "pass" and last <= first < 1:
+        status, message = "suspect", f"{message}: larger budgets change nothing"
+    return status, message, {**data, "eps": list(runs)}
+
+
+@check("more iterations", EVALUATING, ADAPTIVE, INDICATORS)
+def iterations(subject: Subject) -> Judgement:
+    """Success does not fall with more steps, and has stopped rising."""
+    steps = subject.settings.steps
+    counts = sorted({max(1, steps // 2), steps, 2 * steps})
+    status, message, data = _rising({f"{n} steps": subject.pgd(steps=n) for n in counts}, settled=True)
+    return status, message, {**data, "steps": counts}
+
+
+@check("more draws", EVALUATING, ADAPTIVE, EOT)
+def draws(subject: Subject) -> Judgement:
+    """Success does not fall with more draws per gradient, and has stopped rising."""
+    if not subject.defense.stochastic:
+        raise NotAsked("the defense is deterministic: every draw is the same")
+    counts = sorted({1, subject.eot, 2 * subject.eot})
+    status, message, data = _rising({f"EOT {n}": subject.pgd(eot=n) for n in counts}, settled=True)
+    return status, message, {**data, "eot": counts}
+
+
+@check("random noise", OBFUSCATED)
+def noise(subject: Subject) -> Judgement:
+    found = subject.attacked("noise", subject.settings.eps, tries=TRIES, eot=subject.eot)
+    return _against_white_box(subject, f"the worst of {TRIES} random images", found, subject.pgd())
+
+
+@check("black box", OBFUSCATED, EVALUATING)
+def square(subject: Subject) -> Judgement:
+    """Square, which takes one draw of a stochastic defense for its answer; votes judge what it finds."""
+    queries = subject.settings.queries
+    arguments: dict[str, Any] = {"version": "custom", "attacks": ["square"], "square_queries": queries}
+    if subject.defense.stochastic:
+        arguments["eot"] = max(2, subject.eot)  # which Square does not use, but AutoAttack asks for
+    found = subject.attacked("autoattack", subject.settings.eps, **arguments)
+    return _against_white_box(subject, f"Square with {queries} queries", found, subject.pgd())
+
+
+@check("transfer", OBFUSCATED, EVALUATING)
+def transfer(subject: Subject) -> Judgement:
+    """A surrogate's adversarial examples."""
+    if subject.surrogate is None:
+        raise NotAsked("there is no surrogate: the suite has no other defense")
+    name, surrogate = subject.surrogate
+    settings = subject.settings
+    eot = settings.eot if surrogate.stochastic else 1
+    entry = {"type": "pgd", "norm": settings.norm, "eps": settings.eps.text, "steps": settings.steps, "eot": eot}
+    examples = subject.perturbed(built({**entry, "loss": "margin", "early_stop": False}), "transfer", surrogate)
+    found = subject.fooled_by(examples, "transfer")
+    return _against_white_box(subject, f"what PGD finds on '{name}'", found, subject.pgd())
+
+
+def _against_white_box(subject: Subject, name: str, weaker: Tensor, white: Tensor) -> Judgement:
+    only, count = int((weaker & ~white).sum()), len(white)
+    ahead = int(weaker.sum()) - int(white.sum())
+    data = {"images": count, "weaker": _share(weaker), "white_box": _share(white), "only_weaker": only}
+    steps = f"{subject.settings.steps} steps of PGD"
+    message = (
+        f"{name} fools {_share(weaker):.1%}, {steps} {_share(white):.1%}; {only} of {count} images only the former"
+    )
+    return ("suspect" if ahead > _luck(count) else "pass"), message, data
+
+
+def _rising(runs: dict[str, Tensor], *, settled: bool = False) -> Judgement:
+    """Success by strength. settled: the strongest must not be far ahead of the one before it, either."""
+    success = {name: _share(fooled) for name, fooled in runs.items()}
+    count = len(next(iter(runs.values())))
+    totals = [int(fooled.sum()) for fooled in runs.values()]
+    message = "fooled: " + ", ".join(f"{share:.1%} at {name}" for name, share in success.items())
+    data = {"images": count, "success": success}
+    if any(before - after > _luck(count) for before, after in itertools.pairwise(totals)):
+        return "suspect", f"{message}: a stronger attack succeeds less often", data
+    if settled and totals[-1] - totals[-2] > _luck(count):
+        return "suspect", f"{message}: it has not settled, and robustness is overestimated", data
+    return "pass", message, data
+
+
+def _share(fooled: Tensor) -> float:
+    return float(fooled.float().mean())
+
+
+def _luck(count: int) -> float:
+    return max(1, LUCK * count)
+
+
+def _everything(subject: Subject) -> float:
+    """The radius that holds every image: 1 in Linf, sqrt(D) in L2, D in L1."""
+    size = subject.images.x[0].numel()
+    return {"Linf": 1.0, "L2": math.sqrt(size), "L1": float(size)}[subject.settings.norm]

@@ -1,0 +1,20 @@
+"""All checks, in order: those of gradients first, then attacks from the cheapest to the dearest."""
+
+from __future__ import annotations
+
+from harness.diagnosis import attack_checks, gradient_checks, loss_surface
+from harness.diagnosis.finding import Check
+
+CHECKS: tuple[Check, ...] = (
+    gradient_checks.present,
+    gradient_checks.randomness,
+    loss_surface.surface,
+    attack_checks.one_step,
+    attack_checks.unbounded,
+    attack_checks.noise,
+    attack_checks.transfer,
+    attack_checks.budgets,
+    attack_checks.iterations,
+    attack_checks.draws,
+    attack_checks.square,
+)

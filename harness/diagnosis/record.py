@@ -1,0 +1,124 @@
+"""What a diagnosis leaves in a results directory: `diagnose/DEFENSE.json`, rewritten after every check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness.diagnosis.finding import Finding
+from harness.errors import Place, UserError
+from harness.files import write_atomically
+from harness.guard.untrusted import Unreadable, contents, parse_json
+from harness.process.visible_text import all_visible
+from harness.results.store import refuse_links
+
+SCHEMA_VERSION = 1
+FOLDER = "diagnose"
+
+LARGEST, MOST = 1 << 22, 1_000
+"""Bytes of a file, and its findings."""
+
+
+class Cosines(BaseModel):
+    """The data of the check on gradient randomness: the mean cosine of two gradients by the draws of each.
+
+    Args:
+        images, undefined: measured, and of these without a gradient.
+        cosine, interval: by the number of draws.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    images: int = Field(ge=0)
+    undefined: int = Field(ge=0)
+    cosine: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], float]
+    interval: dict[str, tuple[float, float]]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Cosines:
+        if not self.cosine.keys() <= self.interval.keys() or self.undefined > self.images:
+            raise ValueError("a cosine has no interval, or no image")
+        return self
+
+
+class Diagnosis(BaseModel):
+    """The findings on one defense.
+
+    Args:
+        key: hash of all that decides them: defense, surrogate, images, settings.
+        attack: of the suite, whose threat model and view of the defense were taken over.
+        resolved: the defense's type and arguments, as the suite's manifest has them.
+        settings: see `harness.diagnosis.subject.Settings`.
+        finished: every check was made.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    harness: str
+    key: str
+    suite: str
+    defense: str
+    label: str | None
+    attack: str
+    threat: str
+    surrogate: str | None
+    images: int
+    settings: dict[str, Any]
+    resolved: dict[str, Any]
+    finished: bool = False
+    findings: Annotated[tuple[Finding, ...], Field(max_length=MOST)] = ()
+
+    @model_validator(mode="after")
+    def _fit_to_be_shown(self) -> Diagnosis:
+        """What reports make of it beyond showing it as text."""
+        if not isinstance(self.settings.get("gradient"), str):
+            raise ValueError("the settings have no gradient")
+        for finding in self.findings:
+            if "cosine" in finding.data:
+                Cosines.model_validate(finding.data)
+        return self
+
+
+def path_of(root: Path, defense: str) -> Path:
+    return root / FOLDER / f"{defense}.json"
+
+
+def write(root: Path, diagnosis: Diagnosis) -> None:
+    refuse_links(root)
+    write_atomically(path_of(root, diagnosis.defense), diagnosis.model_dump_json(indent=1).encode())
+
+
+def read(path: Path) -> Diagnosis | None:
+    """What was written there, or None.
+
+    Raises:
+        UserError: the file cannot be read, or is no diagnosis of this version.
+    """
+    try:
+        content = all_visible(parse_json(contents(path, LARGEST)))
+        found = Diagnosis.model_validate_json(json.dumps(content))
+    except FileNotFoundError:
+        return None
+    except (Unreadable, ValueError) as error:
+        raise _unreadable(path) from error
+    if found.schema_version != SCHEMA_VERSION:
+        raise _unreadable(path)
+    return found
+
+
+def read_all(root: Path) -> list[Diagnosis]:
+    """Those of a results directory, by name."""
+    found = (read(path) for path in sorted((root / FOLDER).glob("*.json")))
+    return [diagnosis for diagnosis in found if diagnosis]
+
+
+def _unreadable(path: Path) -> UserError:
+    return UserError(
+        "this is not a diagnosis that this harness can read",
+        remedy="Delete it, and run `harness diagnose` again",
+        where=Place(path),
+    )

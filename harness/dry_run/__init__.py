@@ -1,0 +1,1 @@
+"""Trying a suite before it is run: what it costs, and whether every path works."""

@@ -1,0 +1,135 @@
+"""What a suite will cost, before it runs: images x passes x network evaluations, and hours at a measured speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from harness.attack import UNKNOWN_CLASSES
+from harness.config.component import Component
+from harness.datasets.names import KNOWN
+from harness.defense import Defense
+from harness.dry_run.placeholders import absent_dataset
+from harness.dry_run.smoke import reduced
+from harness.errors import UserError
+from harness.evaluation.pending import load_images
+from harness.suite.plan import Plan
+
+BATCH = {"cpu": 2, "cuda": 32}
+"""Images timed at once, by type of device."""
+
+SHORTEST = 1.0
+"""Seconds that a measurement takes at least."""
+
+
+@dataclass(frozen=True)
+class CellCost:
+    """Upper bounds for one pairing: passes per image that is never fooled, verdicts included.
+
+    Attributes:
+        per_image: network evaluations of one image, a backward pass counted as the defense's `backward_cost`.
+    """
+
+    defense: str
+    attack: str
+    threat: str
+    method: str
+    images: int
+    forwards: float
+    backwards: float
+    per_image: float
+
+    @property
+    def evaluations(self) -> float:
+        """Of all images."""
+        return self.images * self.per_image
+
+
+def estimate(plan: Plan) -> list[CellCost]:
+    """The cost of every pairing. Builds the defenses, so checkpoints must be there, or blueprints of them.
+
+    Raises:
+        UserError: as `harness.evaluation.run.run` does before it attacks anything.
+    """
+    images, known, shape = _dataset(plan)
+    votes = plan.suite.protocol.votes
+    costs: list[CellCost] = []
+    name, defense = "", None
+    for cell in plan.cells:
+        if cell.defense.name != name or defense is None:
+            name, defense = cell.defense.name, cell.defense.build()
+        attack = cell.attack.build()
+        if reason := attack.unsuitable(defense) or attack.unsuitable_images(shape):
+            raise UserError(
+                f"attack '{cell.attack.name}' does not fit defense '{name}': {reason}", where=cell.attack.place
+            )
+        search = attack.cost(known or defense.num_classes or UNKNOWN_CLASSES)
+        forwards = search.forwards + 2 * (votes if defense.stochastic else 1)
+        per_image = defense.cost() * (forwards + defense.backward_cost * search.backwards)
+        facts = (name, cell.attack.name, str(attack.threat), attack.describe(), images)
+        costs.append(CellCost(*facts, forwards, search.backwards, per_image))
+    return costs
+
+
+def speeds(plan: Plan, device: torch.device) -> dict[str, float]:
+    """Network evaluations per second of each defense on a device, from forward passes of a reduced one.
+
+    What has no weights is given random ones, which take the same time.
+
+    Raises:
+        UserError: a defense cannot be built.
+    """
+    _, _, shape = _dataset(plan)
+    components: dict[str, Component] = {cell.defense.name: reduced(cell.defense) for cell in plan.cells}
+    return {name: _speed(component.build(), shape, device) for name, component in components.items()}
+
+
+def hours(costs: list[CellCost], speed: Mapping[str, float]) -> list[float]:
+    """Of each pairing, at so many evaluations per second of its defense."""
+    return [cost.evaluations / speed[cost.defense] / 3600 for cost in costs]
+
+
+def _dataset(plan: Plan) -> tuple[int, int | None, tuple[int, ...]]:
+    """How many images the suite attacks, of how many classes, if that is known, and their shape, (C, H, W)."""
+    spec = plan.suite.dataset
+    if absent_dataset(spec.name):
+        known = KNOWN[spec.name]
+        return len(spec.choose(known.test if spec.split == "test" else known.train)), known.classes, known.shape
+    dataset, images = load_images(plan)
+    return len(images), dataset.num_classes, tuple(images.x.shape[1:])
+
+
+def _speed(defense: Defense, shape: tuple[int, ...], device: torch.device) -> float:
+    materialise(defense)
+    defense = defense.to(device).eval().requires_grad_(False)
+    batch = BATCH.get(device.type, BATCH["cpu"])
+    x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    rounds, spent = 0, 0.0
+    with torch.no_grad():
+        _timed(defense, x)
+        while spent < SHORTEST:
+            rounds, spent = rounds + 1, spent + _timed(defense, x)
+    return rounds * batch * defense.cost() / spent
+
+
+def _timed(defense: Defense, x: torch.Tensor) -> float:
+    began = time.perf_counter()
+    defense(x).sum().item()
+    return time.perf_counter() - began
+
+
+def materialise(network: nn.Module) -> None:
+    """Gives the tensors of a blueprint memory and random values."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                values = torch.randn(parameter.shape, generator=generator) * 0.02
+                module._parameters[name] = nn.Parameter(values, requires_grad=False)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.ones_like(buffer, device="cpu")

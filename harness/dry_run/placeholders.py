@@ -1,0 +1,155 @@
+"""What stands in for checkpoints and datasets that are not here, where no number depends on them.
+
+`harness show` counts network evaluations, which need architectures and no weights. `harness run --smoke` tries every
+path from published file to table, on networks of full size with random weights. Neither may touch the user's cache:
+both work in a cache of their own, which has links to what is there, and an empty file in the place of every published
+checkpoint that is not, so that suites which name it can be read.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+from pydantic import TypeAdapter
+from torch import nn
+
+from harness import datasets
+from harness.config.component import Class, Component
+from harness.datasets.names import KNOWN
+from harness.dry_run.fake_checkpoints import WRITERS, write
+from harness.randomness import derive, fenced
+from harness.settings import weights_root
+from harness.weights import published
+from harness.weights.checkpoint import Checkpoint, build_network
+from harness.weights.published import Published
+
+PER_CLASS = 2
+"""Images of each class in a dataset that stands in for another."""
+
+
+# --- the cache
+
+
+@contextmanager
+def cache(folder: Path | None = None) -> Iterator[Path]:
+    """A cache with an empty file for every checkpoint that is not in the user's, while the block runs.
+
+    Args:
+        folder: where to make it; left out, where temporary files go.
+    """
+    real, before = weights_root(), os.environ.get("HARNESS_WEIGHTS")
+    with tempfile.TemporaryDirectory(prefix=".harness-", dir=folder) as made:
+        root = Path(made).resolve()
+        for file in (file for file in real.rglob("*") if file.is_file()):
+            _parent(root / file.relative_to(real)).symlink_to(file.resolve())
+        for entry in published.entries():
+            if entry.format in WRITERS and not entry.present(root):
+                _parent(entry.path(root)).touch()
+        os.environ["HARNESS_WEIGHTS"] = str(root)
+        try:
+            yield root
+        finally:
+            if before is None:
+                del os.environ["HARNESS_WEIGHTS"]
+            else:
+                os.environ["HARNESS_WEIGHTS"] = before
+
+
+def absent(component: Component) -> list[Published]:
+    """The published checkpoints of a defense, and of those inside it, that are empty files here."""
+    return list({entry.name: entry for entry in _named(component) if is_empty(entry.path())}.values())
+
+
+def absent_dataset(name: str) -> bool:
+    """Whether a dataset would have to be downloaded."""
+    return name in KNOWN and not next(found.present for found in datasets.state() if found.name == name)
+
+
+def how_to_get(entry: Published) -> str:
+    """In one line."""
+    return f"harness weights fetch {entry.name}" if entry.fetchable else f"{entry.manual} ({entry.page})"
+
+
+def _named(component: Component) -> Iterator[Published]:
+    known = {entry.path(): entry for entry in published.entries()}
+    if component.kind == "defenses" and (zoo := zoo_entry(component)):
+        yield zoo
+    for value in component.arguments.values():
+        if isinstance(value, Checkpoint) and value.path in known:
+            yield known[value.path]
+        elif isinstance(value, Component):
+            yield from _named(value)
+
+
+def zoo_entry(component: Component) -> Published | None:
+    """That of a model of RobustBench, which a defense names by three arguments."""
+    given = component.arguments
+    if not {"model", "threat", "dataset"} <= given.keys() or given.get("model_dir"):
+        return None
+    wanted = {key: given[key] for key in ("model", "threat", "dataset")}
+    return next((e for e in published.entries() if e.robustbench and e.robustbench.model_dump() == wanted), None)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file stands in for one that is not here."""
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _parent(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+# --- random weights and images
+
+
+def network_of(entry: Published) -> nn.Module:
+    """The network of a published checkpoint, as it is before training; no layer is left at zero."""
+    with fenced(derive("stand-in", entry.name)):
+        if entry.robustbench is not None:
+            network = _zoo_network(entry.robustbench)
+        else:
+            network = build_network(entry.network or {})
+        for parameter in network.parameters():
+            if parameter.dim() > 1 and not parameter.is_meta and not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
+    return network.eval().requires_grad_(False)
+
+
+def _zoo_network(model: published.ZooModel) -> nn.Module:
+    from robustbench.model_zoo import model_dicts
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+    entry = model_dicts[BenchmarkDataset(model.dataset)][ThreatModel(model.threat)][model.model]
+    network: nn.Module = entry["model"]()
+    return network
+
+
+def fill(entry: Published) -> None:
+    """Writes a network of random weights where the published file would lie, inside the block of `cache`."""
+    write(entry.format, network_of(entry), entry.network or {}, entry.path())
+
+
+def random_images(name: str) -> Path:
+    """An .npz file of images of a dataset's shape and classes, inside the block of `cache`."""
+    known, path = KNOWN[name], weights_root() / f"{name}.npz"
+    if not path.is_file():
+        count, generator = PER_CLASS * known.classes, np.random.RandomState(0)
+        images = generator.rand(count, *known.shape).astype(np.float32)
+        np.savez(path, images=images, labels=np.arange(count) % known.classes, num_classes=known.classes)
+    return path
+
+
+def with_dataset(arguments: dict[str, Any], cls: Class) -> dict[str, Any]:
+    """A defense's arguments, with random images in the place of a dataset that is not here."""
+    name, hints = arguments.get("dataset"), get_type_hints(cls.__init__, include_extras=True)
+    if "path" not in hints or not isinstance(name, str) or not absent_dataset(name):
+        return arguments
+    path = TypeAdapter(hints["path"]).validate_python(str(random_images(name)), context={"base": Path()})
+    return arguments | {"dataset": "npz", "path": path}

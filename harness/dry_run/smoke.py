@@ -1,0 +1,238 @@
+"""A suite in small, to see that every path from published file to table works: `harness run SUITE --smoke`.
+
+Two images, arguments cut by `CAPS` and `PRESETS`, networks of full size. Checkpoints that are not here get random
+weights, written in the layout of the published file where that would lie, and read from there as ever; a dataset that
+is not here gets random images. An image's label is what the defense says of it, since the attacks leave alone what is
+misclassified from the start. The numbers mean nothing; title and labels say so.
+
+Defenses come one after another, so that memory and disk hold the weights of one. As their labels differ, each has a
+results directory of its own below the suite's: `harness report` shows them one after the other. Rows that are the same
+once cut are tried once, and so are those of a sweep that differ in its numbers only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from harness.cli.run_progress import Display
+from harness.config import registry
+from harness.config.component import Component, parameters
+from harness.datasets.spec import Dataset
+from harness.defense import Defense
+from harness.dry_run.meta_checkpoints import changed
+from harness.dry_run.placeholders import absent, absent_dataset, cache, fill, random_images, with_dataset
+from harness.errors import UserError
+from harness.evaluation.pending import load_images
+from harness.evaluation.run import run
+from harness.quantity import Quantity
+from harness.query import query
+from harness.randomness import derive, row_seeds
+from harness.results.load import find_runs
+from harness.results.load import load as load_results
+from harness.results.store import MANIFEST, Store
+from harness.suite.plan import Plan, load
+
+IMAGES = 2
+TITLE = "SMOKE, the numbers mean nothing"
+
+CAPS: dict[str, int] = {
+    "steps": 2,
+    "timesteps": 1,
+    "purify_timesteps": 1,
+    "samples": 2,
+    "eot": 2,
+    "restarts": 1,
+    "rounds": 1,
+    "draws": 2,
+    "per_class": 2,
+}
+"""Arguments that decide how long a defense or an attack takes, and their largest values here."""
+
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "apgd_dlr_100": ("apgd", {"steps": 2, "loss": "dlr"}),
+    "pgd80_eot10": ("pgd", {"steps": 2, "eot": 2}),
+    "autoattack": (
+        "autoattack",
+        {"version": "custom", "attacks": ["apgd-ce", "apgd-dlr", "square"], "apgd_steps": 2, "square_queries": 4},
+    ),
+}
+"""Attacks that fix such arguments: the attack of the same kind that leaves them open, and its arguments."""
+
+
+@dataclass(frozen=True)
+class Ready(Component):
+    """A defense that was built already."""
+
+    instance: Any = None
+
+    def build(self) -> Any:
+        return self.instance
+
+
+def smoke(suite: Path, out: Path | None, device: torch.device, console: Console, *, only: str | None = None) -> Path:
+    """Tries a suite out. Returns the results directory, results/SUITE-smoke unless given; what was there is replaced.
+
+    Raises:
+        UserError: as `harness.evaluation.run.run` does; the directory holds other results; or an image ended in an
+            error.
+    """
+    disk = out.parent if out else Path("results")
+    disk.mkdir(parents=True, exist_ok=True)
+    with cache(disk) as root:
+        plan = load(suite, only=only)
+        folder = out or disk / f"{plan.suite.suite}-smoke"
+        _make_way(folder)
+        for name, first in same_when_small(plan).items():
+            if name != first:
+                console.print(f"{name}: in small the same path as {first}, which was tried", highlight=False)
+                continue
+            began = time.monotonic()
+            _one(suite, name, only, root, folder / name, device, Display(console))
+            console.print(f"{name}: {time.monotonic() - began:.0f} s", highlight=False)
+        _refuse_errors(folder)
+    return folder
+
+
+def _one(
+    suite: Path, name: str, only: str | None, root: Path, folder: Path, device: torch.device, display: Display
+) -> None:
+    """All attacks on one defense."""
+    needed = absent(load(suite, only=name).cells[0].defense)
+    for entry in needed:
+        display.note(f"{name}: random weights for {entry.name}, in its published format ({entry.format})")
+        fill(entry)
+    plan = load(suite, only=only)
+    plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.defense.name == name))
+    plan = small(replace(plan, all_cells=plan.cells))
+    component = plan.cells[0].defense
+    defense: Defense = component.build().eval().requires_grad_(False)
+    images = _images(plan)
+    logits = _logits(defense.to(device), images.to(device)).cpu()
+    file = root / f"{name}-smoke.npz"
+    np.savez(file, images=images.numpy(), labels=logits.argmax(1).numpy(), num_classes=logits.shape[1])
+    facts = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
+    label = f"{component.label or name} (random weights)" if needed else component.label
+    ready = Ready(**facts | {"label": label, "instance": defense.cpu()})
+    run(_renamed(changed(plan, lambda _: ready), file), folder, device, display)
+    for entry in needed:
+        entry.path().write_bytes(b"")
+
+
+def small(plan: Plan) -> Plan:
+    """The plan with all arguments cut."""
+    plan = changed(plan, reduced)
+    cut = {id(cell.attack): reduced(cell.attack) for cell in plan.all_cells}
+    cells, every = (
+        tuple(replace(cell, attack=cut[id(cell.attack)]) for cell in cells) for cells in (plan.cells, plan.all_cells)
+    )
+    return replace(plan, cells=cells, all_cells=every)
+
+
+def same_when_small(plan: Plan) -> dict[str, str]:
+    """For every defense of the plan, the first whose row takes the same path with all arguments cut; often itself."""
+    swept = {name: sweep.paths for sweep in plan.sweeps if sweep.kind == "defenses" for name in sweep.variants}
+    rows: dict[str, list[str]] = {}
+    for cell in small(plan).cells:
+        row = rows.setdefault(cell.defense.name, [_path(cell.defense, swept.get(cell.defense.name, ()))])
+        row.append(f"{cell.attack.name} {_path(cell.attack)}")
+    firsts: dict[tuple[str, ...], str] = {}
+    return {name: firsts.setdefault(tuple(row), name) for name, row in rows.items()}
+
+
+def _path(component: Component, swept: Sequence[str] = ()) -> str:
+    """What tells the code that a component runs through; swept: arguments of which a number says nothing of that."""
+    numbers = {name for name in swept if type(component.arguments.get(name)) in (int, float, Quantity)}
+    told = {name: value for name, value in component.resolved().items() if name not in numbers}
+    return f"{component.cls} {json.dumps(told, sort_keys=True)}"
+
+
+def reduced(component: Component) -> Component:
+    """A defense or an attack that takes little time, whatever it takes in the suite."""
+    cls, given = component.cls, component.arguments
+    if component.kind == "attacks" and component.type in PRESETS:
+        kind, fixed = PRESETS[component.type]
+        cls = registry.find("attacks", kind)
+        defaults = {key: found.default for key, found in parameters(cls).items() if found.default is not found.empty}
+        if given.get("version") == "rand":
+            fixed = fixed | {"attacks": ["apgd-ce", "apgd-dlr"], "eot": CAPS["eot"]}
+        given = defaults | {key: value for key, value in given.items() if key in parameters(cls)} | fixed
+    arguments = {name: _cut(name, value) for name, value in given.items()}
+    if {"t_star", "dt"} <= arguments.keys():
+        arguments["dt"] = Quantity(float(arguments["t_star"]) / CAPS["steps"])
+    if arguments.get("solver") == "dopri5":
+        arguments |= {"solver": "euler", "steps": 1}
+    if component.kind == "defenses":
+        arguments = with_dataset(arguments, cls)
+    return replace(component, cls=cls, arguments=arguments)
+
+
+def _cut(name: str, value: Any) -> Any:
+    if isinstance(value, Component):
+        return reduced(value)
+    if isinstance(value, list) and any(isinstance(item, Component) for item in value):
+        return [_cut(name, item) for item in value]
+    cap = CAPS.get(name)
+    if cap is None or value is None:
+        return value
+    if isinstance(value, list):
+        return value[:cap]
+    if value == "all":
+        return cap
+    return min(value, cap) if isinstance(value, int | float) else value
+
+
+def _images(plan: Plan) -> Tensor:
+    """The suite's first images, (2, C, H, W), or random ones."""
+    spec = plan.suite.dataset
+    if absent_dataset(spec.name):
+        path = random_images(spec.name)
+        plan = replace(plan, suite=plan.suite.model_copy(update={"dataset": Dataset(name="npz", path=path)}))
+    return load_images(plan)[1].x[:IMAGES]
+
+
+def _logits(defense: Defense, images: Tensor) -> Tensor:
+    """What the defense says, (N, K)."""
+    with torch.no_grad():
+        return query(defense, images, row_seeds(derive("smoke"), torch.arange(len(images), device=images.device)))
+
+
+def _renamed(plan: Plan, file: Path) -> Plan:
+    suite = plan.suite
+    random = ", on random images" if absent_dataset(suite.dataset.name) else ""
+    update = {
+        "suite": f"{suite.suite}-smoke",
+        "title": f"{TITLE}{random}: {suite.title or suite.suite}",
+        "dataset": Dataset(name="npz", path=file),
+        "protocol": suite.protocol.model_copy(update={"votes": min(suite.protocol.votes, 2), "shard": IMAGES}),
+        "report": suite.report.model_copy(update={"reference": None, "groups": {}}),
+    }
+    return replace(plan, suite=suite.model_copy(update=update))
+
+
+def _make_way(folder: Path) -> None:
+    earlier = [path.parent for path in sorted(folder.rglob(MANIFEST))]
+    for path in earlier:
+        if not str((Store(path).manifest() or {}).get("title", "")).startswith(TITLE):
+            raise UserError(f"{path} holds results that are not of --smoke", remedy="Choose another one with --out")
+    for path in earlier:
+        shutil.rmtree(path)
+
+
+def _refuse_errors(folder: Path) -> None:
+    for path in find_runs(folder):
+        for (defense, attack), pairing in load_results(path).pairings.items():
+            failed = pairing.records[pairing.records["verdict"] == "error"]
+            if len(failed):
+                raise UserError(f"{defense}/{attack} ended in an error: {failed['error'].iloc[0]}")

@@ -1,0 +1,1 @@
+"""Running a suite: pairings, shards, predictions, verdicts."""

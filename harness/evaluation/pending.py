@@ -1,0 +1,185 @@
+"""What a suite asks for, beside what lies on disk: the shards still to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from harness import datasets
+from harness.attack import Attack
+from harness.datasets.batch import Images
+from harness.datasets.class_labels import ClassLabels
+from harness.datasets.image_folder import read_labels
+from harness.errors import UserError, nearest
+from harness.evaluation.seeds import Seeds
+from harness.results.record import Record
+from harness.results.store import MANIFEST, Bounds, Damaged, Stale, Store
+from harness.results.store import Cell as StoredCell
+from harness.suite.cell_key import Identities, Identity, Setting, refuse_unsteady
+from harness.suite.plan import Cell, Plan
+
+
+@dataclass(frozen=True)
+class Work:
+    """A pairing and its shards. shards: bounds -> records, or None where they are still to be made.
+
+    parts: what the defense and the attack are.
+    source: where the images lie that the attack is given, if it is given any.
+    """
+
+    cell: Cell
+    attack: Attack
+    parts: tuple[Identity, Identity]
+    seeds: Seeds
+    stored: StoredCell
+    shards: dict[Bounds, list[Record] | None]
+    source: StoredCell | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.defense.name}/{self.cell.attack.name}"
+
+    @property
+    def missing(self) -> list[Bounds]:
+        return [bounds for bounds, records in self.shards.items() if records is None]
+
+    @property
+    def records(self) -> list[Record]:
+        """Of the shards that are done."""
+        return [record for shard in self.shards.values() if shard for record in shard]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pairing of which images ended in errors. images: those done; reasons: why, each once, and how often."""
+
+    name: str
+    errors: int
+    images: int
+    reasons: dict[str, int]
+
+
+def failures(works: Iterable[Work]) -> list[Failure]:
+    """The pairings that have errors."""
+    found = []
+    for work in works:
+        reasons = Counter(record.error or "" for record in work.records if record.verdict == "error")
+        if reasons:
+            found.append(Failure(work.name, reasons.total(), len(work.records), dict(reasons)))
+    return found
+
+
+def refuse_loss(store: Store, works: Iterable[Work]) -> None:
+    """Raises UserError where something that was finished is no longer there."""
+    paths = [store.root / MANIFEST, *(path for work in works for path in work.stored.paths(work.shards))]
+    gone = [path for path in paths if not path.exists()]
+    if gone:
+        more = f" and {len(gone) - 1} more files" if len(gone) > 1 else ""
+        raise UserError(
+            f"{gone[0]}{more} of this run were deleted while it went on",
+            remedy="Run the same command again: it makes what is missing",
+        )
+
+
+def load_images(plan: Plan) -> tuple[datasets.Dataset, Images]:
+    """The suite's images, and the dataset that they come from.
+
+    Raises:
+        UserError: the dataset is not there, or does not have those images.
+    """
+    spec = plan.suite.dataset
+    try:
+        dataset = datasets.load(
+            spec.name, spec.split, path=spec.path, classes=spec.classes, num_classes=spec.num_classes
+        )
+        index = torch.as_tensor(spec.choose(len(dataset.images)), dtype=torch.int64)
+    except UserError as error:
+        raise error.at(plan.place("dataset")) from error
+    return dataset, Images(index, dataset.images[index], dataset.labels[index])
+
+
+def load_labels(plan: Plan) -> ClassLabels | None:
+    """The labels of the suite's class folders, if it has such; opens no image. Raises as `load_images` does."""
+    spec = plan.suite.dataset
+    if spec.name != "folder" or spec.path is None:
+        return None
+    try:
+        return read_labels(spec.path, spec.split, spec.classes, spec.num_classes)
+    except UserError as error:
+        raise error.at(plan.place("dataset")) from error
+
+
+def survey(
+    plan: Plan, store: Store, images: Images, note: Callable[[str], None], *, retry_errors: bool = True
+) -> list[Work]:
+    """Every pairing of the plan, those first that others take images from.
+
+    Damaged shards count as missing, and are told to `note`; so are shards with errors where they are to be retried.
+
+    Raises:
+        UserError: an attack takes images from a pairing that the suite does not have, or the user's code cannot be
+            built, or makes another thing each time.
+    """
+    protocol, known = plan.suite.protocol, Identities()
+    setting = Setting.of(datasets.fingerprint(images.x, images.y), protocol)
+    bounds = [(start, min(start + protocol.shard, len(images))) for start in range(0, len(images), protocol.shard)]
+
+    def stored(cell: Cell, attack: str) -> StoredCell:
+        return store.cell(cell.defense.name, cell.attack.name, setting.key(known.key(cell.defense), attack))
+
+    works = []
+    for cell in plan.cells:
+        attack, identity, source = cell.attack.build(), known.key(cell.attack), None
+        refuse_unsteady(cell.attack, known.of(cell.attack), attack)
+        if attack.source:
+            origin = _source(plan, cell, attack)
+            source = stored(origin, known.key(origin.attack))
+            identity = setting.given(identity, source.key)
+        found = stored(cell, identity)
+        seeds = Seeds(protocol.seed, known.key(cell.defense), identity)
+        parts = known.of(cell.defense), known.of(cell.attack)
+        shards = {b: _read(found, b, note, retry_errors) for b in bounds}
+        works.append(Work(cell, attack, parts, seeds, found, shards, source))
+    return sorted(works, key=lambda work: work.source is not None)
+
+
+def _source(plan: Plan, cell: Cell, attack: Attack) -> Cell:
+    """The pairing that an attack takes its images from."""
+    wanted = attack.source or ("", "")
+    known = {(other.defense.name, other.attack.name): other for other in plan.all_cells}
+    where, title = cell.attack.place, cell.attack.title
+    if wanted not in known:
+        raise UserError(
+            f"{title} takes its images from {'/'.join(wanted)}, which the suite does not pair",
+            remedy=nearest("/".join(wanted), ["/".join(pair) for pair in known]),
+            where=where,
+        )
+    origin: Attack = known[wanted].attack.build()
+    if origin.source:
+        raise UserError(f"{title} takes its images from {'/'.join(wanted)}, which has none of its own", where=where)
+    if origin.threat != attack.threat:
+        raise UserError(
+            f"{title} has the budget {attack.threat}, the images of {'/'.join(wanted)} have {origin.threat}",
+            remedy="Give both the same",
+            where=where,
+        )
+    return known[wanted]
+
+
+def _read(stored: StoredCell, bounds: Bounds, note: Callable[[str], None], retry_errors: bool) -> list[Record] | None:
+    name = f"{stored.folder.parent.name}/{stored.folder.name}, images {bounds[0]} to {bounds[1] - 1}"
+    try:
+        records = stored.read(*bounds)
+    except Stale as stale:
+        note(f"{name}: {stale}")  # whether it may be replaced, the manifest decides
+        return None
+    except Damaged as damage:
+        note(f"{name}: {damage}; computing them again")
+        return None
+    if retry_errors and records and any(record.verdict == "error" for record in records):
+        note(f"{name}: ended in errors; trying them again")
+        return None
+    return records

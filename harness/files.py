@@ -1,0 +1,97 @@
+"""What files hold, as a hash that does not depend on where they lie."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from harness.errors import UserError
+
+MOST_BYTES, MOST_FILES = 1 << 30, 100_000
+"""So many bytes of a folder are read, of the files beyond names and sizes count; and so many files."""
+
+BLOCK = 1 << 20
+
+
+def digest(file: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return digest_of(stream)
+
+
+def digest_of(stream: IO[bytes]) -> str:
+    """The sha256 of what is left of a stream, which is not held in memory."""
+    found = hashlib.sha256()
+    while block := stream.read(BLOCK):
+        found.update(block)
+    return found.hexdigest()
+
+
+def content(path: str | Path) -> str | None:
+    """The sha256 of a file, or of a folder's files with their names; None where there is neither."""
+    if os.path.isfile(path):
+        return digest(Path(path))
+    if not os.path.isdir(path):
+        return None
+    found, left = hashlib.sha256(), MOST_BYTES
+    for file in itertools.islice(_files(Path(path)), MOST_FILES):
+        size = file.stat().st_size
+        told = digest(file) if size <= left else f"{size} bytes"
+        left -= size if size <= left else 0
+        found.update(f"{told} {file.relative_to(path).as_posix()}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The regular files below a folder, in the order of their names."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (path for name in sorted(names) if os.path.isfile(path := Path(place, name)))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The whole of data under that name, or nothing.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror})", remedy=_remedy(error)) from error
+    finally:
+        _discard(temporary)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Free some space and run the same command again: finished shards are kept"
+    return "Choose a directory that you may write with --out"
+
+
+def _discard(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return  # the folder itself cannot be written: nothing of ours is in it
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

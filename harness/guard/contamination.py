@@ -1,0 +1,125 @@
+"""Rows of a table are computed one after another in one process: what one changes, the next would run on.
+
+Images and labels are handed out as copies, and the global generators are set back around every call. What cannot be
+copied is compared, before and after: the settings of the process, the states of all defenses, the run's images. A
+change is an error of whatever made it, and is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from harness.errors import Failed, UserError
+from harness.guard.fingerprint import checksum, fingerprint
+from harness.guard.process_settings import Settings
+
+SHOWN = 3
+"""Changes that a message names."""
+
+
+class Contamination(Failed):
+    """A defense or an attack changed what others rest on."""
+
+
+@contextmanager
+def settings_kept(culprit: str) -> Iterator[None]:
+    """Settings of the process that the code inside changes are set back.
+
+    Raises:
+        Contamination: there were any, and nothing else was raised. culprit: subject of the sentence.
+    """
+    before = Settings.now()
+    try:
+        yield
+    except BaseException:
+        before.restore()
+        raise
+    if changed := before.restore():
+        raise Contamination(f"{culprit} changes {_listed(changed)}, under which every later row would run")
+
+
+class Guard:
+    """Knows how the defenses of a run are, and its images; tells of changes.
+
+    spoiled: names of defenses that are not as they were, and must be built anew.
+
+    Args:
+        images, labels: which nothing may change.
+    """
+
+    def __init__(self, *images: Tensor) -> None:
+        self.spoiled: set[str] = set()
+        self._images, self._sums = images, [checksum(tensor) for tensor in images]
+        self._defenses: dict[str, tuple[nn.Module, dict[str, object]]] = {}
+
+    def add(self, name: str, defense: nn.Module) -> bool:
+        """Watches a defense from now on. False if one of that name was watched before, and was another than this."""
+        found = fingerprint(defense)
+        known = self._defenses.get(name)
+        self.spoiled.discard(name)
+        self._defenses[name] = defense, found
+        return known is None or not _differences(known[1], found)
+
+    def forget(self, name: str) -> None:
+        """Watches a defense no longer: it could not be built anew."""
+        self.spoiled.discard(name)
+        self._defenses.pop(name, None)
+
+    @contextmanager
+    def watching(self, culprit: str, own: nn.Module | None = None, *, others: bool = False) -> Iterator[None]:
+        """Looks whether the code inside changes anything; settings are set back.
+
+        Args:
+            culprit: who, or what, is at work, the subject of the sentence that says so.
+            own: the defense at work.
+            others: look at the other defenses too; else they are looked at only where it has changed.
+
+        Raises:
+            Contamination: it changed something, and raised nothing itself.
+        """
+        settings = Settings.now()
+        try:
+            yield
+        except BaseException:
+            settings.restore()
+            self._changes(own, others)
+            raise
+        if changed := settings.restore() + self._changes(own, others):
+            raise Contamination(f"{culprit} changed {_listed(changed)}, on which other results rest")
+
+    def refuse_other_images(self, culprit: str) -> None:
+        """Raises UserError if the run's images or labels are not as they were: whatever came after would be wrong."""
+        if [checksum(tensor) for tensor in self._images] != self._sums:
+            raise UserError(
+                f"{culprit} changed the images or labels of the run itself",
+                remedy="Let it work on the copies that it is given, and run the same command again",
+            )
+
+    def _changes(self, own: nn.Module | None, others: bool) -> list[str]:
+        mine = [name for name, (defense, _) in self._defenses.items() if defense is own]
+        changed = [told for name in mine if (told := self._changed(name, "the defense"))]
+        if others or changed:
+            theirs = self._defenses.keys() - {*mine}
+            changed += [told for name in sorted(theirs) if (told := self._changed(name, f"defense '{name}'"))]
+        return changed
+
+    def _changed(self, name: str, title: str) -> str | None:
+        """What of a defense has changed, if anything has that was not known before."""
+        defense, before = self._defenses[name]
+        if name in self.spoiled or not (different := _differences(before, fingerprint(defense))):
+            return None
+        self.spoiled.add(name)
+        return f"{_listed(different)} of {title}"
+
+
+def _differences(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _listed(changed: Iterable[str]) -> str:
+    changed = list(changed)
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return ", ".join(changed[:SHOWN]) + more

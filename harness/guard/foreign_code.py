@@ -1,0 +1,114 @@
+"""Code that is not ours: what a defense or an attack of the user's may raise, and which line of theirs it came from."""
+
+from __future__ import annotations
+
+import inspect
+import sysconfig
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.config.introspect import folder_of
+from harness.process.signals import from_outside
+
+PARTS = ("defenses", "attacks")
+"""Our packages of which a user names the classes; the engine calls them."""
+
+
+class Escape(Exception):
+    """Something that would have ended the process, such as `sys.exit()` in a defense. Its cause is what was raised."""
+
+    def __str__(self) -> str:
+        text = str(self.__cause__)
+        return f"{text}; this would end the whole program" if text else "this would end the whole program"
+
+
+class contained:
+    """Whatever the code inside raises is an ordinary exception: SystemExit and its like become an `Escape`.
+
+    A signal goes through, and so does the GeneratorExit of a generator that is closed inside. `os._exit` cannot be
+    caught: it ends the process.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, Exception) or from_outside(error) or _closing(error):
+            return
+        raise Escape().with_traceback(trace) from error
+
+
+def _closing(error: BaseException) -> bool:
+    """Whether a generator was closed where it waits, as Python does with one that nobody goes on with."""
+    trace = error.__traceback__
+    waits = trace is not None and trace.tb_next is None and trace.tb_frame.f_code.co_flags & inspect.CO_GENERATOR
+    return isinstance(error, GeneratorExit) and bool(waits)
+
+
+def kind(error: BaseException) -> str:
+    """The name of the type that was raised."""
+    return type(error.__cause__ if isinstance(error, Escape) else error).__name__
+
+
+def line_of(error: BaseException) -> str | None:
+    """Where an exception came from, as "mine.py:12, in purify": the user's own deepest line, else that of ours."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    for ours in (theirs, _in_parts, _everywhere):
+        if found := [frame for frame in frames if ours(frame.filename)]:
+            functions = [frame.name for frame in found if not frame.name.startswith("<")]  # such as <listcomp>
+            return _told(found[-1].filename, found[-1].lineno, functions[-1] if functions else None)
+    return None
+
+
+def is_theirs(error: BaseException) -> bool:
+    """Whether an exception passed through a line of the user's."""
+    return any(theirs(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
+
+
+def definition(function: Callable[..., Any]) -> str | None:
+    """Where the user defined a function, as "mine.py:9, in purify", or None if it is none of theirs."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return _told(code.co_filename, code.co_firstlineno, code.co_name) if code and theirs(code.co_filename) else None
+
+
+def _told(filename: str, line: int | None, function: str | None) -> str:
+    """As short as is clear: from the current folder where the file lies below it, else its name."""
+    path = Path(filename)
+    shown: Path | str = path.name
+    with suppress(OSError, ValueError):  # the current folder may be gone, or another one
+        shown = path.relative_to(Path.cwd())
+    return f"{shown}:{line}" + (f", in {function}" if function else "")
+
+
+def theirs(filename: str) -> bool:
+    """Whether a file is the user's: neither of our packages, nor installed beside them, nor of Python itself."""
+    path = Path(filename)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not (filename.startswith("<") or installed or any(path.is_relative_to(root) for root in _not_theirs()))
+
+
+def _in_parts(filename: str) -> bool:
+    return any(Path(filename).is_relative_to(root) for root in _roots(*PARTS))
+
+
+def _everywhere(filename: str) -> bool:
+    return True
+
+
+@cache
+def _not_theirs() -> tuple[Path, ...]:
+    library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    return (*_roots("harness", *PARTS), *library, *(path.resolve() for path in library))
+
+
+@cache
+def _roots(*packages: str) -> tuple[Path, ...]:
+    folders = [folder for package in packages if (folder := folder_of(package))]
+    return (*folders, *(folder.resolve() for folder in folders))

@@ -1,0 +1,166 @@
+"""What the page's explorer shows of each pairing: a bounded number of images, before and after, with their records.
+
+The same first images of the run are taken for every pairing, so that pairings can be compared image by image. The
+result is plain data for JSON; pictures are data URIs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.reporting.page.originals import Originals, originals
+from harness.reporting.page.pictures import arrows, difference, gain_of, png
+from harness.results.load import Pairing, Run
+from harness.results.record import NO_CLASS, vote
+from harness.results.store import Cell, Store
+
+MOST = 64
+"""Images per pairing, unless the user says otherwise."""
+
+PIXELS = 12_000_000
+"""Values of all pictures of a page, unless the user says otherwise: a few tens of megabytes."""
+
+FEWEST = 4
+
+Shard = dict[str, Tensor]
+
+
+def gallery(run: Run, most: int | None = None) -> dict[str, Any]:
+    """All pairings with at least one image on disk.
+
+    Args:
+        most: images per pairing; `MOST`, or as many as `PIXELS` allow, if left out.
+    """
+    clean = originals(run.manifest)
+    pairings = [pairing for pairing in run.pairings.values() if pairing.done]
+    shown = [(pairing, _images(run, pairing, _bound(run, pairing, len(pairings), most))) for pairing in pairings]
+    used = {_record(pairing, place)["index"] for pairing, images in shown for place in images}
+    return {
+        "missing": clean.missing,
+        "clean": {index: png(image) for index, image in clean.images.items() if index in used},
+        "pairings": [_pairing(run, pairing, images, clean) for pairing, images in shown],
+    }
+
+
+def _bound(run: Run, pairing: Pairing, pairings: int, most: int | None) -> int:
+    if most is not None:
+        return most
+    values = math.prod(_cell(run, pairing).shapes(*_bounds(pairing)[0])["images"][1:])
+    return max(FEWEST, min(MOST, PIXELS // (2 * values * pairings)))
+
+
+def _images(run: Run, pairing: Pairing, most: int) -> dict[int, Shard]:
+    """The first images with a record, by position in the run: {"images": (C, H, W), "flow": (H, W, 2) if any}."""
+    found: dict[int, Shard] = {}
+    for start, stop in _bounds(pairing):
+        if len(found) >= most:
+            break
+        rows = range(min(stop - start, most - len(found)))
+        tensors = _cell(run, pairing).images(start, stop, len(rows))
+        found |= {start + row: {name: tensor[row] for name, tensor in tensors.items()} for row in rows}
+    return found
+
+
+def _bounds(pairing: Pairing) -> list[tuple[int, int]]:
+    """Shards that count."""
+    facts = pairing.facts
+    starts = (int(start) for start in pairing.records.index if start % facts.shard == 0)
+    return [(start, min(start + facts.shard, facts.count)) for start in starts]
+
+
+def _cell(run: Run, pairing: Pairing) -> Cell:
+    facts = pairing.facts
+    return Store(run.path).cell(facts.defense, facts.attack, facts.key)
+
+
+def _pairing(run: Run, pairing: Pairing, images: dict[int, Shard], clean: Originals) -> dict[str, Any]:
+    facts, manifest = pairing.facts, run.manifest
+    before = {place: _before(_record(pairing, place), tensors, clean) for place, tensors in images.items()}
+    largest = [
+        float((images[place]["images"] - x).abs().max().nan_to_num(0)) for place, x in before.items() if x is not None
+    ]
+    gain = gain_of(max(largest, default=0.0))
+    return {
+        "defense": facts.defense,
+        "attack": facts.attack,
+        "labels": [manifest.defenses[facts.defense].label or facts.defense, _attack_label(run, facts.attack)],
+        "threat": facts.threat,
+        "method": facts.method,
+        "total": facts.count,
+        "gain": gain,
+        "images": [
+            _image(_record(pairing, place), tensors, before[place], gain, clean) for place, tensors in images.items()
+        ],
+    }
+
+
+def _before(record: dict[str, Any], tensors: Shard, clean: Originals) -> Tensor | None:
+    """The image before the attack, if it is at hand and of the same size."""
+    x = clean.images.get(record["index"])
+    return x if x is not None and x.shape == tensors["images"].shape else None
+
+
+def _record(pairing: Pairing, place: int) -> dict[str, Any]:
+    return {str(name): value for name, value in pairing.records.loc[place].items()}
+
+
+def _attack_label(run: Run, name: str) -> str:
+    facts = run.manifest.attacks.get(name)
+    return (facts.label if facts else None) or name
+
+
+def _image(record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, clean: Originals) -> dict[str, Any]:
+    """adv, difference: pictures; None where the image is still the clean one, or that is not at hand. answer: the class
+    that the votes decide for, or why they decide for none."""
+    x_adv, flow = tensors["images"], tensors.get("flow")
+    same = x is not None and torch.equal(x, x_adv)
+    return {
+        "index": int(record["index"]),
+        "size": [int(x_adv.shape[2]), int(x_adv.shape[1])],
+        "true": clean.class_name(int(record["label"])),
+        "verdict": record["verdict"],
+        **_answer(record, clean),
+        "before": list(_votes(record, "clean", clean)),
+        "after": list(_votes(record, "adv", clean)),
+        "facts": list(_facts(record)),
+        "adv": None if same else png(x_adv),
+        "difference": None if same or x is None else png(difference(x, x_adv, gain)),
+        "flow": None if flow is None or not flow.any() else arrows(flow.nan_to_num(0)),
+    }
+
+
+def _answer(record: dict[str, Any], clean: Originals) -> dict[str, Any]:
+    votes = [int(each) for each in record["adv_votes"]]
+    if record["verdict"] == "error" or not votes:
+        return {"decided": False, "answer": "error"}
+    choice = vote(votes)
+    return {"decided": choice != NO_CLASS, "answer": "tie" if choice == NO_CLASS else clean.class_name(choice)}
+
+
+def _votes(record: dict[str, Any], side: str, clean: Originals) -> Iterator[list[Any]]:
+    """Per draw: the class, whether it is right, and by how much the true class leads."""
+    for guess, margin in zip(record[f"{side}_votes"], record[f"{side}_margins"], strict=True):
+        name = clean.class_name(guess) if guess != NO_CLASS else "no answer"
+        yield [name, bool(guess == record["label"]), f"{margin:+.2f}".replace("-", "−")]
+
+
+def _facts(record: dict[str, Any]) -> Iterator[list[str]]:
+    """What else is known, as pairs of a name and a text."""
+    sizes = [f"Linf {record['linf']:.4g}", f"L2 {record['l2']:.4g}", f"L1 {record['l1']:.4g}"]
+    if record["flow"] is not None and record["flow"] == record["flow"]:
+        sizes.append(f"Flow {record['flow']:.4g}")
+    yield ["Distance", ", ".join(sizes)]
+    if record["violation"] > 0:
+        yield ["Beyond the budget", f"{record['violation']:.3g}"]
+    yield ["Passes", f"{record['forwards']:,} forward, {record['backwards']:,} backward"]
+    yield ["Time", f"{record['seconds']:.2g} s"]
+    yield ["Seed", str(record["seed"])]
+    if record["flags"] is not None and len(record["flags"]):
+        yield ["Flags", ", ".join(record["flags"])]
+    if record["error"]:
+        yield ["Error", record["error"]]

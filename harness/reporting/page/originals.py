@@ -1,0 +1,45 @@
+"""The images of a run before any attack, which results do not keep: loaded again, as the manifest says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from harness import datasets
+from harness.errors import UserError
+from harness.results.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Attributes:
+    images: (C, H, W) float32 in [0, 1], by index in the split; empty where they are not at hand.
+    classes: names of the classes, likewise.
+    missing: why they are not at hand, or "".
+    """
+
+    images: dict[int, Tensor]
+    classes: list[str]
+    missing: str = ""
+
+    def class_name(self, label: int) -> str:
+        return self.classes[label] if 0 <= label < len(self.classes) else str(label)
+
+
+def originals(manifest: Manifest) -> Originals:
+    """The run's images, if they are on this machine and are still what they were. Nothing is downloaded.
+
+    A path is taken as the suite wrote it, from the current folder.
+    """
+    facts, path = manifest.dataset, manifest.resolved.dataset.get("path")
+    where = f"dataset {facts.name}"
+    try:
+        place, labels = path if isinstance(path, str) else None, facts.labels
+        split = datasets.load(facts.name, facts.split, place, offline=True, classes=labels)
+        chosen = split.select(facts.indices)
+    except UserError:
+        return Originals({}, [], f"the {where} was not on the machine that made this page")
+    if datasets.fingerprint(chosen.images, chosen.labels) != facts.fingerprint:
+        return Originals({}, [], f"the {where} on the machine that made this page is not the one that was attacked")
+    return Originals(dict(zip(facts.indices, chosen.images, strict=True)), split.classes)

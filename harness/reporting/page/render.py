@@ -1,0 +1,123 @@
+"""Tables, curves and images as one HTML file that asks nothing of a network.
+
+The file holds its style, its script, and every picture as a data URI; its content policy forbids anything else. The
+template escapes all text. Everything but the explorer of images can be read without the script.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from harness.process.visible_text import all_visible
+from harness.reporting.page.gallery import gallery
+from harness.reporting.page.matrix import matrices
+from harness.reporting.page.svg import drawing
+from harness.reporting.render.layout import FAILED, Block, Grid, Shown, lay_out
+from harness.reporting.tables.charts import charts
+from harness.reporting.tables.comparison import contrast
+from harness.reporting.tables.table import Table, rule_name
+
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+def render(tables: list[Table], images: int | None = None) -> str:
+    """The page.
+
+    Args:
+        images: of each pairing, how many the explorer shows; left out, as many as `harness.reporting.page.gallery` chooses.
+    """
+    galleries = [gallery(table.run, images) for table in tables]
+    sections = [_section(number, table) for number, table in enumerate(tables)]
+    page = _template().render(
+        policy=POLICY, style=_file("style.css"), script=_file("script.js"), sections=sections, galleries=galleries
+    )
+    return page.rstrip() + "\n"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(_file("template.html"))
+
+
+def _file(name: str) -> str:
+    return (resources.files("harness") / "report" / "page" / name).read_text(encoding="utf-8")
+
+
+def _section(number: int, table: Table) -> dict[str, Any]:
+    sheet, manifest = lay_out(table), table.run.manifest
+    blocks = [Block(Shown("Results"), sheet.main)] if sheet.main else []
+    return {
+        "id": f"run{number}",
+        "number": number,
+        "sheet": sheet,
+        "facts": _summary(table),
+        "warnings": list(_warnings(table)),
+        "blocks": [
+            {"title": block.title, "grid": _cells(block.grid), "remark": block.remark}
+            for block in (*blocks, *sheet.sweeps)
+        ],
+        "draws": _cells(sheet.draws, bars=False) if sheet.draws else None,
+        "drawings": [drawing(chart) for chart in charts(table) if chart.kind != "bars"],
+        "rule": rule_name(table.rule, table.votes),
+        "matrices": matrices(contrast(table.run).matches, manifest),
+        "metadata": _metadata(manifest.document()),
+    }
+
+
+def _summary(table: Table) -> list[tuple[str, str]]:
+    manifest = table.run.manifest
+    facts = [
+        (str(len(manifest.defenses)), "defense" if len(manifest.defenses) == 1 else "defenses"),
+        (str(len(manifest.attacks)), "attack" if len(manifest.attacks) == 1 else "attacks"),
+        (f"{manifest.dataset.count:,}", f"images of {manifest.dataset.name}, {manifest.dataset.split}"),
+    ]
+    if manifest.sessions and (started := manifest.sessions[-1].started):
+        facts.append((started[:10], f"harness {manifest.harness}"))
+    return facts
+
+
+def _warnings(table: Table) -> Iterator[tuple[str, str]]:
+    """What must not be missed: the defense, and what was misleading about it."""
+    labels = {name: facts.label or name for name, facts in table.run.manifest.attacks.items()}
+    for row in table.rows:
+        for found in row.naive:
+            if found.misleading:
+                yield row.label, found.told(labels)
+
+
+def _cells(grid: Grid, bars: bool = True) -> dict[str, Any]:
+    """bars: whether intervals are drawn beside being written."""
+    return {
+        "bars": bars,
+        "labels": grid.labels,
+        "head": grid.head,
+        "sortable": len(grid.lines) > 1 and all(line[0].text for line in grid.lines),
+        "groups": [(heading, [[_cell(shown) for shown in line] for line in lines]) for heading, lines in grid.groups],
+    }
+
+
+def _cell(shown: Shown) -> dict[str, Any]:
+    """A place of a table. sort: what it is sorted by, a number where there is one."""
+    estimate = shown.estimate
+    sort = estimate.value if estimate else shown.text
+    return {"shown": shown, "sort": sort, "estimate": estimate, "failed": shown.text == FAILED}
+
+
+def _metadata(raw: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the manifest says, in chapters; the list of indices is left to the results."""
+    dataset = {key: value for key, value in raw["dataset"].items() if key != "indices"}
+    chapters = {"dataset": dataset, **{key: raw.get(key) for key in ("protocol", "resolved", "cells", "sessions")}}
+    texts = {name: json.dumps(all_visible(found), indent=1, ensure_ascii=False) for name, found in chapters.items()}
+    return [(name, text) for name, text in texts.items() if chapters[name]]

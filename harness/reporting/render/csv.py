@@ -1,0 +1,157 @@
+"""A table as data: one line per number, for CSV and JSON. Accuracies are fractions in [0, 1], never rounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from harness.reporting.stats.accuracy import Estimate
+from harness.reporting.tables.entries import Column, Entry
+from harness.reporting.tables.table import Row, Table
+from harness.results.record import Rule
+from harness.suite.sweep import spelt
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell starts that a spreadsheet computes."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number.
+
+    Attributes:
+        run: the results directory.
+        parameters: what was swept and its values here, as "defense.rdc.eta=2/255; attack.linf.steps=10".
+        kind: of its column: "clean", "attack", "average" or "worst".
+        attack: the attack's name; of an average or a worst case, the names of its attacks, with spaces between.
+        rule: what counts as success over the draws of a stochastic defense.
+        headline: whether the number is the one in the table; False for the other rules.
+        status: "final", "failed" (too many images ended in errors), "unfinished" or "absent"; the accuracies are empty
+            unless it is "final".
+        accuracy, low, high: robust accuracy with its 95% interval; clean accuracy on a line of kind "clean".
+        benign, benign_low, benign_high: accuracy of the same rule on the same images before the attack.
+        n, total: images with a record, and all images.
+        published, difference: the published accuracy, and ours less it; published_in: where.
+        errors, violations: images that ended in an error, which the interval leaves open; images found outside the
+            budget.
+        threat, method, key: what was done, and the hash of the whole claim.
+        misleading: whether a better attack shows the naive evaluation of this defense misleading; None where the suite
+            says of none that it is naive, or it is unfinished.
+        flags: all remarks, with "; " between.
+    """
+
+    run: str
+    suite: str
+    defense: str
+    defense_label: str
+    stochastic: bool
+    parameters: str
+    kind: str
+    attack: str
+    column_label: str
+    rule: Rule
+    headline: bool
+    status: str
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    benign: float | None
+    benign_low: float | None
+    benign_high: float | None
+    published: float | None
+    difference: float | None
+    published_in: str
+    n: int
+    total: int
+    errors: int
+    violations: int
+    threat: str
+    method: str
+    key: str
+    misleading: bool | None
+    flags: str
+
+
+def lines(table: Table) -> Iterator[Line]:
+    """All numbers of a table: the headline ones first, row by row, then the other rules of stochastic defenses."""
+    for row in table.rows:
+        for column, entry in zip(table.columns, row.entries, strict=True):
+            yield _line(table, row, column, entry, table.rule)
+    for row in table.rows:
+        for rule, entries in row.by_rule.items():
+            if rule != table.rule:
+                for column, entry in zip(table.columns, entries, strict=True):
+                    yield _line(table, row, column, entry, rule)
+
+
+def render(tables: list[Table]) -> str:
+    """CSV with a header; a float is written so that it reads back as the same float.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it, as spreadsheets themselves write it.
+    """
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, [field.name for field in fields(Line)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_harmless(vars(line)) for table in tables for line in lines(table))
+    return sink.getvalue()
+
+
+def _harmless(line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+        for name, value in line.items()
+    }
+
+
+def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> Line:
+    facts = entry.pairing.facts if entry.pairing else None
+    accuracy, low, high = _numbers(entry.estimate)
+    known = entry.published if rule == table.rule else None
+    benign, benign_low, benign_high = _numbers(entry.benign)
+    return Line(
+        run=str(table.run.path),
+        suite=table.run.manifest.suite,
+        defense=row.name,
+        defense_label=row.label,
+        stochastic=row.stochastic,
+        parameters="; ".join(_parameters(table, row, column)),
+        kind=column.kind,
+        attack="" if column.kind == "clean" else " ".join(column.members),
+        column_label=column.label,
+        rule=rule,
+        headline=rule == table.rule,
+        status=entry.status,
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        benign=benign,
+        benign_low=benign_low,
+        benign_high=benign_high,
+        published=known.value if known else None,
+        difference=accuracy - known.value if known and accuracy is not None else None,
+        published_in=known.source if known else "",
+        n=entry.done,
+        total=entry.total,
+        errors=entry.errors,
+        violations=entry.violations,
+        threat=facts.threat if facts else "",
+        method=facts.method if facts else "",
+        key=facts.key if facts else "",
+        misleading=any(found.misleading for found in row.naive) if row.naive else None,
+        flags="; ".join((*row.remarks, *entry.remarks)),
+    )
+
+
+def _parameters(table: Table, row: Row, column: Column) -> Iterator[str]:
+    places = {"defenses": row.name, "attacks": column.name if column.kind == "attack" else None}
+    for sweep in table.run.manifest.sweeps:
+        values = sweep.variants.get(places[sweep.kind] or "", ())
+        for path, value in zip(sweep.paths, values, strict=False):
+            yield f"{sweep.kind[:-1]}.{sweep.name}.{path}={spelt(value)}"
+
+
+def _numbers(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)

@@ -1,0 +1,51 @@
+"""Tables as JSON: the lines of `harness.reporting.render.csv`, curves and diagnostics, each run with its whole manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from harness.reporting.render.csv import lines
+from harness.reporting.tables.curves import Curve, curves
+from harness.reporting.tables.diagnostics import document
+from harness.reporting.tables.table import Table
+
+SCHEMA_VERSION = 1
+
+
+def render(tables: list[Table]) -> str:
+    """JSON, indented."""
+    runs = [
+        {
+            "path": str(table.run.path),
+            "manifest": table.run.manifest.document(),
+            "lines": [vars(line) for line in lines(table)],
+            "curves": [_curve(curve) for curve in curves(table)],
+            "diagnostics": document(table.run),
+        }
+        for table in tables
+    ]
+    return json.dumps({"schema_version": SCHEMA_VERSION, "runs": runs}, indent=1) + "\n"
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "swept": curve.sweep.kind[:-1],
+        "name": curve.sweep.name,
+        "parameters": list(curve.sweep.paths),
+        "defense_label": curve.defense,
+        "attack_label": curve.attack,
+        "points": [
+            {
+                "values": list(point.values),
+                "defense": point.row.name,
+                "attack": point.column.name,
+                "clean": asdict(point.clean.estimate) if point.clean.estimate else None,
+                "robust": asdict(point.robust.estimate) if point.robust.estimate else None,
+                "change": asdict(point.change) if point.change else None,
+            }
+            for point in curve.points
+        ],
+        "verdict": asdict(curve.verdict) if curve.verdict else None,
+    }

@@ -1,0 +1,290 @@
+"""What all readable formats share: a table as plain strings, its footnotes lettered, its notes written.
+
+The renderers add nothing but escapes and typesetting.
+"""
+
+from __future__ import annotations
+
+import itertools
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from harness.reporting.stats.accuracy import Estimate
+from harness.reporting.tables.curves import Curve, Point, curves, signed
+from harness.reporting.tables.diagnostics import answer, diagnostics, view
+from harness.reporting.tables.entries import Column, Entry
+from harness.reporting.tables.notes import NOTHING, notes, one_line
+from harness.reporting.tables.table import Row, Table, rule_name
+from harness.results.manifest import SweepFacts
+from harness.results.record import RULES
+from harness.suite.sweep import spelt
+
+FAILED = "failed"
+MANY_IMAGES = 100
+"""From here on, percentages have two decimals, as in the papers."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A text of the table.
+
+    Attributes:
+        detail: small print beside or under it.
+        marks: letters of footnotes, such as "a,b".
+        estimate: the accuracy that the text gives.
+        images: defense and attack, where the number speaks of one pairing's images.
+        published: the published number, and how far ours differs.
+    """
+
+    text: str
+    detail: str = ""
+    marks: str = ""
+    estimate: Estimate | None = None
+    images: tuple[str, str] | None = None
+    published: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Lines of equal length.
+
+    Attributes:
+        labels: how many columns on the left are text; the others are numbers.
+        headings: by the number of the line that they stand above.
+    """
+
+    head: list[Shown]
+    lines: list[list[Shown]]
+    labels: int = 1
+    headings: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[tuple[str, list[list[Shown]]]]:
+        """Lines by heading; those above the first heading have an empty one."""
+        starts = sorted({0, *self.headings})
+        ends = [*starts[1:], len(self.lines)]
+        return [(self.headings.get(start, ""), self.lines[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A sweep: a grid whose first columns are the parameters. remark: a sentence to stand below, or nothing."""
+
+    title: Shown
+    grid: Grid
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A run's table, ready to be typeset.
+
+    Attributes:
+        name: the suite's.
+        main: what is not swept; None where that is nothing.
+        draws: stochastic defenses under every rule over draws; None where there is nothing to compare.
+        footnotes: mark and text.
+        notes: sentences.
+        sweeps: a block per sweep of a defense, and per defense under a sweep of an attack; then gradient diagnostics.
+    """
+
+    name: str
+    title: str
+    main: Grid | None
+    draws: Grid | None
+    footnotes: list[tuple[str, str]]
+    notes: list[str]
+    sweeps: Sequence[Block] = ()
+
+
+def lay_out(table: Table) -> Sheet:
+    """The texts of a table."""
+    footnotes = _Footnotes()
+    main, sweeps = _main(table, footnotes), list(_blocks(table, footnotes))
+    diagnosed = list(_diagnosed(table, footnotes))
+    manifest = table.run.manifest
+    return Sheet(
+        manifest.suite,
+        one_line(manifest.title or manifest.suite),
+        main,
+        _draws(table),
+        [(mark, text) for text, mark in footnotes.letters.items()],
+        list(notes(table, changes=any(_has_changes(block) for block in sweeps))),
+        [*sweeps, *diagnosed],
+    )
+
+
+class _Footnotes:
+    """Letters by text, in order of appearance; equal texts share one."""
+
+    def __init__(self) -> None:
+        self.letters: dict[str, str] = {}
+
+    def marks(self, remarks: Sequence[str]) -> str:
+        return ",".join(self.letters.setdefault(one_line(text), _letter(len(self.letters))) for text in remarks)
+
+
+def _letter(number: int) -> str:
+    """a .. z, aa, ab .."""
+    lengths = (itertools.product(string.ascii_lowercase, repeat=length) for length in itertools.count(1))
+    return "".join(next(itertools.islice(itertools.chain.from_iterable(lengths), number, None)))
+
+
+def _main(table: Table, footnotes: _Footnotes) -> Grid | None:
+    """Rows and columns that are not swept."""
+    sweeps = table.run.manifest.sweeps
+    defenses, attacks = (
+        {name for sweep in sweeps if sweep.kind == kind for name in sweep.variants} for kind in ("defenses", "attacks")
+    )
+    rows, headings = _grouped([row for row in table.rows if row.name not in defenses], table)
+    kept = [at for at, column in enumerate(table.columns) if column.kind != "attack" or column.name not in attacks]
+    if sweeps and (not rows or len(kept) == 1):
+        return None
+    lines = [[_label(row, row.label, table, footnotes), *_entries(row, kept, footnotes)] for row in rows]
+    return Grid([Shown("Defense"), *_heads(table, kept)], lines, headings=headings)
+
+
+def _grouped(rows: Sequence[Row], table: Table) -> tuple[list[Row], dict[int, str]]:
+    """The rows group by group, those of none first, and the groups' headings by the number of their first row."""
+    groups = table.run.manifest.report.groups
+    group = {name: title for title, names in groups.items() for name in names}
+    ordered = [row for row in rows if row.name not in group]
+    headings = {}
+    for title, names in groups.items():
+        members = sorted((row for row in rows if row.name in names), key=lambda row: names.index(row.name))
+        if members:
+            headings[len(ordered)] = one_line(title)
+            ordered += members
+    return ordered, headings
+
+
+def _blocks(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
+    found = list(curves(table))
+    for sweep in table.run.manifest.sweeps:
+        if sweep.kind == "defenses":
+            yield from _variants(table, sweep, footnotes)
+        else:
+            yield from (_curve(curve, table, footnotes) for curve in found if curve.sweep is sweep)
+
+
+def _variants(table: Table, sweep: SweepFacts, footnotes: _Footnotes) -> Iterator[Block]:
+    """A swept defense, under all attacks that it meets."""
+    rows = [row for row in table.rows if row.name in sweep.variants]
+    kept = [at for at in range(len(table.columns)) if any(row.entries[at].status != "absent" for row in rows)]
+    lines = []
+    for row in rows:
+        first, *others = map(spelt, sweep.variants[row.name])
+        labels = [_label(row, first, table, footnotes), *(Shown(one_line(value)) for value in others)]
+        lines.append([*labels, *_entries(row, kept, footnotes)])
+    if rows:
+        heads = [*(Shown(one_line(path)) for path in sweep.paths), *_heads(table, kept)]
+        yield Block(
+            Shown(one_line(f"{sweep.label}, by {' and '.join(sweep.paths)}")), Grid(heads, lines, len(sweep.paths))
+        )
+
+
+def _curve(curve: Curve, table: Table, footnotes: _Footnotes) -> Block:
+    """One defense under a swept attack."""
+    paths, first = curve.sweep.paths, curve.points[0]
+    threats = {point.column.threat or "" for point in curve.points}
+    heads = [*map(Shown, map(one_line, paths)), Shown("Clean"), Shown("Robust", one_line(threats.pop()))]
+    if threats:
+        heads[-1] = Shown("Robust")
+    changes = any(point.change for point in curve.points)
+    heads += [Shown("Change"), Shown("p")] if changes else []
+    lines = [_point(point, footnotes, changes) for point in curve.points]
+    title = f"{curve.defense} under {curve.attack}, by {' and '.join(paths)}"
+    remark = curve.verdict.text if curve.verdict else ""
+    return Block(_label(first.row, title, table, footnotes), Grid(heads, lines, len(paths)), remark)
+
+
+def _point(point: Point, footnotes: _Footnotes, changes: bool) -> list[Shown]:
+    line = [Shown(one_line(spelt(value))) for value in point.values]
+    line += [_entry(point.clean, footnotes), _entry(point.robust, footnotes)]
+    if not changes:
+        return line
+    if point.change is None:
+        return [*line, Shown(""), Shown("")]
+    step = point.change
+    interval = f"{signed(step.low)} to {signed(step.high)}"
+    return [*line, Shown(signed(step.value), interval), Shown("<0.001" if step.p < 0.001 else f"{step.p:.3f}")]
+
+
+def _diagnosed(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
+    found = diagnostics(table.run)
+    head = [
+        Shown("Check"),
+        *(Shown(one_line(each.label or each.defense), one_line(view(each))) for each in found.current),
+    ]
+    lines = [[Shown(name)] for name in found.checks]
+    for line in lines:
+        for status, remarks in (answer(each, line[0].text) for each in found.current):
+            line.append(Shown(status, marks=footnotes.marks(remarks)))
+    if found.remark:
+        yield Block(Shown("Gradient diagnostics"), Grid(head, lines), one_line(found.remark))
+
+
+def _heads(table: Table, kept: Sequence[int]) -> list[Shown]:
+    columns = [table.columns[at] for at in kept]
+    return [Shown(one_line(column.label), one_line(column.threat or "")) for column in columns]
+
+
+def _entries(row: Row, kept: Sequence[int], footnotes: _Footnotes) -> list[Shown]:
+    return [_entry(row.entries[at], footnotes) for at in kept]
+
+
+def _label(row: Row, text: str, table: Table, footnotes: _Footnotes) -> Shown:
+    stochastic = (f"stochastic: {rule_name(table.rule, table.votes)}",) if row.stochastic else ()
+    return Shown(one_line(text), marks=footnotes.marks((*stochastic, *row.remarks)))
+
+
+def _entry(entry: Entry, footnotes: _Footnotes) -> Shown:
+    pair = (entry.pairing.facts.defense, entry.pairing.facts.attack) if entry.pairing else None
+    marks = footnotes.marks(entry.remarks)
+    if entry.estimate:
+        return replace(_accuracy(entry.estimate, marks), images=pair, published=_published(entry))
+    if entry.status == "failed":
+        return Shown(FAILED, marks=marks, images=pair, published=_published(entry))
+    text = f"{entry.done}/{entry.total}" if entry.done else NOTHING
+    return Shown(text, marks=marks, published=_published(entry))
+
+
+def _published(entry: Entry) -> str:
+    if entry.published is None:
+        return ""
+    difference = f", {signed(entry.estimate.value - entry.published.value)}" if entry.estimate else ""
+    return f"pub. {entry.published.text}{difference}"
+
+
+def _accuracy(estimate: Estimate, marks: str = "") -> Shown:
+    digits = 2 if estimate.n >= MANY_IMAGES else 1
+    low, high = (f"{100 * bound:.1f}" for bound in (estimate.low, estimate.high))
+    interval = f"{low}–{'100' if high == '100.0' else high}"
+    return Shown(f"{100 * estimate.value:.{digits}f}", interval, marks, estimate)
+
+
+def _draws(table: Table) -> Grid | None:
+    """Robust accuracy, and that of the same images before the attack, under every rule."""
+    if table.votes == 1:
+        return None
+    head = [Shown("Defense"), Shown("Attack"), Shown("")]
+    head += [Shown(rule_name(rule, table.votes).removesuffix(" draws").capitalize()) for rule in RULES]
+    lines = [
+        line for row in table.rows for at, column in enumerate(table.columns) for line in _draw_lines(row, column, at)
+    ]
+    return Grid(head, lines, labels=3) if lines else None
+
+
+def _draw_lines(row: Row, column: Column, at: int) -> Iterator[list[Shown]]:
+    if not row.stochastic or column.kind not in ("attack", "worst") or row.entries[at].status != "final":
+        return
+    entries = [row.by_rule[rule][at] for rule in RULES]
+    robust = [_accuracy(entry.estimate) for entry in entries if entry.estimate]
+    benign = [_accuracy(entry.benign) if entry.benign else Shown(NOTHING) for entry in entries]
+    yield [Shown(one_line(row.label)), Shown(one_line(column.label)), Shown("robust"), *robust]
+    yield [Shown(""), Shown(""), Shown("benign"), *benign]
+
+
+def _has_changes(block: Block) -> bool:
+    return any(head.text == "Change" for head in block.grid.head)

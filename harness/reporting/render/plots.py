@@ -1,0 +1,182 @@
+"""The charts of a report as files for a paper, through matplotlib without a display.
+
+The same results give the same bytes: no date is written, and the fonts are matplotlib's own.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Transform, offset_copy
+
+from harness.errors import UserError
+from harness.files import write_atomically
+from harness.reporting.render.layout import FAILED, NOTHING
+from harness.reporting.tables.charts import Chart, Line, charts
+from harness.reporting.tables.table import summarise
+from harness.results.load import find_runs, load
+
+PlotFormat = Literal["png", "pdf"]
+
+COLOURS = ("#2f6db3", "#d0662a", "#3a8f5c", "#a8457c", "#7a6a2f", "#5b5ea6", "#4f9aa8", "#8c4a3a")
+MARKERS = "osD^vPX*"
+GREY = "#777777"
+
+ASIDE = 2
+"""Points between the lines of a curve."""
+
+MARGIN = 0.06
+"""Room at either end of an axis, in shares of its length."""
+
+WHISKERS: dict[str, Any] = {"fmt": "none", "elinewidth": 1, "capsize": 2.5, "alpha": 0.8}
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+    "savefig.dpi": 200,
+    "mathtext.default": "regular",
+}
+
+
+def draw(root: Path, folder: Path, format: PlotFormat) -> list[Path]:
+    """Writes a file per chart of the runs at or below `root`, and returns their paths.
+
+    Raises:
+        UserError: there is no run, none has anything finished, or the folder cannot be written.
+    """
+    tables = [summarise(load(path)) for path in find_runs(root)]
+    written: list[Path] = []
+    for table in tables:
+        for chart in charts(table):
+            name = _name(f"{table.run.manifest.suite} {chart.title}", format, written)
+            written.append(folder / name)
+            _save(figure(chart), folder / name, format)
+    if not written:
+        raise UserError(f"{root} has no finished number to plot", remedy="Run the suite again to finish it")
+    return written
+
+
+def figure(chart: Chart) -> Figure:
+    """A chart as a matplotlib figure of its own."""
+    with rc_context(STYLE):
+        return _bars(chart) if chart.kind == "bars" else _curve(chart)
+
+
+def _bars(chart: Chart) -> Figure:
+    """A panel per column, side by side in rows of four; a bar per defense, a dash or "failed" where it has none."""
+    ticks = chart.ticks
+    wide = min(len(chart.lines), 4)
+    deep = -(-len(chart.lines) // wide)
+    panel = Figure(figsize=(1.2 + 1.9 * wide, deep * (0.9 + 0.28 * len(ticks))), layout="constrained")
+    places = panel.subplots(deep, wide, sharey=True, squeeze=False).flatten()
+    for axes, line in zip(places, chart.lines, strict=False):
+        axes.set_title(_plain(line.label))
+        at, values = [dot.x for dot in line.dots], _values(line, chart.scale)
+        axes.barh(at, values, 0.62, color="#9db8d9")
+        axes.errorbar(values, at, xerr=_spread(line, chart.scale), ecolor="#1f3b5c", **WHISKERS)
+        for x in {x for x, _ in ticks} - set(at):
+            axes.text(2, x, FAILED if x in dict(line.failed) else NOTHING, va="center", color=GREY)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel(chart.measure)
+    for axes in places[len(chart.lines) :]:
+        axes.set_visible(False)
+    places[0].set_yticks([x for x, _ in ticks], [_plain(text) for _, text in ticks])
+    places[0].invert_yaxis()
+    return panel
+
+
+def _curve(chart: Chart) -> Figure:
+    """All lines over one axis, moved aside by a few points so that their intervals can be told apart."""
+    panel = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = panel.subplots()
+    axes.set_title(_plain(chart.title))
+    if chart.logarithmic:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks([x for x, _ in chart.ticks], [_plain(text) for _, text in chart.ticks])
+    axes.set_xticks([], minor=True)
+    for place, line in enumerate(chart.lines):
+        aside = ASIDE * (place - (len(chart.lines) - 1) / 2)
+        moved = offset_copy(axes.transData, panel, aside, units="points")
+        _draw_line(axes, line, chart.scale, _colour(chart, line), MARKERS[place % len(MARKERS)], moved)
+    lowest = min(0.0, *(dot.estimate.value for line in chart.lines for dot in line.dots))
+    axes.set_xlim(*_limits(chart))
+    axes.set_ylim(chart.scale * lowest, chart.scale * 1.03)
+    axes.set_xlabel(_plain(chart.axis))
+    axes.set_ylabel(chart.measure)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return panel
+
+
+def _colour(chart: Chart, line: Line) -> str:
+    """One baseline is grey; of several each has the colour of the attacks that it belongs to."""
+    alike = [other for other in chart.lines if other.baseline == line.baseline]
+    return GREY if line.baseline and len(alike) == 1 else COLOURS[alike.index(line) % len(COLOURS)]
+
+
+def _limits(chart: Chart) -> tuple[float, float]:
+    """The axis with room at both ends: lines that were moved aside do not count when matplotlib looks for it."""
+    at = [dot.x for line in chart.lines for dot in line.dots]
+    low, high = min(at), max(at)
+    if chart.logarithmic:
+        room = (high / low) ** MARGIN if high > low else 2**MARGIN
+        return low / room, high * room
+    room = MARGIN * ((high - low) or 1)
+    return low - room, high + room
+
+
+def _draw_line(axes: Axes, line: Line, scale: float, colour: str, marker: str, transform: Transform) -> None:
+    at, values = [dot.x for dot in line.dots], _values(line, scale)
+    style, marker = ("--", "") if line.baseline else ("-", marker)
+    axes.plot(at, values, color=colour, label=_plain(line.label), transform=transform, ls=style, marker=marker, ms=4)
+    axes.errorbar(at, values, yerr=_spread(line, scale), ecolor=colour, transform=transform, **WHISKERS)
+
+
+def _values(line: Line, scale: float) -> list[float]:
+    return [scale * dot.estimate.value for dot in line.dots]
+
+
+def _spread(line: Line, scale: float) -> tuple[list[float], list[float]]:
+    """How far the 95% interval reaches below and above each value."""
+    below = [scale * (dot.estimate.value - dot.estimate.low) for dot in line.dots]
+    return below, [scale * (dot.estimate.high - dot.estimate.value) for dot in line.dots]
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _name(text: str, format: str, taken: list[Path]) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    names = {path.name for path in taken}
+    numbers = (f"{stem}{f'-{number}' if number else ''}.{format}" for number in range(len(taken) + 1))
+    return next(name for name in numbers if name not in names)
+
+
+def _save(panel: Figure, path: Path, format: PlotFormat) -> None:
+    dateless: dict[str, Any] = {"CreationDate": None} if format == "pdf" else {"Software": None}
+    drawn = io.BytesIO()
+    with rc_context(STYLE):
+        panel.savefig(drawn, format=format, metadata=dateless)
+    write_atomically(path, drawn.getvalue())

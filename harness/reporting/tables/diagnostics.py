@@ -1,0 +1,78 @@
+"""The findings of `harness diagnose` that lie beside a run's results: a line per check, a column per defense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.diagnosis.finding import Finding
+from harness.diagnosis.record import Diagnosis, read_all
+from harness.results.load import Run
+
+TELLING = ("suspect", "error")
+"""Statuses whose message a table gives."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What was found in a run's defenses.
+
+    Attributes:
+        current: of the defenses as this run has them, in its order.
+        outdated: names of those that have changed since, or that the run does not have; their findings are left out.
+    """
+
+    current: tuple[Diagnosis, ...]
+    outdated: tuple[str, ...]
+
+    @property
+    def checks(self) -> list[str]:
+        """Names of all checks, in order."""
+        return list(dict.fromkeys(finding.name for found in self.current for finding in found.findings))
+
+    @property
+    def remark(self) -> str:
+        """What a reader has to know."""
+        sentences = ["suspect: a sign of masked gradients, or of an attack too weak to tell."] if self.current else []
+        if unfinished := [found.defense for found in self.current if not found.finished]:
+            sentences.append(f"Unfinished: {', '.join(unfinished)}; run `harness diagnose` again.")
+        if self.outdated:
+            sentences.append(f"Left out, since the suite changed: {', '.join(self.outdated)}.")
+        return " ".join(sentences)
+
+
+def diagnostics(run: Run) -> Diagnostics:
+    """What lies in the run's directory.
+
+    Raises:
+        UserError: a file there is no diagnosis.
+    """
+    known = {name: part.model_dump(mode="json") for name, part in run.manifest.resolved.defenses.items()}
+    found = read_all(run.path)
+    order = {name: place for place, name in enumerate(run.manifest.defenses)}
+    found.sort(key=lambda each: order.get(each.defense, len(order)))
+    current = tuple(each for each in found if known.get(each.defense) == each.resolved)
+    return Diagnostics(current, tuple(each.defense for each in found if each not in current))
+
+
+def view(found: Diagnosis) -> str:
+    """What the attacks of a diagnosis had in hand."""
+    settings = found.settings
+    return f"{found.threat}, {settings['gradient']}, {found.images} images"
+
+
+def answer(found: Diagnosis, check: str) -> tuple[str, list[str]]:
+    """The status of a check, or nothing, and the message where a table should give it."""
+    finding = next((each for each in found.findings if each.name == check), None)
+    if finding is None:
+        return "", []
+    return finding.status, [_told(found, finding)] if finding.status in TELLING else []
+
+
+def document(run: Run) -> list[dict[str, Any]]:
+    """Everything, for JSON."""
+    return [found.model_dump(mode="json") for found in diagnostics(run).current]
+
+
+def _told(found: Diagnosis, finding: Finding) -> str:
+    return f"{found.label or found.defense}, {finding.name}: {finding.message} ({finding.source})"

@@ -1,0 +1,91 @@
+"""The sentences below a table: what its numbers are, and what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.reporting.stats.accuracy import FEW_ERRORS
+from harness.reporting.tables.entries import Column, has_failed
+from harness.reporting.tables.reference import FOLDER
+from harness.reporting.tables.table import Table
+
+NOTHING = "–"
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks or runs of spaces."""
+    return " ".join(text.split())
+
+
+def notes(table: Table, *, changes: bool) -> Iterator[str]:
+    """All notes of a table. changes: whether steps along a sweep are shown."""
+    manifest = table.run.manifest
+    data = manifest.dataset
+    yield f"Accuracy in % on {data.count} images of {data.name} ({data.split}), with 95% Wilson intervals."
+    if changes:
+        yield (
+            "Change: in points, on the same images, with 95% score intervals (Tango); p: exact test of its sign, "
+            "McNemar's where each image is right or wrong."
+        )
+    yield from _references(table)
+    yield from _methods(table)
+    labels = {column.name: column.label for column in table.columns if column.kind == "attack"}
+    for column in table.columns:
+        names = _joined([labels.get(name, name) for name in column.members])
+        if column.kind == "average":
+            yield (
+                f"{column.label}: mean over {names}; its interval (Clopper-Pearson, at the effective number of images) "
+                "allows for attacks that fool the same images."
+            )
+        elif column.kind == "worst":
+            yield f"{column.label}: images that withstand each of {names}."
+    yield from _unfinished(table)
+    yield from _failed(table)
+    votes = f", {table.votes} votes on stochastic defenses" if any(row.stochastic for row in table.rows) else ""
+    yield f"Suite {manifest.suite}, seed {manifest.protocol.seed}{votes}, harness {manifest.harness}."
+    if manifest.edited:
+        yield "run.json was edited after it was written: do not believe what stands here before `harness verify` does."
+
+
+def _references(table: Table) -> Iterator[str]:
+    name = table.run.manifest.report.reference
+    sources = dict.fromkeys(e.published.source for row in table.rows for e in row.entries if e.published)
+    if sources:
+        yield f"pub.: published ({name}: {'; '.join(sources)}), and ours less that in points."
+    elif name:
+        yield f"Published numbers '{name}' are not here; they would be in {FOLDER / name}.csv."
+
+
+def _methods(table: Table) -> Iterator[str]:
+    groups: dict[str, list[Column]] = {}
+    for column in table.columns:
+        if column.method:
+            groups.setdefault(column.method, []).append(column)
+    for method, columns in groups.items():
+        pairs = (
+            (column, p) for column in columns for p in table.run.pairings.values() if p.facts.attack == column.name
+        )
+        exceptions = (
+            "" if all(column.usual(pairing) for column, pairing in pairs) else ", unless a footnote says otherwise"
+        )
+        yield one_line(f"{_joined([column.label for column in columns])}: {method}{exceptions}.")
+
+
+def _joined(labels: list[str]) -> str:
+    return ("; " if any("," in label for label in labels) else ", ").join(labels)
+
+
+def _unfinished(table: Table) -> Iterator[str]:
+    missing = sum(not pairing.finished for pairing in table.run.pairings.values())
+    if missing:
+        shown = f"shown as images done / all, or {NOTHING} for none"
+        yield f"Unfinished: {missing} of {len(table.run.pairings)} pairings ({shown}); run the suite again."
+
+
+def _failed(table: Table) -> Iterator[str]:
+    count = sum(has_failed(pairing) for pairing in table.run.pairings.values())
+    if count:
+        yield (
+            f"Failed: {count} of {len(table.run.pairings)} pairings, where more than {FEW_ERRORS:.0%} of the images "
+            "ended in errors. They have no number, nor has what needs them; run the suite again to try them again."
+        )

@@ -1,0 +1,84 @@
+"""What became of the images of a pairing: records -> successes, draws, errors.
+
+`records` is a table with the fields of `Record` as columns, as in `harness.results.load.Pairing`. Every array has an
+entry per image, in the run's order, which is NaN where the image ended in an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from harness.reporting.stats.accuracy import Successes, success
+from harness.reporting.stats.worst import Draws
+from harness.results.record import NO_CLASS, Rule
+from harness.threat import TOLERANCE
+
+LONGEST_REASON = 160
+"""Characters of an error's message in a remark."""
+
+
+def robust_successes(records: pd.DataFrame, rule: Rule) -> Successes:
+    """On the adversarial images, (n,)."""
+    return _successes(_robust_votes(records), records["label"], rule)
+
+
+def clean_successes(records: pd.DataFrame, rule: Rule) -> Successes:
+    """On the clean images under the same draws, (n,)."""
+    return _successes(records["clean_votes"], records["label"], rule)
+
+
+def robust_draws(records: pd.DataFrame) -> Draws:
+    """Whether each draw on the adversarial image is right, (n, v); v is 1 where no image has an answer."""
+    return _draws(_robust_votes(records), records["label"])
+
+
+def clean_draws(records: pd.DataFrame) -> Draws:
+    """The same on the clean image."""
+    return _draws(records["clean_votes"], records["label"])
+
+
+def errors(records: pd.DataFrame) -> int:
+    """Images that ended in an error under the attack."""
+    return int((records["verdict"] == "error").sum())
+
+
+def unanswered(records: pd.DataFrame) -> pd.DataFrame:
+    """The records of images that the defense gives no finite answer on when they are clean."""
+    return records[[not votes or NO_CLASS in votes for votes in records["clean_votes"]]]
+
+
+def violations(records: pd.DataFrame) -> int:
+    """Images found outside the budget, on which the attack failed."""
+    return int(((records["verdict"] != "error") & (records["violation"].astype(float) > TOLERANCE)).sum())
+
+
+def reason(records: pd.DataFrame) -> str:
+    """The first error's message, cut short, after a colon; nothing where none says why."""
+    text = next((" ".join(error.split()) for error in records["error"] if isinstance(error, str) and error), "")
+    short = text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
+    return f": {short}" if short else ""
+
+
+def _robust_votes(records: pd.DataFrame) -> list[list[int]]:
+    pairs = zip(records["adv_votes"], records["verdict"], strict=True)
+    return [[] if verdict == "error" else votes for votes, verdict in pairs]
+
+
+def _successes(votes: Iterable[list[int]], labels: Iterable[int], rule: Rule) -> Successes:
+    found = [success(given, label, rule) for given, label in zip(votes, labels, strict=True)]
+    return np.array(found, dtype=np.float64)
+
+
+def _draws(votes: Iterable[list[int]], labels: Iterable[int]) -> Draws:
+    """Images that were asked less often than others keep all from having more draws than they have."""
+    given = [[] if NO_CLASS in each else each for each in votes]
+    count = min((len(each) for each in given if each), default=1)
+    rows = [
+        [float(guess == label) for guess in each[:count]] if each else [math.nan] * count
+        for each, label in zip(given, labels, strict=True)
+    ]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), count)

@@ -1,0 +1,124 @@
+"""The table of a run: defenses by clean accuracy, attacks, their average and their worst case.
+
+A number is final only where every image of its pairing has a record; the average and the worst case, where all their
+attacks are. It has failed where more than a few of its images ended in an error
+(`harness.reporting.stats.accuracy.failed`), and then there is none, nor an average or a worst case over it. Clean accuracy goes through the same rule over draws as
+robust accuracy, and so does the benign baseline that stands beside each: success counted over many queries brings even
+clean images down.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from harness.reporting.stats.naive import Comparison, compare
+from harness.reporting.tables.entries import Column, Entry, Subject, entry, has_failed, naive_successes
+from harness.reporting.tables.outcomes import robust_successes
+from harness.reporting.tables.reference import Reference, named
+from harness.results.load import Pairing, Run
+from harness.results.record import RULES, Rule
+
+
+@dataclass(frozen=True)
+class Row:
+    """A defense.
+
+    Attributes:
+        remarks: what a reader must know about all of its numbers.
+        entries: one per column.
+        by_rule: the entries under every rule, if it is stochastic.
+        naive: the naive evaluation of each budget beside a better one, where the suite says what is naive.
+    """
+
+    name: str
+    label: str
+    stochastic: bool
+    remarks: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    by_rule: dict[Rule, tuple[Entry, ...]]
+    naive: tuple[Comparison, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    run: Run
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def rule(self) -> Rule:
+        """Of the headline numbers."""
+        return self.run.manifest.report.vote
+
+    @property
+    def votes(self) -> int:
+        return self.run.manifest.protocol.votes
+
+
+def summarise(run: Run) -> Table:
+    """The table of a run, rows and columns in the suite's order."""
+    columns, reference = tuple(_columns(run)), named(run.manifest.report.reference)
+    return Table(run, columns, tuple(_row(run, name, columns, reference) for name in run.manifest.defenses))
+
+
+def rule_name(rule: Rule, votes: int) -> str:
+    """In words, for headings and notes."""
+    return "single draw" if rule == "single" else f"{rule} of {votes} draws"
+
+
+def _columns(run: Run) -> Iterator[Column]:
+    manifest = run.manifest
+    yield Column("clean", "clean", "Clean", tuple(manifest.attacks))
+    for name, facts in manifest.attacks.items():
+        ways = Counter((p.facts.threat, p.facts.method) for p in run.pairings.values() if p.facts.attack == name)
+        threat, method = ways.most_common(1)[0][0] if ways else (None, None)
+        yield Column("attack", name, facts.label or name, (name,), facts.threat or threat, method)
+    if len(manifest.report.average) > 1:
+        yield Column("average", "average", "Avg", manifest.report.average)
+    if len(manifest.report.worst) > 1:
+        yield Column("worst", "worst", "Worst", manifest.report.worst)
+
+
+def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference) -> Row:
+    facts, manifest = run.manifest.defenses[name], run.manifest
+    pairings = {attack: pairing for (defense, attack), pairing in run.pairings.items() if defense == name}
+    labels = {attack: other.label or attack for attack, other in manifest.attacks.items()}
+    shared = _shared_flags(list(pairings.values()))
+    subject = Subject(pairings, facts.stochastic, shared, manifest.dataset.count, labels)
+    rule = manifest.report.vote
+    published = [reference.get((name, column.name)) for column in columns]
+    by_rule = {
+        r: tuple(
+            replace(entry(column, subject, r), published=number)
+            for column, number in zip(columns, published, strict=True)
+        )
+        for r in (RULES if facts.stochastic else (rule,))
+    }
+    naive = tuple(_naive(subject, rule, manifest.report.naive))
+    remarks = (*shared, *(found.told(labels) for found in naive if found.misleading))
+    draws = by_rule if facts.stochastic else {}
+    return Row(name, facts.label or name, facts.stochastic, remarks, by_rule[rule], draws, naive)
+
+
+def _naive(subject: Subject, rule: Rule, names: Sequence[str]) -> Iterator[Comparison]:
+    """By budget; only attacks that are finished and did not fail are compared, and none until the naive ones are."""
+    pairings = subject.pairings
+    for threat in dict.fromkeys(pairings[name].facts.threat for name in names if name in pairings):
+        same = {name: pairing for name, pairing in pairings.items() if pairing.facts.threat == threat}
+        if any(name in names and not pairing.finished for name, pairing in same.items()):
+            continue
+        valid = {name: pairing for name, pairing in same.items() if pairing.finished and not has_failed(pairing)}
+        naive = [name for name in names if name in valid]
+        others = {name: robust_successes(p.records, rule) for name, p in valid.items() if name not in names}
+        if naive and others:
+            together = naive_successes([valid[name] for name in naive], subject.stochastic, rule)
+            if found := compare(naive, together, others):
+                yield found
+
+
+def _shared_flags(pairings: list[Pairing]) -> tuple[str, ...]:
+    """Gate remarks on the defense itself: those on all of its pairings."""
+    flags = dict.fromkeys(flag for pairing in pairings for flag in pairing.facts.flags)
+    return tuple(flag for flag in flags if all(flag in pairing.facts.flags for pairing in pairings))

@@ -1,0 +1,1 @@
+"""Results on disk: records, shards, the manifest."""

@@ -1,0 +1,122 @@
+"""Results on disk -> tables of records, one row per image and pairing. Only finished, undamaged shards count."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import UserError
+from harness.process.visible_text import visible
+from harness.results.manifest import CellFacts, Manifest, read_manifest
+from harness.results.record import Record
+from harness.results.store import MANIFEST, Cell, Damaged, Stale, Store
+
+COLUMNS = [field.name for field in dataclasses.fields(Record)]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What lies on disk of one defense under one attack.
+
+    Attributes:
+        facts: what the manifest says of it.
+        records: a row per image, the fields of `Record` as columns; the row's index is the image's position in the run.
+        damaged: why shards cannot be believed; the next run computes them again.
+        stale: shards under this name that belong to another claim. They are left out of every number.
+    """
+
+    facts: CellFacts
+    records: pd.DataFrame
+    damaged: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> int:
+        return len(self.records)
+
+    @property
+    def total(self) -> int:
+        return self.facts.count
+
+    @property
+    def finished(self) -> bool:
+        return self.done == self.total
+
+
+@dataclass(frozen=True)
+class Run:
+    """One results directory. pairings: by (defense, attack), in the manifest's order."""
+
+    path: Path
+    manifest: Manifest
+    pairings: dict[tuple[str, str], Pairing]
+
+
+def find_runs(root: Path) -> list[Path]:
+    """The run at `root`, or all runs below it, by path.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (root / MANIFEST).is_file():
+        return [root]
+    runs = []
+    for folder, below, files in os.walk(root):
+        if MANIFEST in files:
+            runs.append(Path(folder))
+            below.clear()
+        below.sort()
+    if not runs:
+        what = "holds no results" if root.is_dir() else "is not a directory"
+        raise UserError(
+            f"{root} {what}", remedy="Make some with `harness run SUITE`, or give the directory of an earlier run"
+        )
+    return runs
+
+
+def load(root: Path) -> Run:
+    """Reads one run.
+
+    Raises:
+        UserError: its manifest is missing or cannot be read.
+    """
+    store = Store(root)
+    manifest = read_manifest(store)
+    cells = {(facts.defense, facts.attack): facts for facts in manifest.cells}
+    return Run(
+        root,
+        manifest,
+        {pair: _pairing(store.cell(*pair, facts.key), facts, manifest.protocol.votes) for pair, facts in cells.items()},
+    )
+
+
+def _pairing(cell: Cell, facts: CellFacts, votes: int) -> Pairing:
+    """What lies there. The files are gone through, not the images: a manifest may speak of far more."""
+    records: dict[int, Record] = {}
+    damaged: list[str] = []
+    stale: list[str] = []
+    for start, stop in cell.shards():
+        if not facts.has(start, stop):
+            stale.append(f"{start}-{stop}")
+            continue
+        try:
+            found = cell.read(start, stop, votes) or []
+        except Stale:
+            stale.append(f"{start}-{stop}")
+        except Damaged as damage:
+            damaged.append(str(damage))
+        else:
+            records |= dict(enumerate(found, start))
+    rows = [_shown(record) for record in records.values()]
+    return Pairing(facts, pd.DataFrame(rows, index=list(records), columns=COLUMNS), tuple(damaged), tuple(stale))
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    """A record as a row of a table. What an attack or a defense said may hold anything."""
+    flags = [visible(flag) for flag in record.flags]
+    return {**vars(record), "flags": flags, "error": record.error and visible(record.error)}

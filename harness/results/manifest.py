@@ -1,0 +1,340 @@
+"""`run.json`: everything that it may say, with a bound on every part. Written and read through this one model.
+
+fields      each of a type and a size, so that nothing in a stranger's file is a path, a bomb or a surprise
+agreement   what is said twice is said alike: images, shards, names
+seal        sha256 over all of it. It finds an edit by hand; whoever edits can compute it anew
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from harness.datasets.spec import Index, Seed
+from harness.errors import Place, UserError
+from harness.process.visible_text import visible
+from harness.results.bounds import MOST_CELLS, MOST_CLASSES, MOST_IMAGES, MOST_PLACES, MOST_VARIANTS, MOST_VOTES
+from harness.results.record import SCHEMA_VERSION
+from harness.results.store import MANIFEST, Store
+from harness.suite.schema import Name
+
+Text = Annotated[str, Field(max_length=10_000), AfterValidator(visible)]
+Short = Annotated[str, Field(max_length=200), AfterValidator(visible)]
+Hash = Annotated[str, Field(min_length=1, max_length=64)]
+Names = Annotated[tuple[Name, ...], Field(max_length=MOST_CELLS)]
+Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Machine = Annotated[int, Field(ge=0, le=1_000_000)]
+
+DISAGREES = "disagrees"
+"""Pydantic's name for a fault that lies between two parts, each sound by itself."""
+
+
+class Contradiction(UserError):
+    """A manifest says two things of which one cannot be true."""
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DatasetFacts(_Facts):
+    """The images that were attacked. indices: into the split, in the run's order; fingerprint: of their content;
+    labels: of class folders.
+    """
+
+    name: Short
+    split: Literal["train", "test"]
+    count: Images
+    indices: Annotated[tuple[Index, ...], Field(max_length=MOST_IMAGES)]
+    fingerprint: Hash
+    num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
+    labels: Annotated[dict[Text, Index], Field(max_length=MOST_CLASSES)] | None = None
+
+
+class ProtocolFacts(_Facts):
+    votes: int = Field(ge=1, le=MOST_VOTES)
+    seed: Seed
+    shard: Images
+    batch_size: int = Field(default=256, ge=1, lt=2**31)
+    gates: Literal["stop", "mark", "off"] = "mark"
+
+
+class ReportFacts(_Facts):
+    """average, worst: attacks of those columns, which exist from two on. naive: attacks of a naive evaluation, see
+    `harness.reporting.stats.naive`. groups: headings, and the defenses below each. vote: the rule of the headline numbers.
+    """
+
+    average: Names = ()
+    worst: Names = ()
+    naive: Names = ()
+    groups: Annotated[dict[Short, Names], Field(max_length=MOST_CELLS)] = {}
+    reference: Name | None = None
+    vote: Literal["single", "mean", "majority", "worst"] = "mean"
+
+
+class DefenseFacts(_Facts):
+    """expected_accuracy, expected_dataset: what the checkpoint's card says of the defense's clean accuracy. weights:
+    remarks on how each checkpoint became a network.
+    """
+
+    label: Text | None = None
+    type: Text | None = None
+    stochastic: bool = False
+    expected_accuracy: Share | None = None
+    expected_dataset: Short | None = None
+    weights: Annotated[dict[Text, Annotated[tuple[Text, ...], Field(max_length=1_000)]], Field(max_length=1_000)] = {}
+
+
+class AttackFacts(_Facts):
+    label: Text | None = None
+    threat: Short | None = None
+
+
+class SweepFacts(_Facts):
+    """A swept component of the suite, see `harness.suite.sweep.Sweep`. kind: "defenses" or "attacks"."""
+
+    kind: Literal["defenses", "attacks"]
+    name: Name
+    label: Text
+    paths: Annotated[tuple[Short, ...], Field(min_length=1, max_length=100)]
+    variants: Annotated[dict[Name, tuple[Any, ...]], Field(max_length=MOST_VARIANTS)]
+
+    @model_validator(mode="after")
+    def _complete(self) -> SweepFacts:
+        if any(len(values) != len(self.paths) for values in self.variants.values()):
+            raise PydanticCustomError(DISAGREES, "every variant of a sweep has a value for each of its paths")
+        return self
+
+
+class CellFacts(_Facts):
+    """A pairing.
+
+    Args:
+        method: how it was attacked, in a few words.
+        flags: remarks of the gates.
+        records: of each shard in order the sha256 of its file of records, which holds that of its images; None where it
+            was not finished. None for all where an earlier version of the harness wrote the manifest.
+    """
+
+    defense: Name
+    attack: Name
+    key: Annotated[str, Field(min_length=1, max_length=100)]
+    threat: Short
+    method: Text
+    count: Images
+    shard: Images
+    flags: Annotated[tuple[Text, ...], Field(max_length=1_000)] = ()
+    records: Annotated[tuple[Hash | None, ...], Field(max_length=MOST_IMAGES)] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.defense}/{self.attack}"
+
+    @property
+    def shards(self) -> int:
+        return -(-self.count // self.shard)
+
+    def recorded(self, start: int, stop: int) -> str | None:
+        """The hash of a shard, if it was finished and is known."""
+        return self.records[start // self.shard] if self.records is not None and self.has(start, stop) else None
+
+    def has(self, start: int, stop: int) -> bool:
+        """Whether the images [start, stop) are a shard of this pairing."""
+        return start % self.shard == 0 and start < self.count and stop == min(start + self.shard, self.count)
+
+
+class SessionFacts(BaseModel):
+    """Where and when images were attacked."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    started: Short | None = None
+    python: Short | None = None
+    platform: Text | None = None
+    packages: Annotated[dict[Short, Short | None], Field(max_length=1_000)] = {}
+    device: Text | None = None
+    cores: Machine | None = None
+    threads: Machine | None = None
+    git: Short | None = None
+
+
+class Part(_Facts):
+    """A defense or attack as the suite resolved it."""
+
+    type: Text
+    arguments: Annotated[dict[Short, Any], Field(max_length=1_000)]
+
+
+class Resolved(_Facts):
+    """The suite, as far as it decides results. cells: the attack of each pairing, by `DEFENSE/ATTACK`."""
+
+    suite: Name
+    dataset: Annotated[dict[Short, Any], Field(max_length=100)]
+    protocol: Annotated[dict[Short, Any], Field(max_length=100)]
+    defenses: Annotated[dict[Name, Part], Field(max_length=MOST_CELLS)]
+    cells: Annotated[dict[Short, Part], Field(max_length=MOST_PLACES)]
+
+
+def _part(value: dict[str, Any]) -> dict[str, Any]:
+    """What `harness.suite.cell_key` records of a component and of those inside it: texts by name, under these keys."""
+    for key, inner in value.items():
+        if key in ("code", "files", "state", "cards") and not (
+            isinstance(inner, dict) and all(isinstance(found, str) for found in inner.values())
+        ):
+            raise ValueError(f"'{key}' is no mapping of names to texts")
+        if isinstance(inner, dict) and key.endswith("]"):
+            _part(inner)
+    return value
+
+
+Contents = Annotated[dict[str, Any], AfterValidator(_part)]
+
+
+class Recorded(_Facts):
+    """What the suite does not say of defenses and attacks, see `harness.suite.cell_key`. cells: as in `Resolved`."""
+
+    defenses: Annotated[dict[Name, Contents], Field(max_length=MOST_CELLS)] = {}
+    cells: Annotated[dict[Short, Contents], Field(max_length=MOST_PLACES)] = {}
+
+
+class Manifest(_Facts):
+    """The whole of `run.json`."""
+
+    schema_version: int
+    harness: Short
+    suite: Name
+    title: Text | None = None
+    dataset: DatasetFacts
+    protocol: ProtocolFacts
+    report: ReportFacts = ReportFacts()
+    defenses: Annotated[dict[Name, DefenseFacts], Field(max_length=MOST_CELLS)]
+    attacks: Annotated[dict[Name, AttackFacts], Field(max_length=MOST_CELLS)]
+    cells: Annotated[tuple[CellFacts, ...], Field(max_length=MOST_CELLS)]
+    sweeps: Annotated[tuple[SweepFacts, ...], Field(max_length=1_000)] = ()
+    sessions: Annotated[tuple[SessionFacts, ...], Field(max_length=10_000)] = ()
+    resolved: Resolved
+    contents: Recorded = Recorded()
+    seal: Hash | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Manifest:
+        if fault := next(_disagreements(self), None):
+            raise PydanticCustomError(DISAGREES, "{fault}", {"fault": fault})
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """As `run.json` has it, without what it does not say."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def hash(self) -> str:
+        """The seal that would hold."""
+        content = {key: value for key, value in self.document().items() if key != "seal"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def edited(self) -> bool:
+        """It was changed after it was written."""
+        return self.seal is not None and self.seal != self.hash()
+
+
+def find_manifest(store: Store) -> Manifest | None:
+    """The store's manifest, or None where no run has begun.
+
+    Raises:
+        Contradiction: it says two things of which one cannot be true.
+        UserError: it lacks something, or something in it is none of what a run writes.
+    """
+    raw = store.manifest()
+    if raw is None:
+        return None
+    try:
+        return _validated(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))[:200]
+        kind = Contradiction if first["type"] == DISAGREES else UserError
+        raise kind(
+            f"'{place}' of this manifest: {_reason(first['msg'])}" if place else f"this manifest: {first['msg']}",
+            remedy="It was edited, or another version of the harness wrote it; run the suite into a new directory",
+            where=Place(store.root / MANIFEST),
+        ) from error
+
+
+def read_manifest(store: Store) -> Manifest:
+    """The store's manifest. Raises UserError as `find` does, and where there is none."""
+    found = find_manifest(store)
+    if found is None:
+        raise UserError(
+            "no run has begun here",
+            remedy="Start one with `harness run SUITE`, or give the directory of a run, such as results/SUITE",
+            where=Place(store.root / MANIFEST),
+        )
+    return found
+
+
+def write_manifest(store: Store, content: dict[str, Any]) -> None:
+    """Keeps a manifest, sealed.
+
+    Raises:
+        UserError: it is larger than a results directory can be, or cannot be written.
+    """
+    try:
+        found = _validated({**content, "schema_version": SCHEMA_VERSION})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise UserError(
+            f"these results do not fit into {MANIFEST}: '{'.'.join(map(str, first['loc']))}', {_reason(first['msg'])}",
+            remedy="Split the suite into smaller ones",
+        ) from error
+    store.write_manifest({**found.document(), "seal": found.hash()})
+
+
+def _validated(content: dict[str, Any]) -> Manifest:
+    """As strict JSON: a list becomes a tuple, but "3" is not 3, and true is not 1."""
+    return Manifest.model_validate_json(json.dumps(content), strict=True)
+
+
+def _reason(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _disagreements(manifest: Manifest) -> Iterator[str]:
+    """What is said in two ways."""
+    dataset, protocol, resolved = manifest.dataset, manifest.protocol, manifest.resolved
+    if dataset.count != len(dataset.indices):
+        yield f"the dataset has {dataset.count} images, and {len(dataset.indices)} indices"
+    if len(set(dataset.indices)) < len(dataset.indices):
+        yield "the dataset has an image twice"
+    if len(manifest.defenses) * max(1, len(manifest.attacks)) > MOST_PLACES:
+        yield f"the table would have more than {MOST_PLACES} places"
+    pairs = Counter(cell.name for cell in manifest.cells)
+    if pairs and (most := pairs.most_common(1)[0])[1] > 1:
+        yield f"the pairing {most[0]} is there twice"
+    for cell in manifest.cells:
+        if cell.defense not in manifest.defenses:
+            yield f"the pairing {cell.name} has a defense that is not among 'defenses'"
+        if cell.count != dataset.count:
+            yield f"the pairing {cell.name} has {cell.count} images, the dataset {dataset.count}"
+        if cell.shard != protocol.shard:
+            yield f"the pairing {cell.name} has shards of {cell.shard} images, the protocol {protocol.shard}"
+        if cell.records is not None and len(cell.records) != cell.shards:
+            yield f"the pairing {cell.name} has {cell.shards} shards, and {len(cell.records)} hashes"
+    if resolved.suite != manifest.suite:
+        yield f"the suite is '{manifest.suite}', and '{resolved.suite}' as resolved"
+    for name in ("votes", "seed", "shard"):
+        if resolved.protocol.get(name) != (value := getattr(protocol, name)):
+            yield f"the protocol's {name} is {value}, and {str(resolved.protocol.get(name))[:60]} as resolved"
+    for key, value in (("name", dataset.name), ("split", dataset.split)):
+        if resolved.dataset.get(key) != value:
+            yield f"the dataset's {key} is '{value}', and {str(resolved.dataset.get(key))[:60]!r} as resolved"
+    for name, facts in manifest.defenses.items():
+        part = resolved.defenses.get(name)
+        if part and facts.type is not None and facts.type != part.type:
+            yield f"the type of defense '{name}' is '{facts.type}', and '{part.type}' as resolved"

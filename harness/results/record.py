@@ -1,0 +1,147 @@
+"""What is kept of each image and pairing, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+
+from harness.results.bounds import MOST_CLASSES, MOST_FLAGS
+
+SCHEMA_VERSION = 2
+
+NO_CLASS = -1
+"""Stands for a class where there is none: in a draw whose logits were not finite, or of votes that decide for none."""
+
+INT64 = 2**63
+
+Verdict = Literal["robust", "fooled", "error"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image under one attack on one defense.
+
+    Attributes:
+        index: the image's index in its dataset split.
+        label: its true class.
+        verdict: "robust" if `vote` of the votes on the adversarial image is the true class, "fooled" if not, "error" if
+            the attack or the defense failed; an error counts as neither.
+        clean_votes, adv_votes: predicted class in each draw, on the clean and on the adversarial image; `NO_CLASS` if
+            the logits were not finite. One draw for a deterministic defense; empty where an error kept the defense from
+            answering.
+        clean_margins, adv_margins: true-class logit minus the largest other, by draw.
+        linf, l2, l1, flow: distance from the clean to the adversarial image; no flow unless the attack moves pixels.
+        violation: excess over the budget, 0 within it. A violating image is discarded: the adversarial columns then
+            speak of the clean image, as the attack found nothing valid.
+        forwards, backwards: passes of this image through the defense that the attack spent.
+        seconds: the image's share of the time its shard took.
+        seed: seed of the image's randomness in the attack.
+        flags: remarks of the harness or of the attack.
+        error: the failure in one line, for verdict "error".
+    """
+
+    index: int
+    label: int
+    verdict: Verdict
+    clean_votes: list[int]
+    adv_votes: list[int]
+    clean_margins: list[float]
+    adv_margins: list[float]
+    linf: float
+    l2: float
+    l1: float
+    flow: float | None
+    violation: float
+    forwards: int
+    backwards: int
+    seconds: float
+    seed: int
+    flags: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("label", pa.int64()),
+        ("verdict", pa.string()),
+        ("clean_votes", pa.list_(pa.int64())),
+        ("adv_votes", pa.list_(pa.int64())),
+        ("clean_margins", pa.list_(pa.float32())),
+        ("adv_margins", pa.list_(pa.float32())),
+        ("linf", pa.float32()),
+        ("l2", pa.float32()),
+        ("l1", pa.float32()),
+        ("flow", pa.float32()),
+        ("violation", pa.float32()),
+        ("forwards", pa.int64()),
+        ("backwards", pa.int64()),
+        ("seconds", pa.float32()),
+        ("seed", pa.int64()),
+        ("flags", pa.list_(pa.string())),
+        ("error", pa.string()),
+    ]
+)
+
+
+def vote(votes: Sequence[int]) -> int:
+    """The class with more votes than any other, or `NO_CLASS`: classes that tie for the lead are not told apart.
+
+    With two votes, or any even number, ties are frequent; with an odd number they need three classes or more.
+    """
+    counts = Counter(votes)
+    most = max(counts.values(), default=0)
+    leaders = [choice for choice, count in counts.items() if count == most]
+    return leaders[0] if len(leaders) == 1 else NO_CLASS
+
+
+def from_row(row: dict[str, Any]) -> Record:
+    """A record from a row of `SCHEMA`, whatever wrote it.
+
+    Raises:
+        ValueError: no run writes such a record; says why.
+    """
+    if fault := next(_faults(row), None):
+        raise ValueError(fault)
+    return Record(**row)
+
+
+def _faults(row: dict[str, Any]) -> Iterator[str]:
+    empty = [name for name, value in row.items() if value is None and name not in ("flow", "error")]
+    if empty:
+        yield f"a record has no '{empty[0]}'"
+        return
+    for name, most in (("index", 2**31), ("label", MOST_CLASSES), ("forwards", INT64), ("backwards", INT64)):
+        if not 0 <= row[name] < most:
+            yield f"a record has the {name} {row[name]}"
+    if row["verdict"] not in VERDICTS:
+        yield f"a record has the verdict '{row['verdict'][:30]}'"
+    if row["error"] and row["verdict"] != "error":
+        yield f"a record has the verdict '{row['verdict']}' and an error"
+    for side in ("clean", "adv"):
+        votes, margins = row[f"{side}_votes"], row[f"{side}_margins"]
+        if len(votes) != len(margins):
+            yield f"a record has {len(votes)} votes and {len(margins)} margins"
+        if any(vote is None or not -1 <= vote < MOST_CLASSES for vote in votes):
+            yield "a record has a vote for no class"
+        if any(margin is None for margin in margins):
+            yield "a record has a margin that is no number"
+    for name in ("linf", "l2", "l1", "seconds", "flow"):
+        if row[name] is not None and not 0 <= row[name] < math.inf:
+            yield f"a record has the {name} {row[name]}"
+    if not row["violation"] >= 0:
+        yield f"a record has the violation {row['violation']}"
+    if len(row["flags"]) > MOST_FLAGS or any(flag is None for flag in row["flags"]):
+        yield "a record has flags that are none"
+
+
+Rule = Literal["single", "mean", "majority", "worst"]
+
+
+RULES: tuple[Rule, ...] = get_args(Rule)

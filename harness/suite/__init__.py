@@ -1,0 +1,22 @@
+"""Suites: a YAML file that lists defenses, attacks and their pairings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazy
+
+if TYPE_CHECKING:
+    from harness.suite.plan import Cell, Plan, check, load
+
+__all__ = ["Cell", "Plan", "check", "load"]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Cell": "harness.suite.plan",
+        "Plan": "harness.suite.plan",
+        "check": "harness.suite.plan",
+        "load": "harness.suite.plan",
+    },
+)

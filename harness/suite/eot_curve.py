@@ -1,0 +1,93 @@
+"""Whether an attack averages over enough draws: one cell of a suite, with the attack's `eot` varied.
+
+The answer is a run like any other, of a suite with one defense and one swept attack; its report says whether robust
+accuracy still falls (see `harness.reporting.tables.curves`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness.config.component import parameters
+from harness.config.yaml_file import Document, Node
+from harness.errors import UserError
+from harness.suite.plan import Cell, Plan, check, load
+from harness.suite.sweep import shortened
+
+DRAWS = (1, 5, 10, 20)
+
+
+def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: int | None = None) -> Plan:
+    """The suite that varies `eot` in one cell of the suite at `path`; everything else stays as it is there.
+
+    Builds the defense, so its checkpoint must be there.
+
+    Args:
+        only: "DEFENSE/ATTACK".
+        draws: values of `eot`, two or more.
+        limit: keep the first so many images.
+
+    Raises:
+        UserError: `only` names no cell or several, the attack has no `eot`, the defense is deterministic, or an attack
+            with so many draws does not fit it.
+    """
+    if len(set(draws)) < 2 or min(draws) < 1:
+        raise UserError(f"a curve of EOT over {list(draws)}", remedy="Give two or more counts, such as --draws 1,5,10")
+    suite = load(path, only=only)
+    cell = _cell(suite, only)
+    defense = cell.defense.build()
+    if not defense.stochastic:
+        raise UserError(
+            f"{cell.defense.title} is deterministic: every draw is the same, and EOT changes nothing",
+            remedy="Name a stochastic defense",
+            where=cell.defense.place,
+        )
+    varied = check(_varied(suite, cell, sorted(set(draws))), limit=limit)
+    for each in varied.cells:
+        if reason := each.attack.build().unsuitable(defense):
+            count = each.attack.arguments["eot"]
+            raise UserError(
+                f"{cell.attack.title} with eot {count} does not fit {cell.defense.title}: {reason}",
+                remedy="Give --draws without it",
+                where=cell.attack.place,
+            )
+    return varied
+
+
+def _cell(suite: Plan, only: str | None) -> Cell:
+    if len(suite.cells) > 1 or only is None:
+        names = [f"{cell.defense.name}/{cell.attack.name}" for cell in suite.cells]
+        listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        raise UserError("EOT varies in one pairing at a time", remedy=f"Give --only one of: {listed}")
+    [cell] = suite.cells
+    if "eot" not in parameters(cell.attack.cls):
+        raise UserError(
+            f"{cell.attack.title} has no argument 'eot' to vary",
+            remedy="Name one that averages over draws, such as pgd",
+            where=cell.attack.place,
+        )
+    return cell
+
+
+def _varied(suite: Plan, cell: Cell, draws: Sequence[int]) -> Document:
+    """The suite of this cell alone, whose attack has everything that the pairing changed about it."""
+    root = suite.document.root
+    defense, attack = cell.defense.name, cell.attack.name
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{suite.suite.suite}-eot-{defense}-{attack}")
+
+    def node(value: object) -> Node:
+        return replace(root, value=value)
+
+    facts = {
+        "suite": node(shortened(name)),
+        "title": node(f"EOT of {cell.attack.label or attack} against {cell.defense.label or defense}"),
+        "defenses": node({defense: cell.defense.node}),
+        "attacks": node({attack: cell.attack.node}),
+        "sweep": node({f"attack.{attack}.eot": node([node(count) for count in draws])}),
+        "report": node({"vote": node(suite.suite.report.vote)}),
+    }
+    kept = {key: root.value[key] for key in ("dataset", "protocol") if key in root.value}
+    return replace(suite.document, root=node(facts | kept))

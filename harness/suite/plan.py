@@ -1,0 +1,263 @@
+"""Suites: a YAML file that lists defenses, attacks and their pairings, checked in full before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.config.component import BUDGET, Component, bind, check_budget, class_of, parameters
+from harness.config.validation import parse
+from harness.config.yaml_file import Document, Key, Node, read
+from harness.datasets.names import DATASETS
+from harness.datasets.spec import CHOICES, Dataset
+from harness.errors import Place, UserError, nearest
+from harness.results.bounds import MOST_CELLS, MOST_PLACES
+from harness.suite.schema import Suite
+from harness.suite.sweep import Sweep, entry_of, expand
+
+__all__ = ["Cell", "Component", "Plan", "check", "load", "written_out"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A pairing: one number of the table."""
+
+    defense: Component
+    attack: Component
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A suite that holds water.
+
+    Args:
+        suite: as written, with the report's columns and the variants of sweeps spelt out.
+        document: the file, with variants likewise, to say where a value stands.
+        cells: the pairings to run, defense by defense.
+        all_cells: those that `only` left out as well.
+        sweeps: which entries are variants of one component.
+    """
+
+    suite: Suite
+    document: Document
+    cells: tuple[Cell, ...]
+    all_cells: tuple[Cell, ...]
+    sweeps: tuple[Sweep, ...] = ()
+
+    def place(self, *path: Key) -> Place:
+        """The line of the value at `path`, such as "defenses", "rdc"; of what is nearest above where there is none."""
+        return self.document.place(*path)
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that decides results, for JSON. It does not depend on `only`, batch size or device."""
+        dataset = self.suite.dataset.model_dump(mode="json", exclude_none=True)
+        for key in ("path", "classes"):
+            if isinstance(path := getattr(self.suite.dataset, key), Path):
+                dataset[key] = Path(os.path.relpath(path, self.document.path.parent)).as_posix()
+        return {
+            "suite": self.suite.suite,
+            "dataset": dataset,
+            "protocol": self.suite.protocol.model_dump(mode="json", exclude={"batch_size"}),
+            "defenses": {cell.defense.name: _resolved(cell.defense) for cell in self.all_cells},
+            "cells": {f"{cell.defense.name}/{cell.attack.name}": _resolved(cell.attack) for cell in self.all_cells},
+        }
+
+    def presentation(self) -> dict[str, Any]:
+        """What decides only how results are shown, for JSON."""
+        return {
+            "title": self.suite.title,
+            "report": self.suite.report.model_dump(mode="json"),
+            "labels": {
+                kind: {name: entry.label or name for name, entry in entries.items()}
+                for kind, entries in (("defenses", self.suite.defenses), ("attacks", self.suite.attacks))
+            },
+            "sweeps": [asdict(sweep) for sweep in self.sweeps],
+        }
+
+
+def load(path: Path, *, limit: int | None = None, only: str | None = None) -> Plan:
+    """Reads a suite and checks all of it. Builds attacks, to see their budgets, but neither defenses nor datasets.
+
+    Args:
+        limit: keep the first so many images of those that the suite chooses.
+        only: "DEFENSE" or "DEFENSE/ATTACK": run only these pairings. The name of a swept one means all its variants.
+
+    Raises:
+        UserError: whatever is wrong with it, with its line.
+    """
+    return check(read(path), limit=limit, only=only)
+
+
+def check(document: Document, *, limit: int | None = None, only: str | None = None) -> Plan:
+    """As `load` does, for a suite that was read."""
+    document, sweeps = written_out(document)
+    root = document.root
+    suite = _spelt_out(document, parse(Suite, root, "the file"), limit, sweeps)
+    _check_dataset(document, suite.dataset)
+    _check_report(document, suite)
+    cells = _cells(root, suite)
+    for attack in {id(cell.attack): cell.attack for cell in cells}.values():
+        check_budget(attack)
+    return Plan(suite, document, _selected(cells, suite, sweeps, only, Place(document.path)), cells, sweeps)
+
+
+def written_out(document: Document) -> tuple[Document, tuple[Sweep, ...]]:
+    """The suite without what is not for us, with every variant of its sweeps as an entry.
+
+    Raises:
+        UserError: a section has not the form of one, or a sweep leads nowhere.
+    """
+    root = _sections(document.root)
+    if not parse(Suite, root, "the file").sweep:
+        return replace(document, root=root), ()
+    root, sweeps = expand(root)
+    return replace(document, root=root), sweeps
+
+
+def _sections(root: Node) -> Node:
+    """The file without the keys x-..., which are the author's own, and empty sections. `dc:` alone is an entry too.
+
+    An empty key that is no section stays, to be told.
+    """
+    own = {key: node for key, node in root.value.items() if not key.startswith("x-")}
+    kept = {key: node for key, node in own.items() if node.value is not None or key not in Suite.model_fields}
+    for kind in ("defenses", "attacks"):
+        if kind in kept and isinstance(kept[kind].value, dict):
+            kept[kind] = replace(kept[kind], value={name: _filled(node) for name, node in kept[kind].value.items()})
+    return replace(root, value=kept)
+
+
+def _filled(node: Node) -> Node:
+    return replace(node, value={}) if node.value is None else node
+
+
+def _spelt_out(document: Document, suite: Suite, limit: int | None, sweeps: tuple[Sweep, ...]) -> Suite:
+    """Defaults that depend on other values, and paths as seen from here."""
+    dataset: dict[str, Any] = {}
+    if limit is not None:
+        if limit < 1:
+            raise UserError(f"the limit is {limit} images", remedy="Give at least 1", where=Place(document.path))
+        dataset["limit"] = min(limit, suite.dataset.limit or limit)
+    if suite.dataset.size is not None:
+        dataset["seed"] = suite.dataset.seed or 0
+    for key in ("path", "classes"):
+        if isinstance(path := getattr(suite.dataset, key), Path):
+            dataset[key] = document.place("dataset", key).file.parent / os.path.expanduser(path)
+    swept = {name for sweep in sweeps if sweep.kind == "attacks" for name in sweep.variants}
+    unswept = tuple(name for name in suite.attacks if name not in swept)
+    average = unswept if suite.report.average is None else suite.report.average
+    worst = average if suite.report.worst is None else suite.report.worst
+    report = suite.report.model_copy(update={"average": average, "worst": worst})
+    return suite.model_copy(update={"dataset": suite.dataset.model_copy(update=dataset), "report": report})
+
+
+def _check_dataset(document: Document, dataset: Dataset) -> None:
+    if dataset.name not in DATASETS:
+        remedy = nearest(dataset.name, DATASETS)
+        raise UserError(f"there is no dataset '{dataset.name}'", remedy=remedy, where=document.place("dataset", "name"))
+    chosen = [key for key in CHOICES if getattr(dataset, key) is not None]
+    if len(chosen) > 1:
+        raise UserError(
+            f"the dataset has both '{chosen[0]}' and '{chosen[1]}'",
+            remedy="Keep one of them",
+            where=document.place("dataset", chosen[1]),
+        )
+    if dataset.seed is not None and dataset.size is None:
+        raise UserError(
+            "the dataset's 'seed' draws nothing without 'size'",
+            remedy="Add `size:`, or remove it",
+            where=document.place("dataset", "seed"),
+        )
+
+
+def _check_report(document: Document, suite: Suite) -> None:
+    for column in ("average", "worst", "naive"):
+        for index, name in enumerate(getattr(suite.report, column)):
+            _known(name, suite.attacks, "attack", document.place("report", column, index))
+    grouped: dict[str, str] = {}
+    for group, names in suite.report.groups.items():
+        for index, name in enumerate(names):
+            where = document.place("report", "groups", group, index)
+            _known(name, suite.defenses, "defense", where)
+            if grouped.setdefault(name, group) != group:
+                raise UserError(f"'{name}' is in the groups '{grouped[name]}' and '{group}'", where=where)
+
+
+def _known(name: str, names: Any, what: str, where: Place) -> None:
+    if name not in names:
+        raise UserError(f"the suite has no {what} '{name}'", remedy=nearest(name, names), where=where)
+
+
+def _cells(root: Node, suite: Suite) -> tuple[Cell, ...]:
+    defenses = {name: bind("defenses", name, entry_of(root, "defenses", name)) for name in suite.defenses}
+    attacks = {name: bind("attacks", name, entry_of(root, "attacks", name)) for name in suite.attacks}
+    pairs = _pairs(root, suite)
+    if len(pairs) > MOST_CELLS or len(defenses) * len(attacks) > MOST_PLACES:
+        raise UserError(
+            f"the suite has {len(pairs):,} pairings of {len(defenses):,} defenses and {len(attacks):,} attacks, and "
+            f"{MOST_CELLS:,} pairings and {MOST_PLACES:,} places of a table are allowed",
+            remedy="Split it into several",
+            where=root.where,
+        )
+    order = [(defense, attack) for defense in defenses for attack in attacks if (defense, attack) in pairs]
+    return tuple(Cell(defenses[d], _changed(attacks[a], pairs[d, a])) for d, a in order)
+
+
+def _changed(attack: Component, overrides: Node | None) -> Component:
+    """An attack for one pairing. One of another `type` takes over the budget and label, and nothing else."""
+    if overrides is None:
+        return attack
+    if "type" not in overrides.value:
+        return bind("attacks", attack.name, attack.node.merged(overrides))
+    accepted = parameters(class_of("attacks", attack.name, overrides))
+    kept = [key for key in attack.node.value if key == "label" or (key in BUDGET and key in accepted)]
+    entry = {key: attack.node.value[key] for key in kept} | overrides.value
+    return bind("attacks", attack.name, replace(overrides, value=entry))
+
+
+def _pairs(root: Node, suite: Suite) -> dict[tuple[str, str], Node | None]:
+    """The pairings, and what each changes about its attack."""
+    if suite.pairings is None:
+        return {(d, a): None for d in suite.defenses for a in suite.attacks}
+    pairs: dict[tuple[str, str], Node | None] = {}
+    for index in range(len(suite.pairings)):
+        node = root.follow("pairings", index)[0]
+        overrides = node.child("with")
+        for defense in _names(node.value["defense"], suite.defenses, "defense"):
+            for attack in _names(node.value["attack"], suite.attacks, "attack"):
+                if (defense, attack) in pairs:
+                    raise UserError(f"the pairing {defense}/{attack} is there twice", where=node.where)
+                pairs[defense, attack] = overrides if overrides and overrides.value else None
+    return pairs
+
+
+def _names(node: Node, known: Any, what: str) -> list[str]:
+    """One name, or a list of them."""
+    names = node.value if isinstance(node.value, list) else [node]
+    for name in names:
+        _known(name.value, known, what, name.where)
+    return [name.value for name in names]
+
+
+def _selected(
+    cells: tuple[Cell, ...], suite: Suite, sweeps: tuple[Sweep, ...], only: str | None, where: Place
+) -> tuple[Cell, ...]:
+    if only is None:
+        return cells
+    defense, _, attack = only.partition("/")
+    variants = {(sweep.kind, sweep.name): set(sweep.variants) for sweep in sweeps}
+    defenses, attacks = (variants.get(key, {key[1]}) for key in (("defenses", defense), ("attacks", attack)))
+    if ("defenses", defense) not in variants:
+        _known(defense, suite.defenses, "defense", where)
+    if attack and ("attacks", attack) not in variants:
+        _known(attack, suite.attacks, "attack", where)
+    found = tuple(c for c in cells if c.defense.name in defenses and (not attack or c.attack.name in attacks))
+    if not found:
+        raise UserError(f"the suite has no pairing {only}", remedy="Add it under `pairings:`", where=where)
+    return found
+
+
+def _resolved(component: Component) -> dict[str, Any]:
+    return {"type": component.type, "arguments": component.resolved()}

@@ -1,0 +1,109 @@
+"""The keys of a suite file, and their types."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from harness.config.validation import Line
+from harness.datasets.spec import Count, Dataset, Seed, _Section
+from harness.results.bounds import LISTS, MOST_IMAGES, MOST_VALUES, MOST_VOTES, VALUES
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", text):
+        raise ValueError("a name is a letter or digit, then at most 79 of letters, digits, '_', '-' and '.'")
+    return text
+
+
+def _folder(text: str) -> str:
+    if "." in _name(text):
+        raise ValueError("it names a folder: letters, digits, '-' and '_'")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Values = Annotated[list[Any], Field(min_length=1)]
+
+
+class Protocol(_Section):
+    votes: Annotated[int, Field(ge=1, le=MOST_VOTES)] = Field(
+        default=1, description="draws that a stochastic defense answers with, per image; an odd number ties less often"
+    )
+    seed: Seed = Field(default=0, description="every other seed derives from it")
+    shard: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = Field(
+        default=32, description="images per shard, the unit of work and of resuming"
+    )
+    batch_size: Count = Field(default=256, description="images sent through a defense at once; no result depends on it")
+    gates: Literal["stop", "mark", "off"] = Field(
+        default="mark", description="what happens when a defense fails an examination before it is attacked"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Protocol:
+        most = MOST_VALUES // (VALUES + LISTS * self.votes)
+        if self.shard > most:
+            raise ValueError(f"with {self.votes} votes a shard has at most {most:,} images")
+        return self
+
+
+class Entry(BaseModel):
+    """A defense or attack. Keys beyond these are arguments of its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str | None = Field(default=None, description="built-in name, package.module:Class or ./file.py:Class")
+    label: Line | None = Field(default=None, description="what reports call it; the entry's name if left out")
+
+
+class Defaults(_Section):
+    defenses: dict[str, Any] | None = Field(
+        default=None, description="keys of every defense that does not say otherwise"
+    )
+    attacks: dict[str, Any] | None = Field(default=None, description="keys of every attack that does not say otherwise")
+
+
+class Pairing(_Section):
+    defense: str | Annotated[list[str], Field(min_length=1)] = Field(description="a name, or a list of names")
+    attack: str | Annotated[list[str], Field(min_length=1)] = Field(description="a name, or a list of names")
+    overrides: dict[str, Any] | None = Field(
+        default=None,
+        alias="with",
+        description="changes to the attack; with a `type`, another attack",
+    )
+
+
+class Report(_Section):
+    average: tuple[str, ...] | None = Field(default=None, description="attacks averaged over; all if left out")
+    worst: tuple[str, ...] | None = Field(
+        default=None, description="attacks of the worst case per image; those of `average` if left out"
+    )
+    naive: tuple[str, ...] = Field(
+        default=(), description="attacks of a naive evaluation; rows where a better one shows it misleading are marked"
+    )
+    groups: dict[Line, tuple[Name, ...]] = Field(
+        default={}, description="headings of the table, and the defenses below each; the others stand above them"
+    )
+    reference: Name | None = Field(default=None, description="published numbers to show beside, from results/reference")
+    vote: Literal["mean", "single", "majority", "worst"] = Field(
+        default="mean", description="how the draws of a stochastic defense become one number, in tables and comparisons"
+    )
+
+
+class Suite(_Section):
+    suite: Annotated[str, AfterValidator(_folder)] = Field(description="its name, and that of its results folder")
+    title: Line = Field(default="", description="one line for people")
+    dataset: Dataset = Field(description="the images")
+    protocol: Protocol = Protocol()
+    defenses: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")
+    attacks: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")
+    defaults: Defaults = Defaults()
+    pairings: Annotated[list[Pairing], Field(min_length=1)] | None = Field(
+        default=None, description="which attacks meet which defenses; all meet all if left out"
+    )
+    sweep: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(
+        default=None, description="arguments (defense.NAME.ARGUMENT, attack.NAME.ARGUMENT) and the values they take"
+    )
+    report: Report = Report()

@@ -1,0 +1,188 @@
+"""The view of a defense that an attack may query: differentiable, seeded, counted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.defense import Defense
+from harness.gradients import VIEWS, Gradient, View, exact
+from harness.guard.nonfinite import NonFinite, Place
+from harness.query import query
+from harness.randomness import derive, fold
+
+_VIEW = derive("another view")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One query with a gradient: loss (M,), its gradient by image (M, C, H, W), logits (M, K), averaged over draws."""
+
+    loss: Tensor
+    grad: Tensor
+    logits: Tensor
+
+
+class Target(nn.Module):
+    """A differentiable view of a defense that counts what is asked of it.
+
+    The attacks are for maximising: `step` differentiates a loss per image. Each call draws fresh noise: for every image
+    from its own seed and the number of times that image was asked before, so that an image's noise does not depend on
+    which others are in the batch.
+
+    Whatever a defense computes in, its logits and energies are float32 here, and they and every gradient are finite:
+    where they were not, the attack is given zeros, so that it can go on with the other images, and `met` remembers the
+    image for the harness. The defense gets copies, and may write into its input.
+
+    Args:
+        defense: the real defense, also reachable as `target.defense`.
+        x: the clean images this target will be asked about, (N, C, H, W).
+        seeds: one seed per image, (N,) int64.
+        gradient, eot: see `Attack`.
+        batch_size: images sent through the defense at once.
+        given: the adversarial images of the attack's `source`, like x, or None.
+    """
+
+    def __init__(
+        self,
+        defense: Defense,
+        x: Tensor,
+        seeds: Tensor,
+        *,
+        gradient: Gradient = "exact",
+        eot: int = 1,
+        batch_size: int = 256,
+        given: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.given = given
+        self.defense, self.seeds, self.eot, self.batch_size = defense, seeds.to(x.device), eot, batch_size
+        self._clean = x.detach()
+        self._view = VIEWS[gradient]
+        self.met = NonFinite(len(x), x.device)
+        self._counted = torch.arange(len(x))
+        self.forwards = torch.zeros(len(x), dtype=torch.int64)
+        self.backwards = torch.zeros(len(x), dtype=torch.int64)
+
+    def viewed(self, *, gradient: Gradient, eot: int, rows: Tensor | None = None, tag: int = 0) -> Target:
+        """Another view of these images or of some of them, with seeds of its own; what it is asked is counted here.
+
+        Args:
+            rows: which images, (M,) int64; all of them if left out. Its row j is row rows[j] here.
+            tag: tells the seeds of several such views apart.
+        """
+        rows = torch.arange(len(self.seeds), device=self.seeds.device) if rows is None else rows
+        other = copy.copy(self)
+        other.eot, other._view = eot, VIEWS[gradient]
+        other.seeds, other._clean = fold(self.seeds[rows], _VIEW, tag), self._clean[rows]
+        other._counted, other.met = self._counted[rows.cpu()], self.met.take(rows)
+        other.given = None if self.given is None else self.given[rows]
+        return other
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits averaged over the `eot` draws, (M, K).
+
+        Args:
+            x: images, (M, C, H, W) in [0, 1].
+            rows: which clean image each belongs to, (M,); left out, each belongs to the nearest one.
+        """
+        return self.sample(x, rows).mean(0)
+
+    def real(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What the defense itself answers, whatever the view: mean logits (M, K), counted like any other forward."""
+        return self._ask(exact, x, rows, self.eot).mean(0)
+
+    def sample(self, x: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
+        """Logits of each draw, (draws, M, K): `eot` draws unless told otherwise, one of a deterministic defense."""
+        return self._ask(self._view, x, rows, draws or self.eot)
+
+    def step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *, energy: float = 0.0) -> Step:
+        """Loss and gradient, averaged over draws, batch by batch: memory is that of one batch.
+
+        Args:
+            x: images, (M, C, H, W).
+            rows: which clean image each belongs to, (M,).
+            loss: (logits (B, K), rows (B,)) -> loss per image (B,), to be maximised.
+            energy: weight of the defense's `energy` of x itself, which is subtracted; its passes count like others.
+        """
+        per_batch = max(1, self.batch_size // (self.eot if self.defense.stochastic else 1))
+        batches = zip(x.split(per_batch), rows.split(per_batch), strict=True)
+        steps = [self._step(images, some, loss, energy) for images, some in batches]
+        return Step(*(torch.cat(parts) for parts in zip(*((s.loss, s.grad, s.logits) for s in steps), strict=True)))
+
+    def _step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor], energy: float) -> Step:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.sample(x, rows)
+            losses = torch.stack([loss(draw, rows) for draw in logits]).mean(0)
+            if energy:
+                losses = losses - energy * self._ask(_energy, x, rows, self.eot, "energy").mean((0, 2))
+            (grad,) = torch.autograd.grad(losses.sum(), x)
+        losses = losses.detach()[:, None]
+        losses = self.met.checked("loss", losses, rows, self._perturbed(x, rows), torch.zeros_like(losses))
+        return Step(losses[:, 0], grad, logits.detach().mean(0))
+
+    def _ask(self, view: View, x: Tensor, rows: Tensor | None, draws: int, place: Place = "logits") -> Tensor:
+        """What the view says in each draw, (draws, M, K); place: what that is."""
+        rows = self.nearest(x) if rows is None else rows
+        perturbed = self._perturbed(x, rows)
+        x = self.met.checked("image", x, rows, perturbed, self._clean[rows])
+        draws = draws if self.defense.stochastic else 1
+        asked = self.forwards[self._counted[rows.cpu()]].to(x.device)
+        seeds = fold(self.seeds[rows], asked, torch.arange(draws, device=x.device)[:, None])
+        self._count(self.forwards, rows, draws)
+        differentiable = x.requires_grad and torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiable):  # else a graph over the defense's own parameters would be kept
+            batch = _Counted.apply(x, self, rows, perturbed, draws) if differentiable else x
+            images = batch.repeat(draws, *[1] * (x.dim() - 1)).split(self.batch_size)
+            parts = [
+                self._query(view, part, part_seeds)
+                for part, part_seeds in zip(images, seeds.flatten().split(self.batch_size), strict=True)
+            ]
+            found = torch.cat(parts)
+            everyone, moved = rows.repeat(draws), perturbed.repeat(draws)
+            found = self.met.checked(place, found, everyone, moved, torch.zeros_like(found))
+        return found.unflatten(0, (draws, len(x)))
+
+    def _query(self, view: View, x: Tensor, seeds: Tensor) -> Tensor:
+        return query(self.defense, x, seeds, partial(view, self.defense)).float()
+
+    def _perturbed(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Which of x (M, C, H, W) are not the clean images `rows`: (M,) bool."""
+        return (x.detach() != self._clean[rows]).flatten(1).any(1)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The clean image nearest to each of x (M, C, H, W): (M,)."""
+        pixels = x.detach().flatten(1).float().nan_to_num(0, 0, 0)
+        return torch.cdist(pixels, self._clean.flatten(1).float()).argmin(1)
+
+    def _count(self, counter: Tensor, rows: Tensor, draws: int) -> None:
+        counter.index_add_(0, self._counted[rows.cpu()], torch.full((len(rows),), draws, dtype=torch.int64))
+
+
+def _energy(defense: Defense, x: Tensor) -> Tensor:
+    """As a view: (N, 1)."""
+    found: Tensor = defense.energy(x)  # type: ignore[operator]  # whoever asks for it names it in `needs`
+    return found[:, None]
+
+
+class _Counted(torch.autograd.Function):
+    """The identity; its backward pass is counted, and gives a finite gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Target, rows: Tensor, perturbed: Tensor, draws: int) -> Tensor:
+        ctx.count = target, rows, perturbed, draws
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        target, rows, perturbed, draws = ctx.count
+        target._count(target.backwards, rows, draws)
+        grad = grad.contiguous()  # channels-last networks give gradients that .view() refuses
+        return target.met.checked("gradient", grad, rows, perturbed, torch.zeros_like(grad)), None, None, None, None

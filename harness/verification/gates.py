@@ -1,0 +1,82 @@
+"""What the gates of a run remarked on a defense, against what they remark here.
+
+A gate asks as many questions as the run's length pays for. Those that are free are asked in every run: what they find
+here, the run must have found. A remark that is recorded and that the gates do not make here may have been made by
+chance, on another machine, or in a run of more attacks: it could not be verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.attack import Attack
+from harness.checks import LOOKED_AT, Use, gates, unlike_its_card
+from harness.config.component import Component
+from harness.datasets.batch import Images
+from harness.defense import Defense
+from harness.results.manifest import CellFacts, Manifest
+from harness.verification.cell_report import Report
+from harness.verification.inputs import Attacked
+from harness.verification.replay import Answers
+from harness.weights.checkpoint import checkpoints
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """certain: those that any run makes; possible: those that a run of all the attacks makes. Both as sentences."""
+
+    certain: tuple[str, ...]
+    possible: tuple[str, ...]
+
+    def judge(self, report: Report, facts: CellFacts, policy: str) -> None:
+        """Adds to a pairing's report what its recorded remarks lack, and which of them are not made here."""
+        recorded = {_gate(flag) for flag in facts.flags}
+        lacking = [remark for remark in self.certain if _gate(remark) not in recorded]
+        if policy == "off":
+            report.remarks += [f"the run's gates were off; here they find: {remark}" for remark in lacking]
+        elif report.environment:
+            report.gaps += [f"a gate finds here, and the manifest does not say: {remark}" for remark in lacking]
+        else:
+            report.problems += [f"a gate finds, and the manifest does not say: {remark}" for remark in lacking]
+        here = {_gate(remark) for remark in (*self.certain, *self.possible)}
+        report.gaps += [
+            f"the manifest's remark is not made here: {flag}" for flag in facts.flags if _gate(flag) not in here
+        ]
+
+
+def remarks_here(
+    component: Component,
+    defense: Defense,
+    attacks: Sequence[Attack],
+    images: Images,
+    manifest: Manifest,
+    attacked: Attacked,
+    clean: Answers | None,
+) -> Remarks:
+    """What there is to remark on a defense.
+
+    Args:
+        component, defense: as the suite describes it, and built, on the images' device.
+        attacks: all that the run attacked it with.
+        images: the run's first.
+        clean: answers of the replay on the first shard's clean images, if they are there.
+    """
+    x, votes = images.x[:LOOKED_AT], manifest.protocol.votes
+    use = Use.of(defense, attacks, manifest.dataset.count, attacked.num_classes, votes)
+    weights = [remark for checkpoint in checkpoints(component) for remark in checkpoint.remarks]
+    card = _card(defense, manifest, attacked, clean)
+    return Remarks((*gates(defense, x), *card, *weights), tuple(gates(defense, x, use)))
+
+
+def _card(defense: Defense, manifest: Manifest, attacked: Attacked, clean: Answers | None) -> list[str]:
+    expected, dataset = defense.expected_accuracy, defense.expected_dataset
+    if expected is None or dataset != manifest.dataset.name or clean is None:
+        return []
+    right = clean.votes == attacked.images.y[: clean.votes.shape[1]]
+    return unlike_its_card(right.float().mean().item(), right.shape[1], expected)
+
+
+def _gate(remark: str) -> str:
+    """Which gate a remark is of; its numbers differ between machines."""
+    return remark.partition(":")[0]

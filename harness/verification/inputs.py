@@ -1,0 +1,102 @@
+"""What a manifest claims: which images, made where, and which pairings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from harness import datasets
+from harness.datasets.batch import Images
+from harness.errors import UserError, nearest
+from harness.results.environment import PACKAGES, device_name, installed_version
+from harness.results.manifest import CellFacts, Manifest, SessionFacts
+from harness.suite import schema
+
+
+class Mismatch(Exception):
+    """Something here is not what the manifest speaks of; the message says what."""
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The images of a run before any attack, and how many classes there are."""
+
+    images: Images
+    num_classes: int
+
+
+def attacked(manifest: Manifest, folder: Path) -> Attacked:
+    """The clean images, from the dataset as it is here.
+
+    Args:
+        folder: where the suite's relative paths start.
+
+    Raises:
+        UserError: the dataset is not here.
+        Mismatch: it is here, and another one; or the images are not those that the suite chose.
+    """
+    facts, resolved = manifest.dataset, manifest.resolved.dataset
+    path = resolved.get("path")
+    place = folder / path if isinstance(path, str) else None
+    dataset = datasets.load(facts.name, facts.split, place, classes=facts.labels)
+    chosen = dataset.select(facts.indices)
+    found = datasets.fingerprint(chosen.images, chosen.labels)
+    if found != facts.fingerprint:
+        raise Mismatch(
+            f"the images of '{facts.name}' are not those of the results: "
+            f"fingerprint {found[:8]} here, {facts.fingerprint[:8]} in the manifest"
+        )
+    if _chosen(resolved, len(dataset)) != list(facts.indices):
+        raise Mismatch(f"the {facts.count} images are not those that the suite chose from '{facts.name}'")
+    classes = dataset.num_classes or facts.num_classes or int(dataset.labels.max()) + 1
+    return Attacked(Images(torch.tensor(facts.indices), chosen.images, chosen.labels), classes)
+
+
+def _chosen(resolved: dict[str, Any], available: int) -> list[int]:
+    """The images that a suite's `dataset` section chooses of so many."""
+    written = {key: value for key, value in resolved.items() if key not in ("path", "classes")}
+    try:
+        return schema.Dataset.model_validate_json(json.dumps(written), strict=True).choose(available)
+    except (ValidationError, UserError) as error:
+        raise Mismatch("what the manifest says of the dataset, as resolved, is no choice of images") from error
+
+
+def changed_environment(manifest: Manifest, device: torch.device) -> tuple[str, ...]:
+    """Versions and hardware of the sessions that made the results, where they are others here."""
+    here = {"device": device_name(device)} | {name: installed_version(name) for name in PACKAGES}
+    told = []
+    for name, now in here.items():
+        then = {_fact(session, name) for session in manifest.sessions} - {now}
+        if then:
+            told.append(f"{name}: {', '.join(sorted(map(str, then)))} when the results were made, {now} here")
+    return tuple(told)
+
+
+def _fact(session: SessionFacts, name: str) -> str | None:
+    return session.device if name == "device" else session.packages.get(name)
+
+
+def chosen_cells(manifest: Manifest, only: str | None) -> list[CellFacts]:
+    """The pairings that "DEFENSE" or "DEFENSE/ATTACK" names, all of a defense's together.
+
+    Raises:
+        UserError: it names none.
+    """
+    order = list(dict.fromkeys(cell.defense for cell in manifest.cells))
+    cells = sorted(manifest.cells, key=lambda cell: order.index(cell.defense))
+    found = [cell for cell in cells if only in (None, cell.defense, cell.name)]
+    if only is not None and not found:
+        names = [*order, *(cell.name for cell in cells)]
+        raise UserError(f"these results have no pairing {only}", remedy=nearest(only, names))
+    return found
+
+
+def absent_pairings(manifest: Manifest) -> list[str]:
+    """The pairings that the suite has and the results do not."""
+    known = {cell.name for cell in manifest.cells}
+    return [name for name in manifest.resolved.cells if name not in known]

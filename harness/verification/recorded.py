@@ -1,0 +1,61 @@
+"""What the manifest says of a pairing, against what its defense and its attack say themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.attack import Attack
+from harness.defense import Defense
+from harness.results.manifest import CellFacts, DefenseFacts
+from harness.results.record import Record
+
+ROOM = 1 + 1e-9
+"""A cost is a product of floats."""
+
+
+def misdescribed(facts: CellFacts, attack: Attack) -> Iterator[str]:
+    """What the manifest says of an attack, and is not so."""
+    if str(attack.threat) != facts.threat:
+        yield f"the attack's budget is {attack.threat}, the manifest says {facts.threat}"
+    if attack.describe() != facts.method:
+        yield f"the attack is '{attack.describe()}', the manifest says '{facts.method}'"
+
+
+def misstated(facts: DefenseFacts, defense: Defense) -> Iterator[str]:
+    """What the manifest says of a defense, and is not so."""
+    if facts.stochastic != defense.stochastic:
+        yield f"the defense is {_randomness(defense.stochastic)}, the manifest says {_randomness(facts.stochastic)}"
+    for name in ("expected_accuracy", "expected_dataset"):
+        then, now = getattr(facts, name), getattr(defense, name)
+        if then != now:
+            yield f"the card's {name.replace('_', ' ')} is {now}, the manifest says {then}"
+
+
+def draws(record: Record, facts: DefenseFacts, votes: int) -> str | None:
+    """Why an image cannot have so many votes, or None: a deterministic defense has one, a stochastic one all."""
+    expected = votes if facts.stochastic else 1
+    for side, found in (("clean", record.clean_votes), ("adversarial", record.adv_votes)):
+        if found and len(found) != expected:
+            return (
+                f"the record has {len(found)} votes on the {side} image, where the manifest says {expected}, of a "
+                f"{_randomness(facts.stochastic)} defense"
+            )
+    return None
+
+
+def overspent(record: Record, attack: Attack, num_classes: int) -> str | None:
+    """Why a record's passes cannot be, or None. Only of our own attacks, whose `cost` is an upper bound."""
+    if not type(attack).__module__.startswith("attacks."):
+        return None
+    most = attack.cost(num_classes)
+    for name, spent, bound in (
+        ("forward", record.forwards, most.forwards),
+        ("backward", record.backwards, most.backwards),
+    ):
+        if spent > bound * ROOM:
+            return f"the record says {spent} {name} passes, where the attack takes at most {bound:g}"
+    return None
+
+
+def _randomness(stochastic: bool) -> str:
+    return "stochastic" if stochastic else "deterministic"

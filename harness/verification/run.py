@@ -1,0 +1,294 @@
+"""All checks, cell by cell and shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.attack import Attack
+from harness.config import registry
+from harness.datasets.batch import Images
+from harness.defense import Defense
+from harness.errors import UserError, blame
+from harness.results.manifest import CellFacts, Manifest, read_manifest
+from harness.results.record import Record, vote
+from harness.results.store import MANIFEST, Bounds, Cell, Damaged, Store
+from harness.suite.cell_key import Identities
+from harness.verification.budget import faults, malformed, threat_of
+from harness.verification.cell_report import Report
+from harness.verification.gates import Remarks, remarks_here
+from harness.verification.inputs import Attacked, Mismatch, absent_pairings, attacked, changed_environment, chosen_cells
+from harness.verification.rebuild import Rebuilt, rebuild
+from harness.verification.recorded import draws, misdescribed, misstated, overspent
+from harness.verification.replay import MISSTATED, ROUNDING, Answers, ask_again, compared
+
+
+def verify(
+    root: Path,
+    device: torch.device,
+    *,
+    suite: Path | None = None,
+    only: str | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    replay: bool = True,
+    trust: bool = False,
+) -> Iterator[Report]:
+    """Examines a run: its manifest, then pairing by pairing. Gives the report of what is at work after each shard.
+
+    Args:
+        root: the results directory.
+        device: where defenses are asked.
+        suite: the suite's file, whose folder relative paths start from; left out, they start here.
+        only: "DEFENSE" or "DEFENSE/ATTACK".
+        limit: so many images of each pairing, rounded up to whole shards, whose images were asked together.
+        batch_size: images asked at once; left out, as many as the run asked.
+        replay: ask the defenses too. Without, nothing but the dataset is needed.
+        trust: import the code that the manifest names. Without, only what comes with this package is replayed.
+
+    Raises:
+        UserError: there is no run, its manifest lacks something, or nothing is chosen.
+    """
+    store = Store(root)
+    manifest = read_manifest(store)
+    if suite is not None and not suite.is_file():
+        raise UserError(f"there is no suite {suite}", remedy="Give the file that the results were made with")
+    cells = chosen_cells(manifest, only)
+    whole = Report(MANIFEST, "", 0)
+    found: Attacked | None = None
+    try:
+        found = attacked(manifest, _folder(suite))
+    except UserError as error:
+        whole.unchecked = _told(error, suite)
+    except Mismatch as error:
+        whole.unchecked, whole.problems = str(error), [str(error)]
+    _sealed(whole, manifest)
+    yield whole
+    session = _Session(manifest, suite, device, batch_size or manifest.protocol.batch_size, trust)
+    environment = changed_environment(manifest, device) if replay else ()
+    for facts in cells:
+        bounds = _shards(facts, limit)
+        report = Report(facts.name, facts.threat, bounds[-1][1], environment=environment)
+        if found is None:
+            report.unchecked = whole.unchecked
+        else:
+            stored = store.cell(facts.defense, facts.attack, facts.key)
+            yield from session.examine(report, facts, stored, found, bounds, replay)
+        yield report
+    for name in absent_pairings(manifest) if only is None else ():
+        yield Report(name, "", manifest.dataset.count)
+
+
+def _sealed(report: Report, manifest: Manifest) -> None:
+    if manifest.edited:
+        report.problems.append("it was edited after it was written: its hash does not hold")
+    if manifest.seal is None or any(cell.records is None for cell in manifest.cells):
+        report.gaps.append("it has no hashes: an earlier version of the harness wrote it")
+
+
+@dataclass
+class _Session:
+    """One defense at a time is kept, with its answers on clean images: pairings come defense by defense."""
+
+    manifest: Manifest
+    suite: Path | None
+    device: torch.device
+    batch_size: int
+    trust: bool
+    defenses: dict[str, Defense] = field(default_factory=dict)
+    clean: dict[Bounds, Answers] = field(default_factory=dict)
+    gates: dict[str, Remarks] = field(default_factory=dict)
+    known: Identities = field(default_factory=Identities)
+
+    def examine(
+        self, report: Report, facts: CellFacts, stored: Cell, found: Attacked, shards: list[Bounds], replay: bool
+    ) -> Iterator[Report]:
+        """The checks of one pairing, shard by shard."""
+        rebuilt = self._rebuilt(report, facts) if replay else None
+        threat = rebuilt.attack.threat if rebuilt else threat_of(facts)
+        if rebuilt:
+            report.problems += misdescribed(facts, rebuilt.attack)
+            report.problems += misstated(self.manifest.defenses[facts.defense], self.defenses[facts.defense])
+        if threat is None:
+            report.unchecked = f"the threat model '{facts.threat}' is known only to its attack"
+            return
+        for bounds in shards:
+            clean = found.images.take(slice(*bounds))
+            shard = _read(report, facts, stored, bounds, clean, self.manifest.protocol.votes)
+            if shard is None:
+                continue
+            records, tensors = shard
+            self._look(report, facts, records, faults(records, tensors, clean, threat))
+            if rebuilt and not report.unreplayed:
+                report.problems += [
+                    f"image {record.index}: {fault}"
+                    for record in records
+                    if (fault := overspent(record, rebuilt.attack, found.num_classes))
+                ]
+                self._replay(report, records, tensors["images"], clean, rebuilt, bounds)
+            yield replace(report, problems=[*report.problems])  # a whole shard's, should it be stopped
+        if rebuilt and not report.unreplayed:
+            self._gate(report, facts, rebuilt, found)
+
+    def _rebuilt(self, report: Report, facts: CellFacts) -> Rebuilt | None:
+        """What the pairing was made with, and its defense ready to be asked; or the reason in the report."""
+        try:
+            with self._fence():
+                rebuilt = rebuild(self.manifest, facts, _folder(self.suite), self.known)
+                if facts.defense not in self.defenses:
+                    self.defenses.clear()  # before the next is built: one of them may fill the memory
+                    self.clean.clear()
+                    defense = rebuilt.defense.build().eval().requires_grad_(False).to(self.device)
+                    self.defenses[facts.defense] = defense
+        except registry.Foreign as error:
+            report.unreplayed = f"{error.message}; add --trust to run it"
+            return None
+        except UserError as error:
+            report.unreplayed = _told(error, self.suite)
+            return None
+        except Mismatch as error:
+            report.unreplayed = str(error)
+            return None
+        return rebuilt
+
+    def _look(self, report: Report, facts: CellFacts, records: list[Record], wrong: Iterable[str | None]) -> None:
+        """Counts the images of a shard, each with the first thing that is wrong with it."""
+        defense, votes = self.manifest.defenses[facts.defense], self.manifest.protocol.votes
+        for record, fault in zip(records, wrong, strict=True):
+            fault = fault or draws(record, defense, votes)
+            report.images += 1
+            report.within += fault is None
+            report.recorded += record.verdict == "robust"
+            report.errors += record.verdict == "error"
+            if fault:
+                report.problems.append(f"image {record.index}: {fault}")
+
+    def _replay(
+        self,
+        report: Report,
+        records: list[Record],
+        x_adv: Tensor,
+        clean: Images,
+        rebuilt: Rebuilt,
+        bounds: Bounds,
+    ) -> None:
+        defense = self.defenses[rebuilt.defense.name]
+        adversarial = Images(clean.index, x_adv, clean.y)
+        try:
+            with self._fence():
+                if bounds not in self.clean:
+                    self.clean[bounds] = self._ask(defense, clean, rebuilt.seeds.clean(clean.index))
+                answers = self._ask(defense, adversarial, rebuilt.seeds.verdict(clean.index))
+        except Exception as error:  # whatever a defense raises: it cannot be replayed here
+            report.unreplayed = f"the defense fails: {blame(error)}"
+            return
+        searched = rebuilt.seeds.search(clean.index).tolist()
+        same = not report.environment and self.batch_size == self.manifest.protocol.batch_size
+        for row, record in enumerate(records):
+            if record.seed != searched[row]:
+                report.problems.append(f"image {record.index}: the record's seed is not the one that its attack had")
+            if record.verdict != "error":
+                _compare(report, record, self.clean[bounds], answers, row, same)
+
+    def _gate(self, report: Report, facts: CellFacts, rebuilt: Rebuilt, found: Attacked) -> None:
+        """The remarks of the run's gates, against what the gates remark here."""
+        name, first = facts.defense, (0, min(facts.shard, facts.count))
+        try:
+            if name not in self.gates:
+                attacks = self._attacks(name)
+                images = found.images.take(slice(max(2, self.manifest.protocol.batch_size))).to(self.device)
+                defense, clean = self.defenses[name], self.clean.get(first)
+                with self._fence():
+                    self.gates[name] = remarks_here(
+                        rebuilt.defense, defense, attacks, images, self.manifest, found, clean
+                    )
+        except Exception as error:  # whatever a defense raises: its gates cannot be asked here
+            report.gaps.append(f"the remarks of its gates: the defense fails ({blame(error)})")
+            return
+        self.gates[name].judge(report, facts, self.manifest.protocol.gates)
+
+    def _attacks(self, defense: str) -> list[Attack]:
+        """What the run attacked a defense with, as far as it is here: its gates take as long as that allows."""
+        found = []
+        for cell in self.manifest.cells:
+            with suppress(UserError, Mismatch), self._fence():
+                if cell.defense == defense:
+                    found.append(rebuild(self.manifest, cell, _folder(self.suite), self.known).attack)
+        return found
+
+    def _fence(self) -> AbstractContextManager[None]:
+        """Around all that builds or asks what the manifest names."""
+        return nullcontext() if self.trust else registry.built_in_only()
+
+    def _ask(self, defense: Defense, images: Images, seeds: Tensor) -> Answers:
+        votes = self.manifest.protocol.votes
+        there = images.to(self.device)
+        return ask_again(defense, there, seeds.to(self.device), votes=votes, batch_size=self.batch_size)
+
+
+def _compare(report: Report, record: Record, clean: Answers, answers: Answers, row: int, same: bool) -> None:
+    """Counts one image of a replay. same: it is asked as the run asked it, on the same machine."""
+    found = [compared(record, clean, row, clean=True), compared(record, answers, row)]
+    kinds = [comparison.sameness for comparison in found]
+    report.contradictions += "contradiction" in kinds
+    report.borderline += "contradiction" not in kinds and "borderline" in kinds
+    report.equal += kinds == ["equal", "equal"]
+    report.moved = max(report.moved, *(comparison.moved for comparison in found))
+    report.replayed += vote(answers.votes[:, row].tolist()) == record.label
+    for comparison in found:
+        told = f"image {record.index}, {comparison.told}"
+        if comparison.sameness == "contradiction" or (comparison.moved > MISSTATED and same):
+            report.problems.append(told)
+        elif comparison.sameness == "equal" and comparison.moved > ROUNDING:
+            report.gaps.append(told)
+
+
+def _read(
+    report: Report, facts: CellFacts, stored: Cell, bounds: Bounds, clean: Images, votes: int
+) -> tuple[list[Record], dict[str, Tensor]] | None:
+    """A finished shard; None where there is none, or where it is no shard of these images."""
+    where = f"images {bounds[0]} to {bounds[1] - 1} of the run"
+    listed, found = facts.recorded(*bounds), stored.digest(*bounds)
+    if found is None:
+        report.gaps.append(
+            f"{where} are not there, though {MANIFEST} lists them" if listed else f"{where} are not done"
+        )
+        return None
+    if facts.records is not None and listed != found:
+        if listed:
+            report.problems.append(f"{where}: these are not the records that {MANIFEST} lists")
+        else:
+            report.gaps.append(f"{where} are not in {MANIFEST}, as after a run that was killed; run it again")
+    try:
+        records = stored.read(*bounds, votes)
+        if records is None:
+            return None
+        fault = malformed(records, stored.shapes(*bounds), clean)
+        tensors = {} if fault else stored.images(*bounds)
+    except Damaged as damage:
+        report.problems.append(f"{where}: {damage}")
+        return None
+    if fault:
+        report.problems.append(f"{where}: {fault}")
+        return None
+    return records, tensors
+
+
+def _shards(facts: CellFacts, limit: int | None) -> list[Bounds]:
+    wanted = min(limit or facts.count, facts.count)
+    return [(start, min(start + facts.shard, facts.count)) for start in range(0, wanted, facts.shard)]
+
+
+def _folder(suite: Path | None) -> Path:
+    """Where relative paths start."""
+    return suite.parent if suite else Path()
+
+
+def _told(error: UserError, suite: Path | None) -> str:
+    hint = None if suite else "If it lies beside the suite, name that with --suite"
+    return " ".join(f"{text}." for text in (error.message, error.remedy, hint) if text)

@@ -1,0 +1,347 @@
+"""Checkpoints: a reference written in a suite, found, checked against its card, and loaded without running any of it.
+
+    digits-cnn                      packaged, with a card beside it
+    edm-cifar10-32x32-cond-vp       published: in the cache, or to be fetched into it (`harness weights fetch`)
+    https://host/x.pt#sha256=...    likewise; the hash is optional
+    ./x.pt                          a file, relative to the suite
+    ./x.pt#key=ema                  which weights, of a file that holds several (of an address: `#sha256=...&key=ema`)
+
+What a file is, is told by its content: see `harness.weights.formats`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+from torch import Tensor, nn
+
+from harness.config import registry
+from harness.config.component import Component, parameters
+from harness.errors import UserError, blame, nearest
+from harness.files import digest
+from harness.guard.untrusted import Unreadable, contents, parse_json
+from harness.randomness import fenced
+from harness.weights import download, formats, published
+from harness.weights.card import Card, read_card
+from harness.weights.formats import state_dict_keys
+from harness.weights.published import Published
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".pkl")
+"""What tells the name of a file from that of a checkpoint; the format is told by the content."""
+
+LARGEST_CONFIG = 1 << 20
+"""Bytes of the configuration beside a Hugging Face model."""
+
+SHOWN = 3
+"""How many of the tensors that do not fit an error names."""
+
+
+class Checkpoint:
+    """Weights in a file. As an annotation of a defense's constructor it accepts a reference from a suite.
+
+    Args:
+        ref: as the user wrote it.
+        path: the file, or for a Hugging Face model the folder.
+        card: what is known about it, or None.
+        base: the folder that paths written beside it are relative to.
+
+    Attributes:
+        key: which of the weights in the file, where the reference says so.
+        notes: what was chosen, left aside or taken off when the network was made, one sentence each.
+        remarks: those of them that a table should tell, since another reading would give other numbers.
+        normalization: what the file's own layer before the network does to images, where the network was given it.
+    """
+
+    def __init__(self, ref: str, path: Path, card: Card | Published | None, base: Path | None = None) -> None:
+        self.ref, self.path, self.card, self.base = ref, path, card, base
+        self.key = split_key(ref)[1]
+        self.notes: list[str] = []
+        self.remarks: list[str] = []
+        self.normalization: state_dict_keys.Normalization | None = None
+
+    @classmethod
+    def find(cls, ref: str | Checkpoint, base: Path | None = None) -> Checkpoint:
+        """The checkpoint that a reference means. Downloads nothing.
+
+        Args:
+            ref: in one of the forms above.
+            base: the folder that relative paths start from; the current one if left out.
+
+        Raises:
+            UserError: nothing is there, or the file is not the one its card describes.
+        """
+        if isinstance(ref, Checkpoint):
+            return ref
+        plain, _ = split_key(ref)
+        if is_address(ref):
+            return cls(ref, _fetched(plain), None, base)
+        if not _is_name(plain):
+            return _described(ref, _local(plain, base), base)
+        if plain in packaged():
+            return _described(ref, packaged()[plain], base)
+        entry = _published(plain)
+        if not entry.present():
+            raise UserError(
+                f"checkpoint '{plain}' is not in the cache: there is no {entry.path()}",
+                remedy=f"Run `harness weights fetch {plain}`"
+                if entry.fetchable
+                else f"{entry.manual} ({entry.page}), and put it there",
+            )
+        return cls(ref, entry.path(), entry, base)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, in hexadecimal; of a folder, of its files' hashes in the order of their names."""
+        if self.path.is_dir():
+            parts = [f"{file.name} {digest(file)}" for file in sorted(self.path.iterdir()) if _belongs(file)]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return digest(self.path)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, on the CPU. Nothing in the file is executed.
+
+        Raises:
+            UserError: the file is of no supported format, or holds code.
+        """
+        return self._loaded().tensors
+
+    def _loaded(self) -> formats.Loaded:
+        return formats.read(self.path, key=self.key)
+
+    def network(self, spec: Mapping[str, Any] | None = None) -> nn.Module:
+        """The network with these weights, frozen and in evaluation mode.
+
+        Args:
+            spec: its type and arguments; left out, the card's, or what the file itself says.
+
+        Raises:
+            UserError: no architecture is known, or the weights belong to another one.
+        """
+        if self.path.is_dir():
+            return self._diffusers().eval().requires_grad_(False)
+        loaded = self._loaded()
+        spec = spec or (self.card.network if self.card else None)
+        with fenced(0):  # leaves the caller's generators as they were
+            if spec is not None:
+                network = build_network(spec, self.base)
+            elif loaded.network is not None and loaded.network_class == "EDMPrecond":
+                network = registry.find("networks", "edm").from_published(loaded.network)
+            else:
+                raise UserError(
+                    f"checkpoint '{self.ref}' does not say what network it belongs to",
+                    remedy="Add `network: {type: ..., ...}` beside `weights:`",
+                )
+        self._fill(network, loaded)
+        return network.eval().requires_grad_(False)
+
+    def _diffusers(self) -> nn.Module:
+        """The network of a Hugging Face folder: its configuration and its weights lie side by side."""
+        cls = registry.find("networks", "unet2d")
+        config, weights = self.path / "config.json", self.path / "diffusion_pytorch_model.safetensors"
+        try:
+            published_config = parse_json(contents(config, LARGEST_CONFIG))
+        except (OSError, Unreadable, ValueError) as error:
+            raise UserError(
+                f"checkpoint '{self.ref}' is a folder, but no readable config.json is in it ({error})",
+                remedy="Name the file of weights, or the folder of a Hugging Face UNet2DModel",
+            ) from error
+        with fenced(0):
+            network: nn.Module = cls.from_published(published_config)
+        loaded = formats.read(weights)
+        self._fill(network, replace(loaded, tensors=cls.current_names(loaded.tensors)))
+        return network
+
+    def _fill(self, network: nn.Module, loaded: formats.Loaded) -> None:
+        wanted = network.state_dict()
+        tensors, renamed, normalization = state_dict_keys.aligned(loaded.tensors, wanted)
+        reshaped = [
+            f"{key} is {tuple(tensors[key].shape)}, expected {tuple(wanted[key].shape)}"
+            for key in wanted.keys() & tensors.keys()
+            if tensors[key].shape != wanted[key].shape
+        ]
+        faults = {
+            "missing": sorted(wanted.keys() - tensors.keys()),
+            "unexpected": sorted(tensors.keys() - wanted.keys()),
+            "of another shape": sorted(reshaped),
+        }
+        told = [f"{len(keys)} tensors {what} ({_some(keys)})" for what, keys in faults.items() if keys]
+        if told:
+            shapes = [{key: tuple(tensor.shape) for key, tensor in side.items()} for side in (tensors, wanted)]
+            raise UserError(
+                f"checkpoint '{self.ref}' does not fit {type(network).__name__}: {'; '.join(told)}",
+                remedy=state_dict_keys.likely_cause(*shapes),
+            )
+        network.load_state_dict(tensors)
+        self.notes = [*loaded.notes, *renamed]
+        self.remarks = [f"weights '{self.key}' of {self.path.name}"] if self.key else []
+        if normalization is not None:
+            self._normalize(network, normalization)
+
+    def _normalize(self, network: nn.Module, found: state_dict_keys.Normalization) -> None:
+        """Puts the file's own normalisation before a network, which was trained behind it.
+
+        Raises:
+            UserError: the network states another one, or the numbers are none of a normalisation.
+        """
+        if not all(map(math.isfinite, (*found.mean, *found.std))) or min(found.std) <= 0:
+            raise UserError(
+                f"the normalisation in checkpoint '{self.ref}' is {found}, which divides by what it should not"
+            )
+        stated = getattr(network, "preprocessing", None)
+        if stated is None:
+            self.remarks.append(f"normalised as {self.path.name} says: {found}")
+            self.notes.append(f"the file's own normalisation is applied before the network: {found}")
+            self.normalization = found
+            network.register_forward_pre_hook(lambda _, inputs: (found(inputs[0]), *inputs[1:]))
+        elif not found.agrees(*stated):
+            own = state_dict_keys.Normalization(*map(tuple, stated))
+            raise UserError(
+                f"checkpoint '{self.ref}' normalises images by {found}, but {type(network).__name__} by {own}",
+                remedy="Name the network that the weights were trained in",
+            )
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.ref!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            cls._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda found: {"name": found.ref, "sha256": found.sha256} | ({"key": found.key} if found.key else {})
+            ),
+        )
+
+    @classmethod
+    def _validate(cls, ref: Any, info: core_schema.ValidationInfo) -> Checkpoint:
+        if not isinstance(ref, str | Checkpoint):
+            raise ValueError(f"{ref!r} is not the name or path of a checkpoint")
+        return cls.find(ref, (info.context or {}).get("base"))
+
+
+def build_network(spec: Mapping[str, Any], base: Path | None = None) -> nn.Module:
+    """A network from its type and arguments, freshly initialised by torch's global generator.
+
+    Args:
+        spec: `type` and the arguments of its constructor.
+        base: the folder that a type such as `./mine.py:Net` is relative to.
+
+    Raises:
+        UserError: there is no such network, or it does not take these arguments.
+    """
+    arguments = dict(spec)
+    if not isinstance(kind := arguments.pop("type", None), str):
+        raise UserError("the network has no type", remedy="Write `network: {type: ..., ...}`")
+    cls = registry.find("networks", kind, base)
+    try:
+        network: nn.Module = cls(**arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        takes = ", ".join(parameters(cls))
+        raise UserError(f"network '{kind}' cannot be built: {blame(error)}", remedy=f"It takes: {takes}") from error
+    return network
+
+
+def checkpoint_arguments(cls: type[Any]) -> list[str]:
+    """The arguments of a constructor that are checkpoints, by their annotations."""
+    hints = get_type_hints(cls.__init__)
+    return [name for name, hint in hints.items() if Checkpoint in (hint, *get_args(hint))]
+
+
+def packaged() -> dict[str, Path]:
+    """The checkpoints that come with the package, by name."""
+    zoo = Path(str(resources.files("defenses"))) / "zoo"
+    return {card.stem: card.with_suffix(".safetensors") for card in sorted(zoo.glob("*.yaml"))}
+
+
+def is_address(ref: str) -> bool:
+    """Whether a reference is one to be fetched."""
+    return ref.startswith(("https://", "http://"))
+
+
+def split_address(ref: str) -> tuple[str, str | None]:
+    """Address and sha256, which may stand in the fragment: `https://host/x.pt#sha256=...`."""
+    url, _, fragment = split_key(ref)[0].partition("#")
+    return url, fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
+
+
+def split_key(ref: str) -> tuple[str, str | None]:
+    """A reference without what it says of the weights in the file, and that: `x.pt#key=ema` is ("x.pt", "ema")."""
+    start, sign, fragment = ref.rpartition("#")
+    parts = fragment.split("&") if sign else []
+    keys = [part.removeprefix("key=") for part in parts if part.startswith("key=")]
+    if not keys or not keys[0]:
+        return ref, None
+    rest = "&".join(part for part in parts if not part.startswith("key="))
+    return f"{start}#{rest}" if rest else start, keys[0]
+
+
+def checkpoints(component: Component) -> list[Checkpoint]:
+    """Those that a defense was given, with those of the defenses inside it."""
+    found: list[Checkpoint] = []
+    for value in component.arguments.values():
+        if isinstance(value, Checkpoint):
+            found.append(value)
+        elif isinstance(value, Component):
+            found += checkpoints(value)
+    return found
+
+
+def _fetched(ref: str) -> Path:
+    url, sha256 = split_address(ref)
+    path = download.place(url)
+    if not path.is_file():
+        raise UserError(f"{url} is not in the cache: there is no {path}", remedy=f"Run `harness weights fetch '{ref}'`")
+    return download.verified(url, path.relative_to(download.weights_root().resolve()), sha256=sha256)
+
+
+def _published(ref: str) -> Published:
+    known = {entry.name: entry for entry in published.entries()}
+    if ref not in known:
+        near = nearest(ref, [*known, *packaged()])
+        raise UserError(
+            f"no checkpoint is called '{ref}'",
+            remedy=f"{near} (A file is named by its path, ending in {', '.join(SUFFIXES)})",
+        )
+    return known[ref]
+
+
+def _local(ref: str, base: Path | None) -> Path:
+    path = (base or Path()) / Path(ref).expanduser()
+    if not (path.is_file() or path.is_dir()):  # reading a pipe would never end
+        raise UserError(f"checkpoint '{ref}': there is no file {path.absolute()}", remedy="Check the path")
+    return path
+
+
+def _described(ref: str, path: Path, base: Path | None) -> Checkpoint:
+    """A checkpoint with the card that lies beside it, if one does."""
+    card = read_card(path.with_suffix(".yaml"))
+    found = Checkpoint(ref, path, card, base)
+    if card and card.sha256 != found.sha256:
+        raise UserError(
+            f"checkpoint '{ref}' is damaged: {path} has the sha256 {found.sha256}, its card says {card.sha256}",
+            remedy="Install the package again" if _is_name(ref) else "Fetch it again, or remove the card",
+        )
+    return found
+
+
+def _is_name(ref: str) -> bool:
+    return Path(ref).suffix not in SUFFIXES and Path(ref).name == ref
+
+
+def _belongs(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".") and not file.name.endswith(".origin.json")
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:SHOWN]) + (", …" if len(keys) > SHOWN else "")

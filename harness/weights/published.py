@@ -1,0 +1,163 @@
+"""The published checkpoints that a suite can name: what they are, where they lie, and how to get them.
+
+The facts are in `defenses/published.yaml`, an entry per checkpoint. A hash or a size stands there only if it was
+published; where none was, the first file seen is believed and its hash kept (`harness.weights.download`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.config import yaml_file
+from harness.errors import UserError, nearest
+from harness.settings import weights_root
+from harness.weights.download import Progress, fetch, verified
+
+Format = Literal["edm", "score-sde", "torch", "diffusers", "robustbench"]
+SELF_DESCRIBED = ("diffusers", "robustbench")
+"""Formats that say by themselves what the network is."""
+
+ROBUSTBENCH = "robustbench"
+"""The folder of the cache that RobustBench keeps its models in."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class File(_Strict):
+    """A file that makes up a checkpoint, alone or with others."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)*$")
+    url: str | None = Field(None, pattern="^https?://", description="where it can be fetched without a person")
+    size: int | None = Field(None, ge=0, description="bytes, where published")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="where published")
+
+
+class Preprocessing(_Strict):
+    """What images in [0, 1] go through before the network: (x - mean) / std, by channel or for all channels."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class ZooModel(_Strict):
+    """What RobustBench calls a model."""
+
+    dataset: str
+    threat: Literal["Linf", "L2", "corruptions"]
+    model: str
+
+
+class Published(_Strict):
+    """A published checkpoint."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="what a suite calls it")
+    summary: str = Field(description="one line for people")
+    format: Format
+    files: list[File] = Field(min_length=1)
+    page: str = Field(pattern="^https?://", description="where a person finds it, or the one who may have it")
+    manual: str | None = Field(None, description="what a person does there, where a file has no address of its own")
+    network: dict[str, Any] | None = Field(None, description="architecture: its type and arguments, as in a suite")
+    robustbench: ZooModel | None = None
+    preprocessing: Preprocessing | None = Field(None, description="where it is outside the network")
+    parameters: int | None = Field(None, description="learned numbers in the network")
+    dataset: str
+    num_classes: int | None = Field(None, description="of a classifier or a class-conditional model")
+    clean_accuracy: float | None = Field(None, ge=0, le=1, description="as published")
+    measured: str | None = Field(None, description="where clean_accuracy is from")
+    licence: str
+    paper: str = Field(pattern="^https?://")
+    repository: str = Field(pattern="^https?://")
+    source: str = Field(description="where each of these facts is from")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Published:
+        if (self.network is None) != (self.format in SELF_DESCRIBED):
+            raise ValueError(f"format {self.format} {'says' if self.network else 'does not say'} what the network is")
+        if (self.robustbench is None) != (self.format != "robustbench"):
+            raise ValueError("'robustbench' belongs to format robustbench")
+        if self.fetchable == (self.manual is not None):
+            raise ValueError("give every file a url, or say in 'manual' what to do")
+        if (self.clean_accuracy is None) != (self.measured is None):
+            raise ValueError("'clean_accuracy' and 'measured' come together")
+        if len(self.files) > 1 and self.format != "diffusers":
+            raise ValueError("only a diffusers checkpoint is a folder of files")
+        return self
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether it can be had without a person."""
+        return all(file.url for file in self.files)
+
+    def path(self, root: Path | None = None) -> Path:
+        """Its place in the cache: a file, or the folder of its files."""
+        folder = (root or weights_root()) / self._folder
+        return folder if self.format == "diffusers" else folder / self.files[0].name
+
+    def present(self, root: Path | None = None) -> bool:
+        """Whether all of it is in the cache."""
+        return all(((root or weights_root()) / self._folder / file.name).is_file() for file in self.files)
+
+    def obtain(self, root: Path | None = None, *, offline: bool = False, progress: Progress | None = None) -> Path:
+        """Its place in the cache, with every file there: verified, or fetched now.
+
+        Args:
+            root: the cache; left out, `weights_root()`.
+            offline: refuse to download.
+            progress: told of each file, see `harness.weights.download.fetch`.
+
+        Raises:
+            UserError: a file cannot be had, or is not the published one; says what to do.
+        """
+        for file in self.files:
+            target = Path(self._folder, file.name)
+            known: dict[str, Any] = {"root": root, "sha256": file.sha256, "size": file.size}
+            if file.url:
+                fetch(file.url, target, **known, offline=offline, progress=progress)
+            elif self.present(root):
+                verified(self.page, target, **known)
+            else:
+                raise UserError(
+                    f"checkpoint '{self.name}' is not there and cannot be fetched automatically",
+                    remedy=f"{self.manual} ({self.page}). Its place is {(root or weights_root()) / target}",
+                )
+        return self.path(root)
+
+    @property
+    def _folder(self) -> str:
+        return ROBUSTBENCH if self.robustbench else self.name
+
+
+@cache
+def entries() -> tuple[Published, ...]:
+    """All of them, in the order of the file."""
+    path = Path(str(resources.files("defenses"))) / "published.yaml"
+    document = yaml_file.read(path)
+    return tuple(_entry(document, name) for name in document.data)
+
+
+def find(name: str) -> Published:
+    """The checkpoint of that name.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    known = {entry.name: entry for entry in entries()}
+    if name not in known:
+        raise UserError(f"no published checkpoint is called '{name}'", remedy=nearest(name, known))
+    return known[name]
+
+
+def _entry(document: yaml_file.Document, name: str) -> Published:
+    try:
+        return Published.model_validate({"name": name} | document.data[name])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = document.place(name, *first["loc"])
+        raise UserError(f"checkpoint '{name}': {first['msg']}", where=where) from error

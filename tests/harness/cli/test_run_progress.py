@@ -1,0 +1,57 @@
+"""The live display fits the terminal, whatever the number of pairings."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from harness.cli.run_progress import Display, accuracies
+from harness.evaluation.run import run
+from harness.results.record import Record, Verdict
+from harness.suite import load
+
+
+def test_the_live_table_shows_every_pairing_and_no_line_wraps(small_suite: Path, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=80, height=30, force_terminal=True, color_system=None)
+    run(load(small_suite), tmp_path / "out", torch.device("cpu"), Display(console))
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", shown.getvalue()).splitlines()
+    for name in ("plain/weak", "plain/strong", "noisy/weak", "noisy/strong"):
+        last = [line for line in lines if line.startswith(name)][-1]
+        assert all(part in last for part in ("10/10", "clean", "robust", "images/s")), last
+
+
+def test_a_low_terminal_shows_the_pairing_at_work(small_suite: Path, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=80, height=3, force_terminal=True, color_system=None)
+    run(load(small_suite), tmp_path / "out", torch.device("cpu"), Display(console))
+    assert "noisy/strong" in shown.getvalue().splitlines()[-3]
+
+
+def record(verdict: Verdict, *, clean: list[int], adv: list[int]) -> Record:
+    nothing: list[float] = []
+    return Record(0, 1, verdict, clean, adv, nothing, nothing, 0, 0, 0, None, 0, 0, 0, 0, 0)
+
+
+ROBUST, FOOLED = record("robust", clean=[1], adv=[1]), record("fooled", clean=[1], adv=[0])
+ERROR, SILENT = record("error", clean=[1], adv=[1]), record("error", clean=[], adv=[])
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        ([], ""),
+        ([ROBUST, FOOLED], "clean 100.0%, robust 50.0%"),
+        ([ROBUST, FOOLED, FOOLED, ERROR], "clean 100.0%, robust 25.0%–50.0%, 1 errors"),
+        ([FOOLED, SILENT], "clean 100.0%, robust 0.0%–50.0%, 1 errors"),
+        ([ERROR, ERROR], "clean 100.0%, failed: 2 errors"),
+        ([SILENT], "failed: 1 errors"),
+    ],
+)
+def test_errors_count_as_neither_and_leave_an_interval_or_no_number(records: list[Record], told: str) -> None:
+    assert accuracies(records) == told

@@ -1,0 +1,146 @@
+"""Honest classifiers pass every check; each way to mask a gradient is seen by the checks that are about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.defense import Defense
+from harness.diagnosis import CHECKS, Finding, Subject
+from harness.diagnosis.gradient_checks import cosine_by_eot, doublings, interval, noise_ratio, pairwise_cosine
+from harness.quantity import Quantity
+
+Make = Callable[..., Subject]
+Classes = dict[str, Callable[..., Defense]]
+
+
+def findings(subject: Subject) -> dict[str, Finding]:
+    return {check.name: check(subject) for check in CHECKS}
+
+
+def suspects(subject: Subject) -> set[str]:
+    found = findings(subject)
+    assert not [finding for finding in found.values() if finding.status == "error"]
+    return {name for name, finding in found.items() if finding.status == "suspect"}
+
+
+@pytest.mark.parametrize("name", ["Honest", "Smooth"])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.2), ("L2", 1.5), ("L1", 15.0)])
+def test_an_honest_classifier_passes_every_check(
+    subject: Make, defenses: Classes, name: str, norm: str, eps: float
+) -> None:
+    honest = subject(defenses[name](), surrogate=defenses["Honest"](), norm=norm, eps=Quantity(eps))
+    found = findings(honest)
+    asked = {key: f"{f.status}: {f.message}" for key, f in found.items() if f.status not in ("pass", "not asked")}
+    assert not asked
+    assert [key for key, f in found.items() if f.status == "not asked"] == ["more draws"]
+
+
+def test_rounded_images_have_no_gradient(subject: Make, defenses: Classes) -> None:
+    found = suspects(subject(defenses["Quantised"](), surrogate=defenses["Honest"](), queries=400))
+    assert {"gradient present", "gradient randomness", "loss surface", "transfer", "black box"} <= found
+
+
+def test_saturated_logits_blind_plain_cross_entropy_alone(subject: Make, defenses: Classes) -> None:
+    assert suspects(subject(defenses["Saturated"](), surrogate=defenses["Honest"]())) == {"gradient present"}
+
+
+def test_a_shattered_gradient_is_no_better_than_chance(subject: Make, defenses: Classes) -> None:
+    found = suspects(subject(defenses["Shattered"](), surrogate=defenses["Honest"]()))
+    assert {"loss surface", "transfer"} <= found
+    assert "gradient present" not in found
+
+
+def test_noise_that_is_not_admitted_is_seen(subject: Make, defenses: Classes) -> None:
+    class Jittery(defenses["Drawn"]):
+        stochastic = False
+
+    assert "gradient randomness" in suspects(subject(Jittery(1.0)))
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_cosines_are_those_of_the_closed_form(subject: Make, defenses: Classes, spread: float) -> None:
+    """In 64 dimensions, ratios of sums are near ratios of expectations; 24 images x 45 pairs average the rest."""
+    noisy = defenses["Drawn"](spread)
+    cosines, undefined = cosine_by_eot(subject(noisy), [1, 2, 8])
+    assert undefined == 0
+    for k, found in cosines.items():
+        assert float(found.mean()) == pytest.approx(1 / (1 + noisy.noise_ratio / k), abs=0.03)
+
+
+def test_the_interval_of_a_mean_cosine_holds_it_as_often_as_it_says() -> None:
+    values = 0.5 + 0.1 * torch.randn(2000, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = [interval(each) for each in values]
+    assert sum(low <= 0.5 <= high for low, high in found) / len(found) == pytest.approx(0.945, abs=0.015)
+    assert interval(torch.tensor([0.3])) == (-1.0, 1.0)
+    assert interval(torch.tensor([1.0, 1.0])) == (1.0, 1.0)
+
+
+def test_noise_is_suspect_where_the_attack_averages_too_few_draws(subject: Make, defenses: Classes) -> None:
+    randomness = next(check for check in CHECKS if check.name == "gradient randomness")
+    noisy = defenses["Drawn"](3.0)
+    few, many = (randomness(subject(noisy, eot=eot)) for eot in (1, 64))
+    assert (few.status, many.status) == ("suspect", "pass")
+    assert few.data["noise_ratio"] == pytest.approx(noisy.noise_ratio, rel=0.15)
+    assert few.data["noise_ratio"] == many.data["noise_ratio"]
+
+
+@pytest.mark.parametrize(("spread", "status"), [(0.5, "pass"), (50.0, "suspect")])
+def test_noise_hides_the_slope_only_where_it_drowns_the_gradient(
+    subject: Make, defenses: Classes, spread: float, status: str
+) -> None:
+    """At a spread of 0.5 the margin's own noise is larger than its rise at eps/8, but all points share it."""
+    surface = next(check for check in CHECKS if check.name == "loss surface")
+    assert surface(subject(defenses["Drawn"](spread))).status == status
+
+
+def test_pairwise_cosine_is_the_mean_over_pairs() -> None:
+    grads = torch.randn(4, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    naive = torch.stack([torch.cosine_similarity(grads[i], grads[j], dim=1) for i, j in pairs]).mean(0)
+    torch.testing.assert_close(pairwise_cosine(grads), naive)
+
+
+def test_the_cosine_of_a_zero_gradient_is_not_a_number() -> None:
+    grads = torch.ones(3, 2, 4)
+    grads[1, 0] = 0
+    assert pairwise_cosine(grads).isnan().tolist() == [True, False]
+
+
+def test_the_noise_ratio_does_not_depend_on_eot() -> None:
+    assert noise_ratio(1 / (1 + 6.0), 1) == pytest.approx(6)
+    assert noise_ratio(1 / (1 + 6.0 / 8), 8) == pytest.approx(6)
+    assert noise_ratio(-0.01, 1) is None
+
+
+def test_doublings_end_at_the_largest() -> None:
+    assert doublings(1) == [1]
+    assert doublings(8) == [1, 2, 4, 8]
+    assert doublings(10) == [1, 2, 4, 8, 10]
+
+
+def test_a_defense_that_is_never_right_is_not_attacked(subject: Make, defenses: Classes) -> None:
+    class Wrong(defenses["Honest"]):
+        def classify(self, x: Tensor) -> Tensor:
+            return -super().classify(x)
+
+    found = findings(subject(Wrong()))
+    assert found["black box"].status == found["one step against many"].status == "not asked"
+
+
+def test_a_crash_is_an_error_and_no_pass(subject: Make, defenses: Classes) -> None:
+    class Crash(defenses["Honest"]):
+        def classify(self, x: Tensor) -> Tensor:
+            raise RuntimeError("planted")
+
+    assert {finding.status for finding in findings(subject(Crash())).values()} <= {"error", "not asked"}
+
+
+def test_findings_are_data(subject: Make, defenses: Classes) -> None:
+    for finding in findings(subject(defenses["Drawn"](0.5))).values():
+        assert finding.source and finding.message
+        json.dumps(finding.data, allow_nan=False)
