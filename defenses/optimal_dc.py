@@ -46,7 +46,7 @@ class Files:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal; of a folder or archive of images, that of `image_folder.content_hash`."""
+        """Of the file's bytes, in hexadecimal; of a folder or archive of images, see `image_folder.content_hash`."""
         if self.path.is_dir() or self.path.suffix == ".zip":
             return content_hash(self.path)
         return hashlib.sha256(self.path.read_bytes()).hexdigest()

@@ -41,7 +41,7 @@ def test_a_wheel_holds_every_module_suite_card_weight_and_template(wheel: Path) 
     suffixes = (".py", ".yaml", ".safetensors", ".txt", ".html", ".css", ".js")
     files = [path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*")]
     wanted = {file for file in files if file.suffix in suffixes and "__pycache__" not in file.parts}
-    assert {Path("suites/quickstart.yaml"), Path("harness/templates/defense.py.txt")} <= wanted
+    assert {Path("suites/quickstart.yaml"), Path("harness/cli/templates/defense.py.txt")} <= wanted
     assert [str(file) for file in sorted(wanted) if not (wheel / file).is_file()] == []
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from harness.cli.scaffold import write
-from harness.suite import load
+from harness.suite import load_suite
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -41,7 +41,7 @@ def test_the_suite_that_is_explained_is_one(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(suite: example.*?)```", README.read_text(), re.DOTALL)
     (tmp_path / "example.yaml").write_text(example)
     write("defense", "mine", tmp_path)
-    plan = load(tmp_path / "example.yaml")
+    plan = load_suite(tmp_path / "example.yaml")
     assert [f"{cell.defense.name}/{cell.attack.name}" for cell in plan.cells] == [
         f"{defense}/{attack}" for defense in ("plain", "rdc", "mine") for attack in ("linf", "l2")
     ]

@@ -15,7 +15,7 @@ from harness.dry_run.meta_checkpoints import blueprints
 from harness.dry_run.placeholders import absent, cache
 from harness.dry_run.smoke import small
 from harness.reporting.tables.reference import named
-from harness.suite import Plan, load
+from harness.suite import Plan, load_suite
 
 ROOT = Path(__file__).parents[1] / "suites"
 CIFAR = sorted(path for path in ROOT.glob("*.yaml") if "cifar10" in path.read_text())
@@ -71,7 +71,7 @@ def test_every_suite_is_listed_with_a_title_also_those_in_folders() -> None:
 
 @pytest.mark.parametrize("path", CIFAR, ids=lambda path: path.stem)
 def test_a_suite_on_cifar10_is_costed_without_a_single_checkpoint(path: Path, room: Path) -> None:
-    plan = blueprints(load(path))
+    plan = blueprints(load_suite(path))
     costs = estimate(plan)
     assert len(costs) == len(plan.cells) and all(cost.evaluations > 0 for cost in costs)
     assert plan.resolved()["dataset"]["name"] == "cifar10"
@@ -80,20 +80,20 @@ def test_a_suite_on_cifar10_is_costed_without_a_single_checkpoint(path: Path, ro
 
 @pytest.mark.parametrize("name", sorted(DIGITS))
 def test_a_suite_on_digits_needs_nothing_and_ends_within_minutes(name: str) -> None:
-    plan = load(DIGITS[name])
+    plan = load_suite(DIGITS[name])
     assert plan.suite.suite.startswith("digits-") and plan.suite.report.reference is None
     assert sum(cost.evaluations for cost in estimate(plan)) < EVALUATIONS
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
 def test_rows_and_columns_are_the_same_in_both_sizes(name: str, room: Path) -> None:
-    large, little = pairs(load(ROOT / f"{name}.yaml")), pairs(load(DIGITS[name]))
+    large, little = pairs(load_suite(ROOT / f"{name}.yaml")), pairs(load_suite(DIGITS[name]))
     assert little == {pair for pair in large if pair[0] not in ALONE}
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
 def test_every_published_number_has_its_place_in_the_table(name: str, room: Path) -> None:
-    plan = load(ROOT / f"{name}.yaml")
+    plan = load_suite(ROOT / f"{name}.yaml")
     numbers = named(plan.suite.report.reference)
     assert bool(numbers) == (not name.startswith("fig2"))
     rows = {cell.defense.name for cell in plan.cells}
@@ -103,7 +103,7 @@ def test_every_published_number_has_its_place_in_the_table(name: str, room: Path
 
 @pytest.mark.parametrize("name", ["table1_sota", "table2_unseen", "table3_adaptive", "appendix_c2_l2"])
 def test_the_tables_take_512_images_and_the_hyperparameters_of_section_4_1(name: str, room: Path) -> None:
-    plan = load(ROOT / f"{name}.yaml")
+    plan = load_suite(ROOT / f"{name}.yaml")
     assert plan.suite.dataset.size == 512
     (rdc,) = {cell.defense.name: cell.defense for cell in plan.cells if cell.defense.name == "rdc"}.values()
     assert (rdc.arguments["steps"], rdc.arguments["momentum"]) == (10, 1.0)
@@ -117,7 +117,7 @@ def test_the_tables_take_512_images_and_the_hyperparameters_of_section_4_1(name:
 @pytest.mark.parametrize("name", ["table1_sota", "table2_unseen"])
 def test_one_row_is_rdc_as_its_authors_released_it(name: str, room: Path) -> None:
     """Five steps of Adam by 0.05 on one noise level between 0.4 and 0.6 each, in no ball; all cells of sigma after."""
-    plan = load(ROOT / f"{name}.yaml")
+    plan = load_suite(ROOT / f"{name}.yaml")
     released, written = (
         next(cell.defense for cell in plan.cells if cell.defense.name == row) for row in ("rdc_edm_released", "rdc_edm")
     )
@@ -134,33 +134,33 @@ def test_one_row_is_rdc_as_its_authors_released_it(name: str, room: Path) -> Non
 
 def test_diffusion_classifiers_meet_five_restarts_as_the_published_ones_did(room: Path) -> None:
     for name in ("table1_sota", "table2_unseen"):
-        cells = load(ROOT / f"{name}.yaml").cells
+        cells = load_suite(ROOT / f"{name}.yaml").cells
         rows = {"sbgc", "dc", "rdc", "dc_edm", "rdc_edm", "rdc_edm_released"}
         attacks = [cell.attack.build() for cell in cells if cell.defense.name in rows and cell.attack.name != "stadv"]
         assert attacks and all((attack.restarts, attack.steps, attack.loss) == (5, 100, "dlr") for attack in attacks)
-    for cell in load(ROOT / "table3_adaptive.yaml").cells:
+    for cell in load_suite(ROOT / "table3_adaptive.yaml").cells:
         assert cell.attack.name == "lagrange" or cell.attack.build().restarts == 5
 
 
 def test_the_randomness_of_gradients_is_measured_on_100_images(room: Path) -> None:
-    assert load(ROOT / "fig2c_randomness.yaml").suite.dataset.size == Options().images == 100
+    assert load_suite(ROOT / "fig2c_randomness.yaml").suite.dataset.size == Options().images == 100
 
 
 def test_diffpure_purifies_as_much_as_the_paper_says(room: Path) -> None:
-    tables = [load(ROOT / f"{name}.yaml") for name in ("table1_sota", "table2_unseen")]
+    tables = [load_suite(ROOT / f"{name}.yaml") for name in ("table1_sota", "table2_unseen")]
     defenses = {cell.defense.name: cell.defense.arguments for table in tables for cell in table.cells}
     found = {name: float(given["t_star"]) for name, given in defenses.items() if "t_star" in given}
     assert found == {"diffpure_linf": 0.1, "diffpure_l2": 0.075, "diffpure": 0.125}
 
 
 def test_the_network_that_was_never_released_is_told_with_what_to_do(room: Path) -> None:
-    (cell,) = load(ROOT / "table1_sota.yaml", only="rdc/linf").cells
+    (cell,) = load_suite(ROOT / "table1_sota.yaml", only="rdc/linf").cells
     (entry,) = absent(cell.defense)
     assert entry.name == "ncsnpp-cifar10-cond" and "never released" in entry.summary and entry.manual
 
 
 def test_every_defense_of_the_package_has_its_clean_accuracy_measured() -> None:
-    plan = load(DIGITS["defenses"])
+    plan = load_suite(DIGITS["defenses"])
     measured = {cell.defense.type for cell in plan.cells}
     assert {entry.name for entry in entries("defenses")} - measured == {"robustbench"}
     assert {cell.attack.name for cell in plan.cells} == {"clean"}
@@ -168,5 +168,5 @@ def test_every_defense_of_the_package_has_its_clean_accuracy_measured() -> None:
 
 @pytest.mark.parametrize("path", [*CIFAR, *DIGITS.values()], ids=lambda path: path.parent.name + "-" + path.stem)
 def test_in_small_every_pairing_is_a_few_hundred_evaluations(path: Path, room: Path) -> None:
-    plan = small(blueprints(load(path)))
+    plan = small(blueprints(load_suite(path)))
     assert max(cost.per_image for cost in estimate(plan)) < 2000

@@ -53,12 +53,12 @@ def diagnose(
     from harness.diagnosis import Options
     from harness.diagnosis import diagnose as run
     from harness.gradients import VIEWS
-    from harness.suite.plan import load
+    from harness.suite.plan import load_suite
 
     view = next((name for name in VIEWS if name == gradient), None)
     if view != gradient:
         raise UserError(f"there is no gradient '{gradient}'", remedy=f"Choose one of {', '.join(VIEWS)}")
-    plan = load(suite, only=only)
+    plan = load_suite(suite, only=only)
     folder = out or Path("results") / plan.suite.suite
     options = Options(images, view, eot, steps, largest_eot, queries, surrogate)
     console = new_console(soft_wrap=True)

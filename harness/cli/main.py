@@ -140,7 +140,7 @@ def run(
 
         harness run suites/table1_sota.yaml --smoke
     """
-    from harness.suite.plan import load
+    from harness.suite.plan import load_suite
 
     if smoke:
         from harness.dry_run.smoke import smoke as try_out
@@ -149,7 +149,7 @@ def run(
             folder = try_out(suite, out, device_of(device), new_console(), only=only)
         new_console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
         return
-    folder, done = finish(load(suite, limit=limit, only=only), device, limit, out, retry_errors=retry_errors)
+    folder, done = finish(load_suite(suite, limit=limit, only=only), device, limit, out, retry_errors=retry_errors)
     what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
     if done.failures:
         made = f"Computed {done.computed} shards. " if done.computed else ""

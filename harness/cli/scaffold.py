@@ -22,7 +22,7 @@ def write(kind: str, name: str, folder: Path) -> tuple[Path, str]:
     """
     cls = _class_name(name, kind)
     path = folder / f"{name}.py"
-    template = resources.files("harness") / "templates" / f"{kind}.py.txt"
+    template = resources.files("harness.cli") / "templates" / f"{kind}.py.txt"
     text = template.read_text(encoding="utf-8").replace("CLASS", cls).replace("NAME", name)
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -39,10 +39,9 @@ from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.query import query
 from harness.randomness import derive, row_seeds
-from harness.results.load import find_runs
-from harness.results.load import load as load_results
+from harness.results.load import find_runs, load_results
 from harness.results.store import MANIFEST, Store
-from harness.suite.plan import Plan, load
+from harness.suite.plan import Plan, load_suite
 
 IMAGES = 2
 TITLE = "SMOKE, the numbers mean nothing"
@@ -91,7 +90,7 @@ def smoke(suite: Path, out: Path | None, device: torch.device, console: Console,
     disk = out.parent if out else Path("results")
     disk.mkdir(parents=True, exist_ok=True)
     with cache(disk) as root:
-        plan = load(suite, only=only)
+        plan = load_suite(suite, only=only)
         folder = out or disk / f"{plan.suite.suite}-smoke"
         _make_way(folder)
         for name, first in same_when_small(plan).items():
@@ -109,11 +108,11 @@ def _one(
     suite: Path, name: str, only: str | None, root: Path, folder: Path, device: torch.device, display: Display
 ) -> None:
     """All attacks on one defense."""
-    needed = absent(load(suite, only=name).cells[0].defense)
+    needed = absent(load_suite(suite, only=name).cells[0].defense)
     for entry in needed:
         display.note(f"{name}: random weights for {entry.name}, in its published format ({entry.format})")
         fill(entry)
-    plan = load(suite, only=only)
+    plan = load_suite(suite, only=only)
     plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.defense.name == name))
     plan = small(replace(plan, all_cells=plan.cells))
     component = plan.cells[0].defense

@@ -21,9 +21,9 @@ from harness.errors import UserError, nearest
 from harness.reporting.render import csv, json, latex, markdown, terminal
 from harness.reporting.render.layout import lay_out
 from harness.reporting.tables.table import Table, summarise
-from harness.results.load import Pairing, Run, find_runs, load
+from harness.results.load import Pairing, Run, find_runs, load_results
 
-__all__ = ["FORMATS", "Format", "Pairing", "Run", "Table", "find_runs", "load", "report", "summarise"]
+__all__ = ["FORMATS", "Format", "Pairing", "Run", "Table", "find_runs", "report", "summarise"]
 
 Format = Literal["table", "md", "latex", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -43,7 +43,7 @@ def report(root: Path, format: Format = "table", images: int | None = None) -> s
     """
     if format not in FORMATS:
         raise UserError(f"there is no report format '{format}'", remedy=nearest(format, FORMATS))
-    tables = [summarise(load(path)) for path in find_runs(root)]
+    tables = [summarise(load_results(path)) for path in find_runs(root)]
     if format == "csv":
         return csv.render(tables)
     if format == "json":

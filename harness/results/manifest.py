@@ -68,7 +68,8 @@ class ProtocolFacts(_Facts):
 
 class ReportFacts(_Facts):
     """average, worst: attacks of those columns, which exist from two on. naive: attacks of a naive evaluation, see
-    `harness.reporting.stats.naive`. groups: headings, and the defenses below each. vote: the rule of the headline numbers.
+    `harness.reporting.stats.naive`. groups: headings, and the defenses below each. vote: the rule of the headline
+    numbers.
     """
 
     average: Names = ()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from harness.lazy import lazy
 
 if TYPE_CHECKING:
-    from harness.suite.plan import Cell, Plan, check, load
+    from harness.suite.plan import Cell, Plan, check, load_suite
 
-__all__ = ["Cell", "Plan", "check", "load"]
+__all__ = ["Cell", "Plan", "check", "load_suite"]
 
 __getattr__ = lazy(
     __name__,
@@ -17,6 +17,6 @@ __getattr__ = lazy(
         "Cell": "harness.suite.plan",
         "Plan": "harness.suite.plan",
         "check": "harness.suite.plan",
-        "load": "harness.suite.plan",
+        "load_suite": "harness.suite.plan",
     },
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.config.component import parameters
 from harness.config.yaml_file import Document, Node
 from harness.errors import UserError
-from harness.suite.plan import Cell, Plan, check, load
+from harness.suite.plan import Cell, Plan, check, load_suite
 from harness.suite.sweep import shortened
 
 DRAWS = (1, 5, 10, 20)
@@ -36,7 +36,7 @@ def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: i
     """
     if len(set(draws)) < 2 or min(draws) < 1:
         raise UserError(f"a curve of EOT over {list(draws)}", remedy="Give two or more counts, such as --draws 1,5,10")
-    suite = load(path, only=only)
+    suite = load_suite(path, only=only)
     cell = _cell(suite, only)
     defense = cell.defense.build()
     if not defense.stochastic:

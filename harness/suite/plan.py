@@ -17,7 +17,7 @@ from harness.results.bounds import MOST_CELLS, MOST_PLACES
 from harness.suite.schema import Suite
 from harness.suite.sweep import Sweep, entry_of, expand
 
-__all__ = ["Cell", "Component", "Plan", "check", "load", "written_out"]
+__all__ = ["Cell", "Component", "Plan", "check", "load_suite", "written_out"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Plan:
         }
 
 
-def load(path: Path, *, limit: int | None = None, only: str | None = None) -> Plan:
+def load_suite(path: Path, *, limit: int | None = None, only: str | None = None) -> Plan:
     """Reads a suite and checks all of it. Builds attacks, to see their budgets, but neither defenses nor datasets.
 
     Args:

@@ -20,8 +20,8 @@ from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.reporting import summarise
-from harness.results import load as results
-from harness.suite import load
+from harness.results.load import load_results as results
+from harness.suite import load_suite
 from harness.target import Target
 
 View = Callable[..., Target]
@@ -155,7 +155,7 @@ def test_the_number_is_an_upper_bound_with_a_footnote(tmp_path: Path) -> None:
         "defaults: {attacks: {type: autoattack, norm: Linf, version: custom, apgd_steps: 2, square_queries: 100}}\n"
         "attacks:\n  both: {attacks: [apgd-ce, square], eps: 0.3}\n  none: {attacks: [apgd-ce], eps: 0.1}\n"
     )
-    plan = load(tmp_path / "suite.yaml")
+    plan = load_suite(tmp_path / "suite.yaml")
     done = run(plan, tmp_path / "out", torch.device("cpu"), Display(Console(quiet=True)))
     (row,) = summarise(results(tmp_path / "out")).rows
     clean, both, none = row.entries[:3]

@@ -22,7 +22,7 @@ from harness.errors import UserError
 from harness.gradients import bpda, exact
 from harness.quantity import Quantity
 from harness.randomness import fold, normal
-from harness.suite import load
+from harness.suite import load_suite
 from harness.weights import Checkpoint
 
 NCSNPP = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
@@ -190,10 +190,10 @@ def test_a_suite_writes_it_in_one_line_and_misspellings_are_told(tmp_path: Path)
         )
         return path
 
-    (cell,) = load(suite("{random: 1, low: 135, high: 200}")).cells
+    (cell,) = load_suite(suite("{random: 1, low: 135, high: 200}")).cells
     assert cell.defense.arguments["purify_timesteps"] == ONE
     assert cell.defense.resolved()["purify_timesteps"] == {"random": 1, "low": 135, "high": 200}
     assert cell.defense.build().maximization.draws.count == 1
     for wrong, complaint in [("{randon: 1}", "random"), ("{random: one}", "whole number")]:
         with pytest.raises(UserError, match=complaint):
-            load(suite(wrong))
+            load_suite(suite(wrong))

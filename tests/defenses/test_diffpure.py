@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.gradients import View, adjoint, blind, bpda, exact
 from harness.quantity import Quantity
 from harness.randomness import fold, normal
-from harness.suite import load
+from harness.suite import load_suite
 from harness.weights import Checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -221,7 +221,7 @@ attacks: {linf: {type: pgd, norm: Linf, eps: 8/255, gradient: adjoint}}
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_suite_names_it_and_a_class_conditional_network_serves(tmp_path, solver, x) -> None:
     (tmp_path / "suite.yaml").write_text(SUITE.replace("SOLVER", solver))
-    cell = load(tmp_path / "suite.yaml").cells[0]
+    cell = load_suite(tmp_path / "suite.yaml").cells[0]
     defense = cell.defense.build()
     assert (defense.num_classes, defense.cost()) == (10, 11)
     assert cell.attack.build().unsuitable(defense) is None

@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.gradients import blind, bpda, exact
 from harness.quantity import Quantity
 from harness.randomness import fold
-from harness.suite import load
+from harness.suite import load_suite
 from harness.weights import Checkpoint
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
@@ -186,7 +186,7 @@ def test_a_suite_writes_the_classifier_as_an_entry_of_its_own(tmp_path: Path) ->
         attacks: {clean: {}}
         """)
     )
-    plan = load(tmp_path / "suite.yaml")
+    plan = load_suite(tmp_path / "suite.yaml")
     defense = plan.cells[0].defense.build()
     assert float(defense.maximization.ball.eps) == 0.5
     assert isinstance(defense.classifier, Undefended)

@@ -20,7 +20,7 @@ from defenses.networks.ncsnpp import NCSNpp
 from defenses.networks.pat_resnet import PATResNet
 from defenses.networks.wrn_dropout import WRNDropout
 from harness.errors import UserError
-from harness.suite import load
+from harness.suite import load_suite
 from harness.weights import Checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -47,7 +47,7 @@ def defense(folder: Path, entry: str) -> Any:
     path.write_text(
         f"suite: s\ndataset: {{name: cifar10, first: 2}}\ndefenses:\n  mine: {entry}\nattacks: {{clean: {{}}}}\n"
     )
-    return load(path).cells[0].defense.build().eval()
+    return load_suite(path).cells[0].defense.build().eval()
 
 
 def images(size: int) -> Tensor:

@@ -75,7 +75,7 @@ def from_suite(tmp_path: Path) -> Callable[..., Defense]:
             "attacks": {"clean": {}},
         }
         (tmp_path / "suite.yaml").write_text(yaml.safe_dump(document))
-        defense: Defense = suite.load(tmp_path / "suite.yaml").cells[0].defense.build()
+        defense: Defense = suite.load_suite(tmp_path / "suite.yaml").cells[0].defense.build()
         return defense
 
     return built
@@ -166,7 +166,7 @@ def test_the_folder_of_the_files_is_no_part_of_a_results_identity(from_suite: Ca
             attacks: {{clean: {{}}}}
         """
         (tmp_path / "suite.yaml").write_text(document)
-        keys.add(component_hash(suite.load(tmp_path / "suite.yaml").cells[0].defense))
+        keys.add(component_hash(suite.load_suite(tmp_path / "suite.yaml").cells[0].defense))
     assert len(keys) == 1
 
 

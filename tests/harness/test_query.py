@@ -22,7 +22,7 @@ from harness.evaluation.run import run
 from harness.query import draws_globally, query
 from harness.randomness import fenced, normal, row_seeds
 from harness.results.store import Store
-from harness.suite import load
+from harness.suite import load_suite
 from harness.target import Target
 
 X = torch.rand(7, 2, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -198,8 +198,8 @@ def test_a_run_gives_the_same_records_whatever_the_batch_size(tmp_path: Path) ->
         path = tmp_path / f"{size}.yaml"
         path.write_text(SUITE.replace("SIZE", str(size)))
         out = tmp_path / f"out-{size}"
-        run(load(path), out, torch.device("cpu"), Display(Console(quiet=True)))
-        [work] = survey(load(path), Store(out), load_images(load(path))[1], lambda note: None)
+        run(load_suite(path), out, torch.device("cpu"), Display(Console(quiet=True)))
+        [work] = survey(load_suite(path), Store(out), load_images(load_suite(path))[1], lambda note: None)
         records = [asdict(record) for shard in work.shards.values() for record in shard or []]
         return records, torch.cat([work.stored.images(*bounds)["images"] for bounds in work.stored.shards()])
 

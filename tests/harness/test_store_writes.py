@@ -203,7 +203,7 @@ from pathlib import Path
 import torch
 from harness.errors import UserError
 from harness.records import Record
-from harness.store import Store
+from harness.results.store import Store
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
 cell = Store(Path(sys.argv[1])).cell("d", "a", "key")
@@ -230,7 +230,7 @@ def test_a_file_that_really_outgrows_the_disk_is_not_kept(tmp_path: Path) -> Non
 LOCK = """
 import sys
 from pathlib import Path
-from harness.store import Store
+from harness.results.store import Store
 
 with Store(Path(sys.argv[1])).locked():
     print("locked", flush=True)

@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.evaluation.pending import load_images, survey
 from harness.evaluation.run import run
 from harness.results.store import Store
-from harness.suite import load
+from harness.suite import load_suite
 
 SUITE = """
 suite: transfer
@@ -33,13 +33,13 @@ pairings:
 
 def finish(folder: Path, text: str = SUITE, only: str | None = None) -> int:
     (folder / "suite.yaml").write_text(text)
-    plan = load(folder / "suite.yaml", only=only)
+    plan = load_suite(folder / "suite.yaml", only=only)
     return run(plan, folder / "out", torch.device("cpu"), Display(Console(quiet=True))).computed
 
 
 def test_the_images_are_those_of_the_other_pairing(tmp_path: Path) -> None:
     assert finish(tmp_path) == 4 and finish(tmp_path) == 0
-    plan = load(tmp_path / "suite.yaml")
+    plan = load_suite(tmp_path / "suite.yaml")
     own, carried = survey(plan, Store(tmp_path / "out"), load_images(plan)[1], print)
     assert (own.name, carried.name) == ("surrogate/own", "target/carried") and carried.source is not None
     for bounds in carried.shards:
@@ -50,7 +50,7 @@ def test_the_images_are_those_of_the_other_pairing(tmp_path: Path) -> None:
 def test_other_images_are_another_claim(tmp_path: Path) -> None:
     def key(text: str) -> str:
         (tmp_path / "suite.yaml").write_text(text)
-        plan = load(tmp_path / "suite.yaml")
+        plan = load_suite(tmp_path / "suite.yaml")
         return survey(plan, Store(tmp_path / "out"), load_images(plan)[1], print)[1].stored.key
 
     assert key(SUITE) != key(SUITE.replace("steps: 3", "steps: 4")) != key(SUITE.replace("seed", "other"))

@@ -27,11 +27,11 @@ from harness.evaluation.predict import ask
 from harness.evaluation.run import run
 from harness.process.signals import Stopped
 from harness.reporting import report as rendered
-from harness.results import load as load_results
+from harness.results.load import load_results
 from harness.results.manifest import Manifest
 from harness.results.record import Record
 from harness.results.store import Store
-from harness.suite import load
+from harness.suite import load_suite
 from harness.suite.cell_key import cell_key, component_hash
 from harness.verification import Report, verify
 from harness.verification.replay import Answers, ask_again, compared
@@ -90,7 +90,7 @@ def finish(suite: Path, text: str | None = None) -> Path:
     """A finished run beside its suite."""
     if text is not None:
         suite.write_text(text)
-    run(load(suite), suite.parent / "out", CPU, Display(Console(quiet=True)))
+    run(load_suite(suite), suite.parent / "out", CPU, Display(Console(quiet=True)))
     return suite.parent / "out"
 
 
@@ -195,7 +195,7 @@ def test_what_was_deleted_could_not_be_verified(small_suite: Path) -> None:
 
 
 def test_a_pairing_that_was_never_run_could_not_be_verified(small_suite: Path) -> None:
-    run(load(small_suite, only="plain/weak"), small_suite.parent / "out", CPU, Display(Console(quiet=True)))
+    run(load_suite(small_suite, only="plain/weak"), small_suite.parent / "out", CPU, Display(Console(quiet=True)))
     found = reports(small_suite.parent / "out")
     assert {name: report.outcome for name, report in found.items()} == {
         "plain/weak": "holds",
@@ -364,7 +364,7 @@ def test_records_of_another_defense_are_contradicted(small_suite: Path, tmp_path
     text = small_suite.read_text().replace('"./fakes.py:NearestMean"', '"./fakes.py:NearestMean", strength: -1')
     other = tmp_path / "other.yaml"
     other.write_text(text)
-    run(load(other, only="plain"), tmp_path / "forged", CPU, Display(Console(quiet=True)))
+    run(load_suite(other, only="plain"), tmp_path / "forged", CPU, Display(Console(quiet=True)))
     answers = Store(out).cell("plain", "weak", manifest(out)["cells"][0]["key"])
     taken = {r.index: r for b in answers.shards() for r in answers.read(*b) or []}
 
@@ -653,7 +653,7 @@ def test_code_inside_an_argument_or_a_card_is_code_of_others(small_suite: Path) 
 def test_a_cell_s_key_is_made_as_the_run_makes_it(small_suite: Path) -> None:
     """Independent of `rebuild`: from the suite itself."""
     out = finish(small_suite)
-    cell = load(small_suite).cells[0]
+    cell = load_suite(small_suite).cells[0]
     claims = {"votes": 3, "seed": 0, "shard": 4}
     parts = component_hash(cell.defense), component_hash(cell.attack), manifest(out)["dataset"]["fingerprint"]
     assert manifest(out)["cells"][0]["key"] == cell_key(*parts, claims)

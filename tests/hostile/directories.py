@@ -24,7 +24,7 @@ from rich.console import Console
 from harness.cli.run_progress import Display
 from harness.evaluation.run import run
 from harness.results.store import Bounds
-from harness.suite import load
+from harness.suite import load_suite
 
 SUITE = """
 suite: sound
@@ -48,7 +48,7 @@ def sound(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     suite = folder / "sound.yaml"
     suite.write_text(SUITE)
-    run(load(suite), folder / "sound", torch.device("cpu"), Display(Console(quiet=True)))
+    run(load_suite(suite), folder / "sound", torch.device("cpu"), Display(Console(quiet=True)))
     return folder / "sound"
 
 

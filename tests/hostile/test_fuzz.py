@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.reporting import report
 from harness.results.manifest import find
 from harness.results.store import Cell, Damaged, Store
-from harness.suite import load
+from harness.suite import load_suite
 from harness.verification import verify
 
 HERE = Path(__file__).parent
@@ -176,4 +176,4 @@ def test_a_damaged_suite_is_refused_or_read(tmp_path: Path, seed: int, words: li
     path = tmp_path / "suite.yaml"
     path.write_bytes(text.encode())
     with contextlib.suppress(UserError):
-        assert load(path).cells
+        assert load_suite(path).cells

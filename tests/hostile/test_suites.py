@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.quantity import Quantity
-from harness.suite import load
+from harness.suite import load_suite
 
 SOUND = """
 suite: sound
@@ -105,7 +105,7 @@ def test_a_hostile_suite_is_refused_at_once(tmp_path: Path, case: str) -> None:
     make(tmp_path)
     began = time.process_time()
     with pytest.raises(UserError, match=told):
-        load(tmp_path / "suite.yaml")
+        load_suite(tmp_path / "suite.yaml")
     assert time.process_time() - began < 10
 
 
@@ -115,7 +115,7 @@ def test_more_pairings_than_a_table_has_places_are_refused(tmp_path: Path) -> No
     path = tmp_path / "suite.yaml"
     path.write_text(f"suite: s\ndataset: {{name: digits, first: 1}}\ndefenses:\n{defenses}attacks:\n{attacks}")
     with pytest.raises(UserError, match="6,400 pairings of 80 defenses and 80 attacks"):
-        load(path)
+        load_suite(path)
 
 
 @pytest.mark.parametrize("text", ["1" * 99_999 + "x", "1/" * 50_000, "." + "9" * 99_999 + "e", " " * 100_000 + "1 1"])

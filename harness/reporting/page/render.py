@@ -33,7 +33,7 @@ def render(tables: list[Table], images: int | None = None) -> str:
     """The page.
 
     Args:
-        images: of each pairing, how many the explorer shows; left out, as many as `harness.reporting.page.gallery` chooses.
+        images: of each pairing, how many the explorer shows; left out, `harness.reporting.page.gallery` chooses.
     """
     galleries = [gallery(table.run, images) for table in tables]
     sections = [_section(number, table) for number, table in enumerate(tables)]
@@ -52,7 +52,7 @@ def _template() -> jinja2.Template:
 
 
 def _file(name: str) -> str:
-    return (resources.files("harness") / "report" / "page" / name).read_text(encoding="utf-8")
+    return (resources.files("harness.reporting.page") / name).read_text(encoding="utf-8")
 
 
 def _section(number: int, table: Table) -> dict[str, Any]:

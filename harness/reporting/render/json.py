@@ -1,4 +1,4 @@
-"""Tables as JSON: the lines of `harness.reporting.render.csv`, curves and diagnostics, each run with its whole manifest."""
+"""Tables as JSON: the lines of `harness.reporting.render.csv`, curves and diagnostics, and the whole manifest."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Whether a naive evaluation was misleading: whether a better attack finds far less robustness on the same images.
 
-The naive attacks of one budget count as one: the worst case over them (see `harness.reporting.stats.worst`). What they
-are compared with is the attack of the same budget that leaves the lowest accuracy. It was chosen among m, so its exact p
-(see `harness.reporting.stats.change`) is multiplied by m (Bonferroni).
+The naive attacks of one budget count as one: the worst case over them (see `harness.reporting.stats.worst`). What
+they are compared with is the attack of the same budget that leaves the lowest accuracy. It was chosen among m, so
+its exact p (see `harness.reporting.stats.change`) is multiplied by m (Bonferroni).
 
 Images that ended in an error, under a naive attack or under the other, prove nothing and are left out. So are attacks
 that failed.

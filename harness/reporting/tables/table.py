@@ -2,9 +2,10 @@
 
 A number is final only where every image of its pairing has a record; the average and the worst case, where all their
 attacks are. It has failed where more than a few of its images ended in an error
-(`harness.reporting.stats.accuracy.failed`), and then there is none, nor an average or a worst case over it. Clean accuracy goes through the same rule over draws as
-robust accuracy, and so does the benign baseline that stands beside each: success counted over many queries brings even
-clean images down.
+(`harness.reporting.stats.accuracy.failed`), and then there is none, nor an average or a worst case over it.
+Clean accuracy goes
+through the same rule over draws as robust accuracy, and so does the benign baseline that stands beside each: success
+counted over many queries brings even clean images down.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.randomness import fenced, normal, uniform
 from harness.reporting import summarise
-from harness.results import load as results
-from harness.suite import load
+from harness.results.load import load_results as results
+from harness.suite import load_suite
 
 SQUARES = [(side, side) for side in range(5, 41)]
 RECTANGLES = [(28, 20), (24, 20), (64, 96), (5, 40), (40, 5), (7, 30), (30, 7), (19, 13), (33, 32), (48, 9)]
@@ -163,7 +163,7 @@ def suite(folder: Path, side: int) -> Iterator[Path]:
 
 
 def execute(path: Path, out: Path) -> None:
-    run(load(path), out, torch.device("cpu"), Display(Console(quiet=True)))
+    run(load_suite(path), out, torch.device("cpu"), Display(Console(quiet=True)))
 
 
 def test_a_run_on_a_size_that_the_library_cannot_tile_gives_numbers(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_run_on_a_size_that_the_library_cannot_tile_gives_numbers(tmp_path: Pa
 
 def test_a_run_on_images_that_are_too_low_is_refused_before_it_starts(tmp_path: Path) -> None:
     with suite(tmp_path, 4) as path:
-        for refused in (lambda: execute(path, tmp_path / "out"), lambda: estimate(blueprints(load(path)))):
+        for refused in (lambda: execute(path, tmp_path / "out"), lambda: estimate(blueprints(load_suite(path)))):
             with pytest.raises(UserError, match="does not fit defense 'linear': AutoAttack's square needs images at"):
                 refused()
     assert not list((tmp_path / "out").glob("cells/**/*.parquet"))

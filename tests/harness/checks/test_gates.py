@@ -23,7 +23,7 @@ from harness.defense import Defense
 from harness.evaluation.pending import load_images
 from harness.quantity import Quantity
 from harness.randomness import normal
-from harness.suite import load
+from harness.suite import load_suite
 
 X = (16 * torch.rand(8, 2, 5, 4, generator=torch.Generator().manual_seed(3))).round() / 16
 PGD_RUN = Use(0, frozenset({"exact"}))
@@ -362,7 +362,7 @@ def test_an_attack_that_cannot_tell_its_cost_does_not_stop_the_gates() -> None:
     assert Use.of(Good(), [Careless()], 7, 3, 5) == Use(7 * 2.0)
 
 
-PLAN = load(Path(__file__).parents[3] / "suites/digits/defenses.yaml")
+PLAN = load_suite(Path(__file__).parents[3] / "suites/digits/defenses.yaml")
 ROWS = {cell.defense.name: cell.defense.build for cell in PLAN.cells}
 
 

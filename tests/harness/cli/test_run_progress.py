@@ -13,13 +13,13 @@ from rich.console import Console
 from harness.cli.run_progress import Display, accuracies
 from harness.evaluation.run import run
 from harness.results.record import Record, Verdict
-from harness.suite import load
+from harness.suite import load_suite
 
 
 def test_the_live_table_shows_every_pairing_and_no_line_wraps(small_suite: Path, tmp_path: Path) -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=80, height=30, force_terminal=True, color_system=None)
-    run(load(small_suite), tmp_path / "out", torch.device("cpu"), Display(console))
+    run(load_suite(small_suite), tmp_path / "out", torch.device("cpu"), Display(console))
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", shown.getvalue()).splitlines()
     for name in ("plain/weak", "plain/strong", "noisy/weak", "noisy/strong"):
         last = [line for line in lines if line.startswith(name)][-1]
@@ -29,7 +29,7 @@ def test_the_live_table_shows_every_pairing_and_no_line_wraps(small_suite: Path,
 def test_a_low_terminal_shows_the_pairing_at_work(small_suite: Path, tmp_path: Path) -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=80, height=3, force_terminal=True, color_system=None)
-    run(load(small_suite), tmp_path / "out", torch.device("cpu"), Display(console))
+    run(load_suite(small_suite), tmp_path / "out", torch.device("cpu"), Display(console))
     assert "noisy/strong" in shown.getvalue().splitlines()[-3]
 
 

@@ -24,10 +24,9 @@ from harness.evaluation.pending import load_images, survey
 from harness.evaluation.run import run
 from harness.evaluation.write_manifest import all_remarks
 from harness.reporting import summarise
-from harness.results.load import load as read_results
+from harness.results.load import load_results as read_results
 from harness.results.record import Record
 from harness.results.store import Store
-from harness.suite import load
 
 CPU = torch.device("cpu")
 
@@ -35,13 +34,13 @@ CPU = torch.device("cpu")
 def execute(suite: Path, out: Path, **options: Any) -> tuple[int, str]:
     """Shards computed, and what was shown."""
     shown = io.StringIO()
-    done = run(load(suite, **options), out, CPU, Display(Console(file=shown, width=200)))
+    done = run(load_suite(suite, **options), out, CPU, Display(Console(file=shown, width=200)))
     return done.computed, shown.getvalue()
 
 
 def results(suite: Path, out: Path) -> dict[str, tuple[list[dict[str, Any]], list[Tensor]]]:
     """By pairing: records without their times, and images."""
-    plan = load(suite)
+    plan = load_suite(suite)
     found = {}
     for work in survey(plan, Store(out), load_images(plan)[1], lambda note: None):
         records = [timeless(record) for shard in work.shards.values() for record in shard or []]
@@ -266,7 +265,7 @@ def test_a_full_disk_keeps_what_was_finished(
 @pytest.mark.gpu
 def test_a_gpu_gives_the_verdicts_of_the_cpu(small_suite: Path, tmp_path: Path) -> None:
     execute(small_suite, tmp_path / "cpu")
-    run(load(small_suite), tmp_path / "gpu", torch.device("cuda"), Display(Console(file=io.StringIO())))
+    run(load_suite(small_suite), tmp_path / "gpu", torch.device("cuda"), Display(Console(file=io.StringIO())))
     on_cpu, on_gpu = (results(small_suite, tmp_path / device) for device in ("cpu", "gpu"))
     for name, (records, _) in on_cpu.items():
         assert [r["verdict"] for r in records] == [r["verdict"] for r in on_gpu[name][0]]

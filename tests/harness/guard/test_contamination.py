@@ -20,8 +20,8 @@ from harness.guard.contamination import Contamination, Guard, settings_kept
 from harness.guard.fingerprint import checksum, fingerprint
 from harness.guard.process_settings import Settings
 from harness.randomness import normal
-from harness.results import load as load_results
-from harness.suite import load
+from harness.results.load import load_results
+from harness.suite import load_suite
 
 CAST = '''
 import os
@@ -264,7 +264,7 @@ def ran(folder: Path, defenses: list[str], attacks: list[str], gates: str = "off
     path, out = folder / "cast.yaml", folder / "-".join([*defenses, *attacks, gates])
     path.write_text(SUITE.format(defenses=named[0], attacks=named[1], gates=gates))
     before = Settings.now(), *_generators()
-    run(load(path), out, torch.device("cpu"), Display(Console(quiet=True)))
+    run(load_suite(path), out, torch.device("cpu"), Display(Console(quiet=True)))
     assert (Settings.now(), *_generators()) == before
     return {names: pairing.records for names, pairing in load_results(out).pairings.items()}
 
@@ -386,7 +386,7 @@ def test_a_file_that_changes_settings_when_it_is_imported_is_refused_and_they_ar
         SUITE.format(defenses='a: {type: "./sets.py:Plain"}', attacks='b: {type: "./sets.py:Step"}', gates="off")
     )
     with pytest.raises(UserError, match="importing defense 'a' changes torch's default dtype") as refused:
-        load(folder / "sets.yaml")
+        load_suite(folder / "sets.yaml")
     assert str(refused.value).startswith(f"{folder / 'sets.yaml'}:")
     assert torch.get_default_dtype() == torch.float32
 

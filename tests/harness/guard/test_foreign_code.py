@@ -86,7 +86,7 @@ def test_our_own_line_is_named_where_no_other_is_to_blame(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(foreign_code, "theirs", lambda filename: False)  # this test is no part of the harness either
     error = raised(lambda: Clean().perturb(None))  # type: ignore[arg-type,call-arg]
-    assert "test_foreign.py" in blame(error), "the call itself fails, outside of our packages"
+    assert "test_foreign_code.py" in blame(error), "the call itself fails, outside of our packages"
     tensor = torch.zeros(1, 1, 2, 2)
     assert "threat.py" in blame(raised(lambda: Linf(0.1).project(tensor, tensor[0, 0, 0, :0])))  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ def test_what_would_end_the_program_becomes_an_exception(error: BaseException) -
 
     with signals.handled(), pytest.raises(Escape) as caught:
         end()
-    assert blame(caught.value).startswith(f"{type(error).__name__}: ") and "test_foreign.py" in blame(caught.value)
+    assert blame(caught.value).startswith(f"{type(error).__name__}: ") and "test_foreign_code.py" in blame(caught.value)
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), signals.Stopped(2)])

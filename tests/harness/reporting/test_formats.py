@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.process.visible_text import is_hidden
 from harness.reporting import FORMATS, report, summarise
 from harness.reporting.render import latex, markdown
-from harness.results import load
+from harness.results.load import load_results
 from harness.results.record import Record
 
 NASTY = "a|b_&[bold]x[/bold] <i>*#%$~^\\{}"
@@ -205,7 +205,7 @@ def test_escaped_latex_has_balanced_braces_and_no_bare_special(name: str) -> Non
 
 
 def test_csv_reads_back_as_the_very_numbers(run: Path) -> None:
-    table = summarise(load(run))
+    table = summarise(load_results(run))
     rows = list(csv.DictReader(io.StringIO(text(run, "csv"))))
     lines = list(csv.lines(table))
     assert len(rows) == len(lines) == 3 * 5 + 3 * 5  # the headline, and three more rules of one defense
@@ -334,5 +334,5 @@ def test_no_cell_of_a_csv_is_a_formula(start: str, maker: Any, column: Callable[
 
 
 def test_a_negative_number_of_a_csv_stays_a_number() -> None:
-    line = csv._harmless({"difference": -0.25, "label": "-0.25", "n": 3, "accuracy": None})
+    line = csv_format._harmless({"difference": -0.25, "label": "-0.25", "n": 3, "accuracy": None})
     assert line == {"difference": -0.25, "label": "'-0.25", "n": 3, "accuracy": None}

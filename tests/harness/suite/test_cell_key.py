@@ -23,7 +23,7 @@ from attacks.clean import Clean
 from harness.cli.run_progress import Display
 from harness.errors import UserError
 from harness.evaluation.run import run
-from harness.suite import load
+from harness.suite import load_suite
 from harness.suite.cell_key import Identities, component_hash
 from harness.verification import Report, verify
 
@@ -125,7 +125,7 @@ def images(folder: Path, seed: int) -> None:
 
 def finish(suite: Path) -> int:
     """The number of shards that were computed."""
-    return run(load(suite), suite.parent / "out", CPU, Display(Console(quiet=True))).computed
+    return run(load_suite(suite), suite.parent / "out", CPU, Display(Console(quiet=True))).computed
 
 
 def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -215,11 +215,12 @@ def test_a_change_of_what_does_not_decide_is_none(tmp_path: Path) -> None:
 
 def test_random_weights_without_a_seed_are_the_same_in_every_process(tmp_path: Path) -> None:
     suite = write(tmp_path)
-    code = "from pathlib import Path\nfrom harness.suite import load\nfrom harness.identity import component_hash\n"
-    code += f"print(component_hash(load(Path({str(suite)!r})).cells[0].defense))"
+    code = "from pathlib import Path\nfrom harness.suite import load_suite\n"
+    code += "from harness.suite.cell_key import component_hash\n"
+    code += f"print(component_hash(load_suite(Path({str(suite)!r})).cells[0].defense))"
     torch.manual_seed(torch.seed())
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == component_hash(load(suite).cells[0].defense)
+    assert told.stdout.strip() == component_hash(load_suite(suite).cells[0].defense)
 
 
 def test_a_defense_that_is_another_each_time_is_refused_by_the_attribute(tmp_path: Path) -> None:
@@ -234,10 +235,10 @@ def test_a_defense_that_is_another_each_time_is_refused_by_the_attribute(tmp_pat
 def test_a_defense_that_could_not_be_built_may_be_mended(tmp_path: Path) -> None:
     suite, factors = write(tmp_path), tmp_path / "factors.txt"
     factors.rename(tmp_path / "aside")
-    done = run(load(suite), tmp_path / "out", CPU, Display(Console(quiet=True)))
+    done = run(load_suite(suite), tmp_path / "out", CPU, Display(Console(quiet=True)))
     assert done.computed == 1 and len(done.failures) == 1
     (tmp_path / "aside").rename(factors)
-    done = run(load(suite), tmp_path / "out", CPU, Display(Console(quiet=True)))
+    done = run(load_suite(suite), tmp_path / "out", CPU, Display(Console(quiet=True)))
     assert (done.computed, done.failures) == (1, [])
     factors.unlink()
     with pytest.raises(UserError, match="defense 'mine' cannot be built: FileNotFoundError"):
@@ -284,22 +285,22 @@ def test_a_class_of_an_installed_package_counts_by_the_version_of_that(tmp_path:
     torch.save(torch.nn.Linear(8, 8).state_dict(), tmp_path / "w.pt")
     entry = "{type: undefended, weights: ./w.pt, network: {type: 'torch.nn:Linear', in_features: 8, out_features: 8}}"
     of_network(tmp_path, entry)
-    contents = Identities().of(load(tmp_path / "suite.yaml").cells[0].defense).contents
+    contents = Identities().of(load_suite(tmp_path / "suite.yaml").cells[0].defense).contents
     assert contents["code"] == {"torch": f"torch {version('torch')}"}
 
 
 def test_modules_that_are_imported_by_a_name_made_at_run_time_count(tmp_path: Path) -> None:
     suite = write(tmp_path)
     (tmp_path / "models/extra.py").write_text("Y = 1\n")
-    before = component_hash(load(suite).cells[0].defense)
+    before = component_hash(load_suite(suite).cells[0].defense)
     (tmp_path / "models/extra.py").write_text("Y = 2\n")
-    assert component_hash(load(suite).cells[0].defense) == before
+    assert component_hash(load_suite(suite).cells[0].defense) == before
     (tmp_path / "models/__init__.py").write_text(
         "from importlib import import_module\n\ndef get(name):\n    return import_module(f'.{name}', __name__)\n"
     )
-    before = component_hash(load(suite).cells[0].defense)
+    before = component_hash(load_suite(suite).cells[0].defense)
     (tmp_path / "models/extra.py").write_text("Y = 3\n")
-    assert component_hash(load(suite).cells[0].defense) != before
+    assert component_hash(load_suite(suite).cells[0].defense) != before
 
 
 def test_a_file_that_the_source_names_counts_though_it_is_read_late(tmp_path: Path) -> None:
@@ -327,9 +328,9 @@ def test_a_word_that_happens_to_be_a_file_is_no_path(tmp_path: Path, monkeypatch
     suite = write(tmp_path)
     replaced("suite.yaml", 'mine.py:Mine"', 'mine.py:Mine", table: word')(tmp_path)
     monkeypatch.chdir(tmp_path)
-    before = component_hash(load(suite).cells[0].defense)
+    before = component_hash(load_suite(suite).cells[0].defense)
     (tmp_path / "word").write_text("1")
-    assert component_hash(load(suite).cells[0].defense) == before
+    assert component_hash(load_suite(suite).cells[0].defense) == before
 
 
 NET = """
@@ -351,7 +352,7 @@ def of_network(folder: Path, entry: str) -> str:
     """The key of a built-in defense around a network of the user's."""
     text = f"suite: s\ndataset: {{name: digits, first: 2}}\ndefenses:\n  d: {entry}\nattacks: {{clean: {{}}}}\n"
     (folder / "suite.yaml").write_text(text)
-    return component_hash(load(folder / "suite.yaml").cells[0].defense)
+    return component_hash(load_suite(folder / "suite.yaml").cells[0].defense)
 
 
 def test_a_network_of_the_user_s_inside_a_built_in_defense_counts(tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def test_the_keys_of_what_is_built_in_are_made_as_in_version_0_1(tmp_path: Path)
         "suite: s\ndataset: {name: digits, first: 2}\n"
         "defenses: {undefended: {weights: digits-cnn}, at: {weights: digits-at-linf}}\nattacks: {clean: {}}\n"
     )
-    cells = load(suite).cells
+    cells = load_suite(suite).cells
     assert component_hash(cells[0].defense) == "9a419b030e35b47de948467539249d56"
     assert component_hash(cells[1].defense) == "fe1592627abcd44ed5e044c8af0da438"
     claim = {

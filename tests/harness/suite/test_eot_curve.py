@@ -9,7 +9,7 @@ import pytest
 
 from harness import cli
 from harness.errors import UserError
-from harness.suite import load
+from harness.suite import load_suite
 from harness.suite.cell_key import component_hash
 from harness.suite.eot_curve import plan
 
@@ -35,11 +35,11 @@ def test_everything_but_eot_stays_as_the_pairing_has_it(suite: Path) -> None:
     found = plan(suite, "noisy/several", [3, 1])
     assert found.suite.suite == "small-eot-noisy-several"
     assert [cell.attack.name for cell in found.cells] == ["several.eot-1", "several.eot-3"]
-    (own,) = load(suite, only="noisy/several").cells
+    (own,) = load_suite(suite, only="noisy/several").cells
     for cell in found.cells:
         assert cell.attack.arguments | {"eot": 7} == own.attack.arguments
         assert component_hash(cell.defense) == component_hash(own.defense)
-    assert found.suite.protocol == load(suite).suite.protocol
+    assert found.suite.protocol == load_suite(suite).suite.protocol
 
 
 def test_a_variant_of_a_sweep_can_be_looked_at(suite: Path) -> None:

@@ -13,7 +13,7 @@ from harness.config.component import Component
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.randomness import normal
-from harness.suite import Cell, load
+from harness.suite import Cell, load_suite
 from harness.suite.cell_key import component_hash
 from harness.suite.nested import InnerDefense, built
 from harness.target import Target
@@ -22,7 +22,7 @@ from harness.weights import manage
 MINE = """
 from harness.attack import Attack, Cost
 from harness.defense import Defense
-from harness.nested import InnerAttack, InnerDefense, built
+from harness.suite.nested import InnerAttack, InnerDefense, built
 from harness.quantity import Quantity
 from harness.threat import Linf
 
@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 def cell(folder: Path, text: str = SUITE) -> Cell:
     (folder / "suite.yaml").write_text(text)
-    return load(folder / "suite.yaml").cells[0]
+    return load_suite(folder / "suite.yaml").cells[0]
 
 
 def changed(folder: Path, old: str, new: str) -> Cell:

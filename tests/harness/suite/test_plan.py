@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.quantity import Quantity
-from harness.suite import Plan, load
+from harness.suite import Plan, load_suite
 from harness.threat import L2, Linf
 from harness.weights import packaged
 
@@ -159,7 +159,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(folder: Path, text: str = SUITE, **options: Any) -> Plan:
     (folder / "suite.yaml").write_text(text)
-    return load(folder / "suite.yaml", **options)
+    return load_suite(folder / "suite.yaml", **options)
 
 
 def changed(old: str, new: str) -> str:
@@ -487,7 +487,7 @@ def test_a_limit_of_no_images_is_refused(folder: Path) -> None:
 
 def test_missing_files_are_refused() -> None:
     with pytest.raises(UserError, match=r"no file nowhere\.yaml"):
-        load(Path("nowhere.yaml"))
+        load_suite(Path("nowhere.yaml"))
 
 
 # fmt: off
@@ -535,7 +535,7 @@ def test_no_mutation_of_a_suite_ends_in_anything_but_a_plan_or_a_users_error(fol
     path = folder / "mutant.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
-        found = load(path)
+        found = load_suite(path)
     except UserError as error:
         assert "mutant.yaml" in str(error)
         assert "Traceback" not in str(error)
@@ -548,4 +548,4 @@ def test_no_mutation_of_a_suite_ends_in_anything_but_a_plan_or_a_users_error(fol
 def test_no_bytes_end_in_anything_but_a_users_error(folder: Path, content: bytes) -> None:
     (folder / "bytes.yaml").write_bytes(content)
     with pytest.raises(UserError, match=r"bytes\.yaml"):
-        load(folder / "bytes.yaml")
+        load_suite(folder / "bytes.yaml")

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.evaluation.pending import load_images, survey
 from harness.evaluation.run import run
 from harness.results.store import Store
-from harness.suite import Plan, load
+from harness.suite import Plan, load_suite
 from harness.suite.cell_key import component_hash
 from harness.weights import manage, packaged
 
@@ -33,7 +33,7 @@ def plan(suite: Path, extra: str, changes: dict[str, str] | None = None, **optio
         text = text.replace(old, new)
     path = suite.with_name("swept.yaml")
     path.write_text(text + extra)
-    return load(path, **options)
+    return load_suite(path, **options)
 
 
 def names(found: Plan) -> list[str]:

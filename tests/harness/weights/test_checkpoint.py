@@ -23,7 +23,7 @@ from harness.config.validation import conform
 from harness.config.yaml_file import parse
 from harness.errors import UserError
 from harness.evaluation.run import run
-from harness.suite import load
+from harness.suite import load_suite
 from harness.suite.cell_key import component_hash
 from harness.weights import Checkpoint, build_network, packaged
 from harness.weights.checkpoint import split_key
@@ -219,7 +219,7 @@ def defense_of(folder: Path, weights: str, more: str = "") -> Component:
     (folder / "s.yaml").write_text(
         f"suite: s\ndataset: {{name: digits, first: 8}}\ndefenses: {{d: {entry}}}\nattacks: {{clean: {{}}}}\n"
     )
-    return load(folder / "s.yaml").cells[0].defense
+    return load_suite(folder / "s.yaml").cells[0].defense
 
 
 # --- a normalisation in the file
@@ -258,7 +258,7 @@ def test_a_run_tells_what_was_chosen_and_keeps_it(state: dict[str, torch.Tensor]
     defense_of(tmp_path, "./own.pt#key=ema")
     shown = io.StringIO()
     display = Display(Console(file=shown, width=300))
-    run(load(tmp_path / "s.yaml"), tmp_path / "out", torch.device("cpu"), display)
+    run(load_suite(tmp_path / "s.yaml"), tmp_path / "out", torch.device("cpu"), display)
     assert "d: ./own.pt#key=ema: taken from 'ema', as asked" in shown.getvalue()
     assert "normalisation is applied" in shown.getvalue()
     manifest = json.loads((tmp_path / "out/run.json").read_text())

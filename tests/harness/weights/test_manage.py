@@ -15,6 +15,7 @@ import torch
 
 from harness import cli
 from harness.errors import UserError
+from harness.suite.checkpoints import items
 from harness.weights import Checkpoint, manage, packaged, published
 
 
@@ -59,7 +60,7 @@ def suite(folder: Path, weights: str) -> Path:
 
 
 def test_every_known_checkpoint_is_listed_with_its_state() -> None:
-    listed = {item.ref: item for item in manage.items()}
+    listed = {item.ref: item for item in items()}
     assert {*packaged(), *(entry.name for entry in published.entries())} == listed.keys()
     assert listed["digits-cnn"].state == "packaged" and listed["digits-cnn"].size
     assert listed["edm-cifar10-32x32-cond-vp"].state == "to fetch"
@@ -69,7 +70,7 @@ def test_every_known_checkpoint_is_listed_with_its_state() -> None:
 def test_an_absent_published_checkpoint_tells_a_suite_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="harness weights fetch edm-cifar10-32x32-cond-vp"):
         Checkpoint.find("edm-cifar10-32x32-cond-vp")
-    (item,) = manage.items(suite(tmp_path, "edm-cifar10-32x32-cond-vp"))
+    (item,) = items(suite(tmp_path, "edm-cifar10-32x32-cond-vp"))
     assert item.state == "to fetch" and item.size is None
 
 
@@ -168,7 +169,7 @@ def test_every_checkpoint_of_a_defense_counts_wherever_the_suite_says_it(tmp_pat
         "defaults: {defenses: {unconditional: edm-cifar10-32x32-uncond-vp}}\n"
         "defenses:\n  rdc: {weights: edm-cifar10-32x32-cond-vp}\n"
     )
-    assert {item.ref for item in manage.items(path)} == {"edm-cifar10-32x32-cond-vp", "edm-cifar10-32x32-uncond-vp"}
+    assert {item.ref for item in items(path)} == {"edm-cifar10-32x32-cond-vp", "edm-cifar10-32x32-uncond-vp"}
 
 
 def test_a_path_is_verified_where_the_suite_means_it(
