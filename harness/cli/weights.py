@@ -13,7 +13,6 @@ from rich.table import Table
 from harness.errors import UserError
 from harness.process.console import echo, new_console, plain_column
 from harness.process.signals import stoppable
-from harness.suite.checkpoints import items
 
 if TYPE_CHECKING:
     from harness.weights import download
@@ -106,6 +105,7 @@ def import_(
 
 
 def _items(what: str | None) -> list[Item]:
+    from harness.suite.checkpoints import items
     from harness.weights import manage, published
     from harness.weights.checkpoint import is_address, packaged, split_key
 

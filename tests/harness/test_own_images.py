@@ -16,7 +16,8 @@ from harness import cli
 from harness.errors import UserError
 from harness.evaluation.pending import load_images
 from harness.reporting.page.originals import originals
-from harness.results.load import load_results as load_results
+from harness.results.load import load_results
+from harness.suite import load_suite
 from harness.verification import verify
 
 DEFENSE = """
@@ -170,7 +171,7 @@ def test_classes_that_do_not_fit_are_told_with_their_line(dataset: str, told: st
     bright(tmp_path / "images", {"n10": 10, "n2": 2})
     suite = write_suite(tmp_path, dataset)
     with pytest.raises(UserError, match=told):
-        load_images(load_results(suite))
+        load_images(load_suite(suite))
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -183,7 +184,7 @@ def test_grey_images_of_any_depth_are_what_they_show(depth: int, tmp_path: Path)
         Image.fromarray(pixels).save(folder / f"{i:03d}.png")
     suite = write_suite(tmp_path, "{name: folder, path: images}", '{type: "./defense.py:Grey"}')
     suite.write_text(suite.read_text() + PGD)
-    assert load_images(load_results(suite))[1].x.shape == (60, 1, 8, 8)
+    assert load_images(load_suite(suite))[1].x.shape == (60, 1, 8, 8)
     assert accuracies(suite) == {"Clean": 1.0, "clean": 1.0, "pgd": 0.0}
 
 
@@ -196,6 +197,6 @@ def test_an_npz_file_whose_last_classes_are_missing_is_judged_by_the_whole_netwo
     assert manifest(suite)["dataset"]["num_classes"] is None
     suite.write_text(suite.read_text().replace("own.npz", "own.npz, num_classes: 10"))
     with pytest.raises(UserError, match="tells 12 classes apart, dataset 'npz' has 10"):
-        data = load_images(plan := load_results(suite))[0]
+        data = load_images(plan := load_suite(suite))[0]
         defense = plan.cells[0].defense
         data.refuse_classes_of(defense.build(), defense.title, defense.place)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.reporting import report
-from harness.results.manifest import find
+from harness.results.manifest import find_manifest
 from harness.results.store import Cell, Damaged, Store
 from harness.suite import load_suite
 from harness.verification import verify
@@ -116,7 +116,7 @@ def test_a_damaged_manifest_is_refused_or_told(sound: Path, tmp_path: Path, data
     damage(content, data.draw)
     (root / "run.json").write_text(json.dumps(content))
     try:
-        found = find(Store(root))
+        found = find_manifest(Store(root))
         report(root, data.draw(st.sampled_from(["html", "json", "csv", "latex", "md", "table"])))
     except UserError:
         return

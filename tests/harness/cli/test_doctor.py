@@ -81,7 +81,7 @@ def test_a_torchvision_of_another_torch_is_found(monkeypatch: pytest.MonkeyPatch
 def test_an_autoattack_that_cannot_be_imported_is_found() -> None:
     code = (
         "import sys\n"
-        "from harness import doctor\n"
+        "from harness.cli import doctor\n"
         "sys.modules['pyautoattack'] = None\n"
         "finding = doctor.autoattack_alias()\n"
         "assert finding.status == 'broken' and 'pyautoattack' in finding.remedy, finding"
@@ -103,7 +103,7 @@ def test_the_doctor_survives_a_torch_that_cannot_be_imported() -> None:
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        "from harness import doctor\n"
+        "from harness.cli import doctor\n"
         "found = {finding.name: finding.status for finding in doctor.examine()}\n"
         "assert found['examination of devices'] == 'broken' and found['python'] == 'ok', found"
     )

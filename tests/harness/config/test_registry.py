@@ -97,7 +97,7 @@ def test_every_entry_can_be_found_and_is_listed_with_the_arguments_it_takes(kind
 
 def test_listing_imports_neither_torch_nor_what_it_lists() -> None:
     code = (
-        "import json, sys; from harness.registry import PACKAGES, entries;"
+        "import json, sys; from harness.config.registry import PACKAGES, entries;"
         "names = [entry.name for kind in PACKAGES for entry in entries(kind)];"
         "heavy = [m for m in sys.modules if m.split('.')[0] in ('torch', 'pydantic', 'defenses', 'attacks', 'numpy')];"
         "print(json.dumps([names, heavy]))"

@@ -15,8 +15,8 @@ from harness.dry_run.placeholders import absent, cache, is_empty, network_of, ra
 from harness.dry_run.smoke import TITLE, reduced, same_when_small, smoke
 from harness.errors import UserError
 from harness.reporting import report
-from harness.results.load import find_runs
-from harness.results.load import load_results as load_results
+from harness.results.load import find_runs, load_results
+from harness.suite import load_suite
 from harness.weights.published import find
 
 DIGITS = Path(__file__).parents[3] / "suites" / "quickstart.yaml"
@@ -108,7 +108,7 @@ def test_random_weights_are_the_same_every_time_and_leave_no_layer_at_zero() -> 
 def component(folder: Path, defense: str, attack: str = "{type: clean}") -> tuple[Component, Component]:
     path = folder / "one.yaml"
     path.write_text(f"suite: one\ndataset: {{name: digits}}\ndefenses: {{d: {defense}}}\nattacks: {{a: {attack}}}\n")
-    (cell,) = load_results(path).cells
+    (cell,) = load_suite(path).cells
     return cell.defense, cell.attack
 
 
@@ -137,7 +137,7 @@ def test_rows_that_are_the_same_once_cut_are_tried_once(tmp_path: Path) -> None:
         "defenses: {rdc: {weights: digits-ncsnpp}, cnn: {type: undefended, weights: digits-cnn}}\n"
         "sweep: {defense.rdc.timesteps: [5, 10], defense.rdc.share_noise: [none, both], attack.a.steps: [8, 9]}\n"
     )
-    plan = load_results(path)
+    plan = load_suite(path)
     firsts = same_when_small(plan)
     assert list(firsts) == list(dict.fromkeys(cell.defense.name for cell in plan.cells))
     tried = [name for name, first in firsts.items() if name == first]
@@ -146,7 +146,7 @@ def test_rows_that_are_the_same_once_cut_are_tried_once(tmp_path: Path) -> None:
         if name != first:
             assert name.startswith("rdc") and first in tried
     path.write_text(path.read_text().replace("share_noise: [none, both]", "eta: [0.1, 0.2]"))
-    assert set(same_when_small(load_results(path)).values()) == {"cnn", tried[0].replace("share_noise-none", "eta-0.1")}
+    assert set(same_when_small(load_suite(path)).values()) == {"cnn", tried[0].replace("share_noise-none", "eta-0.1")}
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def test_random_images_have_the_shape_and_the_classes_of_the_dataset(real: Path)
     with cache():
         found = datasets.load("npz", path=random_images("cifar10"))
     assert (found.images.shape[1:], found.num_classes) == ((3, 32, 32), 10)
-    assert absent(load_results(DIGITS).cells[0].defense) == []
+    assert absent(load_suite(DIGITS).cells[0].defense) == []

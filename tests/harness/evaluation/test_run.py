@@ -27,6 +27,7 @@ from harness.reporting import summarise
 from harness.results.load import load_results as read_results
 from harness.results.record import Record
 from harness.results.store import Store
+from harness.suite import load_suite
 
 CPU = torch.device("cpu")
 

@@ -15,9 +15,9 @@ from harness.errors import UserError
 from harness.randomness import normal
 from harness.suite import Cell, load_suite
 from harness.suite.cell_key import component_hash
+from harness.suite.checkpoints import items
 from harness.suite.nested import InnerDefense, built
 from harness.target import Target
-from harness.weights import manage
 
 MINE = """
 from harness.attack import Attack, Cost
@@ -129,7 +129,7 @@ def test_a_mistake_inside_is_told_with_its_line(folder: Path) -> None:
 
 def test_checkpoints_inside_are_listed(folder: Path) -> None:
     cell(folder)
-    assert [found.ref for found in manage.items(folder / "suite.yaml")] == ["digits-cnn"]
+    assert [found.ref for found in items(folder / "suite.yaml")] == ["digits-cnn"]
 
 
 class Noisy(Defense):

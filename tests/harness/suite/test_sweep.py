@@ -19,7 +19,8 @@ from harness.evaluation.run import run
 from harness.results.store import Store
 from harness.suite import Plan, load_suite
 from harness.suite.cell_key import component_hash
-from harness.weights import manage, packaged
+from harness.suite.checkpoints import items
+from harness.weights import packaged
 
 PLAIN = 'plain: {type: "./fakes.py:NearestMean"}'
 WEAK = 'weak: {type: "./fakes.py:Noise", eps: 1/16}'
@@ -161,7 +162,7 @@ def test_checkpoints_that_are_swept_are_among_those_that_a_suite_needs(small_sui
     refs = list(packaged())[:2]
     changes = {PLAIN: "plain: {type: undefended, weights: digits-cnn}"}
     plan(small_suite, f"sweep: {{defense.plain.weights: {refs}}}\n", changes)
-    assert [item.ref for item in manage.items(small_suite.with_name("swept.yaml"))] == refs
+    assert [item.ref for item in items(small_suite.with_name("swept.yaml"))] == refs
 
 
 @pytest.mark.parametrize(

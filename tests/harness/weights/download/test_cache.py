@@ -115,9 +115,8 @@ def test_a_damaged_note_is_told(site: Site, tmp_path: Path) -> None:
 
 
 def start_fetch(url: str, root: Path) -> subprocess.Popen[bytes]:
-    code = (
-        f"from pathlib import Path; from harness.download import fetch; fetch({url!r}, 'a', root=Path({str(root)!r}))"
-    )
+    code = "from pathlib import Path; from harness.weights.download import fetch; "
+    code += f"fetch({url!r}, 'a', root=Path({str(root)!r}))"
     return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[4])
 
 
