@@ -27,8 +27,8 @@ class Defense(nn.Module):
     A defense that draws noise sets `stochastic = True` and takes the noise from `self.seeds_for(x)`, one seed per
     image, with the functions of `harness.randomness`. It may also draw from the global generators of torch, NumPy or
     `random`. Noise from there belongs to a whole batch and not to an image, so the harness then asks the defense image
-    by image (see `harness.query`): no result depends on the batch size, but every call takes about as long as that many
-    calls. Any other source, such as a `torch.Generator` of its own or `numpy.random.default_rng()`, is outside the
+    by image (see `harness.predict`): no result depends on the batch size, but every call takes about as long as that
+    many calls. Any other source, such as a `torch.Generator` of its own or `numpy.random.default_rng()`, is outside the
     harness's control: nobody could repeat a result, and its numbers are marked.
 
     Attributes:
@@ -53,7 +53,7 @@ class Defense(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._seeds: Tensor | None = None
-        self._one_by_one = False  # whether it was seen to draw from a global generator, see `harness.query`
+        self._one_by_one = False  # whether it was seen to draw from a global generator, see `harness.predict`
 
     def purify(self, x: Tensor) -> Tensor:
         """Images -> images in [0, 1], both (N, C, H, W)."""

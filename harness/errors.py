@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.guard import foreign_code
+from harness.process import foreign_code
 from harness.process.visible_text import visible
 
 

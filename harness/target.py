@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.defense import Defense
 from harness.gradients import VIEWS, Gradient, View, exact
 from harness.guard.nonfinite import NonFinite, Place
-from harness.query import query
+from harness.predict import query
 from harness.randomness import derive, fold
 
 _VIEW = derive("another view")

@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.attack import Adversarial, Attack
 from harness.checks.rule import Judgement, Verdict, rule
 from harness.defense import Defense
-from harness.query import query
+from harness.predict import query
 from harness.randomness import derive, fenced, row_seeds
 from harness.target import Target
 from harness.threat import TOLERANCE

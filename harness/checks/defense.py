@@ -18,7 +18,7 @@ from harness.checks.probe import Disagreement, Probe
 from harness.checks.rule import Rule, Verdict
 from harness.defense import Defense
 from harness.gradients import Gradient
-from harness.guard.foreign_code import contained
+from harness.process.foreign_code import contained
 
 ESSENTIAL: tuple[Rule[Probe], ...] = (forward.runs, output.shape, forward.device, forward.finite)
 """Where one of these fails, the others cannot be asked."""

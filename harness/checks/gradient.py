@@ -19,9 +19,8 @@ from torch import Tensor
 from harness.checks.probe import ROUNDED, Part, Probe
 from harness.checks.rule import Judgement, Status, rule
 from harness.defense import Defense
-from harness.evaluation.predict import exactly
 from harness.gradients import Gradient, bpda
-from harness.query import query
+from harness.predict import exactly, query
 from harness.randomness import fold, normal
 
 BPDA = "attack it with `gradient: bpda`"

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from harness.defense import Defense
-from harness.evaluation.predict import exactly
-from harness.query import draws_globally, query
+from harness.predict import draws_globally, exactly, query
 from harness.randomness import derive, fold, row_seeds, uniform
 
 Part = Callable[[Tensor], Tensor]

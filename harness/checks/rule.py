@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from harness.errors import blame
-from harness.guard.foreign_code import contained
+from harness.process.foreign_code import contained
 
 Status = Literal["passed", "failed", "warned"]
 Subject = TypeVar("Subject")

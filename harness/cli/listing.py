@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from harness.config.introspect import folder_of
 from harness.config.registry import entries
 from harness.datasets.names import DATASETS
+from harness.process.foreign_code import folder_of
 
 Row = dict[str, str]
 

@@ -23,8 +23,7 @@ from harness import __version__
 from harness.cli import compare, diagnose, eot, report, show, verify, weights
 from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, device_of, finish
 from harness.errors import UserError, blame
-from harness.guard import foreign_code
-from harness.process import signals
+from harness.process import foreign_code, signals
 from harness.process.console import echo, new_console
 
 app = typer.Typer(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from harness.config.neighbours import OURS, beside
 from harness.files import digest
-from harness.guard.foreign_code import theirs
+from harness.process.foreign_code import theirs
 
 DYNAMIC = ("import_module", "__import__", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module")
 """Calls that import what they are told."""

@@ -10,6 +10,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.process.foreign_code import folder_of
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -51,14 +53,6 @@ def class_in(path: Path, stem: str, contract: str) -> str | None:
     wanted, tree = stem.replace("_", "").lower(), _tree(path)
     classes = [_Class(node, tree) for node in tree.body if isinstance(node, ast.ClassDef)]
     return next((c.node.name for c in classes if c.node.name.lower() == wanted and _extends(c, contract)), None)
-
-
-def folder_of(package: str) -> Path | None:
-    """The folder of a package, found without importing it or its parents."""
-    top, *rest = package.split(".")
-    spec = find_spec(top)
-    roots = spec.submodule_search_locations if spec else None
-    return next((path for root in roots or [] if (path := Path(root, *rest)).is_dir()), None)
 
 
 def source_of(module: str) -> Path | None:

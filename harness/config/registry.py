@@ -21,10 +21,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.config.introspect import Entry, class_in, describe, folder_of, source_of
+from harness.config.introspect import Entry, class_in, describe, source_of
 from harness.config.neighbours import module_of
 from harness.errors import UserError, nearest
-from harness.guard.foreign_code import theirs
+from harness.process.foreign_code import folder_of, theirs
 
 PACKAGES = {
     "defenses": "defenses",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.diagnosis.subject import NotAsked
 from harness.errors import blame
-from harness.guard.foreign_code import contained
+from harness.process.foreign_code import contained
 
 if TYPE_CHECKING:
     from harness.diagnosis.subject import Subject

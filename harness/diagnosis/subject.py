@@ -22,8 +22,8 @@ from harness.config import yaml_file
 from harness.config.component import bind
 from harness.datasets.batch import Images
 from harness.defense import Defense
-from harness.evaluation.predict import ask
 from harness.gradients import Gradient
+from harness.predict import predict_votes
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced, row_seeds
 from harness.results.record import vote
@@ -167,7 +167,7 @@ class Subject:
 
     def _wrong(self, images: Images, x: Tensor, tag: str) -> Tensor:
         seeds = self._seeds(images, f"{tag}, verdict")
-        answers = ask(self.defense, x, images.y, seeds, votes=self.settings.votes, batch_size=self.batch_size)
+        answers = predict_votes(self.defense, x, images.y, seeds, votes=self.settings.votes, batch_size=self.batch_size)
         if not bool(answers.valid.all()):
             raise ValueError("the defense gave NaN or infinite logits")
         found = torch.tensor([vote(votes) for votes in answers.votes.T.tolist()])

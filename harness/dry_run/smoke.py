@@ -36,8 +36,8 @@ from harness.dry_run.placeholders import absent, absent_dataset, cache, fill, ra
 from harness.errors import UserError
 from harness.evaluation.pending import load_images
 from harness.evaluation.run import run
+from harness.predict import query
 from harness.quantity import Quantity
-from harness.query import query
 from harness.randomness import derive, row_seeds
 from harness.results.load import find_runs, load_results
 from harness.results.store import MANIFEST, Store

@@ -26,9 +26,9 @@ from harness.defense import Defense
 from harness.errors import Failed, UserError
 from harness.evaluation import write_manifest
 from harness.evaluation.pending import Failure, Work, failures, load_images, refuse_loss, survey
-from harness.evaluation.predict import Answers
 from harness.evaluation.shard import Job, answer, reason, unanswered, work
 from harness.guard.contamination import Contamination, Guard
+from harness.predict import Predictions
 from harness.process import signals
 from harness.results.environment import describe
 from harness.results.record import Record
@@ -102,7 +102,7 @@ class _Session:
     lock: Lock
 
     def __post_init__(self) -> None:
-        self.clean: dict[tuple[str, Bounds], Answers | str] = {}
+        self.clean: dict[tuple[str, Bounds], Predictions | str] = {}
         self.defenses: dict[str, Defense] = {}
         self.broken: dict[str, str] = {}
         self.guard = Guard(self.images.x, self.images.y)
@@ -228,7 +228,7 @@ class _Session:
         if defense.expected_accuracy is not None and defense.expected_dataset == self.dataset.name:
             first = next(iter(pending.shards))
             clean = self._clean(pending, first)
-            if isinstance(clean, Answers):
+            if isinstance(clean, Predictions):
                 right = clean.votes == self.images.take(slice(*first)).y
                 found += unlike_its_card(right.float().mean().item(), right.shape[1], defense.expected_accuracy)
         defense.cpu()
@@ -295,8 +295,8 @@ class _Session:
         }
         return pending.source.images(*bounds)["images"].to(self.device), errors
 
-    def _clean(self, pending: Work, bounds: Bounds) -> Answers | str:
-        """Answers on clean images, or why there are none: asked once per defense and shard, whatever the attacks."""
+    def _clean(self, pending: Work, bounds: Bounds) -> Predictions | str:
+        """Predictions on clean images, or why there are none: once per defense and shard, whatever the attacks."""
         name, protocol = pending.cell.defense.name, self.plan.suite.protocol
         if (name, bounds) not in self.clean:
             images = self.images.take(slice(*bounds)).to(self.device)
@@ -313,6 +313,6 @@ class _Session:
         return self.clean[name, bounds]
 
 
-def _answers(records: list[Record]) -> Answers:
+def _answers(records: list[Record]) -> Predictions:
     votes = torch.tensor([record.clean_votes for record in records]).T
-    return Answers(votes, torch.tensor([record.clean_margins for record in records]).T)
+    return Predictions(votes, torch.tensor([record.clean_margins for record in records]).T)

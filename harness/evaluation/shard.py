@@ -16,10 +16,10 @@ from harness.checks.gradient import obstacle
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import blame
-from harness.evaluation.predict import Answers, ask
 from harness.evaluation.seeds import Seeds
 from harness.guard.contamination import Contamination, Guard
-from harness.guard.foreign_code import definition
+from harness.predict import Predictions, predict_votes
+from harness.process.foreign_code import definition
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced
 from harness.results.record import Record, Verdict, vote
@@ -49,7 +49,7 @@ class Job:
     attack: Attack
     images: Images
     seeds: Seeds
-    clean: Answers
+    clean: Predictions
     votes: int
     batch_size: int
     watch: Callable[[Target], None]
@@ -78,10 +78,10 @@ class Outcome:
 
 def answer(
     defense: Defense, images: Images, seeds: Seeds, votes: int, batch_size: int, guard: Guard | None = None
-) -> Answers:
+) -> Predictions:
     """The defense's answers on clean images."""
     with (guard or Guard()).watching("answering", defense):
-        return ask(defense, images.x, images.y, seeds.clean(images.index), votes=votes, batch_size=batch_size)
+        return predict_votes(defense, images.x, images.y, seeds.clean(images.index), votes=votes, batch_size=batch_size)
 
 
 def work(job: Job) -> tuple[list[Record], dict[str, Tensor]]:
@@ -212,7 +212,7 @@ def _reason(error: Exception, job: Job, x: Tensor) -> str:
     return f"{blame(error, definition(getattr(job.defense, found.part)))}. {found.told}"
 
 
-def _judge(job: Job, outcome: Outcome) -> Answers | None:
+def _judge(job: Job, outcome: Outcome) -> Predictions | None:
     """What the defense says of the adversarial images, or None if there are none or it fails on them."""
     images = job.images
     if outcome.failure:
@@ -220,13 +220,15 @@ def _judge(job: Job, outcome: Outcome) -> Answers | None:
     try:
         seeds = job.seeds.verdict(images.index)
         with job.guard.watching("answering", job.defense):
-            return ask(job.defense, outcome.x_adv, images.y, seeds, votes=job.votes, batch_size=job.batch_size)
+            return predict_votes(
+                job.defense, outcome.x_adv, images.y, seeds, votes=job.votes, batch_size=job.batch_size
+            )
     except Exception as error:  # as above
         outcome.failure = f"the defense fails on the attacked images: {reason(error)}"
         return None
 
 
-def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float) -> list[Record]:
+def _records(job: Job, outcome: Outcome, answers: Predictions | None, seconds: float) -> list[Record]:
     x, flow = job.images.x, outcome.flow
     linf, l2, l1 = (norm(Quantity(0)).size(x, outcome.x_adv).tolist() for norm in (Linf, L2, L1))
     flows = [None] * len(x) if flow is None else flow.abs().flatten(1).amax(1).tolist()
@@ -268,14 +270,14 @@ def _records(job: Job, outcome: Outcome, answers: Answers | None, seconds: float
     return records
 
 
-def _heard(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> Answers | None:
+def _heard(job: Job, outcome: Outcome, answers: Predictions | None, row: int) -> Predictions | None:
     """What the defense said of an adversarial image, if there is one. An image that needs none is the clean one."""
     if not outcome.due[row]:
         return answers or job.clean
     return None if row in job.barred else answers
 
 
-def _changed(job: Job, outcome: Outcome, answers: Answers | None) -> Tensor:
+def _changed(job: Job, outcome: Outcome, answers: Predictions | None) -> Tensor:
     """Which images got two answers, once as the clean and once as the adversarial image, that are one: (N,) bool.
 
     A defense that says it is deterministic is random then, or looks at the other images of the batch, or at its past.
@@ -287,7 +289,7 @@ def _changed(job: Job, outcome: Outcome, answers: Answers | None) -> Tensor:
     return same & ((after - before).abs() > SAME * before.abs().max())
 
 
-def _error(job: Job, outcome: Outcome, answers: Answers | None, row: int) -> str | None:
+def _error(job: Job, outcome: Outcome, answers: Predictions | None, row: int) -> str | None:
     """Why this image has no verdict, or None. A crash of the attack counts for every image that it was to attack."""
     if not bool(job.clean.valid[row]):
         return "the defense gave NaN or infinite logits on the clean image"

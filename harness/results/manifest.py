@@ -19,9 +19,9 @@ from pydantic_core import PydanticCustomError
 from harness.datasets.spec import Index, Seed
 from harness.errors import Place, UserError
 from harness.process.visible_text import visible
-from harness.results.bounds import MOST_CELLS, MOST_CLASSES, MOST_IMAGES, MOST_PLACES, MOST_VARIANTS, MOST_VOTES
 from harness.results.record import SCHEMA_VERSION
 from harness.results.store import MANIFEST, Store
+from harness.suite.limits import MOST_CELLS, MOST_CLASSES, MOST_IMAGES, MOST_PLACES, MOST_VARIANTS, MOST_VOTES
 from harness.suite.schema import Name
 
 Text = Annotated[str, Field(max_length=10_000), AfterValidator(visible)]

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from harness.results.bounds import MOST_CLASSES, MOST_FLAGS
+from harness.suite.limits import MOST_CLASSES, MOST_FLAGS
 
 SCHEMA_VERSION = 2
 

@@ -18,9 +18,9 @@ import safetensors
 from torch import Tensor
 
 from harness.guard.untrusted import Unreadable, opened, parse_json
-from harness.results.bounds import MOST_FLAGS, MOST_VALUES
 from harness.results.parquet_pages import columns
 from harness.results.record import SCHEMA
+from harness.suite.limits import MOST_FLAGS, MOST_VALUES
 
 LARGEST_RECORDS, LARGEST_IMAGES, LARGEST_HEADER = 1 << 26, 1 << 30, 1 << 16
 """Bytes of a file of records, of a file of images, and of that file's header."""

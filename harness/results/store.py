@@ -31,7 +31,6 @@ from torch import Tensor
 from harness.errors import Place, UserError
 from harness.files import _discard, _remedy, write_atomically
 from harness.guard.untrusted import Unreadable, contents, digest, parse_json
-from harness.results.bounds import MOST_VOTES
 from harness.results.record import SCHEMA_VERSION, Record, from_row
 from harness.results.shard_files import (
     LARGEST_IMAGES,
@@ -45,6 +44,7 @@ from harness.results.shard_files import (
     shapes_of,
     tensors_of,
 )
+from harness.suite.limits import MOST_VOTES
 
 MANIFEST = "run.json"
 LOCK = ".lock"

@@ -13,7 +13,7 @@ from harness.config.yaml_file import Document, Key, Node, read
 from harness.datasets.names import DATASETS
 from harness.datasets.spec import CHOICES, Dataset
 from harness.errors import Place, UserError, nearest
-from harness.results.bounds import MOST_CELLS, MOST_PLACES
+from harness.suite.limits import MOST_CELLS, MOST_PLACES
 from harness.suite.schema import Suite
 from harness.suite.sweep import Sweep, entry_of, expand
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from harness.config.validation import Line
 from harness.datasets.spec import Count, Dataset, Seed, _Section
-from harness.results.bounds import LISTS, MOST_IMAGES, MOST_VALUES, MOST_VOTES, VALUES
+from harness.suite.limits import LISTS, MOST_IMAGES, MOST_VALUES, MOST_VOTES, VALUES
 
 
 def _name(text: str) -> str:

@@ -22,7 +22,7 @@ from harness.config.component import RESERVED, class_of, parameters
 from harness.config.yaml_file import Key, Node
 from harness.errors import UserError, nearest
 from harness.process.visible_text import visible
-from harness.results.bounds import MOST_VARIANTS
+from harness.suite.limits import MOST_VARIANTS
 
 KINDS = {"defense": "defenses", "attack": "attacks"}
 FORM = "Write defense.NAME.ARGUMENT or attack.NAME.ARGUMENT"

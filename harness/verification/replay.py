@@ -21,7 +21,7 @@ from torch import Tensor
 
 from harness.datasets.batch import Images
 from harness.defense import Defense
-from harness.evaluation.predict import drawn, read
+from harness.predict import draw_logits, predictions
 from harness.results.record import Record
 
 ROUNDING = 1e-4
@@ -53,13 +53,13 @@ class Comparison:
 
 
 def ask_again(defense: Defense, images: Images, seeds: Tensor, *, votes: int, batch_size: int) -> Answers:
-    """As `harness.evaluation.predict.ask`, which gives the verdicts, with the logits that it saw on the way.
+    """As `harness.predict.predict_votes`, which gives the verdicts, with the logits that it saw on the way.
 
     Args:
         images: on the defense's device; seeds: (N,) int64.
     """
-    logits = drawn(defense, images.x, seeds, votes=votes, batch_size=batch_size)
-    found = read(logits, images.y)
+    logits = draw_logits(defense, images.x, seeds, votes=votes, batch_size=batch_size)
+    found = predictions(logits, images.y)
     return Answers(found.votes, found.margins, logits)
 
 

@@ -121,6 +121,7 @@ def test_a_read_only_directory_is_told_with_a_remedy(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.files.open", fail(OSError(code, os.strerror(code))), raising=False)
+    monkeypatch.setattr("harness.results.store.open", fail(OSError(code, os.strerror(code))), raising=False)
     for attempt in (lambda: Store(tmp_path).write_manifest({}), lambda: Store(tmp_path).locked().__enter__()):
         with pytest.raises(UserError, match=rf"{os.strerror(code)}.*--out"):
             attempt()
@@ -202,7 +203,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from harness.errors import UserError
-from harness.records import Record
+from harness.results.record import Record
 from harness.results.store import Store
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))

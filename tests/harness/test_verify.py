@@ -23,8 +23,8 @@ from harness.cli.run_progress import Display
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import UserError
-from harness.evaluation.predict import ask
 from harness.evaluation.run import run
+from harness.predict import predict_votes
 from harness.process.signals import Stopped
 from harness.reporting import report as rendered
 from harness.results.load import load_results
@@ -675,7 +675,7 @@ class Edge(Defense):
 def replay(recorded_batch: int, batch: int, label: int) -> tuple[Record, Answers]:
     images = Images(torch.arange(4), torch.rand(4, 1, 2, 2), torch.full((4,), label))
     defense, seeds = Edge(), torch.arange(4)
-    then = ask(defense, images.x, images.y, seeds, votes=1, batch_size=recorded_batch)
+    then = predict_votes(defense, images.x, images.y, seeds, votes=1, batch_size=recorded_batch)
     votes, margins = then.votes[:, 0].tolist(), then.margins[:, 0].tolist()
     record = Record(0, label, "robust", votes, votes, margins, margins, 0, 0, 0, None, 0, 0, 0, 0, 0)
     return record, ask_again(defense, images, seeds, votes=1, batch_size=batch)

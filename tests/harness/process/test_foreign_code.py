@@ -11,9 +11,8 @@ import torch
 
 from harness.config.registry import find
 from harness.errors import blame
-from harness.guard import foreign_code
-from harness.guard.foreign_code import Escape, contained, definition
-from harness.process import signals
+from harness.process import foreign_code, signals
+from harness.process.foreign_code import Escape, contained, definition
 from harness.randomness import fenced
 from harness.threat import Linf
 

@@ -8,11 +8,11 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from harness.config.introspect import folder_of
 from harness.process.signals import from_outside
 
 PARTS = ("defenses", "attacks")
@@ -85,6 +85,14 @@ def _told(filename: str, line: int | None, function: str | None) -> str:
     with suppress(OSError, ValueError):  # the current folder may be gone, or another one
         shown = path.relative_to(Path.cwd())
     return f"{shown}:{line}" + (f", in {function}" if function else "")
+
+
+def folder_of(package: str) -> Path | None:
+    """The folder of a package, found without importing it or its parents."""
+    top, *rest = package.split(".")
+    spec = find_spec(top)
+    roots = spec.submodule_search_locations if spec else None
+    return next((path for root in roots or [] if (path := Path(root, *rest)).is_dir()), None)
 
 
 def theirs(filename: str) -> bool:

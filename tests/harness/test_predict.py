@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from harness.cli.run_progress import Display
 from harness.defense import Defense
 from harness.evaluation.pending import load_images, survey
-from harness.evaluation.predict import ask
 from harness.evaluation.run import run
-from harness.query import draws_globally, query
+from harness.predict import draws_globally, predict_votes, query
 from harness.randomness import fenced, normal, row_seeds
 from harness.results.store import Store
 from harness.suite import load_suite
@@ -142,7 +141,7 @@ def test_noise_that_comes_only_at_times_belongs_to_the_image_too() -> None:
 def test_verdicts_and_gradients_do_not_depend_on_the_batch_size(kind: type[Linear]) -> None:
     answers, steps = [], []
     for batch_size in (1, 3, 256):
-        answers.append(ask(kind(), X, Y, SEEDS, votes=4, batch_size=batch_size))
+        answers.append(predict_votes(kind(), X, Y, SEEDS, votes=4, batch_size=batch_size))
         target = Target(kind(), X, SEEDS, eot=3, batch_size=batch_size)
         steps.append(target.step(X, torch.arange(7), lambda z, rows: z.logsumexp(1) - z[:, 0]))
     for other, step in zip(answers[1:], steps[1:], strict=True):

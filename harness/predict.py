@@ -1,0 +1,112 @@
+"""How the harness asks a defense anything: each image under a seed of its own, whatever else is in the batch.
+
+`query` is the one call of a defense; `predict_votes` is how a verdict is reached: the real defense is asked, under the
+harness's own draws, whatever the attack believed.
+
+Noise that a defense takes from a global generator belongs to a batch: which numbers an image gets depends on how many
+images come before it. A batch in which that is seen to happen is asked again, image by image, each under its own seed,
+and so is every later batch of that defense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.defense import Defense
+from harness.guard.contamination import settings_kept
+from harness.randomness import fold
+
+
+def query(defense: Defense, x: Tensor, seeds: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """What a defense makes of copies of images, every source of randomness fixed.
+
+    Args:
+        x: images, (N, C, H, W) in [0, 1]; seeds: one per image, (N,) int64.
+        part: the part of the defense that is asked, such as its `purify`; the whole of it if left out.
+
+    Returns:
+        What the part returns, a row per image: logits (N, K), or images (N, C, H, W).
+
+    Raises:
+        Contamination: the defense changed settings of the process, which are set back.
+    """
+    part = part or defense
+    if len(x) == 1 or not draws_globally(defense):
+        with settings_kept("answering"), defense.drawing(seeds) as drawn:
+            answer = part(x.clone())  # what it writes into its input stays there
+            if len(x) == 1 or not isinstance(answer, Tensor) or not drawn():
+                return answer
+        defense._one_by_one = True
+    return torch.cat([query(defense, *row, part) for row in zip(x.split(1), seeds.split(1), strict=True)])
+
+
+def draws_globally(defense: Defense) -> bool:
+    """Whether a defense was seen to draw from a global generator, in any call so far."""
+    return defense._one_by_one
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted classes and margins (true-class logit minus the largest other), both (votes, N), on the CPU.
+
+    A NaN logit makes the margin NaN, and the prediction -1.
+    """
+
+    votes: Tensor
+    margins: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """(N,): every draw gave finite logits."""
+        return ~(self.votes < 0).any(0)
+
+
+def predict_votes(defense: Defense, x: Tensor, y: Tensor, seeds: Tensor, *, votes: int, batch_size: int) -> Predictions:
+    """Classifies each image `votes` times (once if the defense is deterministic), in float32, without gradients.
+
+    Args:
+        x: images, (N, C, H, W) in [0, 1]; y: labels, (N,) int64; seeds: one per image, (N,) int64.
+    """
+    return predictions(draw_logits(defense, x, seeds, votes=votes, batch_size=batch_size), y)
+
+
+def draw_logits(defense: Defense, x: Tensor, seeds: Tensor, *, votes: int, batch_size: int) -> Tensor:
+    """The logits behind `predict_votes`, (votes, N, K) float32 on the CPU; one draw of a deterministic defense."""
+    draws = votes if defense.stochastic else 1
+    return torch.stack([_logits(defense, x, fold(seeds, draw), batch_size) for draw in range(draws)])
+
+
+def predictions(logits: Tensor, y: Tensor) -> Predictions:
+    """The answers in logits. logits: (votes, N, K); y: labels, (N,) int64."""
+    votes, margins = zip(*(_read(draw, y.cpu()) for draw in logits), strict=True)
+    return Predictions(torch.stack(votes), torch.stack(margins))
+
+
+@torch.no_grad()
+def _logits(defense: Defense, x: Tensor, seeds: Tensor, batch_size: int) -> Tensor:
+    batches = zip(x.split(batch_size), seeds.split(batch_size), strict=True)
+    with exactly():
+        return torch.cat([query(defense, images, part_seeds) for images, part_seeds in batches]).float().cpu()
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """In full float32: TensorFloat-32, torch's default for convolutions on a GPU, could flip a vote."""
+    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
+
+
+def _read(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    finite = torch.isfinite(logits).all(1)
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return torch.where(finite, logits.argmax(1), -1), torch.where(finite, true - other, torch.nan)
