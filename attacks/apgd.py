@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attacks.common.gradient_attack import Best, Climber, Oracle, column
+from attacks.common.gradient_attack import BestIterates, GradientAttack, Objective, column
 from attacks.common.losses import LossName
 from attacks.common.norms import Norm, ball
 from harness.gradients import Gradient
@@ -36,7 +36,7 @@ FIRST, SHRINK, SHORTEST = 0.22, 0.03, 0.06
 RAISED, MOMENTUM = 0.75, 0.75
 
 
-class APGD(Climber):
+class APGD(GradientAttack):
     """Auto-PGD: no step size to tune. The defaults are what the reference code of the paper calls AutoAttack.
 
     Args:
@@ -76,15 +76,24 @@ class APGD(Climber):
             eot=eot,
         )
 
-    def climb(self, best: Best, x: Tensor, start: Tensor, rows: Tensor, oracle: Oracle, stops: bool) -> None:
-        adapt(best, x, start, rows, oracle, self.threat, self.steps, stops)
+    def run_restart(
+        self, best: BestIterates, x: Tensor, start: Tensor, rows: Tensor, objective: Objective, stops: bool
+    ) -> None:
+        apgd_steps(best, x, start, rows, objective, self.threat, self.steps, stops)
 
 
-def adapt(
-    best: Best, x: Tensor, start: Tensor, rows: Tensor, oracle: Oracle, threat: Pixels, steps: int, stops: bool
-) -> Climb:
-    """One run of `steps` steps. The arguments: see `Climber.climb`. Returns where it ended."""
-    climb = Climb.at(start, rows, oracle.step(start, rows), 2 * float(threat.eps))
+def apgd_steps(
+    best: BestIterates,
+    x: Tensor,
+    start: Tensor,
+    rows: Tensor,
+    objective: Objective,
+    threat: Pixels,
+    steps: int,
+    stops: bool,
+) -> APGDState:
+    """One run of `steps` steps. The arguments: see `GradientAttack.climb`. Returns where it ended."""
+    climb = APGDState.at(start, rows, objective.step(start, rows), 2 * float(threat.eps))
     spans = _spans(steps)
     left = next(spans)
     for number in range(steps):
@@ -96,17 +105,17 @@ def adapt(
         climb.move(x[climb.rows], threat, MOMENTUM if number else 1.0)
         if number + 1 == steps:
             break
-        climb.observe(oracle.step(climb.images, climb.rows))
+        climb.observe(objective.step(climb.images, climb.rows))
         left -= 1
         if not left:
             climb.check()
             left = next(spans)
-    best.update(climb.images, climb.rows, oracle.logits(climb.images, climb.rows))
+    best.update(climb.images, climb.rows, objective.logits(climb.images, climb.rows))
     return climb
 
 
 @dataclass
-class Climb:
+class APGDState:
     """Where each image is, was, and did best.
 
     images, before, top: (M, C, H, W); rows: (M,); size: eta, (M,); here: of `images`; loss, grad: of `top`;
@@ -128,7 +137,7 @@ class Climb:
     taken: int = 0
 
     @classmethod
-    def at(cls, start: Tensor, rows: Tensor, step: Step, size: float) -> Climb:
+    def at(cls, start: Tensor, rows: Tensor, step: Step, size: float) -> APGDState:
         none, sizes = torch.zeros_like(step.loss), torch.full_like(step.loss, size)
         return cls(start, start, rows, sizes, start, step, step.loss, step.grad, none, none == 0, step.loss)
 

@@ -20,11 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attacks.apgd import adapt
-from attacks.common.gradient_attack import Best, Climber, Oracle, Round
+from attacks.apgd import apgd_steps
+from attacks.common.gradient_attack import BestIterates, GradientAttack, Objective, Restart
 from attacks.common.losses import LossName, RowLoss, margin
 from attacks.common.norms import Norm, ball
-from attacks.pgd import ascend
+from attacks.pgd import pgd_steps
 from harness.attack import Adversarial, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
@@ -35,7 +35,7 @@ from harness.threat import L1
 Optimizer = Literal["apgd", "pgd"]
 
 
-class Lagrange(Climber):
+class Lagrange(GradientAttack):
     """Gradient ascent on the loss less l times the defense's energy, for one l after another.
 
     Needs a defense with `energy(x)`: dc, rdc, jem, sbgc.
@@ -97,10 +97,10 @@ class Lagrange(Climber):
             return super().perturb(target, x, y)
         best, flags = x.clone(), list[str]()
         rate, lead = (x.new_full((len(x),), -torch.inf) for _ in range(2))
-        judge = target.viewed(gradient="exact", eot=self.draws)
+        judge = target.with_view(gradient="exact", eot=self.draws)
         rows = torch.arange(len(x), device=x.device)
         for place, weight in enumerate(self.weights, 1):
-            view = target.viewed(gradient=self.gradient, eot=self.eot, tag=place)
+            view = target.with_view(gradient=self.gradient, eot=self.eot, tag=place)
             found = Adversarial.of(self._only(weight).perturb(view, x, y))
             margins = torch.stack([margin(logits, y) for logits in judge.sample(found.images, rows)])
             often, by = (margins > 0).to(rate).mean(0), margins.mean(0)
@@ -113,17 +113,19 @@ class Lagrange(Climber):
         loss, scale = super().objective(defense, x, y, aim), defense.logit_scale(x)
         return lambda logits, rows: loss(scale * logits, rows)
 
-    def rounds(self) -> Iterator[Round]:
+    def restart_plan(self) -> Iterator[Restart]:
         for place, weight in enumerate(self.weights):
             for restart in range(self.restarts):
-                yield Round(place * self.restarts + restart, restart, weight)
+                yield Restart(place * self.restarts + restart, restart, weight)
 
-    def climb(self, best: Best, x: Tensor, start: Tensor, rows: Tensor, oracle: Oracle, stops: bool) -> None:
+    def run_restart(
+        self, best: BestIterates, x: Tensor, start: Tensor, rows: Tensor, objective: Objective, stops: bool
+    ) -> None:
         if self.optimizer == "apgd":
-            adapt(best, x, start, rows, oracle, self.threat, self.steps, stops)
+            apgd_steps(best, x, start, rows, objective, self.threat, self.steps, stops)
         else:
             sizes = [2.5 * float(self.threat.eps) / self.steps] * self.steps
-            ascend(best, x, start, rows, oracle, self.threat, sizes, 0.0, stops)
+            pgd_steps(best, x, start, rows, objective, self.threat, sizes, 0.0, stops)
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that is never fooled; on a deterministic defense, which needs no choice by draws, it is less."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.common.gradient_attack import Best
+from attacks.common.gradient_attack import BestIterates
 from attacks.common.norms import Norm, ball
 from harness.attack import Attack, Cost
 from harness.quantity import Quantity
@@ -36,7 +36,7 @@ class Noise(Attack):
         self.tries = tries
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
-        best = Best.of(x, y)
+        best = BestIterates.of(x, y)
         rows = torch.arange(len(x), device=x.device)
         for number in range(self.tries):
             if not target.defense.stochastic:

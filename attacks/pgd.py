@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from attacks.common.gradient_attack import Best, Climber, Oracle, column
+from attacks.common.gradient_attack import BestIterates, GradientAttack, Objective, column
 from attacks.common.losses import LossName
 from attacks.common.norms import Norm, ball
 from harness.gradients import Gradient
@@ -31,7 +31,7 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 }
 
 
-class PGD(Climber):
+class PGD(GradientAttack):
     """Projected gradient descent, with restarts, momentum, EOT and the best iterate kept.
 
     Args:
@@ -86,26 +86,31 @@ class PGD(Climber):
         self.momentum, self.schedule = momentum, schedule
         self.step_size = 2.5 * float(eps) / steps if step_size is None else float(step_size)
 
-    def climb(self, best: Best, x: Tensor, start: Tensor, rows: Tensor, oracle: Oracle, stops: bool) -> None:
+    def run_restart(
+        self, best: BestIterates, x: Tensor, start: Tensor, rows: Tensor, objective: Objective, stops: bool
+    ) -> None:
         sizes = [self.step_size * SCHEDULES[self.schedule](i / self.steps) for i in range(self.steps)]
-        ascend(best, x, start, rows, oracle, self.threat, sizes, self.momentum, stops)
+        pgd_steps(best, x, start, rows, objective, self.threat, sizes, self.momentum, stops)
 
 
-def ascend(
-    best: Best,
+def pgd_steps(
+    best: BestIterates,
     x: Tensor,
     start: Tensor,
     rows: Tensor,
-    oracle: Oracle,
+    objective: Objective,
     threat: Pixels,
     sizes: list[float],
     momentum: float,
     stops: bool,
 ) -> None:
-    """A gradient step of each of `sizes` from `start`, and a last look. The other arguments: see `Climber.climb`."""
+    """A gradient step of each of `sizes` from `start`, and a last look.
+
+    The other arguments: see `GradientAttack.run_restart`.
+    """
     images, velocity = start, torch.zeros_like(start)
     for size in sizes:
-        step = oracle.step(images, rows)
+        step = objective.step(images, rows)
         best.learn(images, rows, step)
         velocity = momentum * velocity + _normalised(step.grad)
         images = threat.project(x[rows], images + size * threat.steepest(velocity, images))
@@ -114,7 +119,7 @@ def ascend(
             images, velocity, rows = images[standing], velocity[standing], rows[standing]
             if not len(rows):
                 return
-    best.update(images, rows, oracle.logits(images, rows))
+    best.update(images, rows, objective.logits(images, rows))
 
 
 def _normalised(grad: Tensor) -> Tensor:

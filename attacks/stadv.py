@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attacks.common.flow import Adam, roughness
-from attacks.common.gradient_attack import Best, Oracle
+from attacks.common.gradient_attack import BestIterates, Objective
 from attacks.common.losses import FEWEST_CLASSES, LOSSES, LossName, loss_of
 from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
@@ -83,9 +83,9 @@ class StAdv(Attack):
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
         """Flows and their images."""
-        best = Best.of(x.new_zeros(len(x), *x.shape[2:], 2), y)
+        best = BestIterates.of(x.new_zeros(len(x), *x.shape[2:], 2), y)
         stops = self.keep == "any" and not target.defense.stochastic
-        oracle = Oracle(target, loss_of(self.loss, y), energy=0, real=stops and self.gradient == "blind")
+        oracle = Objective(target, loss_of(self.loss, y), energy=0, real=stops and self.gradient == "blind")
         last, rows = self._descend(best, x, oracle, stops)
         if self.keep == "last":
             flow = last
@@ -112,7 +112,7 @@ class StAdv(Attack):
             return f"the {self.loss} loss needs at least {needed} classes, not {known}; use loss: margin"
         return super().unsuitable(defense)
 
-    def _descend(self, best: Best, x: Tensor, oracle: Oracle, stops: bool) -> tuple[Tensor, Tensor]:
+    def _descend(self, best: BestIterates, x: Tensor, oracle: Objective, stops: bool) -> tuple[Tensor, Tensor]:
         """All steps. `best` learns of every flow that was asked about; where `stops`, an image leaves once fooled.
 
         Returns:

@@ -30,9 +30,9 @@ class Transfer(Attack):
         self._pair = f"{from_}/{attack}"
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
-        if target.given is None:
+        if target.source_images is None:
             raise ValueError("transfer attacks only within a suite that has the pairing it takes images from")
-        return target.given
+        return target.source_images
 
     def cost(self, num_classes: int) -> Cost:
         return Cost(0, 0)

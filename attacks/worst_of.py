@@ -54,7 +54,7 @@ class WorstOf(Attack):
         """The strongest images, with the flow of each where the budget is one of flows."""
         best, flow, flags = x.clone(), x.new_zeros(len(x), *x.shape[2:], 2), list[str]()
         margins = torch.full_like(y, -torch.inf, dtype=x.dtype)
-        judge = target.viewed(gradient="exact", eot=self.draws)
+        judge = target.with_view(gradient="exact", eot=self.draws)
         flows = False
         for place, attack in enumerate(self.attacks):
             rows = torch.arange(len(x), device=x.device)
@@ -62,7 +62,7 @@ class WorstOf(Attack):
                 rows = rows[margins <= 0]
             if not len(rows):
                 break
-            view = target.viewed(gradient=attack.gradient, eot=attack.eot, rows=rows, tag=place)
+            view = target.with_view(gradient=attack.gradient, eot=attack.eot, rows=rows, tag=place)
             found = Adversarial.of(attack.perturb(view, x[rows], y[rows]))
             flags += found.flags
             reached = margin(judge(found.images, rows), y[rows]).to(x.dtype)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from harness.defense import Defense
-from harness.errors import UserError, blame, nearest
+from harness.errors import UserError, nearest, one_line
 from harness.randomness import fenced
 from harness.settings import offline, weights_root
 from harness.weights import published
@@ -102,7 +102,7 @@ class _ZooModel:
                 network: nn.Module = load_model(self.name, self.root, self.dataset, self.threat)
         except Exception as error:  # of PyTorch, RobustBench, or the model's own code
             code = isinstance(error, pickle.UnpicklingError)
-            reason = "it is damaged, or holds code, which is never run" if code else blame(error)
+            reason = "it is damaged, or holds code, which is never run" if code else one_line(error)
             raise UserError(
                 f"model '{self.name}' cannot be loaded from {', '.join(str(file.path) for file in files)}: {reason}",
                 remedy="If the file is at fault, remove it, and it will be downloaded again",
@@ -154,7 +154,7 @@ class _ZooModel:
                     download_gdrive_new(file.drive, file.path)
                 reason = "nothing came"
             except Exception as error:  # of the disk, the network, or Google's refusal as gdown puts it
-                reason = blame(error)
+                reason = one_line(error)
         if not file.path.is_file():
             raise UserError(
                 f"model '{self.name}' cannot be downloaded from {file.url} to {file.path}: {reason}",

@@ -49,7 +49,7 @@ class Failed(UserError):
     """The code of a defense or an attack failed. A run goes on without what needs it; other commands end as usual."""
 
 
-def blame(error: BaseException, at: str | None = None) -> str:
+def one_line(error: BaseException, at: str | None = None) -> str:
     """Somebody else's exception in one line: its type, its text, and the line of code that raised it.
 
     Args:

@@ -46,7 +46,7 @@ class Target(nn.Module):
         seeds: one seed per image, (N,) int64.
         gradient, eot: see `Attack`.
         batch_size: images sent through the defense at once.
-        given: the adversarial images of the attack's `source`, like x, or None.
+        source_images: the adversarial images of the attack's `source`, like x, or None.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Target(nn.Module):
         gradient: Gradient = "exact",
         eot: int = 1,
         batch_size: int = 256,
-        given: Tensor | None = None,
+        source_images: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.given = given
+        self.source_images = source_images
         self.defense, self.seeds, self.eot, self.batch_size = defense, seeds.to(x.device), eot, batch_size
         self._clean = x.detach()
         self._view = VIEWS[gradient]
@@ -70,7 +70,7 @@ class Target(nn.Module):
         self.forwards = torch.zeros(len(x), dtype=torch.int64)
         self.backwards = torch.zeros(len(x), dtype=torch.int64)
 
-    def viewed(self, *, gradient: Gradient, eot: int, rows: Tensor | None = None, tag: int = 0) -> Target:
+    def with_view(self, *, gradient: Gradient, eot: int, rows: Tensor | None = None, tag: int = 0) -> Target:
         """Another view of these images or of some of them, with seeds of its own; what it is asked is counted here.
 
         Args:
@@ -82,7 +82,7 @@ class Target(nn.Module):
         other.eot, other._view = eot, VIEWS[gradient]
         other.seeds, other._clean = fold(self.seeds[rows], _VIEW, tag), self._clean[rows]
         other._counted, other.met = self._counted[rows.cpu()], self.met.take(rows)
-        other.given = None if self.given is None else self.given[rows]
+        other.source_images = None if self.source_images is None else self.source_images[rows]
         return other
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -94,7 +94,7 @@ class Target(nn.Module):
         """
         return self.sample(x, rows).mean(0)
 
-    def real(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def defense_logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """What the defense itself answers, whatever the view: mean logits (M, K), counted like any other forward."""
         return self._ask(exact, x, rows, self.eot).mean(0)
 

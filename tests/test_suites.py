@@ -11,8 +11,8 @@ from harness.cli.listing import listing, suite_files
 from harness.config.registry import entries
 from harness.diagnosis import Options
 from harness.dry_run.cost import estimate
-from harness.dry_run.meta_checkpoints import blueprints
-from harness.dry_run.placeholders import absent, cache
+from harness.dry_run.meta_checkpoints import all_on_meta
+from harness.dry_run.placeholders import absent, placeholder_cache
 from harness.dry_run.smoke import small
 from harness.reporting.tables.reference import named
 from harness.suite import Plan, load_suite
@@ -49,7 +49,7 @@ def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Path]:
     """A cache of stand-ins."""
-    with cache() as root:
+    with placeholder_cache() as root:
         yield root
 
 
@@ -71,7 +71,7 @@ def test_every_suite_is_listed_with_a_title_also_those_in_folders() -> None:
 
 @pytest.mark.parametrize("path", CIFAR, ids=lambda path: path.stem)
 def test_a_suite_on_cifar10_is_costed_without_a_single_checkpoint(path: Path, room: Path) -> None:
-    plan = blueprints(load_suite(path))
+    plan = all_on_meta(load_suite(path))
     costs = estimate(plan)
     assert len(costs) == len(plan.cells) and all(cost.evaluations > 0 for cost in costs)
     assert plan.resolved()["dataset"]["name"] == "cifar10"
@@ -168,5 +168,5 @@ def test_every_defense_of_the_package_has_its_clean_accuracy_measured() -> None:
 
 @pytest.mark.parametrize("path", [*CIFAR, *DIGITS.values()], ids=lambda path: path.parent.name + "-" + path.stem)
 def test_in_small_every_pairing_is_a_few_hundred_evaluations(path: Path, room: Path) -> None:
-    plan = small(blueprints(load_suite(path)))
+    plan = small(all_on_meta(load_suite(path)))
     assert max(cost.per_image for cost in estimate(plan)) < 2000

@@ -1,7 +1,8 @@
 """What attacks that climb a loss share: restarts, images that leave once fooled, the strongest iterate of each.
 
-An attack says how it climbs (`climb`), and what in each of its rounds (`rounds`). A round starts at a random point of
-the budget, or at the image, and asks the target for a loss, its gradient and the logits at one iterate after another.
+An attack says how one restart climbs (`run_restart`), and how its restarts differ (`restart_plan`). A restart begins at a
+random point of the budget, or at the image, and asks the target for a loss, its gradient and the logits at one iterate
+after another.
 Returned is the iterate of largest margin max_{j != y} z_j - z_y among all that were evaluated.
 """
 
@@ -29,7 +30,7 @@ _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
-class Round:
+class Restart:
     """One start and what is climbed from there: the loss, less `energy` times the defense's energy (paper Eq. 10).
 
     rival: of a targeted loss, which rival it aims at: 0 is the strongest on the clean image.
@@ -40,7 +41,7 @@ class Round:
     energy: float = 0.0
 
 
-class Climber(Attack):
+class GradientAttack(Attack):
     """Base of gradient attacks within a pixel budget.
 
     On a deterministic defense an image leaves the batch as soon as the real defense misclassifies it. On a stochastic
@@ -86,7 +87,9 @@ class Climber(Attack):
         self.random_start, self.early_stop = random_start, early_stop
 
     @abstractmethod
-    def climb(self, best: Best, x: Tensor, start: Tensor, rows: Tensor, oracle: Oracle, stops: bool) -> None:
+    def run_restart(
+        self, best: BestIterates, x: Tensor, start: Tensor, rows: Tensor, objective: Objective, stops: bool
+    ) -> None:
         """One round of `steps` gradients and one last look. Tells `best` of every iterate that it asks about.
 
         Args:
@@ -95,9 +98,9 @@ class Climber(Attack):
             stops: images leave once `best` has them fooled.
         """
 
-    def rounds(self) -> Iterator[Round]:
+    def restart_plan(self) -> Iterator[Restart]:
         """What is climbed, in order."""
-        return (Round(restart, restart) for restart in range(self.restarts))
+        return (Restart(restart, restart) for restart in range(self.restarts))
 
     def objective(self, defense: Defense, x: Tensor, y: Tensor, aim: Tensor | None) -> RowLoss:
         """What is maximised, less the energy of a round: `loss`, of images x (N, C, H, W) with labels y (N,).
@@ -114,16 +117,16 @@ class Climber(Attack):
         """
         stops = self.early_stop and not target.defense.stochastic
         aims = rivals(target(x, torch.arange(len(x), device=x.device)), y) if self.loss in TARGETED else None
-        best = Best.of(x, y)
-        for tried in self.rounds():
+        best = BestIterates.of(x, y)
+        for tried in self.restart_plan():
             rows = (~best.fooled).nonzero().squeeze(1) if stops else torch.arange(len(x), device=x.device)
             if not len(rows):
                 break
             aim = None if aims is None else aims[:, tried.rival % aims.shape[1]]
             start = self._start(x[rows], fold(target.seeds[rows], _START, tried.start))
             loss = self.objective(target.defense, x, y, aim)
-            oracle = Oracle(target, loss, tried.energy, stops and self.gradient == "blind")
-            self.climb(best, x, start, rows, oracle, stops)
+            objective = Objective(target, loss, tried.energy, stops and self.gradient == "blind")
+            self.run_restart(best, x, start, rows, objective, stops)
         flags = best.remarks()
         return Adversarial(best.images, flags=flags) if flags else best.images
 
@@ -131,7 +134,7 @@ class Climber(Attack):
         """Of an image that is never fooled; on a deterministic defense one that is fooled costs less."""
         forwards = self.eot if self.loss in TARGETED else 0
         backwards = 0
-        for tried in self.rounds():
+        for tried in self.restart_plan():
             gradients = self.eot * self.steps * (2 if tried.energy else 1)
             checks = self.steps if self.gradient == "blind" and self.early_stop else 0
             forwards, backwards = forwards + gradients + self.eot + checks, backwards + gradients
@@ -154,7 +157,7 @@ class Climber(Attack):
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Objective:
     """What a round asks of the target.
 
     Args:
@@ -170,14 +173,14 @@ class Oracle:
 
     def step(self, images: Tensor, rows: Tensor) -> Step:
         step = self.target.step(images, rows, self.loss, energy=self.energy)
-        return replace(step, logits=self.target.real(images, rows)) if self.real else step
+        return replace(step, logits=self.target.defense_logits(images, rows)) if self.real else step
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
-        return (self.target.real if self.real else self.target)(images, rows)
+        return (self.target.defense_logits if self.real else self.target)(images, rows)
 
 
 @dataclass
-class Best:
+class BestIterates:
     """The strongest iterate seen of each image, and what is known about it. y: labels (N,).
 
     images: (N, C, H, W); margins: (N,), -inf before the first iterate; fooled: (N,), the margin is clearly positive;
@@ -192,7 +195,7 @@ class Best:
     alive: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor) -> Best:
+    def of(cls, x: Tensor, y: Tensor) -> BestIterates:
         no = torch.zeros_like(y, dtype=torch.bool)
         lowest = torch.full_like(y, -torch.inf, dtype=x.dtype)
         return cls(y, x.clone(), lowest, *(no.clone() for _ in range(3)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.errors import UserError, blame, nearest
+from harness.errors import UserError, nearest, one_line
 
 PUBLISHED_CLASS = "UNet2DModel"
 OLD_LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -95,7 +95,7 @@ def _diffusers() -> tuple[Any, Any, Any]:
         from diffusers.models.attention_processor import Attention, AttnProcessor
     except ImportError as error:
         raise UserError(
-            f"a network of Hugging Face needs the package diffusers ({blame(error)})",
+            f"a network of Hugging Face needs the package diffusers ({one_line(error)})",
             remedy="pip install 'adversarial-harness[diffusers]'",
         ) from error
     return UNet2DModel, Attention, AttnProcessor

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from harness.errors import blame
+from harness.errors import one_line
 from harness.process.foreign_code import contained
 
 Status = Literal["passed", "failed", "warned"]
@@ -47,7 +47,7 @@ class Rule(Generic[Subject]):
             with contained():
                 return Verdict(self.name, *self.look(subject))
         except Exception as error:
-            return Verdict(self.name, "failed", f"it raises {blame(error)}")
+            return Verdict(self.name, "failed", f"it raises {one_line(error)}")
 
 
 def rule(name: str, passes: float | None = None) -> Callable[[Callable[[Subject], Judgement]], Rule[Subject]]:

@@ -23,7 +23,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from harness.errors import UserError, blame
+from harness.errors import UserError, one_line
 
 Status = Literal["ok", "broken", "absent"]
 
@@ -107,7 +107,7 @@ def autoattack_alias() -> Finding:
     try:
         module = importlib.import_module("autoattack")
     except ImportError as error:
-        return Finding(name, "broken", blame(error), pip("install 'pyautoattack>=0.2.0'"))
+        return Finding(name, "broken", one_line(error), pip("install 'pyautoattack>=0.2.0'"))
     return Finding(name, "ok", f"gives {module.__name__}")
 
 
@@ -152,7 +152,7 @@ def torch_pair() -> Finding:
         ops = importlib.import_module("torchvision.ops")
         ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
     except Exception as error:  # a mismatch shows as whatever the loader or the dispatcher happens to raise
-        return Finding(name, "broken", f"torchvision's operators do not work: {blame(error)}", mend)
+        return Finding(name, "broken", f"torchvision's operators do not work: {one_line(error)}", mend)
     return Finding(name, "ok", "of one build")
 
 
@@ -167,7 +167,7 @@ def numpy_bridge() -> Finding:
             warnings.simplefilter("ignore")
             torch.from_numpy(np.zeros(1)).numpy()
     except RuntimeError as error:
-        return Finding(name, "broken", f"they do not work together: {blame(error)}", pip("install 'numpy<2'"))
+        return Finding(name, "broken", f"they do not work together: {one_line(error)}", pip("install 'numpy<2'"))
     return Finding(name, "ok", "work together")
 
 
@@ -222,7 +222,7 @@ def _torchattacks() -> Finding:
     except metadata.PackageNotFoundError:
         return Finding("torchattacks", "absent", "for attacks of type torchattacks", mend)
     except ImportError as error:
-        return Finding("torchattacks", "broken", blame(error), mend)
+        return Finding("torchattacks", "broken", one_line(error), mend)
     return Finding("torchattacks", "ok", version)
 
 
@@ -258,4 +258,4 @@ def _surviving(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from look()
     except Exception as error:
-        yield Finding(f"examination of {look.__name__}", "broken", f"it stopped: {blame(error)}")
+        yield Finding(f"examination of {look.__name__}", "broken", f"it stopped: {one_line(error)}")

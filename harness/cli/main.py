@@ -22,7 +22,7 @@ from rich.table import Table
 from harness import __version__
 from harness.cli import compare, diagnose, eot, report, show, verify, weights
 from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, device_of, finish
-from harness.errors import UserError, blame
+from harness.errors import UserError, one_line
 from harness.process import foreign_code, signals
 from harness.process.console import echo, new_console
 
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
             if isinstance(error, UserError):
                 _complain(str(error))
             if foreign_code.is_theirs(error):
-                _complain(f"{blame(error)}. Mend it.")
+                _complain(f"{one_line(error)}. Mend it.")
             traceback.print_exc()
             sys.exit(BUG)
 
@@ -73,7 +73,7 @@ def _examine(end: SystemExit) -> None:
     before = end.__context__  # what typer, or rich, was told and made an exit of
     told = before and before.__cause__
     if foreign_code.is_theirs(end) or (isinstance(told, KeyboardInterrupt) and not signals.from_outside(told)):
-        _complain(f"{blame(told or end)} would end the whole program. Let it raise an exception that says why.")
+        _complain(f"{one_line(told or end)} would end the whole program. Let it raise an exception that says why.")
     if isinstance(told, KeyboardInterrupt):
         _leave(signals.status_of(told), "Stopped.")
     if isinstance(before, BrokenPipeError):

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.evaluation.pending import Work
+from harness.evaluation.pending import CellRun
 from harness.results.record import Record
 from harness.target import Target
 
@@ -24,8 +24,8 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._clock = _Clock()
-        self._works: list[Work] = []
-        self._current: Work | None = None
+        self._works: list[CellRun] = []
+        self._current: CellRun | None = None
         self._target: Target | None = None
 
     def note(self, text: str) -> None:
@@ -33,7 +33,7 @@ class Display:
         self.console.print(escape(text), highlight=False)
 
     @contextmanager
-    def running(self, works: list[Work]) -> Iterator[None]:
+    def running(self, works: list[CellRun]) -> Iterator[None]:
         """Shows the progress of these pairings while the block runs."""
         self._clock, self._works = _Clock(), works
         if not self.console.is_terminal:
@@ -42,14 +42,14 @@ class Display:
         with Live(get_renderable=self._render, console=self.console, refresh_per_second=4):
             yield
 
-    def began(self, work: Work) -> None:
+    def began(self, work: CellRun) -> None:
         self._current, self._target = work, None
 
-    def watch(self, work: Work, target: Target) -> None:
+    def watch(self, work: CellRun, target: Target) -> None:
         """Follows the passes that an attack spends."""
         self._current, self._target = work, target
 
-    def finished(self, work: Work, records: list[Record]) -> None:
+    def finished(self, work: CellRun, records: list[Record]) -> None:
         """A shard is on disk."""
         self._clock.add(work, len(records))
         self._target = None
@@ -73,7 +73,7 @@ class Display:
         passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
         return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
 
-    def _visible(self) -> list[Work]:
+    def _visible(self) -> list[CellRun]:
         """As many pairings as the terminal has lines for, the current one among them."""
         room = max(1, self.console.height - 2)
         at = next((i for i, work in enumerate(self._works) if work is self._current), 0)
@@ -88,17 +88,17 @@ class _Clock:
         self._last = time.monotonic()
         self._spent: dict[str, tuple[int, float]] = {}
 
-    def add(self, work: Work, images: int) -> None:
+    def add(self, work: CellRun, images: int) -> None:
         now = time.monotonic()
         count, seconds = self._spent.get(work.name, (0, 0.0))
         self._spent[work.name] = count + images, seconds + now - self._last
         self._last = now
 
-    def speed(self, work: Work) -> str:
+    def speed(self, work: CellRun) -> str:
         count, seconds = self._spent.get(work.name, (0, 0.0))
         return f"{count / seconds:.3g} images/s" if seconds else ""
 
-    def left(self, works: list[Work]) -> float | None:
+    def left(self, works: list[CellRun]) -> float | None:
         """Seconds. A pairing not begun is taken to be as slow as the average of those that were."""
         if not self._spent:
             return None
@@ -107,7 +107,7 @@ class _Clock:
         return sum(per_image.get(w.name, average) * (b - a) for w in works for a, b in w.missing)
 
 
-def _state(work: Work) -> str:
+def _state(work: CellRun) -> str:
     """Images done, and the accuracies so far."""
     done, total = len(work.records), max(b for _, b in work.shards)
     return f"{done}/{total} images, {accuracies(work.records)}"

@@ -46,14 +46,14 @@ def show(
     """
     from harness.dry_run import placeholders
     from harness.dry_run.cost import estimate, hours, speeds
-    from harness.dry_run.meta_checkpoints import blueprints
+    from harness.dry_run.meta_checkpoints import all_on_meta
     from harness.dry_run.smoke import small
     from harness.results.environment import device_name
     from harness.suite.plan import load_suite
 
     console = new_console()
-    with stoppable(), placeholders.cache():
-        plan = blueprints(load_suite(suite, limit=limit, only=only))
+    with stoppable(), placeholders.placeholder_cache():
+        plan = all_on_meta(load_suite(suite, limit=limit, only=only))
         plan = small(plan) if smoke else plan
         echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
         _print_labels(plan, console)

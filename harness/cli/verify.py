@@ -18,7 +18,7 @@ from harness.process.console import new_console, plain_column
 from harness.process.signals import status_of, stoppable
 
 if TYPE_CHECKING:
-    from harness.verification import Report
+    from harness.verification import CellReport
 
 COLOURS = {"holds": "green", "fails": "red"}
 """Of outcomes; the others are yellow."""
@@ -76,7 +76,7 @@ def verify(
     from harness.verification import verify as verify_run
 
     console = new_console()
-    reports: dict[str, Report] = {}
+    reports: dict[str, CellReport] = {}
     where = device_of(device)
     found = verify_run(
         directory, where, suite=suite, only=only, limit=limit, batch_size=batch_size, replay=not no_replay, trust=trust
@@ -99,7 +99,7 @@ def verify(
         raise typer.Exit(UNVERIFIED)
 
 
-def _follow(found: Iterable[Report], reports: dict[str, Report], console: Console) -> None:
+def _follow(found: Iterable[CellReport], reports: dict[str, CellReport], console: Console) -> None:
     """Keeps the latest report of each cell, and shows how far the one at work is."""
     columns = (plain_column(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -111,7 +111,7 @@ def _follow(found: Iterable[Report], reports: dict[str, Report], console: Consol
             progress.update(bars[report.name], completed=report.images)
 
 
-def _show(reports: dict[str, Report], console: Console) -> None:
+def _show(reports: dict[str, CellReport], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("pairing", overflow="fold")
     replayed = any(report.asked for report in reports.values())
@@ -132,26 +132,26 @@ def _show(reports: dict[str, Report], console: Console) -> None:
         console.print(line, style="dim", markup=False, highlight=False)
 
 
-def _budget(report: Report) -> list[str]:
+def _budget(report: CellReport) -> list[str]:
     if not report.total:
         return ["–"] * len(BUDGET_COLUMNS)
     recorded = f"{report.recorded / report.images:.1%}" if report.images else "–"
     return [f"{report.images}/{report.total}", str(report.within), recorded]
 
 
-def _replay(report: Report) -> list[str]:
+def _replay(report: CellReport) -> list[str]:
     if not report.asked:
         return ["–"] * len(REPLAY_COLUMNS)
     counts = (report.equal, report.borderline, report.contradictions)
     return [*map(str, counts), f"{report.replayed / (report.asked + report.errors):.1%}"]
 
 
-def _result(report: Report) -> str:
+def _result(report: CellReport) -> str:
     colour, outcome = COLOURS.get(report.outcome, "yellow"), report.outcome
     return f"[{colour}]{outcome if outcome != 'holds' or report.asked or not report.total else 'budgets hold'}[/]"
 
 
-def _remarks(report: Report) -> list[str]:
+def _remarks(report: CellReport) -> list[str]:
     lines = [*_some(report.problems), *_some([f"could not be verified: {gap}" for gap in report.gaps])]
     lines += _some(report.remarks)
     if report.unchecked and not report.problems:

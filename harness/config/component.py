@@ -19,7 +19,7 @@ from harness.config import registry
 from harness.config.introspect import in_suite
 from harness.config.validation import Line, conform, shown
 from harness.config.yaml_file import Node
-from harness.errors import Failed, Place, UserError, blame, nearest
+from harness.errors import Failed, Place, UserError, nearest, one_line
 from harness.guard.contamination import settings_kept
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced
@@ -87,7 +87,7 @@ class Component:
         except ValueError as error:
             raise UserError(f"{self.title}: {error}", where=self._blamed(str(error))) from error
         except Exception as error:
-            raise Failed(f"{self.title} cannot be built: {blame(error)}", where=self.place) from error
+            raise Failed(f"{self.title} cannot be built: {one_line(error)}", where=self.place) from error
 
     def resolved(self) -> dict[str, Any]:
         """The arguments for JSON: quantities as written, paths relative to the suite, checkpoints with their hash.
@@ -235,7 +235,7 @@ def _hints(cls: Class, title: str, place: Place) -> dict[str, Any]:
         return get_type_hints(cls.__init__, include_extras=True)
     except Exception as error:
         raise UserError(
-            f"the annotations of {cls.__name__}, the class of {title}, cannot be read: {blame(error)}",
+            f"the annotations of {cls.__name__}, the class of {title}, cannot be read: {one_line(error)}",
             remedy="Import what they name outside `if TYPE_CHECKING`",
             where=place,
         ) from error

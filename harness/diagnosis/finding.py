@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.diagnosis.subject import NotAsked
-from harness.errors import blame
+from harness.errors import one_line
 from harness.process.foreign_code import contained
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Check:
         except NotAsked as reason:
             status, message, data = "not asked", str(reason), {}
         except Exception as error:
-            status, message, data = "error", blame(error), {}
+            status, message, data = "error", one_line(error), {}
         return Finding(self.name, status, message, self.source, data, time.perf_counter() - began)
 
 

@@ -1,6 +1,7 @@
 """Defenses of checkpoints that are not here: their architectures, on PyTorch's "meta" device, have no memory.
 
-That is enough to count network evaluations. It works inside the block of `harness.dry_run.placeholders.cache`.
+That is enough to count network evaluations. It works inside the block of
+`harness.dry_run.placeholders.placeholder_cache`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from harness.suite.plan import Cell, Plan
 from harness.weights.checkpoint import Checkpoint, build_network
 
 
-class Blueprint(Checkpoint):
+class MetaCheckpoint(Checkpoint):
     """A checkpoint that is not here. Its network has shapes and neither weights nor memory."""
 
     @cached_property
@@ -36,7 +37,7 @@ class Blueprint(Checkpoint):
 
 
 @dataclass(frozen=True)
-class Drawn(Component):
+class MetaZooModel(Component):
     """A model of RobustBench that is not here, built as a blueprint by RobustBench's own loader."""
 
     def build(self) -> Any:
@@ -48,9 +49,9 @@ class Drawn(Component):
         return defense
 
 
-def blueprints(plan: Plan) -> Plan:
+def all_on_meta(plan: Plan) -> Plan:
     """The plan with blueprints of what is not here, inside the block of `cache`."""
-    return changed(plan, blueprint)
+    return changed(plan, on_meta)
 
 
 def changed(plan: Plan, change: Callable[[Component], Component]) -> Plan:
@@ -64,15 +65,15 @@ def changed(plan: Plan, change: Callable[[Component], Component]) -> Plan:
     return replace(plan, cells=all_of(plan.cells), all_cells=all_of(plan.all_cells))
 
 
-def blueprint(component: Component) -> Component:
+def on_meta(component: Component) -> Component:
     """A defense with blueprints in the place of checkpoints that are not here, and random images likewise."""
     arguments = with_dataset({name: _blueprint(value) for name, value in component.arguments.items()}, component.cls)
-    cls = Drawn if (zoo := zoo_entry(component)) and is_empty(zoo.path()) else type(component)
+    cls = MetaZooModel if (zoo := zoo_entry(component)) and is_empty(zoo.path()) else type(component)
     facts = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
     return cls(**facts | {"arguments": arguments})
 
 
 def _blueprint(value: Any) -> Any:
     if isinstance(value, Checkpoint) and is_empty(value.path):
-        return Blueprint(value.ref, value.path, value.card, value.base)
-    return blueprint(value) if isinstance(value, Component) else value
+        return MetaCheckpoint(value.ref, value.path, value.card, value.base)
+    return on_meta(value) if isinstance(value, Component) else value

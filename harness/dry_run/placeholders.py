@@ -37,7 +37,7 @@ PER_CLASS = 2
 
 
 @contextmanager
-def cache(folder: Path | None = None) -> Iterator[Path]:
+def placeholder_cache(folder: Path | None = None) -> Iterator[Path]:
     """A cache with an empty file for every checkpoint that is not in the user's, while the block runs.
 
     Args:
@@ -132,12 +132,12 @@ def _zoo_network(model: published.ZooModel) -> nn.Module:
 
 
 def fill(entry: Published) -> None:
-    """Writes a network of random weights where the published file would lie, inside the block of `cache`."""
+    """Writes a network of random weights where the published file would lie, inside `placeholder_cache`."""
     write(entry.format, network_of(entry), entry.network or {}, entry.path())
 
 
 def random_images(name: str) -> Path:
-    """An .npz file of images of a dataset's shape and classes, inside the block of `cache`."""
+    """An .npz file of images of a dataset's shape and classes, inside the block of `placeholder_cache`."""
     known, path = KNOWN[name], weights_root() / f"{name}.npz"
     if not path.is_file():
         count, generator = PER_CLASS * known.classes, np.random.RandomState(0)

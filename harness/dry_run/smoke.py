@@ -32,7 +32,7 @@ from harness.config.component import Component, parameters
 from harness.datasets.spec import Dataset
 from harness.defense import Defense
 from harness.dry_run.meta_checkpoints import changed
-from harness.dry_run.placeholders import absent, absent_dataset, cache, fill, random_images, with_dataset
+from harness.dry_run.placeholders import absent, absent_dataset, fill, placeholder_cache, random_images, with_dataset
 from harness.errors import UserError
 from harness.evaluation.pending import load_images
 from harness.evaluation.run import run
@@ -89,7 +89,7 @@ def smoke(suite: Path, out: Path | None, device: torch.device, console: Console,
     """
     disk = out.parent if out else Path("results")
     disk.mkdir(parents=True, exist_ok=True)
-    with cache(disk) as root:
+    with placeholder_cache(disk) as root:
         plan = load_suite(suite, only=only)
         folder = out or disk / f"{plan.suite.suite}-smoke"
         _make_way(folder)

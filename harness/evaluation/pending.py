@@ -16,14 +16,14 @@ from harness.datasets.image_folder import read_labels
 from harness.errors import UserError, nearest
 from harness.evaluation.seeds import Seeds
 from harness.results.record import Record
-from harness.results.store import MANIFEST, Bounds, Damaged, Stale, Store
-from harness.results.store import Cell as StoredCell
-from harness.suite.cell_key import Identities, Identity, Setting, refuse_unsteady
+from harness.results.store import MANIFEST, Damaged, ShardRange, Stale, Store
+from harness.results.store import CellStore as StoredCell
+from harness.suite.cell_key import Identities, Identity, RunSetting, refuse_unsteady
 from harness.suite.plan import Cell, Plan
 
 
 @dataclass(frozen=True)
-class Work:
+class CellRun:
     """A pairing and its shards. shards: bounds -> records, or None where they are still to be made.
 
     parts: what the defense and the attack are.
@@ -35,7 +35,7 @@ class Work:
     parts: tuple[Identity, Identity]
     seeds: Seeds
     stored: StoredCell
-    shards: dict[Bounds, list[Record] | None]
+    shards: dict[ShardRange, list[Record] | None]
     source: StoredCell | None = None
 
     @property
@@ -43,7 +43,7 @@ class Work:
         return f"{self.cell.defense.name}/{self.cell.attack.name}"
 
     @property
-    def missing(self) -> list[Bounds]:
+    def missing(self) -> list[ShardRange]:
         return [bounds for bounds, records in self.shards.items() if records is None]
 
     @property
@@ -62,7 +62,7 @@ class Failure:
     reasons: dict[str, int]
 
 
-def failures(works: Iterable[Work]) -> list[Failure]:
+def failures(works: Iterable[CellRun]) -> list[Failure]:
     """The pairings that have errors."""
     found = []
     for work in works:
@@ -72,7 +72,7 @@ def failures(works: Iterable[Work]) -> list[Failure]:
     return found
 
 
-def refuse_loss(store: Store, works: Iterable[Work]) -> None:
+def refuse_loss(store: Store, works: Iterable[CellRun]) -> None:
     """Raises UserError where something that was finished is no longer there."""
     paths = [store.root / MANIFEST, *(path for work in works for path in work.stored.paths(work.shards))]
     gone = [path for path in paths if not path.exists()]
@@ -112,9 +112,9 @@ def load_labels(plan: Plan) -> ClassLabels | None:
         raise error.at(plan.place("dataset")) from error
 
 
-def survey(
+def pending_work(
     plan: Plan, store: Store, images: Images, note: Callable[[str], None], *, retry_errors: bool = True
-) -> list[Work]:
+) -> list[CellRun]:
     """Every pairing of the plan, those first that others take images from.
 
     Damaged shards count as missing, and are told to `note`; so are shards with errors where they are to be retried.
@@ -124,7 +124,7 @@ def survey(
             built, or makes another thing each time.
     """
     protocol, known = plan.suite.protocol, Identities()
-    setting = Setting.of(datasets.fingerprint(images.x, images.y), protocol)
+    setting = RunSetting.of(datasets.fingerprint(images.x, images.y), protocol)
     bounds = [(start, min(start + protocol.shard, len(images))) for start in range(0, len(images), protocol.shard)]
 
     def stored(cell: Cell, attack: str) -> StoredCell:
@@ -142,7 +142,7 @@ def survey(
         seeds = Seeds(protocol.seed, known.key(cell.defense), identity)
         parts = known.of(cell.defense), known.of(cell.attack)
         shards = {b: _read(found, b, note, retry_errors) for b in bounds}
-        works.append(Work(cell, attack, parts, seeds, found, shards, source))
+        works.append(CellRun(cell, attack, parts, seeds, found, shards, source))
     return sorted(works, key=lambda work: work.source is not None)
 
 
@@ -169,7 +169,9 @@ def _source(plan: Plan, cell: Cell, attack: Attack) -> Cell:
     return known[wanted]
 
 
-def _read(stored: StoredCell, bounds: Bounds, note: Callable[[str], None], retry_errors: bool) -> list[Record] | None:
+def _read(
+    stored: StoredCell, bounds: ShardRange, note: Callable[[str], None], retry_errors: bool
+) -> list[Record] | None:
     name = f"{stored.folder.parent.name}/{stored.folder.name}, images {bounds[0]} to {bounds[1] - 1}"
     try:
         records = stored.read(*bounds)

@@ -25,14 +25,14 @@ from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import Failed, UserError
 from harness.evaluation import write_manifest
-from harness.evaluation.pending import Failure, Work, failures, load_images, refuse_loss, survey
+from harness.evaluation.pending import CellRun, Failure, failures, load_images, pending_work, refuse_loss
 from harness.evaluation.shard import Job, answer, reason, unanswered, work
 from harness.guard.contamination import Contamination, Guard
 from harness.predict import Predictions
 from harness.process import signals
 from harness.results.environment import describe
 from harness.results.record import Record
-from harness.results.store import Bounds, Damaged, Lock, Store
+from harness.results.store import Damaged, Lock, ShardRange, Store
 from harness.suite.cell_key import Identity, refuse_unsteady
 from harness.suite.plan import Plan
 from harness.weights.checkpoint import checkpoints
@@ -65,7 +65,7 @@ def run(plan: Plan, out: Path, device: torch.device, display: Display, *, retry_
     if dataset.folders and dataset.folders.remark:
         display.note(dataset.folders.remark)
     with store.locked() as lock:
-        works = survey(plan, store, images, display.note, retry_errors=retry_errors)
+        works = pending_work(plan, store, images, display.note, retry_errors=retry_errors)
         write_manifest.refuse_another_suite(store, plan, works, images)
         if not any(w.missing for w in works) and store.manifest():
             write_manifest.close(store, plan, works, dataset, images)
@@ -93,8 +93,8 @@ class _Session:
     """
 
     plan: Plan
-    works: list[Work]
-    needed: list[Work]
+    works: list[CellRun]
+    needed: list[CellRun]
     dataset: datasets.Dataset
     images: Images
     device: torch.device
@@ -102,7 +102,7 @@ class _Session:
     lock: Lock
 
     def __post_init__(self) -> None:
-        self.clean: dict[tuple[str, Bounds], Predictions | str] = {}
+        self.clean: dict[tuple[str, ShardRange], Predictions | str] = {}
         self.defenses: dict[str, Defense] = {}
         self.broken: dict[str, str] = {}
         self.guard = Guard(self.images.x, self.images.y)
@@ -113,7 +113,7 @@ class _Session:
         for pending in self.needed:
             self._prepare(pending)
 
-    def _prepare(self, pending: Work) -> None:
+    def _prepare(self, pending: CellRun) -> None:
         """Builds what is needed and refuses what cannot work, before anything is attacked."""
         component = pending.cell.defense
         if component.name not in self.defenses and component.name not in self.broken:
@@ -194,7 +194,7 @@ class _Session:
                 self.display.note(f"{name}: {remark}; its numbers will be marked")
         return remarks
 
-    def _refuse_misshapen(self, pending: Work) -> None:
+    def _refuse_misshapen(self, pending: CellRun) -> None:
         """A defense whose answers are no logits, or of other classes, is a mistake of the suite: nothing is run."""
         component = pending.cell.defense
         defense = self.defenses[component.name].to(self.device)
@@ -212,7 +212,7 @@ class _Session:
         count = min(count, max(PAIR, self.plan.suite.protocol.batch_size))
         return self.images.take(slice(count)).x.to(self.device)
 
-    def _remarks(self, pending: Work) -> list[str]:
+    def _remarks(self, pending: CellRun) -> list[str]:
         name, classes = pending.cell.defense.name, self.dataset.num_classes
         defense = self.defenses[name].to(self.device)
         attacks = [work.attack for work in self.works if work.cell.defense.name == name]
@@ -234,7 +234,7 @@ class _Session:
         defense.cpu()
         return found
 
-    def finish(self, pending: Work) -> int:
+    def finish(self, pending: CellRun) -> int:
         """Computes the missing shards of a pairing, and returns how many there were."""
         missing = pending.missing
         self.display.began(pending)
@@ -250,7 +250,7 @@ class _Session:
             defense.cpu()
         return len(missing)
 
-    def _shard(self, pending: Work, bounds: Bounds) -> tuple[list[Record], dict[str, Tensor]]:
+    def _shard(self, pending: CellRun, bounds: ShardRange) -> tuple[list[Record], dict[str, Tensor]]:
         """The records and images of a shard."""
         images, protocol = self.images.take(slice(*bounds)).to(self.device), self.plan.suite.protocol
         clean = self.broken.get(pending.cell.defense.name) or self._clean(pending, bounds)
@@ -272,7 +272,7 @@ class _Session:
         self._mend(pending.name)
         return done
 
-    def _given(self, pending: Work, bounds: Bounds) -> tuple[Tensor | None, dict[int, str]]:
+    def _given(self, pending: CellRun, bounds: ShardRange) -> tuple[Tensor | None, dict[int, str]]:
         """The images that the attack takes from another pairing, and by row why there is none where that failed."""
         if pending.source is None:
             return None, {}
@@ -295,7 +295,7 @@ class _Session:
         }
         return pending.source.images(*bounds)["images"].to(self.device), errors
 
-    def _clean(self, pending: Work, bounds: Bounds) -> Predictions | str:
+    def _clean(self, pending: CellRun, bounds: ShardRange) -> Predictions | str:
         """Predictions on clean images, or why there are none: once per defense and shard, whatever the attacks."""
         name, protocol = pending.cell.defense.name, self.plan.suite.protocol
         if (name, bounds) not in self.clean:

@@ -15,7 +15,7 @@ from harness.attack import Adversarial, Attack
 from harness.checks.gradient import obstacle
 from harness.datasets.batch import Images
 from harness.defense import Defense
-from harness.errors import blame
+from harness.errors import one_line
 from harness.evaluation.seeds import Seeds
 from harness.guard.contamination import Contamination, Guard
 from harness.predict import Predictions, predict_votes
@@ -40,7 +40,7 @@ class Job:
     Args:
         clean: the defense's answers on the clean images.
         watch: told the attack's view of the defense before the attack starts, for progress displays.
-        given: the adversarial images of the attack's `source`, (N, C, H, W), where it has one.
+        source_images: the adversarial images of the attack's `source`, (N, C, H, W), where it has one.
         barred: why the attack has nothing to start from, by row, for those of which the source is an error.
         guard: told when the attack, or the defense, is at work.
     """
@@ -53,7 +53,7 @@ class Job:
     votes: int
     batch_size: int
     watch: Callable[[Target], None]
-    given: Tensor | None = None
+    source_images: Tensor | None = None
     barred: dict[int, str] = field(default_factory=dict)
     guard: Guard = field(default_factory=Guard)
 
@@ -141,7 +141,7 @@ def _attack(job: Job) -> Outcome:
         gradient=job.attack.gradient,
         eot=job.attack.eot,
         batch_size=job.batch_size,
-        given=None if job.given is None else job.given[rows],
+        source_images=None if job.source_images is None else job.source_images[rows],
     )
     job.watch(target)
     try:
@@ -198,7 +198,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, Contamination):
         return error.message
     lacking = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-    return blame(error) + (". Try a smaller `batch_size` in `protocol`" if lacking else "")
+    return one_line(error) + (". Try a smaller `batch_size` in `protocol`" if lacking else "")
 
 
 def _reason(error: Exception, job: Job, x: Tensor) -> str:
@@ -209,7 +209,7 @@ def _reason(error: Exception, job: Job, x: Tensor) -> str:
             found = obstacle(job.defense, x[:2], job.attack.gradient)
     if found is None:
         return reason(error)
-    return f"{blame(error, definition(getattr(job.defense, found.part)))}. {found.told}"
+    return f"{one_line(error, definition(getattr(job.defense, found.part)))}. {found.told}"
 
 
 def _judge(job: Job, outcome: Outcome) -> Predictions | None:

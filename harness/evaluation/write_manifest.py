@@ -10,7 +10,7 @@ from harness.config.component import Component
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import Place, UserError
-from harness.evaluation.pending import Work
+from harness.evaluation.pending import CellRun
 from harness.results.changes import changes
 from harness.results.manifest import CellFacts, Manifest, find_manifest, write_manifest
 from harness.results.store import MANIFEST, Store
@@ -22,7 +22,7 @@ SHOWN = 5
 """So many changes are told."""
 
 
-def refuse_another_suite(store: Store, plan: Plan, works: list[Work], images: Images) -> None:
+def refuse_another_suite(store: Store, plan: Plan, works: list[CellRun], images: Images) -> None:
     """A results directory belongs to one suite, whose finished claims stay what they were.
 
     New defenses, attacks, titles and report settings may join; what exists may not change its meaning.
@@ -68,7 +68,7 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[Work], images: Im
 def begin(
     store: Store,
     plan: Plan,
-    works: list[Work],
+    works: list[CellRun],
     defenses: dict[str, Defense],
     remarks: dict[str, list[str]],
     dataset: datasets.Dataset,
@@ -89,7 +89,7 @@ def begin(
     _write(store, content, plan, works, remarks, dataset, images)
 
 
-def close(store: Store, plan: Plan, works: list[Work], dataset: datasets.Dataset, images: Images) -> None:
+def close(store: Store, plan: Plan, works: list[CellRun], dataset: datasets.Dataset, images: Images) -> None:
     """Writes what has become of the pairings, and what the suite says of titles, labels and reports now."""
     if old := _old(store):
         _write(store, old, plan, works, {}, dataset, images)
@@ -104,7 +104,7 @@ def _write(
     store: Store,
     content: dict[str, Any],
     plan: Plan,
-    works: list[Work],
+    works: list[CellRun],
     remarks: dict[str, list[str]],
     dataset: datasets.Dataset,
     images: Images,
@@ -143,7 +143,7 @@ def _write(
     write_manifest(store, {**content, **new})
 
 
-def _contents(works: list[Work]) -> dict[str, dict[str, Any]]:
+def _contents(works: list[CellRun]) -> dict[str, dict[str, Any]]:
     """What the suite does not say of its defenses and attacks, see `harness.suite.cell_key.Identities`."""
     return {
         "defenses": {work.cell.defense.name: work.parts[0].contents for work in works},
@@ -157,7 +157,7 @@ def _never_built(old: Manifest, cell: CellFacts) -> bool:
     return any("failure" in part for part in parts)
 
 
-def _moved(recorded: dict[str, Any], work: Work) -> bool:
+def _moved(recorded: dict[str, Any], work: CellRun) -> bool:
     """Whether something that is recorded of a pairing is another now, in its key or not."""
     now = _contents([work])
     return any(recorded.get(kind, {}).get(name, part) != part for kind in now for name, part in now[kind].items())
@@ -169,7 +169,7 @@ def all_remarks(earlier: list[str], remarks: list[str]) -> list[str]:
     return [*earlier, *(remark for remark in remarks if remark.partition(":")[0] not in gates)]
 
 
-def _pair(work: Work) -> tuple[str, str]:
+def _pair(work: CellRun) -> tuple[str, str]:
     return work.cell.defense.name, work.cell.attack.name
 
 
@@ -177,7 +177,7 @@ def _joined(old: dict[str, Any], new: dict[str, dict[str, Any]]) -> dict[str, An
     return {kind: old.get(kind, {}) | parts for kind, parts in new.items()}
 
 
-def _defenses(works: list[Work], built: dict[str, Defense], known: dict[str, Any]) -> dict[str, Any]:
+def _defenses(works: list[CellRun], built: dict[str, Defense], known: dict[str, Any]) -> dict[str, Any]:
     """Facts on the defenses that this session built, and on those that cannot be built and were never known."""
     components = {work.cell.defense.name: work.cell.defense for work in works}
     return {
@@ -196,7 +196,7 @@ def _defense(component: Component, defense: Defense | type[Defense]) -> dict[str
     }
 
 
-def _cell(work: Work, plan: Plan, images: Images, flags: list[str]) -> dict[str, Any]:
+def _cell(work: CellRun, plan: Plan, images: Images, flags: list[str]) -> dict[str, Any]:
     return {
         "defense": work.cell.defense.name,
         "attack": work.cell.attack.name,

@@ -21,9 +21,9 @@ from harness.errors import UserError, nearest
 from harness.reporting.render import csv, json, latex, markdown, terminal
 from harness.reporting.render.layout import lay_out
 from harness.reporting.tables.table import Table, summarise
-from harness.results.load import Pairing, Run, find_runs, load_results
+from harness.results.load import CellResults, Run, find_runs, load_results
 
-__all__ = ["FORMATS", "Format", "Pairing", "Run", "Table", "find_runs", "report", "summarise"]
+__all__ = ["FORMATS", "CellResults", "Format", "Run", "Table", "find_runs", "report", "summarise"]
 
 Format = Literal["table", "md", "latex", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from harness.config.imports import DATA
-from harness.results.json_diff import told
+from harness.results.json_diff import describe
 
 Parts = Mapping[str, Mapping[str, Any]]
 """By "defenses" or "cells", then by name."""
@@ -28,7 +28,7 @@ def changes(then: Mapping[str, Any], resolved: Mapping[str, Any], contents: Part
         same_images: whether the dataset has the images that it had.
     """
     before = {name: part for name, part in then["resolved"].items() if name in resolved}
-    found = told(_only(before, contents), _only(resolved, contents))
+    found = describe(_only(before, contents), _only(resolved, contents))
     if not (same_images or before.get("dataset") != resolved.get("dataset")):
         found.append(f"the images or labels of dataset '{resolved['dataset']['name']}'")
     recorded = then.get("contents", {})

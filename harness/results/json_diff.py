@@ -17,7 +17,7 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, str, 
             yield place, _short(place, before.get(place)), _short(place, after.get(place))
 
 
-def told(old: Any, new: Any) -> list[str]:
+def describe(old: Any, new: Any) -> list[str]:
     """The same as `path: old -> new`."""
     return [f"{path}: {before} -> {after}" for path, before, after in differences(old, new)]
 

@@ -14,13 +14,13 @@ from harness.errors import UserError
 from harness.process.visible_text import visible
 from harness.results.manifest import CellFacts, Manifest, read_manifest
 from harness.results.record import Record
-from harness.results.store import MANIFEST, Cell, Damaged, Stale, Store
+from harness.results.store import MANIFEST, CellStore, Damaged, Stale, Store
 
 COLUMNS = [field.name for field in dataclasses.fields(Record)]
 
 
 @dataclass(frozen=True)
-class Pairing:
+class CellResults:
     """What lies on disk of one defense under one attack.
 
     Attributes:
@@ -54,7 +54,7 @@ class Run:
 
     path: Path
     manifest: Manifest
-    pairings: dict[tuple[str, str], Pairing]
+    pairings: dict[tuple[str, str], CellResults]
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -95,7 +95,7 @@ def load_results(root: Path) -> Run:
     )
 
 
-def _pairing(cell: Cell, facts: CellFacts, votes: int) -> Pairing:
+def _pairing(cell: CellStore, facts: CellFacts, votes: int) -> CellResults:
     """What lies there. The files are gone through, not the images: a manifest may speak of far more."""
     records: dict[int, Record] = {}
     damaged: list[str] = []
@@ -113,7 +113,7 @@ def _pairing(cell: Cell, facts: CellFacts, votes: int) -> Pairing:
         else:
             records |= dict(enumerate(found, start))
     rows = [_shown(record) for record in records.values()]
-    return Pairing(facts, pd.DataFrame(rows, index=list(records), columns=COLUMNS), tuple(damaged), tuple(stale))
+    return CellResults(facts, pd.DataFrame(rows, index=list(records), columns=COLUMNS), tuple(damaged), tuple(stale))
 
 
 def _shown(record: Record) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def refuse_links(root: Path) -> None:
             )
 
 
-class Cell:
+class CellStore:
     """The shards of one pairing.
 
     Args:
@@ -214,8 +214,8 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def cell(self, defense: str, attack: str, key: str) -> Cell:
-        return Cell(self.root / "cells" / defense / attack, key)
+    def cell(self, defense: str, attack: str, key: str) -> CellStore:
+        return CellStore(self.root / "cells" / defense / attack, key)
 
     def manifest(self) -> dict[str, Any] | None:
         """What `run.json` says, or None where no run has begun."""
@@ -310,5 +310,5 @@ def _without_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
-Bounds = tuple[int, int]
+ShardRange = tuple[int, int]
 """A contiguous range of the suite's images, [start, stop)."""

@@ -137,7 +137,7 @@ def cell_key(defense: str, attack: str, images: str, protocol: dict[str, Any]) -
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunSetting:
     """What the pairings of a run have in common.
 
     Args:
@@ -149,7 +149,7 @@ class Setting:
     protocol: dict[str, Any]
 
     @classmethod
-    def of(cls, images: str, protocol: Any) -> Setting:
+    def of(cls, images: str, protocol: Any) -> RunSetting:
         """protocol: has the attributes `CLAIMED`."""
         return cls(images, {name: getattr(protocol, name) for name in CLAIMED})
 

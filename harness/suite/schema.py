@@ -65,7 +65,7 @@ class Defaults(_Section):
     attacks: dict[str, Any] | None = Field(default=None, description="keys of every attack that does not say otherwise")
 
 
-class Pairing(_Section):
+class PairingEntry(_Section):
     defense: str | Annotated[list[str], Field(min_length=1)] = Field(description="a name, or a list of names")
     attack: str | Annotated[list[str], Field(min_length=1)] = Field(description="a name, or a list of names")
     overrides: dict[str, Any] | None = Field(
@@ -100,7 +100,7 @@ class Suite(_Section):
     defenses: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")
     attacks: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")
     defaults: Defaults = Defaults()
-    pairings: Annotated[list[Pairing], Field(min_length=1)] | None = Field(
+    pairings: Annotated[list[PairingEntry], Field(min_length=1)] | None = Field(
         default=None, description="which attacks meet which defenses; all meet all if left out"
     )
     sweep: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(

@@ -61,14 +61,14 @@ class _Axis:
         return ".".join(self.keys)
 
 
-Setting = list[tuple[_Axis, Node]]
+SweepPoint = list[tuple[_Axis, Node]]
 """One value of each axis."""
 
 
 @dataclass(frozen=True)
 class _Family:
     sweep: Sweep
-    settings: dict[str, Setting]
+    settings: dict[str, SweepPoint]
     entries: dict[str, Node]
 
 
@@ -160,7 +160,7 @@ def _family(root: Node, kind: str, name: str, axes: Sequence[_Axis]) -> _Family:
     own, whole = root.value[kind].value[name], entry_of(root, kind, name)
     written = whole.child("label")
     label = written.value if written and isinstance(written.value, str) else name
-    settings: dict[str, Setting] = {}
+    settings: dict[str, SweepPoint] = {}
     entries = {}
     if (count := math.prod(len(axis.values) for axis in axes)) > MOST_VARIANTS:
         raise UserError(
@@ -181,7 +181,7 @@ def _family(root: Node, kind: str, name: str, axes: Sequence[_Axis]) -> _Family:
     return _Family(Sweep(kind, name, label, tuple(axis.path for axis in axes), plain), settings, entries)
 
 
-def _name(name: str, setting: Setting, taken: Mapping[str, Any]) -> str:
+def _name(name: str, setting: SweepPoint, taken: Mapping[str, Any]) -> str:
     """A variant's name, which is also that of a folder."""
     values = [(axis.path, spelt(value.plain())) for axis, value in setting]
     parts = [re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{path}-{text}").strip("_") for path, text in values]
@@ -189,7 +189,7 @@ def _name(name: str, setting: Setting, taken: Mapping[str, Any]) -> str:
     return shortened(plain) if plain not in taken else shortened(f"{plain}-{_hash(json.dumps(values))}")
 
 
-def _set(entry: Node, whole: Node, setting: Setting) -> Node:
+def _set(entry: Node, whole: Node, setting: SweepPoint) -> Node:
     """The entry with these values. whole: where what lies around an inner argument is found."""
     entries = dict(entry.value)
     for axis, value in setting:
@@ -247,7 +247,7 @@ def _split(pairing: Node, families: Sequence[_Family]) -> Iterator[Node]:
             yield replace(pairing, value={**entry, **changed})
 
 
-def _overriding(overrides: Node, family: _Family, variant: str, setting: Setting) -> Node:
+def _overriding(overrides: Node, family: _Family, variant: str, setting: SweepPoint) -> Node:
     """The overrides with the swept values, which lie within what the variant and the overrides say around them."""
     around = family.entries[variant]
     inner = {axis.keys[0] for axis, _ in setting if len(axis.keys) > 1} & overrides.value.keys()

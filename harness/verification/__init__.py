@@ -15,7 +15,7 @@ its best is nothing that images could show.
 
 from __future__ import annotations
 
-from harness.verification.cell_report import Report
+from harness.verification.cell_report import CellReport
 from harness.verification.run import verify
 
-__all__ = ["Report", "verify"]
+__all__ = ["CellReport", "verify"]

@@ -9,7 +9,7 @@ Outcome = Literal["holds", "fails", "in part", "not checked", "not replayed", "n
 
 
 @dataclass
-class Report:
+class CellReport:
     """One pairing, as far as it was examined; or the manifest, which has no images.
 
     Attributes:

@@ -16,9 +16,9 @@ from harness.config.component import Component
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.results.manifest import CellFacts, Manifest
-from harness.verification.cell_report import Report
+from harness.verification.cell_report import CellReport
 from harness.verification.inputs import Attacked
-from harness.verification.replay import Answers
+from harness.verification.replay import ReplayedPredictions
 from harness.weights.checkpoint import checkpoints
 
 
@@ -29,7 +29,7 @@ class Remarks:
     certain: tuple[str, ...]
     possible: tuple[str, ...]
 
-    def judge(self, report: Report, facts: CellFacts, policy: str) -> None:
+    def judge(self, report: CellReport, facts: CellFacts, policy: str) -> None:
         """Adds to a pairing's report what its recorded remarks lack, and which of them are not made here."""
         recorded = {_gate(flag) for flag in facts.flags}
         lacking = [remark for remark in self.certain if _gate(remark) not in recorded]
@@ -52,7 +52,7 @@ def remarks_here(
     images: Images,
     manifest: Manifest,
     attacked: Attacked,
-    clean: Answers | None,
+    clean: ReplayedPredictions | None,
 ) -> Remarks:
     """What there is to remark on a defense.
 
@@ -69,7 +69,7 @@ def remarks_here(
     return Remarks((*gates(defense, x), *card, *weights), tuple(gates(defense, x, use)))
 
 
-def _card(defense: Defense, manifest: Manifest, attacked: Attacked, clean: Answers | None) -> list[str]:
+def _card(defense: Defense, manifest: Manifest, attacked: Attacked, clean: ReplayedPredictions | None) -> list[str]:
     expected, dataset = defense.expected_accuracy, defense.expected_dataset
     if expected is None or dataset != manifest.dataset.name or clean is None:
         return []

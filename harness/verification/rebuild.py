@@ -19,7 +19,7 @@ from harness.results.changes import culprits
 from harness.results.json_diff import differences
 from harness.results.manifest import CellFacts, Manifest, Part
 from harness.results.store import MANIFEST
-from harness.suite.cell_key import Identities, Identity, Setting
+from harness.suite.cell_key import Identities, Identity, RunSetting
 from harness.verification.inputs import Mismatch
 
 
@@ -44,7 +44,7 @@ def rebuild(claims: Manifest, facts: CellFacts, folder: Path, known: Identities)
         Mismatch: it is here, and another one; says what differs.
     """
     parts, pair = claims.resolved, (facts.defense, facts.attack)
-    setting = Setting.of(claims.dataset.fingerprint, claims.protocol)
+    setting = RunSetting.of(claims.dataset.fingerprint, claims.protocol)
     recorded = [_recorded(parts.defenses, facts.defense), _recorded(parts.cells, "/".join(pair))]
     defense = _component("defenses", facts.defense, recorded[0], folder)
     method = _component("attacks", facts.attack, recorded[1], folder)

@@ -35,7 +35,7 @@ Sameness = Literal["equal", "borderline", "contradiction"]
 
 
 @dataclass(frozen=True)
-class Answers:
+class ReplayedPredictions:
     """Of a replay. votes, margins: (draws, N); logits: (draws, N, K), float32, on the CPU."""
 
     votes: Tensor
@@ -44,7 +44,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class VoteComparison:
     """How the draws of one image compare. moved: see `Report`. told: what differs most."""
 
     sameness: Sameness
@@ -52,7 +52,7 @@ class Comparison:
     told: str = ""
 
 
-def ask_again(defense: Defense, images: Images, seeds: Tensor, *, votes: int, batch_size: int) -> Answers:
+def ask_again(defense: Defense, images: Images, seeds: Tensor, *, votes: int, batch_size: int) -> ReplayedPredictions:
     """As `harness.predict.predict_votes`, which gives the verdicts, with the logits that it saw on the way.
 
     Args:
@@ -60,10 +60,10 @@ def ask_again(defense: Defense, images: Images, seeds: Tensor, *, votes: int, ba
     """
     logits = draw_logits(defense, images.x, seeds, votes=votes, batch_size=batch_size)
     found = predictions(logits, images.y)
-    return Answers(found.votes, found.margins, logits)
+    return ReplayedPredictions(found.votes, found.margins, logits)
 
 
-def compared(record: Record, answers: Answers, row: int, *, clean: bool = False) -> Comparison:
+def compared(record: Record, answers: ReplayedPredictions, row: int, *, clean: bool = False) -> VoteComparison:
     """One image's recorded votes against the replayed ones, draw by draw.
 
     Args:
@@ -75,19 +75,19 @@ def compared(record: Record, answers: Answers, row: int, *, clean: bool = False)
     again, margins_again = answers.votes[:, row].tolist(), answers.margins[:, row].tolist()
     if not len(votes) == len(margins) == len(again):
         told = f"{what}: {len(votes)} votes and {len(margins)} margins are recorded, {len(again)} were replayed"
-        return Comparison("contradiction", 0.0, told)
+        return VoteComparison("contradiction", 0.0, told)
     sizes = answers.logits[:, row].abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny).tolist()
     moved = [_moved(m, n) / s for m, n, s in zip(margins, margins_again, sizes, strict=True)]
     flips = [draw for draw, vote in enumerate(votes) if vote != again[draw]]
     largest = max(moved, default=0.0)
     if not flips:
-        return Comparison("equal", largest, _told(what, margins, margins_again, moved))
+        return VoteComparison("equal", largest, _told(what, margins, margins_again, moved))
     excused = all(moved[d] <= ROUNDING and _gap(answers.logits[d, row], votes[d]) <= ROUNDING * sizes[d] for d in flips)
     draw = flips[0]
     told = (
         f"{what}: voted {votes} with margin {margins[draw]:.4g}, replayed {again} with margin {margins_again[draw]:.4g}"
     )
-    return Comparison("borderline" if excused else "contradiction", largest, told)
+    return VoteComparison("borderline" if excused else "contradiction", largest, told)
 
 
 def _moved(margin: float, again: float) -> float:

@@ -14,18 +14,18 @@ from harness.attack import Attack
 from harness.config import registry
 from harness.datasets.batch import Images
 from harness.defense import Defense
-from harness.errors import UserError, blame
+from harness.errors import UserError, one_line
 from harness.results.manifest import CellFacts, Manifest, read_manifest
 from harness.results.record import Record, vote
-from harness.results.store import MANIFEST, Bounds, Cell, Damaged, Store
+from harness.results.store import MANIFEST, CellStore, Damaged, ShardRange, Store
 from harness.suite.cell_key import Identities
 from harness.verification.budget import faults, malformed, threat_of
-from harness.verification.cell_report import Report
+from harness.verification.cell_report import CellReport
 from harness.verification.gates import Remarks, remarks_here
 from harness.verification.inputs import Attacked, Mismatch, absent_pairings, attacked, changed_environment, chosen_cells
 from harness.verification.rebuild import Rebuilt, rebuild
 from harness.verification.recorded import draws, misdescribed, misstated, overspent
-from harness.verification.replay import MISSTATED, ROUNDING, Answers, ask_again, compared
+from harness.verification.replay import MISSTATED, ROUNDING, ReplayedPredictions, ask_again, compared
 
 
 def verify(
@@ -38,7 +38,7 @@ def verify(
     batch_size: int | None = None,
     replay: bool = True,
     trust: bool = False,
-) -> Iterator[Report]:
+) -> Iterator[CellReport]:
     """Examines a run: its manifest, then pairing by pairing. Gives the report of what is at work after each shard.
 
     Args:
@@ -59,7 +59,7 @@ def verify(
     if suite is not None and not suite.is_file():
         raise UserError(f"there is no suite {suite}", remedy="Give the file that the results were made with")
     cells = chosen_cells(manifest, only)
-    whole = Report(MANIFEST, "", 0)
+    whole = CellReport(MANIFEST, "", 0)
     found: Attacked | None = None
     try:
         found = attacked(manifest, _folder(suite))
@@ -73,7 +73,7 @@ def verify(
     environment = changed_environment(manifest, device) if replay else ()
     for facts in cells:
         bounds = _shards(facts, limit)
-        report = Report(facts.name, facts.threat, bounds[-1][1], environment=environment)
+        report = CellReport(facts.name, facts.threat, bounds[-1][1], environment=environment)
         if found is None:
             report.unchecked = whole.unchecked
         else:
@@ -81,10 +81,10 @@ def verify(
             yield from session.examine(report, facts, stored, found, bounds, replay)
         yield report
     for name in absent_pairings(manifest) if only is None else ():
-        yield Report(name, "", manifest.dataset.count)
+        yield CellReport(name, "", manifest.dataset.count)
 
 
-def _sealed(report: Report, manifest: Manifest) -> None:
+def _sealed(report: CellReport, manifest: Manifest) -> None:
     if manifest.edited:
         report.problems.append("it was edited after it was written: its hash does not hold")
     if manifest.seal is None or any(cell.records is None for cell in manifest.cells):
@@ -101,13 +101,19 @@ class _Session:
     batch_size: int
     trust: bool
     defenses: dict[str, Defense] = field(default_factory=dict)
-    clean: dict[Bounds, Answers] = field(default_factory=dict)
+    clean: dict[ShardRange, ReplayedPredictions] = field(default_factory=dict)
     gates: dict[str, Remarks] = field(default_factory=dict)
     known: Identities = field(default_factory=Identities)
 
     def examine(
-        self, report: Report, facts: CellFacts, stored: Cell, found: Attacked, shards: list[Bounds], replay: bool
-    ) -> Iterator[Report]:
+        self,
+        report: CellReport,
+        facts: CellFacts,
+        stored: CellStore,
+        found: Attacked,
+        shards: list[ShardRange],
+        replay: bool,
+    ) -> Iterator[CellReport]:
         """The checks of one pairing, shard by shard."""
         rebuilt = self._rebuilt(report, facts) if replay else None
         threat = rebuilt.attack.threat if rebuilt else threat_of(facts)
@@ -135,7 +141,7 @@ class _Session:
         if rebuilt and not report.unreplayed:
             self._gate(report, facts, rebuilt, found)
 
-    def _rebuilt(self, report: Report, facts: CellFacts) -> Rebuilt | None:
+    def _rebuilt(self, report: CellReport, facts: CellFacts) -> Rebuilt | None:
         """What the pairing was made with, and its defense ready to be asked; or the reason in the report."""
         try:
             with self._fence():
@@ -156,7 +162,7 @@ class _Session:
             return None
         return rebuilt
 
-    def _look(self, report: Report, facts: CellFacts, records: list[Record], wrong: Iterable[str | None]) -> None:
+    def _look(self, report: CellReport, facts: CellFacts, records: list[Record], wrong: Iterable[str | None]) -> None:
         """Counts the images of a shard, each with the first thing that is wrong with it."""
         defense, votes = self.manifest.defenses[facts.defense], self.manifest.protocol.votes
         for record, fault in zip(records, wrong, strict=True):
@@ -170,12 +176,12 @@ class _Session:
 
     def _replay(
         self,
-        report: Report,
+        report: CellReport,
         records: list[Record],
         x_adv: Tensor,
         clean: Images,
         rebuilt: Rebuilt,
-        bounds: Bounds,
+        bounds: ShardRange,
     ) -> None:
         defense = self.defenses[rebuilt.defense.name]
         adversarial = Images(clean.index, x_adv, clean.y)
@@ -185,7 +191,7 @@ class _Session:
                     self.clean[bounds] = self._ask(defense, clean, rebuilt.seeds.clean(clean.index))
                 answers = self._ask(defense, adversarial, rebuilt.seeds.verdict(clean.index))
         except Exception as error:  # whatever a defense raises: it cannot be replayed here
-            report.unreplayed = f"the defense fails: {blame(error)}"
+            report.unreplayed = f"the defense fails: {one_line(error)}"
             return
         searched = rebuilt.seeds.search(clean.index).tolist()
         same = not report.environment and self.batch_size == self.manifest.protocol.batch_size
@@ -195,7 +201,7 @@ class _Session:
             if record.verdict != "error":
                 _compare(report, record, self.clean[bounds], answers, row, same)
 
-    def _gate(self, report: Report, facts: CellFacts, rebuilt: Rebuilt, found: Attacked) -> None:
+    def _gate(self, report: CellReport, facts: CellFacts, rebuilt: Rebuilt, found: Attacked) -> None:
         """The remarks of the run's gates, against what the gates remark here."""
         name, first = facts.defense, (0, min(facts.shard, facts.count))
         try:
@@ -208,7 +214,7 @@ class _Session:
                         rebuilt.defense, defense, attacks, images, self.manifest, found, clean
                     )
         except Exception as error:  # whatever a defense raises: its gates cannot be asked here
-            report.gaps.append(f"the remarks of its gates: the defense fails ({blame(error)})")
+            report.gaps.append(f"the remarks of its gates: the defense fails ({one_line(error)})")
             return
         self.gates[name].judge(report, facts, self.manifest.protocol.gates)
 
@@ -225,13 +231,15 @@ class _Session:
         """Around all that builds or asks what the manifest names."""
         return nullcontext() if self.trust else registry.built_in_only()
 
-    def _ask(self, defense: Defense, images: Images, seeds: Tensor) -> Answers:
+    def _ask(self, defense: Defense, images: Images, seeds: Tensor) -> ReplayedPredictions:
         votes = self.manifest.protocol.votes
         there = images.to(self.device)
         return ask_again(defense, there, seeds.to(self.device), votes=votes, batch_size=self.batch_size)
 
 
-def _compare(report: Report, record: Record, clean: Answers, answers: Answers, row: int, same: bool) -> None:
+def _compare(
+    report: CellReport, record: Record, clean: ReplayedPredictions, answers: ReplayedPredictions, row: int, same: bool
+) -> None:
     """Counts one image of a replay. same: it is asked as the run asked it, on the same machine."""
     found = [compared(record, clean, row, clean=True), compared(record, answers, row)]
     kinds = [comparison.sameness for comparison in found]
@@ -249,7 +257,7 @@ def _compare(report: Report, record: Record, clean: Answers, answers: Answers, r
 
 
 def _read(
-    report: Report, facts: CellFacts, stored: Cell, bounds: Bounds, clean: Images, votes: int
+    report: CellReport, facts: CellFacts, stored: CellStore, bounds: ShardRange, clean: Images, votes: int
 ) -> tuple[list[Record], dict[str, Tensor]] | None:
     """A finished shard; None where there is none, or where it is no shard of these images."""
     where = f"images {bounds[0]} to {bounds[1] - 1} of the run"
@@ -279,7 +287,7 @@ def _read(
     return records, tensors
 
 
-def _shards(facts: CellFacts, limit: int | None) -> list[Bounds]:
+def _shards(facts: CellFacts, limit: int | None) -> list[ShardRange]:
     wanted = min(limit or facts.count, facts.count)
     return [(start, min(start + facts.shard, facts.count)) for start in range(0, wanted, facts.shard)]
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from harness.config import registry
 from harness.config.component import Component, parameters
-from harness.errors import UserError, blame, nearest
+from harness.errors import UserError, nearest, one_line
 from harness.files import digest
 from harness.guard.untrusted import Unreadable, contents, parse_json
 from harness.randomness import fenced
@@ -248,7 +248,7 @@ def build_network(spec: Mapping[str, Any], base: Path | None = None) -> nn.Modul
         raise
     except Exception as error:
         takes = ", ".join(parameters(cls))
-        raise UserError(f"network '{kind}' cannot be built: {blame(error)}", remedy=f"It takes: {takes}") from error
+        raise UserError(f"network '{kind}' cannot be built: {one_line(error)}", remedy=f"It takes: {takes}") from error
     return network
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor
 
-from attacks.apgd import APGD, _spans, adapt
+from attacks.apgd import APGD, _spans, apgd_steps
 from attacks.apgd_dlr_100 import APGDDLR100
 from attacks.bpda import BPDA
-from attacks.common.gradient_attack import Best, Oracle
+from attacks.common.gradient_attack import BestIterates, Objective
 from attacks.common.losses import loss_of, margin
 from attacks.exact_gradient import ExactGradient
 from attacks.pgd80_eot10 import PGD80EOT10
@@ -52,10 +52,10 @@ def test_it_ends_where_the_library_does(norm: str, steps: int) -> None:
     library.init_hyperparam(X)
     top, *_ = library.attack_single_run(X, y, x_init=X.clone())
 
-    target, best = Target(defense, X, torch.arange(N)), Best.of(X, y)
-    oracle = Oracle(target, loss_of("ce-plain", y), 0.0, False)
+    target, best = Target(defense, X, torch.arange(N)), BestIterates.of(X, y)
+    oracle = Objective(target, loss_of("ce-plain", y), 0.0, False)
     attack = APGD(norm, Quantity(eps), steps=steps)  # type: ignore[arg-type]
-    climb = adapt(best, X, X, torch.arange(N), oracle, attack.threat, steps, stops=False)
+    climb = apgd_steps(best, X, X, torch.arange(N), oracle, attack.threat, steps, stops=False)
     climb.observe(target.step(climb.images, climb.rows, oracle.loss))  # the library looks at the last iterate as well
     losses = [F.cross_entropy(defense(images), y, reduction="none") for images in (climb.top, top)]
     assert torch.allclose(*losses, atol=1e-6)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks.common.gradient_attack import Oracle
+from attacks.common.gradient_attack import Objective
 from attacks.lagrange import Lagrange
 from defenses.dc import DC
 from defenses.diffusion.denoiser import NO_CLASS
@@ -127,7 +127,7 @@ def test_of_a_diffusion_classifier_it_is_eq_10_with_the_sums_of_eq_6_whatever_it
     defense = DC(Checkpoint.find("digits-ncsnpp"), timesteps=list(TIMES), noise="fixed", reduction=reduction).eval()
     attack, rows = lagrange(), torch.arange(2)
     target = view(attack, defense, DIGITS)
-    oracle = Oracle(target, attack.objective(defense, DIGITS, LABELS, None), weight, False)
+    oracle = Objective(target, attack.objective(defense, DIGITS, LABELS, None), weight, False)
     step = oracle.step(DIGITS, rows)
     x = DIGITS.clone().requires_grad_()
     losses = torch.stack([naive_loss(defense, x, y) for y in range(10)], 1)

@@ -133,7 +133,7 @@ def test_an_answer_without_a_differentiable_image_keeps_no_graph() -> None:
 def test_the_real_defense_answers_whatever_the_view_and_is_counted() -> None:
     defense = Noisy()
     target = Target(defense, X, SEEDS, gradient="blind", eot=2)
-    real = target.real(X, ROWS)
+    real = target.defense_logits(X, ROWS)
     assert target.forwards.tolist() == [2] * N
     assert torch.allclose(real, Target(defense, X, SEEDS, gradient="exact", eot=2)(X, ROWS))
 
@@ -190,7 +190,7 @@ def test_logits_of_any_type_are_float32_for_an_attack_and_so_are_energies(dtype:
         assert torch.allclose(a, b, rtol=accuracy, atol=accuracy)
     x = X.clone().requires_grad_()
     assert Target(Mixed(dtype), X, SEEDS)(x).dtype == torch.float32
-    assert Target(Mixed(dtype), X, SEEDS).real(x).dtype == torch.float32
+    assert Target(Mixed(dtype), X, SEEDS).defense_logits(x).dtype == torch.float32
     assert Target(Mixed(dtype), X, SEEDS, eot=3).sample(x).dtype == torch.float32
 
 
@@ -225,6 +225,8 @@ def test_a_defense_that_writes_into_its_input_changes_no_image_and_is_differenti
         x = images.clone().requires_grad_()
         logits = target(x, ROWS)
         (grad,) = torch.autograd.grad(logits.square().sum(), x)
-        answers.append((logits, grad, target(images), target.real(images), target.step(images, ROWS, first_logit).grad))
+        answers.append(
+            (logits, grad, target(images), target.defense_logits(images), target.step(images, ROWS, first_logit).grad)
+        )
         assert torch.equal(x, X) and torch.equal(images, X)
     assert all(torch.allclose(a, b) for a, b in zip(*answers, strict=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.evaluation.pending import load_images, survey
+from harness.evaluation.pending import load_images, pending_work
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.suite import load_suite
@@ -134,7 +134,7 @@ def line(text: str) -> int:
 
 def records(path: Path, pairing: str) -> list[Record]:
     plan = load_suite(path)
-    works = survey(plan, Store(Path("results/tries")), load_images(plan)[1], lambda _: None, retry_errors=False)
+    works = pending_work(plan, Store(Path("results/tries")), load_images(plan)[1], lambda _: None, retry_errors=False)
     return next(work.records for work in works if work.name == pairing)
 
 

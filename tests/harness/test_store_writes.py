@@ -22,14 +22,14 @@ import harness
 from harness.errors import UserError
 from harness.files import write_atomically
 from harness.results.record import Record
-from harness.results.store import Cell, Store
+from harness.results.store import CellStore, Store
 
 RECORD = Record(0, 1, "robust", [1], [1], [0.5], [0.25], 0.5, 1.5, 2.5, None, 0.0, 20, 10, 0.125, 7)
 IMAGES = {"images": torch.zeros(1, 1, 4, 4)}
 
 
 @pytest.fixture
-def cell(tmp_path: Path) -> Cell:
+def cell(tmp_path: Path) -> CellStore:
     """A pairing with one finished shard."""
     cell = Store(tmp_path).cell("d", "a", "key")
     cell.write(0, 1, [RECORD], IMAGES)
@@ -92,7 +92,7 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(
 
 
 def test_a_failure_between_images_and_records_leaves_the_shard_unfinished(
-    cell: Cell, monkeypatch: pytest.MonkeyPatch
+    cell: CellStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = os.replace
 
@@ -137,7 +137,7 @@ def test_a_directory_without_write_permission_is_told_with_a_remedy(tmp_path: Pa
 
 
 def test_what_was_planted_under_a_name_of_ours_is_not_followed(
-    tmp_path: Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cell: CellStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     precious = tmp_path.parent / f"{tmp_path.name}-precious"
     precious.write_text("precious")
@@ -263,7 +263,7 @@ def test_a_file_system_without_locks_is_told_with_a_remedy(tmp_path: Path, monke
         pass
 
 
-def test_locking_sweeps_what_a_killed_process_left_and_nothing_else(tmp_path: Path, cell: Cell) -> None:
+def test_locking_sweeps_what_a_killed_process_left_and_nothing_else(tmp_path: Path, cell: CellStore) -> None:
     kept = sorted([*cell.folder.iterdir(), tmp_path / ".mine.tmp"])
     (tmp_path / ".mine.tmp").write_text("a user's file")
     for leftover in (cell.folder / ".00004-00006.parquet.123.tmp", tmp_path / ".run.json.123.tmp"):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from harness.cli.run_progress import Display
 from harness.errors import UserError
-from harness.evaluation.pending import load_images, survey
+from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.run import run
 from harness.results.store import Store
 from harness.suite import load_suite
@@ -40,7 +40,7 @@ def finish(folder: Path, text: str = SUITE, only: str | None = None) -> int:
 def test_the_images_are_those_of_the_other_pairing(tmp_path: Path) -> None:
     assert finish(tmp_path) == 4 and finish(tmp_path) == 0
     plan = load_suite(tmp_path / "suite.yaml")
-    own, carried = survey(plan, Store(tmp_path / "out"), load_images(plan)[1], print)
+    own, carried = pending_work(plan, Store(tmp_path / "out"), load_images(plan)[1], print)
     assert (own.name, carried.name) == ("surrogate/own", "target/carried") and carried.source is not None
     for bounds in carried.shards:
         assert carried.stored.images(*bounds)["images"].equal(own.stored.images(*bounds)["images"])
@@ -51,7 +51,7 @@ def test_other_images_are_another_claim(tmp_path: Path) -> None:
     def key(text: str) -> str:
         (tmp_path / "suite.yaml").write_text(text)
         plan = load_suite(tmp_path / "suite.yaml")
-        return survey(plan, Store(tmp_path / "out"), load_images(plan)[1], print)[1].stored.key
+        return pending_work(plan, Store(tmp_path / "out"), load_images(plan)[1], print)[1].stored.key
 
     assert key(SUITE) != key(SUITE.replace("steps: 3", "steps: 4")) != key(SUITE.replace("seed", "other"))
 

@@ -33,8 +33,8 @@ from harness.results.record import Record
 from harness.results.store import Store
 from harness.suite import load_suite
 from harness.suite.cell_key import cell_key, component_hash
-from harness.verification import Report, verify
-from harness.verification.replay import Answers, ask_again, compared
+from harness.verification import CellReport, verify
+from harness.verification.replay import ReplayedPredictions, ask_again, compared
 
 CPU = torch.device("cpu")
 Tensors = dict[str, Tensor]
@@ -94,14 +94,14 @@ def finish(suite: Path, text: str | None = None) -> Path:
     return suite.parent / "out"
 
 
-def reports(out: Path, **options: Any) -> dict[str, Report]:
+def reports(out: Path, **options: Any) -> dict[str, CellReport]:
     """Of the pairings."""
     found = examined(out, **options)
     del found["run.json"]
     return found
 
 
-def examined(out: Path, **options: Any) -> dict[str, Report]:
+def examined(out: Path, **options: Any) -> dict[str, CellReport]:
     return {r.name: r for r in verify(out, CPU, **{"suite": out.parent / "small.yaml", "trust": True, **options})}
 
 
@@ -672,7 +672,7 @@ class Edge(Defense):
         return torch.cat([edge, torch.zeros_like(edge), -torch.ones_like(edge)], 1)
 
 
-def replay(recorded_batch: int, batch: int, label: int) -> tuple[Record, Answers]:
+def replay(recorded_batch: int, batch: int, label: int) -> tuple[Record, ReplayedPredictions]:
     images = Images(torch.arange(4), torch.rand(4, 1, 2, 2), torch.full((4,), label))
     defense, seeds = Edge(), torch.arange(4)
     then = predict_votes(defense, images.x, images.y, seeds, votes=1, batch_size=recorded_batch)
@@ -738,7 +738,7 @@ def test_stopping_shows_how_far_it_came(
 ) -> None:
     out, asked = finish(small_suite), []
 
-    def stop(*arguments: Any, **options: Any) -> Answers:
+    def stop(*arguments: Any, **options: Any) -> ReplayedPredictions:
         asked.append(arguments)
         if len(asked) > 4:
             raise Stopped(signal.SIGINT)

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from harness.cli.run_progress import Display
 from harness.evaluation.run import run
-from harness.results.store import Bounds
+from harness.results.store import ShardRange
 from harness.suite import load_suite
 
 SUITE = """
@@ -40,7 +40,7 @@ report: {average: [noise, pgd], worst: [noise, pgd]}
 
 GIGABYTE = 1 << 30
 Spoil = Callable[[Path], object]
-SHARD: Bounds = (0, 2)
+SHARD: ShardRange = (0, 2)
 
 
 def sound(folder: Path) -> Path:

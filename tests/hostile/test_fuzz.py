@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.reporting import report
 from harness.results.manifest import find_manifest
-from harness.results.store import Cell, Damaged, Store
+from harness.results.store import CellStore, Damaged, Store
 from harness.suite import load_suite
 from harness.verification import verify
 
@@ -129,7 +129,7 @@ def test_a_damaged_manifest_is_refused_or_told(sound: Path, tmp_path: Path, data
 def test_a_damaged_shard_is_damaged_or_whole(sound: Path, tmp_path: Path, cuts: list[tuple[float, bytes, int]]) -> None:
     facts = json.loads((sound / "run.json").read_text())["cells"][0]
     whole = Store(sound).cell("plain", "noise", facts["key"])
-    cell = Cell(tmp_path, facts["key"])
+    cell = CellStore(tmp_path, facts["key"])
     for suffix in ("parquet", "safetensors"):
         shutil.copy(whole.folder / f"00000-00002.{suffix}", tmp_path)
     content = (tmp_path / "00000-00002.parquet").read_bytes()

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from harness.reporting.page.originals import Originals, originals
 from harness.reporting.page.pictures import arrows, difference, gain_of, png
-from harness.results.load import Pairing, Run
+from harness.results.load import CellResults, Run
 from harness.results.record import NO_CLASS, vote
-from harness.results.store import Cell, Store
+from harness.results.store import CellStore, Store
 
 MOST = 64
 """Images per pairing, unless the user says otherwise."""
@@ -47,14 +47,14 @@ def gallery(run: Run, most: int | None = None) -> dict[str, Any]:
     }
 
 
-def _bound(run: Run, pairing: Pairing, pairings: int, most: int | None) -> int:
+def _bound(run: Run, pairing: CellResults, pairings: int, most: int | None) -> int:
     if most is not None:
         return most
     values = math.prod(_cell(run, pairing).shapes(*_bounds(pairing)[0])["images"][1:])
     return max(FEWEST, min(MOST, PIXELS // (2 * values * pairings)))
 
 
-def _images(run: Run, pairing: Pairing, most: int) -> dict[int, Shard]:
+def _images(run: Run, pairing: CellResults, most: int) -> dict[int, Shard]:
     """The first images with a record, by position in the run: {"images": (C, H, W), "flow": (H, W, 2) if any}."""
     found: dict[int, Shard] = {}
     for start, stop in _bounds(pairing):
@@ -66,19 +66,19 @@ def _images(run: Run, pairing: Pairing, most: int) -> dict[int, Shard]:
     return found
 
 
-def _bounds(pairing: Pairing) -> list[tuple[int, int]]:
+def _bounds(pairing: CellResults) -> list[tuple[int, int]]:
     """Shards that count."""
     facts = pairing.facts
     starts = (int(start) for start in pairing.records.index if start % facts.shard == 0)
     return [(start, min(start + facts.shard, facts.count)) for start in starts]
 
 
-def _cell(run: Run, pairing: Pairing) -> Cell:
+def _cell(run: Run, pairing: CellResults) -> CellStore:
     facts = pairing.facts
     return Store(run.path).cell(facts.defense, facts.attack, facts.key)
 
 
-def _pairing(run: Run, pairing: Pairing, images: dict[int, Shard], clean: Originals) -> dict[str, Any]:
+def _pairing(run: Run, pairing: CellResults, images: dict[int, Shard], clean: Originals) -> dict[str, Any]:
     facts, manifest = pairing.facts, run.manifest
     before = {place: _before(_record(pairing, place), tensors, clean) for place, tensors in images.items()}
     largest = [
@@ -105,7 +105,7 @@ def _before(record: dict[str, Any], tensors: Shard, clean: Originals) -> Tensor 
     return x if x is not None and x.shape == tensors["images"].shape else None
 
 
-def _record(pairing: Pairing, place: int) -> dict[str, Any]:
+def _record(pairing: CellResults, place: int) -> dict[str, Any]:
     return {str(name): value for name, value in pairing.records.loc[place].items()}
 
 

@@ -13,7 +13,7 @@ from harness.results.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Place:
+class MatrixEntry:
     """Row minus column. text: in points, or that a side failed; said: with interval and p-value."""
 
     text: str = ""
@@ -27,7 +27,7 @@ class Matrix:
 
     attack: str
     names: list[str]
-    lines: list[tuple[str, list[Place]]]
+    lines: list[tuple[str, list[MatrixEntry]]]
 
 
 def matrices(matches: Sequence[Match], manifest: Manifest) -> list[Matrix]:
@@ -43,16 +43,16 @@ def _matrix(attack: str, matches: list[Match], manifest: Manifest) -> Matrix:
     labels = {name: manifest.defenses[name].label or name for name in names}
     places = {(match.first[0], match.second[0]): _place(match, 1) for match in matches}
     places |= {(match.second[0], match.first[0]): _place(match, -1) for match in matches}
-    lines = [(labels[row], [places.get((row, column), Place()) for column in names]) for row in names]
+    lines = [(labels[row], [places.get((row, column), MatrixEntry()) for column in names]) for row in names]
     return Matrix(manifest.attacks[attack].label or attack, list(labels.values()), lines)
 
 
-def _place(match: Match, sign: int) -> Place:
+def _place(match: Match, sign: int) -> MatrixEntry:
     found = match.robust
     if match.failed:
-        return Place(FAILED)
+        return MatrixEntry(FAILED)
     if found is None or found.p is None:
-        return Place()
+        return MatrixEntry()
     low, high = sorted((sign * found.low, sign * found.high))
     said = f"{signed(low)} to {signed(high)}, p {p_value(found.p)}"
-    return Place(signed(sign * found.value) + ("*" if match.significant else ""), said, match.significant)
+    return MatrixEntry(signed(sign * found.value) + ("*" if match.significant else ""), said, match.significant)

@@ -19,7 +19,7 @@ from harness.reporting.stats.paired import LEVEL
 
 
 @dataclass(frozen=True)
-class Comparison:
+class NaiveComparison:
     """The naive attacks of a budget beside the strongest of the others, on one defense.
 
     Attributes:
@@ -47,7 +47,7 @@ class Comparison:
         )
 
 
-def compare(names: Sequence[str], naive: Successes, others: Mapping[str, Successes]) -> Comparison | None:
+def compare(names: Sequence[str], naive: Successes, others: Mapping[str, Successes]) -> NaiveComparison | None:
     """Attacks of one budget on one defense; None where there is nothing to compare.
 
     Args:
@@ -59,11 +59,11 @@ def compare(names: Sequence[str], naive: Successes, others: Mapping[str, Success
     if not found:
         return None
     lowest = min(found, key=lambda one: one.left - one.found)
-    return Comparison(lowest.naive, lowest.strongest, lowest.found, lowest.left, min(1.0, lowest.p * len(found)))
+    return NaiveComparison(lowest.naive, lowest.strongest, lowest.found, lowest.left, min(1.0, lowest.p * len(found)))
 
 
-def _against(naive: Successes, other: Successes, name: str, names: Sequence[str]) -> Comparison | None:
+def _against(naive: Successes, other: Successes, name: str, names: Sequence[str]) -> NaiveComparison | None:
     before, after = both_known(naive, other)
     if not len(before):
         return None
-    return Comparison(tuple(names), name, float(before.mean()), float(after.mean()), change(before, after).p)
+    return NaiveComparison(tuple(names), name, float(before.mean()), float(after.mean()), change(before, after).p)

@@ -23,11 +23,11 @@ from harness.errors import UserError
 from harness.reporting.stats.accuracy import both_known, failed
 from harness.reporting.stats.paired import Difference, holm, paired, unpaired
 from harness.reporting.tables.outcomes import clean_successes, errors, robust_successes
-from harness.results.json_diff import told
-from harness.results.load import Pairing, Run
+from harness.results.json_diff import describe
+from harness.results.load import CellResults, Run
 from harness.results.record import Rule
 
-Place = tuple[str, str]
+CellName = tuple[str, str]
 
 FIXED = ("digits", "cifar10", "cifar100", "fashion_mnist")
 """Datasets whose name, split and index settle the image."""
@@ -51,8 +51,8 @@ class Match:
         significant: of the robust accuracies, among all matches of the comparison together.
     """
 
-    first: Place
-    second: Place
+    first: CellName
+    second: CellName
     same_images: bool
     same_claim: bool | None
     differs: tuple[str, ...]
@@ -82,8 +82,8 @@ class Comparison:
     votes: int
     other: tuple[Rule, int]
     matches: tuple[Match, ...]
-    only_first: tuple[Place, ...] = ()
-    only_second: tuple[Place, ...] = ()
+    only_first: tuple[CellName, ...] = ()
+    only_second: tuple[CellName, ...] = ()
     environment: tuple[str, ...] = ()
 
 
@@ -108,7 +108,7 @@ def compare(first: Run, second: Run) -> Comparison:
         _marked([_counterparts(first, second, pair, content) for pair in common]),
         tuple(pair for pair in first.pairings if pair not in second.pairings),
         tuple(pair for pair in second.pairings if pair not in first.pairings),
-        tuple(told(_session(first), _session(second))),
+        tuple(describe(_session(first), _session(second))),
     )
 
 
@@ -123,10 +123,10 @@ def contrast(run: Run) -> Comparison:
     return Comparison(str(run.path), str(run.path), *_rule(run), _rule(run), _marked(matches))
 
 
-def _counterparts(first: Run, second: Run, pair: Place, content: bool) -> Match:
+def _counterparts(first: Run, second: Run, pair: CellName, content: bool) -> Match:
     one, other = first.pairings[pair], second.pairings[pair]
     same_claim = one.facts.key == other.facts.key
-    differs = () if same_claim else tuple(told(_claim(first, pair), _claim(second, pair)))
+    differs = () if same_claim else tuple(describe(_claim(first, pair), _claim(second, pair)))
     if not same_claim and not differs:
         differs = ("the code of defense or attack, or the contents of the images",)
     return _Sides(one, other, first.manifest.report.vote, content).match(pair, pair, same_claim, differs)
@@ -148,7 +148,7 @@ def _same_content(first: Run, second: Run) -> bool:
 class _Sides:
     """Two pairings, image by image where an index means the same image in both and they share enough of them."""
 
-    def __init__(self, one: Pairing, other: Pairing, rule: Rule, same_content: bool) -> None:
+    def __init__(self, one: CellResults, other: CellResults, rule: Rule, same_content: bool) -> None:
         sides = (("first", one), ("second", other))
         self.failed = tuple(side for side, each in sides if failed(errors(each.records), each.done))
         self.empty = not one.done or not other.done
@@ -157,7 +157,7 @@ class _Sides:
         self.same = same_content and (self.empty or len(both) >= ENOUGH * min(len(a), len(b)))
         self.first, self.second = (a.loc[both], b.loc[both]) if self.same else (a, b)
 
-    def match(self, first: Place, second: Place, same_claim: bool | None, differs: tuple[str, ...]) -> Match:
+    def match(self, first: CellName, second: CellName, same_claim: bool | None, differs: tuple[str, ...]) -> Match:
         if self.empty or self.failed:
             return Match(first, second, self.same, same_claim, differs, None, None, self.failed)
         robust, clean = self._difference("robust"), self._difference("clean")
@@ -177,7 +177,7 @@ class _Sides:
         return int((missing[0] | missing[1]).sum()) if self.same else sum(int(side.sum()) for side in missing)
 
 
-def _successes(pairing: Pairing, rule: Rule) -> pd.DataFrame:
+def _successes(pairing: CellResults, rule: Rule) -> pd.DataFrame:
     """Of each image, attacked ("robust") and not ("clean"), by its index in the dataset."""
     records = pairing.records
     return pd.DataFrame(
@@ -189,7 +189,7 @@ def _rule(run: Run) -> tuple[Rule, int]:
     return run.manifest.report.vote, run.manifest.protocol.votes
 
 
-def _claim(run: Run, pair: Place) -> dict[str, Any]:
+def _claim(run: Run, pair: CellName) -> dict[str, Any]:
     """What the manifest keeps of a cell's claim."""
     content = run.manifest.document()
     resolved = content["resolved"]

@@ -21,8 +21,8 @@ from harness.reporting.tables.outcomes import (
     unanswered,
     violations,
 )
-from harness.reporting.tables.reference import Published
-from harness.results.load import Pairing
+from harness.reporting.tables.reference import PublishedNumber
+from harness.results.load import CellResults
 from harness.results.record import Rule
 
 MANY = 3
@@ -53,7 +53,7 @@ class Column:
     threat: str | None = None
     method: str | None = None
 
-    def usual(self, pairing: Pairing) -> bool:
+    def usual(self, pairing: CellResults) -> bool:
         """Whether a pairing was attacked as most of the column was."""
         return (pairing.facts.threat, pairing.facts.method) == (self.threat, self.method)
 
@@ -83,8 +83,8 @@ class Entry:
     errors: int = 0
     violations: int = 0
     remarks: tuple[str, ...] = ()
-    pairing: Pairing | None = None
-    published: Published | None = None
+    pairing: CellResults | None = None
+    published: PublishedNumber | None = None
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ class Subject:
         labels: of the attacks.
     """
 
-    pairings: dict[str, Pairing]
+    pairings: dict[str, CellResults]
     stochastic: bool
     shared: tuple[str, ...]
     count: int
     labels: Mapping[str, str]
 
 
-def has_failed(pairing: Pairing) -> bool:
+def has_failed(pairing: CellResults) -> bool:
     """Whether a finished pairing has no number because of errors."""
     return pairing.finished and failed(errors(pairing.records), pairing.total)
 
@@ -121,7 +121,7 @@ def entry(column: Column, subject: Subject, rule: Rule) -> Entry:
     return _combined(column, subject, rule)
 
 
-def naive_successes(pairings: Sequence[Pairing], stochastic: bool, rule: Rule) -> Successes:
+def naive_successes(pairings: Sequence[CellResults], stochastic: bool, rule: Rule) -> Successes:
     """Under the worst of these finished attacks, (n,)."""
     successes = _stacked(pairings, rule)
     return strongest(_stacked_draws(pairings), successes, rule) if stochastic else weakest(successes)
@@ -179,7 +179,7 @@ def _combined(column: Column, subject: Subject, rule: Rule) -> Entry:
 
 
 def _combination(
-    column: Column, members: Sequence[Pairing], subject: Subject, rule: Rule
+    column: Column, members: Sequence[CellResults], subject: Subject, rule: Rule
 ) -> tuple[Status, Estimate | None, tuple[str, ...]]:
     if broken := [member for member in members if has_failed(member)]:
         return "failed", None, (f"failed, since {_named(broken, subject)} failed",)
@@ -199,12 +199,12 @@ def _combination(
     return "final", noisy_worst_case(draws, successes, rule), (_chosen_how(draws.shape[2], rule), *remarks)
 
 
-def _stacked(members: Sequence[Pairing], rule: Rule) -> Successes:
+def _stacked(members: Sequence[CellResults], rule: Rule) -> Successes:
     """(attacks, n)."""
     return np.stack([robust_successes(member.records, rule) for member in members])
 
 
-def _stacked_draws(members: Sequence[Pairing]) -> Draws:
+def _stacked_draws(members: Sequence[CellResults]) -> Draws:
     """(attacks, n, v), of as many draws as there are of every attack."""
     draws = [robust_draws(member.records) for member in members]
     count = min(each.shape[1] for each in draws)
@@ -225,7 +225,7 @@ def _chosen_how(draws: int, rule: Rule) -> str:
     )
 
 
-def _remarks(column: Column, pairing: Pairing, status: Status, subject: Subject) -> Iterator[str]:
+def _remarks(column: Column, pairing: CellResults, status: Status, subject: Subject) -> Iterator[str]:
     facts, records = pairing.facts, pairing.records
     if not column.usual(pairing):
         yield facts.method if facts.threat == column.threat else f"{facts.threat}, {facts.method}"
@@ -250,7 +250,7 @@ def _told(what: str, crashed: pd.DataFrame, done: int, status: Status) -> Iterat
         yield f"{_images(len(crashed))} {what}{f', {OPEN}' if status == 'final' else ''}{reason(crashed)}"
 
 
-def _named(members: Sequence[Pairing], subject: Subject) -> str:
+def _named(members: Sequence[CellResults], subject: Subject) -> str:
     return ", ".join(subject.labels.get(member.facts.attack, member.facts.attack) for member in members)
 
 

@@ -1,7 +1,7 @@
 """What became of the images of a pairing: records -> successes, draws, errors.
 
-`records` is a table with the fields of `Record` as columns, as in `harness.results.load.Pairing`. Every array has an
-entry per image, in the run's order, which is NaN where the image ended in an error.
+`records` is a table with the fields of `Record` as columns, as in `harness.results.load.CellResults`. Every array has
+an entry per image, in the run's order, which is NaN where the image ended in an error.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ COLUMNS = ("table", "row", "column", "value", "unit", "source", "page", "note")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedNumber:
     """A published accuracy.
 
     Attributes:
@@ -35,7 +35,7 @@ class Published:
     source: str
 
 
-Reference = dict[tuple[str, str], Published]
+Reference = dict[tuple[str, str], PublishedNumber]
 """By row and column."""
 
 
@@ -74,7 +74,7 @@ def named(name: str | None) -> Reference:
     return read(path) if path else {}
 
 
-def _numbers(lines: csv.DictReader[str], path: Path) -> Iterator[tuple[Place, tuple[str, str], Published]]:
+def _numbers(lines: csv.DictReader[str], path: Path) -> Iterator[tuple[Place, tuple[str, str], PublishedNumber]]:
     for line in lines:
         if line["unit"] != "%":
             continue
@@ -86,4 +86,4 @@ def _numbers(lines: csv.DictReader[str], path: Path) -> Iterator[tuple[Place, tu
         if not 0 <= value <= 1:
             raise UserError(f"value is '{line['value']}'", remedy="Give a percentage", where=place)
         source = f"{line['source']}, p. {line['page']}" if line["page"] else line["source"]
-        yield place, (line["row"], line["column"]), Published(value, line["value"], source)
+        yield place, (line["row"], line["column"]), PublishedNumber(value, line["value"], source)

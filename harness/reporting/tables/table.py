@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.reporting.stats.naive import Comparison, compare
+from harness.reporting.stats.naive import NaiveComparison, compare
 from harness.reporting.tables.entries import Column, Entry, Subject, entry, has_failed, naive_successes
 from harness.reporting.tables.outcomes import robust_successes
 from harness.reporting.tables.reference import Reference, named
-from harness.results.load import Pairing, Run
+from harness.results.load import CellResults, Run
 from harness.results.record import RULES, Rule
 
 
@@ -39,7 +39,7 @@ class Row:
     remarks: tuple[str, ...]
     entries: tuple[Entry, ...]
     by_rule: dict[Rule, tuple[Entry, ...]]
-    naive: tuple[Comparison, ...] = ()
+    naive: tuple[NaiveComparison, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference) -
     return Row(name, facts.label or name, facts.stochastic, remarks, by_rule[rule], draws, naive)
 
 
-def _naive(subject: Subject, rule: Rule, names: Sequence[str]) -> Iterator[Comparison]:
+def _naive(subject: Subject, rule: Rule, names: Sequence[str]) -> Iterator[NaiveComparison]:
     """By budget; only attacks that are finished and did not fail are compared, and none until the naive ones are."""
     pairings = subject.pairings
     for threat in dict.fromkeys(pairings[name].facts.threat for name in names if name in pairings):
@@ -119,7 +119,7 @@ def _naive(subject: Subject, rule: Rule, names: Sequence[str]) -> Iterator[Compa
                 yield found
 
 
-def _shared_flags(pairings: list[Pairing]) -> tuple[str, ...]:
+def _shared_flags(pairings: list[CellResults]) -> tuple[str, ...]:
     """Gate remarks on the defense itself: those on all of its pairings."""
     flags = dict.fromkeys(flag for pairing in pairings for flag in pairing.facts.flags)
     return tuple(flag for flag in flags if all(flag in pairing.facts.flags for pairing in pairings))

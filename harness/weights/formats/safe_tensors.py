@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import safetensors.torch
 
-from harness.errors import UserError, blame
+from harness.errors import UserError, one_line
 from harness.weights.formats import choice, state_dict_keys
 from harness.weights.formats.file import FETCH_AGAIN, Source
 from harness.weights.formats.loaded import Loaded
@@ -38,7 +38,7 @@ def read(source: Source, ema: bool, key: str | None) -> Loaded:
     try:
         tensors = safetensors.torch.load_file(source.path)
     except Exception as error:  # of the library, of any kind: what it means to the user is the same
-        raise UserError(f"This is not a sound safetensors file: {blame(error)}", remedy=FETCH_AGAIN) from error
+        raise UserError(f"This is not a sound safetensors file: {one_line(error)}", remedy=FETCH_AGAIN) from error
     tensors, notes = choice.chosen(tensors, key) if key else (tensors, [])
     tensors, renamed = state_dict_keys.unwrapped(tensors)
     return Loaded("safetensors", tensors, (*notes, *renamed))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import UserError, blame
+from harness.errors import UserError, one_line
 from harness.weights.formats import choice, score_sde, state_dict_keys, tensors
 from harness.weights.formats.file import Source
 from harness.weights.formats.loaded import Loaded
@@ -36,7 +36,7 @@ def load(source: Source, mapped: bool) -> Any:
         return torch.load(source.path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # of PyTorch, of any kind: what it means to the user is the same
         raise UserError(
-            f"PyTorch cannot read the file as plain tensors: {blame(error)}",
+            f"PyTorch cannot read the file as plain tensors: {one_line(error)}",
             remedy="It is damaged, or holds code, which is never run; save the network's state_dict alone",
         ) from error
 

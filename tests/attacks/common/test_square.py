@@ -21,7 +21,7 @@ from attacks.torchattacks import TorchAttacks
 from attacks.worst_of import WorstOf
 from harness.cli.run_progress import Display
 from harness.dry_run.cost import estimate
-from harness.dry_run.meta_checkpoints import blueprints
+from harness.dry_run.meta_checkpoints import all_on_meta
 from harness.errors import UserError
 from harness.evaluation.run import run
 from harness.quantity import Quantity
@@ -176,7 +176,7 @@ def test_a_run_on_a_size_that_the_library_cannot_tile_gives_numbers(tmp_path: Pa
 
 def test_a_run_on_images_that_are_too_low_is_refused_before_it_starts(tmp_path: Path) -> None:
     with suite(tmp_path, 4) as path:
-        for refused in (lambda: execute(path, tmp_path / "out"), lambda: estimate(blueprints(load_suite(path)))):
+        for refused in (lambda: execute(path, tmp_path / "out"), lambda: estimate(all_on_meta(load_suite(path)))):
             with pytest.raises(UserError, match="does not fit defense 'linear': AutoAttack's square needs images at"):
                 refused()
     assert not list((tmp_path / "out").glob("cells/**/*.parquet"))

@@ -12,8 +12,8 @@ from rich.console import Console
 from harness.cli import main
 from harness.cli.show import _cost_table
 from harness.dry_run.cost import CellCost, estimate, hours, materialise, speeds
-from harness.dry_run.meta_checkpoints import blueprints
-from harness.dry_run.placeholders import cache
+from harness.dry_run.meta_checkpoints import all_on_meta
+from harness.dry_run.placeholders import placeholder_cache
 from harness.suite import load_suite
 
 SUITE = """\
@@ -45,8 +45,8 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_costs_are_passes_times_evaluations_times_images(suite: Path) -> None:
-    with cache():
-        plan = blueprints(load_suite(suite))
+    with placeholder_cache():
+        plan = all_on_meta(load_suite(suite))
         costs = {cost.defense: cost for cost in estimate(plan)}
     search = plan.cells[0].attack.build().cost(10)
     votes = {"hybvit": 1, "zoo": 1, "dc": 3, "diffpure": 3}
@@ -59,15 +59,15 @@ def test_costs_are_passes_times_evaluations_times_images(suite: Path) -> None:
 
 
 def test_blueprints_have_no_memory(suite: Path) -> None:
-    with cache():
-        defenses = {cell.defense.name: cell.defense.build() for cell in blueprints(load_suite(suite)).cells}
+    with placeholder_cache():
+        defenses = {cell.defense.name: cell.defense.build() for cell in all_on_meta(load_suite(suite)).cells}
     assert all(parameter.is_meta for defense in defenses.values() for parameter in defense.parameters())
     assert sum(parameter.numel() for parameter in defenses["zoo"].parameters()) > 250_000_000
 
 
 def test_what_is_timed_has_memory_and_finite_answers(suite: Path) -> None:
-    with cache():
-        plan = blueprints(load_suite(suite, only="hybvit"))
+    with placeholder_cache():
+        plan = all_on_meta(load_suite(suite, only="hybvit"))
         defense = plan.cells[0].defense.build()
         materialise(defense)
         assert torch.isfinite(defense(torch.rand(2, 3, 32, 32))).all()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness import datasets
 from harness.config.component import Component
-from harness.dry_run.placeholders import absent, cache, is_empty, network_of, random_images
+from harness.dry_run.placeholders import absent, is_empty, network_of, placeholder_cache, random_images
 from harness.dry_run.smoke import TITLE, reduced, same_when_small, smoke
 from harness.errors import UserError
 from harness.reporting import report
@@ -68,7 +68,7 @@ def test_the_user_s_cache_and_environment_stay_as_they_were(real: Path) -> None:
     kept.write_bytes(b"the user's own")
     before = dict(os.environ)
     smoke(real, None, CPU, QUIET, only="optimal")
-    with pytest.raises(RuntimeError, match="broken off"), cache() as root:
+    with pytest.raises(RuntimeError, match="broken off"), placeholder_cache() as root:
         assert find("jem-cifar10").path().read_bytes() == b"the user's own"
         assert is_empty(find("hybvit-cifar10").path()) and not is_empty(find("jem-cifar10").path())
         raise RuntimeError("broken off")
@@ -169,7 +169,7 @@ def test_an_attack_in_small_keeps_its_budget_and_its_view(attack: str, tmp_path:
 
 
 def test_random_images_have_the_shape_and_the_classes_of_the_dataset(real: Path) -> None:
-    with cache():
+    with placeholder_cache():
         found = datasets.load("npz", path=random_images("cifar10"))
     assert (found.images.shape[1:], found.num_classes) == ((3, 32, 32), 10)
     assert absent(load_suite(DIGITS).cells[0].defense) == []

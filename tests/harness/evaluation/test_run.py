@@ -20,7 +20,7 @@ from torch import Tensor
 from harness import cli
 from harness.cli.run_progress import Display
 from harness.errors import UserError
-from harness.evaluation.pending import load_images, survey
+from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.run import run
 from harness.evaluation.write_manifest import all_remarks
 from harness.reporting import summarise
@@ -43,7 +43,7 @@ def results(suite: Path, out: Path) -> dict[str, tuple[list[dict[str, Any]], lis
     """By pairing: records without their times, and images."""
     plan = load_suite(suite)
     found = {}
-    for work in survey(plan, Store(out), load_images(plan)[1], lambda note: None):
+    for work in pending_work(plan, Store(out), load_images(plan)[1], lambda note: None):
         records = [timeless(record) for shard in work.shards.values() for record in shard or []]
         found[work.name] = records, [work.stored.images(*bounds)["images"] for bounds in work.stored.shards()]
     return found

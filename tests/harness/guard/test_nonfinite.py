@@ -207,7 +207,7 @@ def test_a_loss_that_overflows_is_an_error() -> None:
 def test_another_view_remembers_the_same_images() -> None:
     target = Target(NotFinite(torch.nan, 4), X, torch.arange(N))
     rows = torch.tensor([5, 4, 0])
-    target.viewed(gradient="exact", eot=1, rows=rows)(X[rows] + 0.01, torch.arange(3))
+    target.with_view(gradient="exact", eot=1, rows=rows)(X[rows] + 0.01, torch.arange(3))
     assert [row for row, reason in enumerate(target.met.reasons()) if reason] == [4]
 
 

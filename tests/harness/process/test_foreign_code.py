@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.config.registry import find
-from harness.errors import blame
+from harness.errors import one_line
 from harness.process import foreign_code, signals
 from harness.process.foreign_code import Escape, contained, definition
 from harness.randomness import fenced
@@ -69,7 +69,7 @@ def raised(call: Callable[[], object]) -> BaseException:
 def test_the_line_is_the_user_s_own_deepest_one(mine: object, function: str, text: str) -> None:
     error = raised(lambda: getattr(mine, function)([0]))
     number = next(n for n, found in enumerate(SOURCE.splitlines(), 1) if text in found)
-    assert blame(error).endswith(f"(mine.py:{number}, in {function})")
+    assert one_line(error).endswith(f"(mine.py:{number}, in {function})")
 
 
 def test_a_file_below_the_current_folder_is_named_from_there(
@@ -77,7 +77,7 @@ def test_a_file_below_the_current_folder_is_named_from_there(
 ) -> None:
     error = raised(lambda: mine.theirs([0]))  # type: ignore[attr-defined]
     monkeypatch.chdir(tmp_path.parent)
-    assert f"({tmp_path.name}/mine.py:" in blame(error)
+    assert f"({tmp_path.name}/mine.py:" in one_line(error)
 
 
 def test_our_own_line_is_named_where_no_other_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +85,9 @@ def test_our_own_line_is_named_where_no_other_is_to_blame(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(foreign_code, "theirs", lambda filename: False)  # this test is no part of the harness either
     error = raised(lambda: Clean().perturb(None))  # type: ignore[arg-type,call-arg]
-    assert "test_foreign_code.py" in blame(error), "the call itself fails, outside of our packages"
+    assert "test_foreign_code.py" in one_line(error), "the call itself fails, outside of our packages"
     tensor = torch.zeros(1, 1, 2, 2)
-    assert "threat.py" in blame(raised(lambda: Linf(0.1).project(tensor, tensor[0, 0, 0, :0])))  # type: ignore[arg-type]
+    assert "threat.py" in one_line(raised(lambda: Linf(0.1).project(tensor, tensor[0, 0, 0, :0])))  # type: ignore[arg-type]
 
 
 def test_definitions_are_found_below_decorators_and_only_in_files_of_the_user_s(mine: object) -> None:
@@ -105,7 +105,9 @@ def test_what_would_end_the_program_becomes_an_exception(error: BaseException) -
 
     with signals.handled(), pytest.raises(Escape) as caught:
         end()
-    assert blame(caught.value).startswith(f"{type(error).__name__}: ") and "test_foreign_code.py" in blame(caught.value)
+    assert one_line(caught.value).startswith(f"{type(error).__name__}: ") and "test_foreign_code.py" in one_line(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), signals.Stopped(2)])

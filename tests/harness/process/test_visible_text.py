@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import harness
-from harness.errors import UserError, blame
+from harness.errors import UserError, one_line
 from harness.process.console import echo, new_console, plain_column
 from harness.process.visible_text import all_visible, visible
 
@@ -131,6 +131,6 @@ def test_nothing_else_in_the_harness_prints() -> None:
 @pytest.mark.parametrize(("text", "shown"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_an_error_is_one_paragraph_of_visible_text(text: str, shown: str) -> None:
     assert str(UserError(f"there is no '{text}'")) == f"there is no '{shown}'."
-    told = blame(ValueError(f"bad {text}"))
+    told = one_line(ValueError(f"bad {text}"))
     assert told.startswith("ValueError: bad ")
     assert visible(told) == told

@@ -13,7 +13,7 @@ import pytest
 from harness.errors import UserError
 from harness.reporting import report, summarise
 from harness.reporting.render.layout import lay_out
-from harness.reporting.tables.reference import COLUMNS, Published, find, named, read
+from harness.reporting.tables.reference import COLUMNS, PublishedNumber, find, named, read
 from harness.results.load import load_results
 
 FILES = sorted((Path(__file__).parents[3] / "results" / "reference").glob("*.csv"))
@@ -74,7 +74,7 @@ def test_the_gains_that_the_text_claims_are_those_of_the_tables() -> None:
 def test_the_folder_at_hand_comes_before_the_package_s(here: Path) -> None:
     assert find("mine") is not None and find("table1") is not None
     (here.parent / "table1.csv").write_text(f"{HEAD}\ntable1,dc,linf,1,%,Own,,\n")
-    assert named("table1") == {("dc", "linf"): Published(0.01, "1", "Own")}
+    assert named("table1") == {("dc", "linf"): PublishedNumber(0.01, "1", "Own")}
     assert named("nothing") == named(None) == {}
 
 

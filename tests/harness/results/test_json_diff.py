@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.results.json_diff import differences, told
+from harness.results.json_diff import describe, differences
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=3),
@@ -18,13 +18,13 @@ JSON = st.recursive(
 
 def test_leaves_are_told_by_their_path() -> None:
     old, new = {"a": {"b": 1, "c": [1]}, "d": None}, {"a": {"b": 2, "c": [1]}, "d": None, "e": {"f": "x" * 99}}
-    assert told(old, new) == ["a.b: 1 -> 2", f"e.f: nothing -> {'x' * 59}…"]
-    assert told({"a": {"b": 1}}, {"a": 2}) == ["a.b: 1 -> nothing", "a: nothing -> 2"]
+    assert describe(old, new) == ["a.b: 1 -> 2", f"e.f: nothing -> {'x' * 59}…"]
+    assert describe({"a": {"b": 1}}, {"a": 2}) == ["a.b: 1 -> nothing", "a: nothing -> 2"]
 
 
 @given(JSON)
 def test_a_value_does_not_differ_from_itself(value: object) -> None:
-    assert not told(value, value)
+    assert not describe(value, value)
 
 
 FLAT = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.results.record import SCHEMA_VERSION, Record
-from harness.results.store import Cell, Damaged, Stale, Store
+from harness.results.store import CellStore, Damaged, Stale, Store
 
 COUNT = st.integers(0, 2**63 - 1)
 SIZE = st.floats(0, width=32, allow_infinity=False)
@@ -65,7 +65,7 @@ def images(shift: float = 0.0) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def cell(tmp_path: Path) -> Cell:
+def cell(tmp_path: Path) -> CellStore:
     """A pairing of two finished shards."""
     cell = Store(tmp_path).cell("d", "a", "key")
     cell.write(0, 2, [make(0), make(1, "fooled")], images())
@@ -99,14 +99,14 @@ def test_names_of_defenses_and_attacks_are_only_names(tmp_path: Path, name: str)
     assert cell.read(0, 2) == [make(0), make(1)]
 
 
-def test_a_shard_is_unfinished_until_its_records_lie_there(cell: Cell) -> None:
+def test_a_shard_is_unfinished_until_its_records_lie_there(cell: CellStore) -> None:
     assert cell.read(4, 6) is None
     (cell.folder / "00000-00002.parquet").unlink()
     assert cell.read(0, 2) is None
-    assert Cell(cell.folder / "nowhere", "key").read(0, 2) is None
+    assert CellStore(cell.folder / "nowhere", "key").read(0, 2) is None
 
 
-def test_shards_are_listed_in_order_without_strangers(cell: Cell) -> None:
+def test_shards_are_listed_in_order_without_strangers(cell: CellStore) -> None:
     cell.write(100_000, 100_002, [make(0), make(1)], images())
     for stranger in ("00000-00002 (copy).parquet", "0-1-2.parquet", "notes.parquet", "00004-00006.safetensors"):
         (cell.folder / stranger).write_bytes(b"")
@@ -155,20 +155,20 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_detected(cell: Cell, damage: str) -> None:
+def test_damage_is_detected(cell: CellStore, damage: str) -> None:
     DAMAGE[damage](cell.folder / "00000-00002.parquet", cell.folder / "00000-00002.safetensors")
     with pytest.raises(Damaged):
         cell.read(0, 2)
 
 
-def test_damage_stays_in_its_shard_and_writing_again_mends_it(cell: Cell) -> None:
+def test_damage_stays_in_its_shard_and_writing_again_mends_it(cell: CellStore) -> None:
     (cell.folder / "00000-00002.safetensors").unlink()
     assert cell.read(2, 4) == [make(2), make(3)]
     cell.write(0, 2, [make(0), make(1)], images())
     assert cell.read(0, 2) == [make(0), make(1)]
 
 
-def test_a_whole_shard_under_another_shards_name_is_damaged(cell: Cell) -> None:
+def test_a_whole_shard_under_another_shards_name_is_damaged(cell: CellStore) -> None:
     for suffix in ("parquet", "safetensors"):
         shutil.copy(cell.folder / f"00000-00002.{suffix}", cell.folder / f"00002-00004.{suffix}")
     with pytest.raises(Damaged, match="written as another shard"):
@@ -185,7 +185,7 @@ def test_cells_that_were_swapped_are_stale(tmp_path: Path) -> None:
         Store(tmp_path).cell("d", "a", "key of a").read(0, 2)
 
 
-def test_a_flipped_bit_never_changes_what_is_believed(cell: Cell) -> None:
+def test_a_flipped_bit_never_changes_what_is_believed(cell: CellStore) -> None:
     """Parquet has bytes that mean nothing to the records; a flip there may pass, a changed record may not."""
     path = cell.folder / "00000-00002.parquet"
     whole, truth = path.read_bytes(), [make(0), make(1, "fooled")]
@@ -201,7 +201,7 @@ def test_a_flipped_bit_never_changes_what_is_believed(cell: Cell) -> None:
 
 @given(st.data())
 @ON_ONE_FOLDER
-def test_a_flipped_bit_of_the_images_is_detected(cell: Cell, data: st.DataObject) -> None:
+def test_a_flipped_bit_of_the_images_is_detected(cell: CellStore, data: st.DataObject) -> None:
     path = cell.folder / "00000-00002.safetensors"
     whole = path.read_bytes()
     path.write_bytes(flipped(whole, data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))))
@@ -212,7 +212,7 @@ def test_a_flipped_bit_of_the_images_is_detected(cell: Cell, data: st.DataObject
 
 @given(st.floats(0, 1, exclude_max=True))
 @ON_ONE_FOLDER
-def test_records_cut_anywhere_are_detected(cell: Cell, share: float) -> None:
+def test_records_cut_anywhere_are_detected(cell: CellStore, share: float) -> None:
     path = cell.folder / "00000-00002.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])

@@ -25,7 +25,7 @@ from harness.errors import UserError
 from harness.evaluation.run import run
 from harness.suite import load_suite
 from harness.suite.cell_key import Identities, component_hash
-from harness.verification import Report, verify
+from harness.verification import CellReport, verify
 
 CPU = torch.device("cpu")
 
@@ -137,7 +137,7 @@ def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
     return change
 
 
-def last(out: Path, suite: Path) -> Report:
+def last(out: Path, suite: Path) -> CellReport:
     """The report of the only cell, when all of it was looked at."""
     return list(verify(out, CPU, suite=suite, trust=True))[-1]
 

@@ -167,6 +167,6 @@ def test_another_view_counts_with_the_first_and_draws_afresh() -> None:
     target = Target(Pair(Noisy(), Noisy()), x, torch.arange(2))
     rows = torch.arange(2)
     first = target.sample(x, rows)
-    second = target.viewed(gradient="bpda", eot=3).sample(x, rows)
+    second = target.with_view(gradient="bpda", eot=3).sample(x, rows)
     assert second.shape[0] == 3 and not (second == first).any()
     assert target.forwards.tolist() == [4, 4]

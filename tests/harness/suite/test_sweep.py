@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.cli.run_progress import Display
 from harness.errors import UserError
-from harness.evaluation.pending import load_images, survey
+from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.run import run
 from harness.results.store import Store
 from harness.suite import Plan, load_suite
@@ -49,7 +49,7 @@ def refusal(suite: Path, extra: str, changes: dict[str, str] | None = None) -> s
 
 def records(found: Plan, out: Path) -> dict[str, list[dict[str, Any]]]:
     run(found, out, torch.device("cpu"), Display(Console(quiet=True)))
-    works = survey(found, Store(out), load_images(found)[1], lambda note: None)
+    works = pending_work(found, Store(out), load_images(found)[1], lambda note: None)
     return {
         work.name: [asdict(record) | {"seconds": 0} for shard in work.shards.values() for record in shard or []]
         for work in works
