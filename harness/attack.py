@@ -63,7 +63,7 @@ class Attack(ABC):
     method: ClassVar[str] = ""
     """What `describe` calls it, if not by its class."""
     source: tuple[str, str] | None = None
-    """A defense and an attack of the same suite: this attack gets their adversarial images as `Target.source_images`."""
+    """A defense and an attack of the same suite: their adversarial images are its `Target.source_images`."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Methods beyond `Defense`'s own that the attack asks of a defense, such as "energy"."""
 

@@ -1,9 +1,8 @@
 """What attacks that climb a loss share: restarts, images that leave once fooled, the strongest iterate of each.
 
-An attack says how one restart climbs (`run_restart`), and how its restarts differ (`restart_plan`). A restart begins at a
-random point of the budget, or at the image, and asks the target for a loss, its gradient and the logits at one iterate
-after another.
-Returned is the iterate of largest margin max_{j != y} z_j - z_y among all that were evaluated.
+An attack says how one restart climbs (`run_restart`), and how its restarts differ (`restart_plan`). A restart begins
+at a random point of the budget, or at the image, and asks the target for a loss, its gradient and the logits at one
+iterate after another. Returned is the iterate of largest margin max_{j != y} z_j - z_y among all that were evaluated.
 """
 
 from __future__ import annotations
