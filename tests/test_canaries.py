@@ -9,14 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 
 from attacks.common.losses import LossName
 from attacks.pgd import PGD
 from defenses.optimal_dc import OptimalDC
 from harness import datasets
 from harness.attack import Adversarial
-from harness.cli.run_progress import Display
 from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.reporting import Run, report, summarise
@@ -49,7 +47,7 @@ def finished(suite: Path, folder: Path, limit: int | None = None) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run(load_suite(suite, limit=limit), folder, torch.device("cpu"), Display(Console(quiet=True)))
+        run(load_suite(suite, limit=limit), folder, torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
     return folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -10,14 +10,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.text import Text
 
+from harness.callback import Callback
 from harness.diagnosis.finding import Finding, Status
-from harness.diagnosis.subject import Subject
 from harness.process.console import plain_column
 
 COLOURS: dict[Status, str] = {"pass": "green", "suspect": "yellow", "not asked": "dim", "error": "red"}
 
 
-class Display:
+class Display(Callback):
     """Tells what is being checked, and what was found."""
 
     def __init__(self, console: Console) -> None:
@@ -26,9 +26,9 @@ class Display:
         self._task = self._progress.add_task("")
 
     @contextmanager
-    def running(self, defense: str, checks: int, subject: Subject) -> Iterator[None]:
+    def diagnosing(self, defense: str, checks: int, passes: Callable[[], int]) -> Iterator[None]:
         """Shows the progress of so many checks while the block runs."""
-        self._title(defense)
+        self.console.print(f"\n[bold]{escape(defense)}[/]", highlight=False)
         columns = (
             plain_column(),
             BarColumn(),
@@ -37,7 +37,7 @@ class Display:
         )
         self._progress = Progress(
             *columns,
-            _Passes(lambda: subject.passes),
+            _Passes(passes),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
@@ -46,25 +46,13 @@ class Display:
         with self._progress:
             yield
 
-    def began(self, check: str) -> None:
+    def checking(self, check: str) -> None:
         self._progress.update(self._task, description=check)
 
     def found(self, finding: Finding) -> None:
-        self._print(finding)
-        self._progress.advance(self._task)
-
-    def kept(self, defense: str, findings: Iterable[Finding]) -> None:
-        """All of them were made by an earlier command."""
-        self._title(defense)
-        for finding in findings:
-            self._print(finding)
-
-    def _title(self, defense: str) -> None:
-        self.console.print(f"\n[bold]{escape(defense)}[/]", highlight=False)
-
-    def _print(self, finding: Finding) -> None:
         status = f"[{COLOURS[finding.status]}]{finding.status}[/]"
         self.console.print(f"{status}  {escape(f'{finding.name}: {finding.message}')}", highlight=False)
+        self._progress.advance(self._task)
 
 
 class _Passes(ProgressColumn):

@@ -142,10 +142,11 @@ def run(
     from harness.suite.plan import load_suite
 
     if smoke:
+        from harness.cli.run_progress import Display
         from harness.dry_run.smoke import smoke as try_out
 
         with signals.stoppable():
-            folder = try_out(suite, out, device_of(device), new_console(), only=only)
+            folder = try_out(suite, out, device_of(device), Display(new_console()), only=only)
         new_console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
         return
     folder, done = finish(load_suite(suite, limit=limit, only=only), device, limit, out, retry_errors=retry_errors)
@@ -214,12 +215,13 @@ def train(
     device: Device = "cpu",
 ) -> None:
     """Train a network by a recipe, or go on where it was stopped."""
+    from harness.cli.train_progress import Display
     from harness.training import train as train_recipe
 
     console = new_console()
     try:
         with signals.stoppable():
-            path = train_recipe(recipe, out=out, device=device_of(device), console=console)
+            path = train_recipe(recipe, out=out, device=device_of(device), callback=Display(console))
     except KeyboardInterrupt as stop:
         console.print("\nStopped. The last checkpoint is kept; the same command goes on from there.")
         raise typer.Exit(signals.status_of(stop)) from None

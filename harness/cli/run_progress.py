@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -13,18 +13,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness.callback import Callback
 from harness.evaluation.pending import CellRun
 from harness.results.record import Record
 from harness.target import Target
 
 
-class Display:
+class Display(Callback):
     """Tells what is being attacked, how far it is, the accuracies so far, images per second and the time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._clock = _Clock()
-        self._works: list[CellRun] = []
+        self._runs: Sequence[CellRun] = []
         self._current: CellRun | None = None
         self._target: Target | None = None
 
@@ -33,52 +34,52 @@ class Display:
         self.console.print(escape(text), highlight=False)
 
     @contextmanager
-    def running(self, works: list[CellRun]) -> Iterator[None]:
+    def running(self, runs: Sequence[CellRun]) -> Iterator[None]:
         """Shows the progress of these pairings while the block runs."""
-        self._clock, self._works = _Clock(), works
+        self._clock, self._runs = _Clock(), runs
         if not self.console.is_terminal:
             yield
             return
         with Live(get_renderable=self._render, console=self.console, refresh_per_second=4):
             yield
 
-    def began(self, work: CellRun) -> None:
-        self._current, self._target = work, None
+    def began(self, run: CellRun) -> None:
+        self._current, self._target = run, None
 
-    def watch(self, work: CellRun, target: Target) -> None:
+    def watch(self, run: CellRun, target: Target) -> None:
         """Follows the passes that an attack spends."""
-        self._current, self._target = work, target
+        self._current, self._target = run, target
 
-    def finished(self, work: CellRun, records: list[Record]) -> None:
+    def finished(self, run: CellRun, records: Sequence[Record]) -> None:
         """A shard is on disk."""
-        self._clock.add(work, len(records))
+        self._clock.add(run, len(records))
         self._target = None
         if not self.console.is_terminal:
-            line = f"{work.name}: {_state(work)}, {self._clock.speed(work)}, {self._left()} left"
+            line = f"{run.name}: {_state(run)}, {self._clock.speed(run)}, {self._left()} left"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self) -> str:
-        return _duration(self._clock.left(self._works))
+        return _duration(self._clock.left(self._runs))
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 1))
         for _ in range(5):
             table.add_column(no_wrap=True)
-        for work in self._visible():
-            style = "bold" if work is self._current else "" if work.missing else "green"
-            done, total = len(work.records), max(b for _, b in work.shards)
+        for run in self._visible():
+            style = "bold" if run is self._current else "" if run.missing else "green"
+            done, total = len(run.records), max(b for _, b in run.shards)
             bar = ProgressBar(total, done, width=10)
             counts = f"{done}/{total}"
-            table.add_row(Text(work.name, style=style), bar, counts, accuracies(work.records), self._clock.speed(work))
+            table.add_row(Text(run.name, style=style), bar, counts, accuracies(run.records), self._clock.speed(run))
         passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
         return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
 
-    def _visible(self) -> list[CellRun]:
+    def _visible(self) -> Sequence[CellRun]:
         """As many pairings as the terminal has lines for, the current one among them."""
         room = max(1, self.console.height - 2)
-        at = next((i for i, work in enumerate(self._works) if work is self._current), 0)
-        start = max(0, min(at - room // 2, len(self._works) - room))
-        return self._works[start : start + room]
+        at = next((i for i, run in enumerate(self._runs) if run is self._current), 0)
+        start = max(0, min(at - room // 2, len(self._runs) - room))
+        return self._runs[start : start + room]
 
 
 class _Clock:
@@ -88,32 +89,32 @@ class _Clock:
         self._last = time.monotonic()
         self._spent: dict[str, tuple[int, float]] = {}
 
-    def add(self, work: CellRun, images: int) -> None:
+    def add(self, run: CellRun, images: int) -> None:
         now = time.monotonic()
-        count, seconds = self._spent.get(work.name, (0, 0.0))
-        self._spent[work.name] = count + images, seconds + now - self._last
+        count, seconds = self._spent.get(run.name, (0, 0.0))
+        self._spent[run.name] = count + images, seconds + now - self._last
         self._last = now
 
-    def speed(self, work: CellRun) -> str:
-        count, seconds = self._spent.get(work.name, (0, 0.0))
+    def speed(self, run: CellRun) -> str:
+        count, seconds = self._spent.get(run.name, (0, 0.0))
         return f"{count / seconds:.3g} images/s" if seconds else ""
 
-    def left(self, works: list[CellRun]) -> float | None:
+    def left(self, runs: Sequence[CellRun]) -> float | None:
         """Seconds. A pairing not begun is taken to be as slow as the average of those that were."""
         if not self._spent:
             return None
         average = sum(s for _, s in self._spent.values()) / sum(n for n, _ in self._spent.values())
         per_image = {name: seconds / count for name, (count, seconds) in self._spent.items()}
-        return sum(per_image.get(w.name, average) * (b - a) for w in works for a, b in w.missing)
+        return sum(per_image.get(run.name, average) * (b - a) for run in runs for a, b in run.missing)
 
 
-def _state(work: CellRun) -> str:
+def _state(run: CellRun) -> str:
     """Images done, and the accuracies so far."""
-    done, total = len(work.records), max(b for _, b in work.shards)
-    return f"{done}/{total} images, {accuracies(work.records)}"
+    done, total = len(run.records), max(b for _, b in run.shards)
+    return f"{done}/{total} images, {accuracies(run.records)}"
 
 
-def accuracies(records: list[Record]) -> str:
+def accuracies(records: Sequence[Record]) -> str:
     """Clean and robust accuracy so far, in a single draw. Errors may be either: they leave an interval, or nothing."""
     if not records:
         return ""

@@ -9,25 +9,27 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from harness.callback import Callback
 from harness.process.console import plain_column
 
 LINE_EVERY = 20.0
 """Seconds between lines where there is no terminal."""
 
 
-class Display:
+class Display(Callback):
     """Tells step, smoothed loss, steps per second and time left."""
 
-    def __init__(self, console: Console, name: str, steps: int) -> None:
-        self.console, self.name, self.steps = console, name, steps
+    def __init__(self, console: Console) -> None:
+        self.console, self.name, self.steps = console, "", 0
         self._loss: float | None = None
         self._began = self._told = time.monotonic()
         self._first = 0
         self._bar: Progress | None = None
 
     @contextmanager
-    def running(self, first: int) -> Iterator[None]:
+    def training(self, name: str, first: int, steps: int) -> Iterator[None]:
         """Shows progress from step `first` while the block runs."""
+        self.name, self.steps = name, steps
         self._first, self._began = first, time.monotonic()
         if not self.console.is_terminal:
             yield

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from harness import __version__, datasets
 from harness.attack import Attack
-from harness.cli.diagnose_progress import Display
+from harness.callback import SILENT, Callback
 from harness.config.component import Component
 from harness.datasets.batch import Images
 from harness.datasets.dataset import Dataset
@@ -52,11 +52,14 @@ class Options:
     surrogate: str | None = None
 
 
-def diagnose(plan: Plan, out: Path, options: Options, device: torch.device, display: Display) -> list[Diagnosis]:
+def diagnose(
+    plan: Plan, out: Path, options: Options, device: torch.device, callback: Callback = SILENT
+) -> list[Diagnosis]:
     """Makes the checks that are missing, defense by defense, each under the first of its pixel budgets.
 
     Args:
         out: the results directory, made if absent.
+        callback: is told each finding as it comes.
 
     Raises:
         UserError: the directory is another suite's, a defense has no pixel budget or cannot be built, or there is no
@@ -70,7 +73,7 @@ def diagnose(plan: Plan, out: Path, options: Options, device: torch.device, disp
         )
     dataset, images = load_images(plan)
     images = images.take(slice(options.images))
-    return [_finished(_case(plan, cell, images, options), dataset, out, device, display) for cell in _cells(plan)]
+    return [_finished(_case(plan, cell, images, options), dataset, out, device, callback) for cell in _cells(plan)]
 
 
 @dataclass(frozen=True)
@@ -147,21 +150,23 @@ def _surrogate(plan: Plan, cell: Cell, wanted: str | None) -> Component | None:
     return others[wanted]
 
 
-def _finished(case: _Case, dataset: Dataset, out: Path, device: torch.device, display: Display) -> Diagnosis:
+def _finished(case: _Case, dataset: Dataset, out: Path, device: torch.device, callback: Callback) -> Diagnosis:
     """The diagnosis of one defense, written after every check."""
     diagnosis = case.blank
     kept = _kept(read(path_of(out, diagnosis.defense)), diagnosis.key)
     if set(kept) == {check.name for check in CHECKS}:
         findings = tuple(kept.values())
-        display.kept(diagnosis.defense, findings)
+        with callback.diagnosing(diagnosis.defense, len(findings), lambda: 0):
+            for finding in findings:
+                callback.found(finding)
         return diagnosis.model_copy(update={"findings": findings, "finished": True})
     subject = _subject(case, dataset, device)
-    with display.running(diagnosis.defense, len(CHECKS), subject):
+    with callback.diagnosing(diagnosis.defense, len(CHECKS), lambda: subject.passes):
         for check in CHECKS:
             if check.name not in kept:
-                display.began(check.name)
+                callback.checking(check.name)
                 kept[check.name] = check(subject)
-            display.found(kept[check.name])
+            callback.found(kept[check.name])
             done = [kept[c.name] for c in CHECKS if c.name in kept]
             diagnosis = diagnosis.model_copy(update={"findings": tuple(done), "finished": len(done) == len(CHECKS)})
             write(out, diagnosis)

@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from harness.cli.run_progress import Display
+from harness.callback import SILENT, Callback
 from harness.config import registry
 from harness.config.component import Component, parameters
 from harness.datasets.spec import Dataset
@@ -80,7 +79,9 @@ class Ready(Component):
         return self.instance
 
 
-def smoke(suite: Path, out: Path | None, device: torch.device, console: Console, *, only: str | None = None) -> Path:
+def smoke(
+    suite: Path, out: Path | None, device: torch.device, callback: Callback = SILENT, *, only: str | None = None
+) -> Path:
     """Tries a suite out. Returns the results directory, results/SUITE-smoke unless given; what was there is replaced.
 
     Raises:
@@ -95,22 +96,22 @@ def smoke(suite: Path, out: Path | None, device: torch.device, console: Console,
         _make_way(folder)
         for name, first in same_when_small(plan).items():
             if name != first:
-                console.print(f"{name}: in small the same path as {first}, which was tried", highlight=False)
+                callback.note(f"{name}: in small the same path as {first}, which was tried")
                 continue
             began = time.monotonic()
-            _one(suite, name, only, root, folder / name, device, Display(console))
-            console.print(f"{name}: {time.monotonic() - began:.0f} s", highlight=False)
+            _one(suite, name, only, root, folder / name, device, callback)
+            callback.note(f"{name}: {time.monotonic() - began:.0f} s")
         _refuse_errors(folder)
     return folder
 
 
 def _one(
-    suite: Path, name: str, only: str | None, root: Path, folder: Path, device: torch.device, display: Display
+    suite: Path, name: str, only: str | None, root: Path, folder: Path, device: torch.device, callback: Callback
 ) -> None:
     """All attacks on one defense."""
     needed = absent(load_suite(suite, only=name).cells[0].defense)
     for entry in needed:
-        display.note(f"{name}: random weights for {entry.name}, in its published format ({entry.format})")
+        callback.note(f"{name}: random weights for {entry.name}, in its published format ({entry.format})")
         fill(entry)
     plan = load_suite(suite, only=only)
     plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.defense.name == name))
@@ -124,7 +125,7 @@ def _one(
     facts = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
     label = f"{component.label or name} (random weights)" if needed else component.label
     ready = Ready(**facts | {"label": label, "instance": defense.cpu()})
-    run(_renamed(changed(plan, lambda _: ready), file), folder, device, display)
+    run(_renamed(changed(plan, lambda _: ready), file), folder, device, callback)
     for entry in needed:
         entry.path().write_bytes(b"")
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from harness import datasets
+from harness.callback import SILENT, Callback
 from harness.checks import LOOKED_AT, Use, gates, misshapen, unlike_its_card
-from harness.cli.run_progress import Display
 from harness.config.component import Component
 from harness.datasets.batch import Images
 from harness.defense import Defense
@@ -49,12 +49,15 @@ class Finished:
     failures: list[Failure]
 
 
-def run(plan: Plan, out: Path, device: torch.device, display: Display, *, retry_errors: bool = True) -> Finished:
+def run(
+    plan: Plan, out: Path, device: torch.device, callback: Callback = SILENT, *, retry_errors: bool = True
+) -> Finished:
     """Finishes a suite.
 
     Args:
         out: the results directory, made if absent.
         device: where defenses are evaluated; no number depends on it beyond float rounding.
+        callback: is told how far the run is.
         retry_errors: compute shards anew that ended in errors.
 
     Raises:
@@ -63,20 +66,20 @@ def run(plan: Plan, out: Path, device: torch.device, display: Display, *, retry_
     store = Store(out)
     dataset, images = load_images(plan)
     if dataset.folders and dataset.folders.remark:
-        display.note(dataset.folders.remark)
+        callback.note(dataset.folders.remark)
     with store.locked() as lock:
-        works = pending_work(plan, store, images, display.note, retry_errors=retry_errors)
+        works = pending_work(plan, store, images, callback.note, retry_errors=retry_errors)
         write_manifest.refuse_another_suite(store, plan, works, images)
         if not any(w.missing for w in works) and store.manifest():
             write_manifest.close(store, plan, works, dataset, images)
             return Finished(0, failures(works))
         needed = [w for w in works if w.missing] if store.manifest() else works
-        session = _Session(plan, works, needed, dataset, images, device, display, lock)
+        session = _Session(plan, works, needed, dataset, images, device, callback, lock)
         remarks = session.gate()
         facts = (session.defenses, remarks, dataset, images, describe(device))
         write_manifest.begin(store, plan, works, *facts)
         try:
-            with display.running(works):
+            with callback.running(works):
                 computed = sum(session.finish(w) for w in needed)
         finally:
             write_manifest.close(store, plan, works, dataset, images)
@@ -98,7 +101,7 @@ class _Session:
     dataset: datasets.Dataset
     images: Images
     device: torch.device
-    display: Display
+    callback: Callback
     lock: Lock
 
     def __post_init__(self) -> None:
@@ -137,7 +140,7 @@ class _Session:
         refuse_unsteady(component, identity, defense)
         for checkpoint in checkpoints(component):
             for note in checkpoint.notes:
-                self.display.note(f"{component.name}: {checkpoint.ref}: {note}")
+                self.callback.note(f"{component.name}: {checkpoint.ref}: {note}")
         self.defenses[component.name] = defense
         self.guard.add(component.name, defense)
 
@@ -154,7 +157,7 @@ class _Session:
     def _give_up(self, component: Component, error: Failed) -> None:
         self.broken[component.name] = error.message
         self.guard.forget(component.name)
-        self.display.note(f"{error} Its pairings fail.")
+        self.callback.note(f"{error} Its pairings fail.")
 
     def _mend(self, culprit: str) -> None:
         """Makes anew what `culprit` changed, so that the other rows are what they would have been without it."""
@@ -191,7 +194,7 @@ class _Session:
                     where=self.plan.place("defenses", name),
                 )
             for remark in found:
-                self.display.note(f"{name}: {remark}; its numbers will be marked")
+                self.callback.note(f"{name}: {remark}; its numbers will be marked")
         return remarks
 
     def _refuse_misshapen(self, pending: CellRun) -> None:
@@ -237,7 +240,7 @@ class _Session:
     def finish(self, pending: CellRun) -> int:
         """Computes the missing shards of a pairing, and returns how many there were."""
         missing = pending.missing
-        self.display.began(pending)
+        self.callback.began(pending)
         for bounds in missing:
             records, tensors = self._shard(pending, bounds)
             signals.refuse_to_go_on()  # a defense may have caught the signal
@@ -245,7 +248,7 @@ class _Session:
             pending.stored.write(*bounds, records, tensors)
             self.lock.check()
             pending.shards[bounds] = records
-            self.display.finished(pending, records)
+            self.callback.finished(pending, records)
         if defense := self.defenses.get(pending.cell.defense.name):
             defense.cpu()
         return len(missing)
@@ -264,7 +267,7 @@ class _Session:
             clean,
             protocol.votes,
             protocol.batch_size,
-            partial(self.display.watch, pending),
+            partial(self.callback.watch, pending),
             *self._given(pending, bounds),
             self.guard,
         )

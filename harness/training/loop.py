@@ -19,16 +19,14 @@ from types import FrameType
 
 import torch
 import yaml
-from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from harness import datasets
-from harness.cli.train_progress import Display
+from harness.callback import SILENT, Callback
 from harness.datasets.dataset import Dataset, Split
 from harness.errors import UserError
 from harness.files import write_atomically
-from harness.process.console import new_console
 from harness.process.signals import ENDING, Stopped
 from harness.randomness import derive, fenced
 from harness.training.recipe import Plan, Recipe, read
@@ -47,7 +45,7 @@ def train(
     recipe_path: Path,
     out: Path | None = None,
     device: torch.device | str = "cpu",
-    console: Console | None = None,
+    callback: Callback = SILENT,
     runs: Path = Path("runs"),
 ) -> Path:
     """Trains by a recipe, or goes on where an earlier call stopped.
@@ -56,7 +54,7 @@ def train(
         recipe_path: the recipe, YAML.
         out: folder for the weights and their card; `runs`/RECIPE if left out.
         device: where to train.
-        console: where progress is shown.
+        callback: is told how far the training is.
         runs: folder of the runs' own checkpoints.
 
     Returns:
@@ -68,17 +66,16 @@ def train(
     """
     plan = read(recipe_path)
     recipe, trainer, folder = plan.recipe, plan.trainer.build(), runs / plan.recipe.recipe
-    display = Display(console or new_console(), recipe.recipe, recipe.steps)
     data, test = (_load(plan, split) for split in (recipe.dataset.split, "test"))
     network = _network(plan, trainer, data).to(device)
     state = State(network, recipe.optimizer.build(network), recipe.ema, trainer)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         state.restore(checkpoint, recipe.model_dump(mode="json"))
-        display.note(f"{recipe.recipe}: going on from step {state.step} of {recipe.steps}")
+        callback.note(f"{recipe.recipe}: going on from step {state.step} of {recipe.steps}")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        _run(recipe, trainer, state, data, checkpoint, display)
-        return _release(recipe, trainer, state, test, out or folder, display)
+        _run(recipe, trainer, state, data, checkpoint, callback)
+        return _release(recipe, trainer, state, test, out or folder, callback)
 
 
 def _load(plan: Plan, split: Split) -> Dataset:
@@ -99,16 +96,16 @@ def _classes(data: Dataset) -> int:
     return data.num_classes
 
 
-def _run(recipe: Recipe, trainer: Trainer, state: State, data: Dataset, checkpoint: Path, display: Display) -> None:
+def _run(recipe: Recipe, trainer: Trainer, state: State, data: Dataset, checkpoint: Path, callback: Callback) -> None:
     device = next(state.network.parameters()).device
     images, labels = data.images.to(device), data.labels.to(device)
     saved = time.monotonic()
     state.network.train()
-    with _deferred_interrupts() as asked_to_stop, display.running(state.step):
+    with _deferred_interrupts() as asked_to_stop, callback.training(recipe.recipe, state.step, recipe.steps):
         while state.step < recipe.steps:
             rows = batch(state.step, recipe.batch_size, len(data), recipe.seed).to(device)
             loss = _step(recipe, trainer, state, images[rows], labels[rows])
-            display.stepped(state.step, loss)
+            callback.stepped(state.step, loss)
             stop = bool(asked_to_stop)
             if stop or state.step == recipe.steps or time.monotonic() - saved > SAVE_EVERY:
                 state.save(checkpoint, recipe.model_dump(mode="json"))
@@ -185,7 +182,7 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
     return network
 
 
-def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out: Path, display: Display) -> Path:
+def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out: Path, callback: Callback) -> Path:
     """Writes the weights and their card; the accuracy is that of the very file."""
     path = out / f"{recipe.recipe}.safetensors"
     card_path = path.with_suffix(".yaml")
@@ -212,7 +209,7 @@ def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out:
     )
     text = yaml.safe_dump(card.model_dump(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
     write_atomically(card_path, text.encode())
-    display.note(f"{card.name}: clean accuracy {card.clean_accuracy:.1%} on {len(test)} test images ({card.measured})")
+    callback.note(f"{card.name}: clean accuracy {card.clean_accuracy:.1%} on {len(test)} test images ({card.measured})")
     return path
 
 

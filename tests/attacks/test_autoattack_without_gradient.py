@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from attacks.autoattack import AutoAttack
 from attacks.common.one_draw import NoGradient
 from harness.attack import Adversarial
-from harness.cli.run_progress import Display
 from harness.defense import Defense
 from harness.evaluation.run import run
 from harness.quantity import Quantity
@@ -156,7 +154,7 @@ def test_the_number_is_an_upper_bound_with_a_footnote(tmp_path: Path) -> None:
         "attacks:\n  both: {attacks: [apgd-ce, square], eps: 0.3}\n  none: {attacks: [apgd-ce], eps: 0.1}\n"
     )
     plan = load_suite(tmp_path / "suite.yaml")
-    done = run(plan, tmp_path / "out", torch.device("cpu"), Display(Console(quiet=True)))
+    done = run(plan, tmp_path / "out", torch.device("cpu"))
     (row,) = summarise(results(tmp_path / "out")).rows
     clean, both, none = row.entries[:3]
     assert both.errors == 0 and both.estimate and clean.estimate and both.estimate.value < clean.estimate.value

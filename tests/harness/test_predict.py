@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor, nn
 
-from harness.cli.run_progress import Display
 from harness.defense import Defense
 from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.run import run
@@ -197,7 +195,7 @@ def test_a_run_gives_the_same_records_whatever_the_batch_size(tmp_path: Path) ->
         path = tmp_path / f"{size}.yaml"
         path.write_text(SUITE.replace("SIZE", str(size)))
         out = tmp_path / f"out-{size}"
-        run(load_suite(path), out, torch.device("cpu"), Display(Console(quiet=True)))
+        run(load_suite(path), out, torch.device("cpu"))
         [work] = pending_work(load_suite(path), Store(out), load_images(load_suite(path))[1], lambda note: None)
         records = [asdict(record) for shard in work.shards.values() for record in shard or []]
         return records, torch.cat([work.stored.images(*bounds)["images"] for bounds in work.stored.shards()])

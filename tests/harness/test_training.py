@@ -18,6 +18,7 @@ from defenses.networks.pat_resnet import PATResNet
 from defenses.training.classifier import Classifier
 from defenses.undefended import Undefended
 from harness import datasets
+from harness.cli.train_progress import Display
 from harness.errors import UserError
 from harness.training import loop, train
 from harness.training.recipe import Schedule
@@ -47,7 +48,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def quietly(recipe: Path, runs: str, **options: Any) -> Path:
-    return train(recipe, console=Console(file=io.StringIO()), runs=recipe.parent / runs, **options)
+    return train(recipe, runs=recipe.parent / runs, **options)
 
 
 def after_step(monkeypatch: pytest.MonkeyPatch, happen: Callable[[int], None]) -> None:
@@ -147,7 +148,7 @@ def test_the_accuracy_is_that_of_the_defense_where_the_network_normalises_its_im
 
 def test_progress_without_a_terminal_is_plain_lines(recipe: Path) -> None:
     screen = io.StringIO()
-    train(recipe, console=Console(file=screen), runs=recipe.parent)
+    train(recipe, callback=Display(Console(file=screen)), runs=recipe.parent)
     lines = screen.getvalue().splitlines()
     assert any("step 14/14" in line for line in lines)
     assert any("clean accuracy" in line and "500 test images" in line for line in lines)
@@ -156,7 +157,7 @@ def test_progress_without_a_terminal_is_plain_lines(recipe: Path) -> None:
 
 def test_a_terminal_gets_a_bar(recipe: Path) -> None:
     screen = io.StringIO()
-    train(recipe, console=Console(file=screen, force_terminal=True), runs=recipe.parent)
+    train(recipe, callback=Display(Console(file=screen, force_terminal=True)), runs=recipe.parent)
     assert "14/14" in screen.getvalue()
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
-from harness.cli.run_progress import Display
 from harness.errors import UserError
 from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.run import run
@@ -34,7 +32,7 @@ pairings:
 def finish(folder: Path, text: str = SUITE, only: str | None = None) -> int:
     (folder / "suite.yaml").write_text(text)
     plan = load_suite(folder / "suite.yaml", only=only)
-    return run(plan, folder / "out", torch.device("cpu"), Display(Console(quiet=True))).computed
+    return run(plan, folder / "out", torch.device("cpu")).computed
 
 
 def test_the_images_are_those_of_the_other_pairing(tmp_path: Path) -> None:

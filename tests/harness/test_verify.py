@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from harness import cli, datasets
-from harness.cli.run_progress import Display
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import UserError
@@ -90,7 +88,7 @@ def finish(suite: Path, text: str | None = None) -> Path:
     """A finished run beside its suite."""
     if text is not None:
         suite.write_text(text)
-    run(load_suite(suite), suite.parent / "out", CPU, Display(Console(quiet=True)))
+    run(load_suite(suite), suite.parent / "out", CPU)
     return suite.parent / "out"
 
 
@@ -195,7 +193,7 @@ def test_what_was_deleted_could_not_be_verified(small_suite: Path) -> None:
 
 
 def test_a_pairing_that_was_never_run_could_not_be_verified(small_suite: Path) -> None:
-    run(load_suite(small_suite, only="plain/weak"), small_suite.parent / "out", CPU, Display(Console(quiet=True)))
+    run(load_suite(small_suite, only="plain/weak"), small_suite.parent / "out", CPU)
     found = reports(small_suite.parent / "out")
     assert {name: report.outcome for name, report in found.items()} == {
         "plain/weak": "holds",
@@ -364,7 +362,7 @@ def test_records_of_another_defense_are_contradicted(small_suite: Path, tmp_path
     text = small_suite.read_text().replace('"./fakes.py:NearestMean"', '"./fakes.py:NearestMean", strength: -1')
     other = tmp_path / "other.yaml"
     other.write_text(text)
-    run(load_suite(other, only="plain"), tmp_path / "forged", CPU, Display(Console(quiet=True)))
+    run(load_suite(other, only="plain"), tmp_path / "forged", CPU)
     answers = Store(out).cell("plain", "weak", manifest(out)["cells"][0]["key"])
     taken = {r.index: r for b in answers.shards() for r in answers.read(*b) or []}
 

@@ -19,9 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
-from rich.console import Console
 
-from harness.cli.run_progress import Display
 from harness.evaluation.run import run
 from harness.results.store import ShardRange
 from harness.suite import load_suite
@@ -48,7 +46,7 @@ def sound(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     suite = folder / "sound.yaml"
     suite.write_text(SUITE)
-    run(load_suite(suite), folder / "sound", torch.device("cpu"), Display(Console(quiet=True)))
+    run(load_suite(suite), folder / "sound", torch.device("cpu"))
     return folder / "sound"
 
 

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 import torch
 from pyautoattack.square import SquareAttack
-from rich.console import Console
 from torch import Tensor, nn
 
 from attacks.autoattack import AutoAttack
 from attacks.common.square import Square, overruns, too_low
 from attacks.torchattacks import TorchAttacks
 from attacks.worst_of import WorstOf
-from harness.cli.run_progress import Display
 from harness.dry_run.cost import estimate
 from harness.dry_run.meta_checkpoints import all_on_meta
 from harness.errors import UserError
@@ -163,7 +161,7 @@ def suite(folder: Path, side: int) -> Iterator[Path]:
 
 
 def execute(path: Path, out: Path) -> None:
-    run(load_suite(path), out, torch.device("cpu"), Display(Console(quiet=True)))
+    run(load_suite(path), out, torch.device("cpu"))
 
 
 def test_a_run_on_a_size_that_the_library_cannot_tile_gives_numbers(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from harness import datasets
 from harness.config.component import Component
@@ -20,7 +19,7 @@ from harness.suite import load_suite
 from harness.weights.published import find
 
 DIGITS = Path(__file__).parents[3] / "suites" / "quickstart.yaml"
-CPU, QUIET = torch.device("cpu"), Console(quiet=True)
+CPU = torch.device("cpu")
 SUITE = """\
 suite: real
 title: A published classifier
@@ -49,7 +48,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_published_classifier_goes_from_its_file_to_the_table(real: Path) -> None:
-    folder = smoke(real, None, CPU, QUIET)
+    folder = smoke(real, None, CPU)
     assert folder == Path("results/real-smoke")
     pairings = [pairing for path in find_runs(folder) for pairing in load_results(path).pairings.values()]
     assert len(pairings) == 2
@@ -67,7 +66,7 @@ def test_the_user_s_cache_and_environment_stay_as_they_were(real: Path) -> None:
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"the user's own")
     before = dict(os.environ)
-    smoke(real, None, CPU, QUIET, only="optimal")
+    smoke(real, None, CPU, only="optimal")
     with pytest.raises(RuntimeError, match="broken off"), placeholder_cache() as root:
         assert find("jem-cifar10").path().read_bytes() == b"the user's own"
         assert is_empty(find("hybvit-cifar10").path()) and not is_empty(find("jem-cifar10").path())
@@ -77,22 +76,22 @@ def test_the_user_s_cache_and_environment_stay_as_they_were(real: Path) -> None:
 
 
 def test_a_second_smoke_replaces_the_first_and_nothing_else(real: Path, small_suite: Path) -> None:
-    first = smoke(real, None, CPU, QUIET, only="optimal")
-    assert smoke(real, None, CPU, QUIET, only="optimal") == first
+    first = smoke(real, None, CPU, only="optimal")
+    assert smoke(real, None, CPU, only="optimal") == first
     path = first / "optimal" / "run.json"
     path.write_text(path.read_text().replace(TITLE, "Table 1"))
     with pytest.raises(UserError, match=r"not of --smoke.*--out"):
-        smoke(real, None, CPU, QUIET, only="optimal")
+        smoke(real, None, CPU, only="optimal")
 
 
 def test_an_image_that_ends_in_an_error_is_told(small_suite: Path, tmp_path: Path) -> None:
     small_suite.write_text(small_suite.read_text().replace("fakes.py:Noise", "fakes.py:Crash"))
     with pytest.raises(UserError, match=r"noisy/weak ended in an error: .*planted failure"):
-        smoke(small_suite, tmp_path / "out", CPU, QUIET)
+        smoke(small_suite, tmp_path / "out", CPU)
 
 
 def test_what_is_here_is_used_as_it_is(small_suite: Path, tmp_path: Path) -> None:
-    folder = smoke(small_suite, tmp_path / "out", CPU, QUIET)
+    folder = smoke(small_suite, tmp_path / "out", CPU)
     told = str(report(folder, "md"))
     assert "random" not in told and all(
         len(p.records) == 2 for path in find_runs(folder) for p in load_results(path).pairings.values()

@@ -266,7 +266,7 @@ def test_a_full_disk_keeps_what_was_finished(
 @pytest.mark.gpu
 def test_a_gpu_gives_the_verdicts_of_the_cpu(small_suite: Path, tmp_path: Path) -> None:
     execute(small_suite, tmp_path / "cpu")
-    run(load_suite(small_suite), tmp_path / "gpu", torch.device("cuda"), Display(Console(file=io.StringIO())))
+    run(load_suite(small_suite), tmp_path / "gpu", torch.device("cuda"))
     on_cpu, on_gpu = (results(small_suite, tmp_path / device) for device in ("cpu", "gpu"))
     for name, (records, _) in on_cpu.items():
         assert [r["verdict"] for r in records] == [r["verdict"] for r in on_gpu[name][0]]

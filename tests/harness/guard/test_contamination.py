@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
-from harness.cli.run_progress import Display
 from harness.errors import UserError
 from harness.evaluation.run import run
 from harness.guard.contamination import Contamination, Guard, settings_kept
@@ -264,7 +262,7 @@ def ran(folder: Path, defenses: list[str], attacks: list[str], gates: str = "off
     path, out = folder / "cast.yaml", folder / "-".join([*defenses, *attacks, gates])
     path.write_text(SUITE.format(defenses=named[0], attacks=named[1], gates=gates))
     before = Settings.now(), *_generators()
-    run(load_suite(path), out, torch.device("cpu"), Display(Console(quiet=True)))
+    run(load_suite(path), out, torch.device("cpu"))
     assert (Settings.now(), *_generators()) == before
     return {names: pairing.records for names, pairing in load_results(out).pairings.items()}
 

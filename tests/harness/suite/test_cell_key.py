@@ -17,10 +17,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from rich.console import Console
 
 from attacks.clean import Clean
-from harness.cli.run_progress import Display
 from harness.errors import UserError
 from harness.evaluation.run import run
 from harness.suite import load_suite
@@ -125,7 +123,7 @@ def images(folder: Path, seed: int) -> None:
 
 def finish(suite: Path) -> int:
     """The number of shards that were computed."""
-    return run(load_suite(suite), suite.parent / "out", CPU, Display(Console(quiet=True))).computed
+    return run(load_suite(suite), suite.parent / "out", CPU).computed
 
 
 def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -235,10 +233,10 @@ def test_a_defense_that_is_another_each_time_is_refused_by_the_attribute(tmp_pat
 def test_a_defense_that_could_not_be_built_may_be_mended(tmp_path: Path) -> None:
     suite, factors = write(tmp_path), tmp_path / "factors.txt"
     factors.rename(tmp_path / "aside")
-    done = run(load_suite(suite), tmp_path / "out", CPU, Display(Console(quiet=True)))
+    done = run(load_suite(suite), tmp_path / "out", CPU)
     assert done.computed == 1 and len(done.failures) == 1
     (tmp_path / "aside").rename(factors)
-    done = run(load_suite(suite), tmp_path / "out", CPU, Display(Console(quiet=True)))
+    done = run(load_suite(suite), tmp_path / "out", CPU)
     assert (done.computed, done.failures) == (1, [])
     factors.unlink()
     with pytest.raises(UserError, match="defense 'mine' cannot be built: FileNotFoundError"):

@@ -10,9 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
-from harness.cli.run_progress import Display
 from harness.errors import UserError
 from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.run import run
@@ -48,7 +46,7 @@ def refusal(suite: Path, extra: str, changes: dict[str, str] | None = None) -> s
 
 
 def records(found: Plan, out: Path) -> dict[str, list[dict[str, Any]]]:
-    run(found, out, torch.device("cpu"), Display(Console(quiet=True)))
+    run(found, out, torch.device("cpu"))
     works = pending_work(found, Store(out), load_images(found)[1], lambda note: None)
     return {
         work.name: [asdict(record) | {"seconds": 0} for shard in work.shards.values() for record in shard or []]
