@@ -1,6 +1,7 @@
 """Names in suites to classes, without a list to keep.
 
     dc                      built in: the file defenses/dc.py is the defense `dc`, its class spelt like the file
+    bpda                    built in too: another one with arguments fixed, by a line of attacks/aliases.yaml
     package.module:Class    anything importable
     ./file.py:Class         a file of the user's, relative to the suite's folder
     name                    an entry point of an installed package, in the group harness.defenses, harness.attacks, ...
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness.config.alias import Alias, aliases, class_of_alias
 from harness.config.introspect import Entry, class_in, describe, source_of
 from harness.config.neighbours import module_of
 from harness.errors import UserError, nearest
@@ -83,6 +85,8 @@ def find(kind: str, name: str, base: Path | None = None) -> type[Any]:
         raise Foreign(f"it names code ({name})")
     if name.endswith(".py") or file.endswith(".py"):
         found = _from_file(name, file if colon else name, attribute if colon else "", base or Path())
+    elif alias := _alias_of_class(kind, file, attribute):
+        found = _aliased(kind, alias)
     elif colon:
         found = _from_module(name, file, attribute)
     else:
@@ -97,6 +101,8 @@ def _in_package(module: str) -> bool:
 
 
 def _named(kind: str, name: str) -> Any:
+    if alias := aliases(PACKAGES[kind]).get(name):
+        return _aliased(kind, alias)
     if entry := _built_in(kind, name):
         try:
             return getattr(importlib.import_module(entry.module), entry.cls)
@@ -168,12 +174,26 @@ def _checked(kind: str, name: str, found: Any) -> type[Any]:
     return found
 
 
+def _aliased(kind: str, alias: Alias) -> Any:
+    return class_of_alias(alias, _named(kind, alias.type))
+
+
+def _alias_of_class(kind: str, module: str, attribute: str) -> Alias | None:
+    """The alias that is called `module:attribute`, as a class in a file of its own would be."""
+    return next((a for a in aliases(PACKAGES[kind]).values() if a.cls == f"{module}.{attribute}"), None)
+
+
 def _built_in_names(kind: str) -> list[str]:
     folder = folder_of(PACKAGES[kind])
-    return sorted(path.stem for path in folder.glob("[!_]*.py")) if folder else []
+    files = [path.stem for path in folder.glob("[!_]*.py")] if folder else []
+    return [*files, *aliases(PACKAGES[kind])]
 
 
 def _built_in(kind: str, name: str) -> Entry | None:
+    if alias := aliases(PACKAGES[kind]).get(name):
+        entry = _built_in(kind, alias.type)
+        left = tuple(p for p in entry.parameters if p.name not in alias.fixed) if entry else ()
+        return Entry(name, alias.summary, *alias.module_and_class, left)
     module = f"{PACKAGES[kind]}.{name}"
     if not name.isidentifier() or name.startswith("_") or not (path := source_of(module)):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,12 +12,9 @@ from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor
 
 from attacks.apgd import APGD, _spans, apgd_steps
-from attacks.apgd_dlr_100 import APGDDLR100
-from attacks.bpda import BPDA
 from attacks.common.gradient_attack import BestIterates, Objective
 from attacks.common.losses import loss_of, margin
-from attacks.exact_gradient import ExactGradient
-from attacks.pgd80_eot10 import PGD80EOT10
+from harness.config.registry import find
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
@@ -90,13 +88,13 @@ def test_images_stay_within_the_budget(norm: str, noisy: Make, view: View) -> No
 
 
 def test_presets_say_what_they_run() -> None:
-    eps = Quantity("8/255")
-    assert APGDDLR100("Linf", eps).describe() == "apgd, 100 steps, 5 restarts, dlr loss"
-    assert BPDA("Linf", eps).describe() == "apgd, bpda, 100 steps, dlr loss"
-    assert ExactGradient("Linf", eps, eot=3).describe() == "apgd, EOT 3, 100 steps, dlr loss"
-    paper = PGD80EOT10("Linf", eps)
+    eps, preset = Quantity("8/255"), partial(find, "attacks")
+    assert preset("apgd_dlr_100")("Linf", eps).describe() == "apgd, 100 steps, 5 restarts, dlr loss"
+    assert preset("bpda")("Linf", eps).describe() == "apgd, bpda, 100 steps, dlr loss"
+    assert preset("exact_gradient")("Linf", eps, eot=3).describe() == "apgd, EOT 3, 100 steps, dlr loss"
+    paper = preset("pgd80_eot10")("Linf", eps)
     assert paper.describe() == "pgd, EOT 10, 80 steps, ce loss" and paper.step_size == 1 / 255
-    assert PGD80EOT10("L2", Quantity("0.5")).step_size == 2.5 * 0.5 / 80
+    assert preset("pgd80_eot10")("L2", Quantity("0.5")).step_size == 2.5 * 0.5 / 80
 
 
 def test_the_papers_attack_goes_on_after_a_lucky_draw_with_restarts_that_start_elsewhere(view: View) -> None:
@@ -110,7 +108,7 @@ def test_the_papers_attack_goes_on_after_a_lucky_draw_with_restarts_that_start_e
             return torch.stack([0 * x.flatten(1).sum(1), 1 + x.flatten(1).sum(1), -x.flatten(1).sum(1)], 1)
 
     starts: list[Tensor] = []
-    attack, y = APGDDLR100("Linf", Quantity("0.1")), torch.zeros(N).long()
+    attack, y = find("attacks", "apgd_dlr_100")("Linf", Quantity("0.1")), torch.zeros(N).long()
     target = view(attack, Lucky(), X)
     attack.perturb(target, X, y)
     assert target.forwards.tolist() == [attack.cost(3).forwards] * N == [5 * 101] * N

@@ -12,14 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses.hybvit import HybViT
 from defenses.jem import JEM
 from defenses.pat import PAT
 from defenses.undefended import Undefended
 from harness.checks import gates
+from harness.config.registry import find
 from harness.errors import UserError
 from harness.weights import Checkpoint, build_network
 
+HybViT = find("defenses", "hybvit")
 LABELS = torch.tensor([3, 7])
 CASES: dict[type[Undefended], tuple[str, int, dict[str, Any]]] = {
     JEM: ("jem_wrn", 32, {"type": "jem_wrn", "depth": 10, "width": 2}),

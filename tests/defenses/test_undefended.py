@@ -8,14 +8,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from defenses.at import AT
 from defenses.training.diffusion import Diffusion
 from defenses.undefended import Undefended
 from harness import datasets
+from harness.config.registry import find
 from harness.errors import UserError
 from harness.weights import Checkpoint, build_network
 
-CLASSIFIERS = {"digits-cnn": Undefended, "digits-at-linf": AT, "digits-at-l2": AT}
+CLASSIFIERS = {
+    "digits-cnn": Undefended,
+    "digits-at-linf": find("defenses", "at"),
+    "digits-at-l2": find("defenses", "at"),
+}
 SPEC = {"type": "cnn", "channels": 3, "width": 4, "num_classes": 5}
 
 

@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from attacks.pgd import PGD
-from defenses.at import AT
 from defenses.dc import DC
-from defenses.hybvit import HybViT
 from defenses.jem import JEM
 from defenses.pat import PAT
 from defenses.rdc import RDC
 from defenses.undefended import Undefended
 from harness import datasets
+from harness.config.registry import find
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import row_seeds
@@ -21,6 +20,7 @@ from harness.target import Target
 from harness.weights import Checkpoint, packaged
 
 COUNT = 100
+AT, HybViT = find("defenses", "at"), find("defenses", "hybvit")
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def refusal(kind: str, name: str, base: Path | None = None) -> str:
     [
         ("defenses", "dc", "DC"),
         ("defenses", "rdc", "RDC"),
-        ("defenses", "at", "AT"),
+        ("defenses", "pat", "PAT"),
         ("defenses", "undefended", "Undefended"),
         ("attacks", "pgd", "PGD"),
         ("attacks", "autoattack", "AutoAttack"),

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack
-from attacks.bpda import BPDA
 from attacks.lagrange import Lagrange
 from attacks.noise import Noise
 from attacks.pgd import PGD
@@ -43,7 +42,7 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "pgd": lambda: PGD("Linf", EPS, steps=3),
     "pgd, targeted": lambda: PGD("L2", EPS, steps=3, loss="margin-targeted"),
     "apgd": lambda: APGD("Linf", EPS, steps=5, loss="ce"),
-    "bpda": lambda: BPDA("Linf", EPS, steps=5),
+    "bpda": lambda: APGD("Linf", EPS, steps=5, gradient="bpda"),
     "worst_of": lambda: WorstOf([Noise("Linf", EPS, tries=2), PGD("Linf", EPS, steps=2)]),
     "apgd-ce": lambda: AutoAttack("Linf", EPS, version="custom", attacks=["apgd-ce"], apgd_steps=5),
     "apgd-dlr": lambda: AutoAttack("L2", EPS, version="custom", attacks=["apgd-dlr"], apgd_steps=5),

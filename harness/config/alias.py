@@ -1,0 +1,92 @@
+"""Names that mean another defense or attack with some of its arguments fixed: `aliases.yaml` beside the built-in ones.
+
+    pgd80_eot10:                              the name
+      type: pgd                               the built-in that does the work
+      class: attacks.pgd80_eot10.PGD80EOT10   what the keys of stored results call it, which no change may touch
+      summary: PGD-80 with EOT 10.            for `harness list`
+      fixed: {steps: 80, eot: 10}             arguments of the type that a suite cannot give
+      by_norm: {Linf: {step_size: 1/255}}     values, for one norm, of arguments that the suite leaves null
+      changes: 1                              how often `fixed` or `by_norm` changed, which raises the type's `version`
+
+Reading the file imports nothing; the class is made when it is asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from harness.process.foreign_code import folder_of
+
+FILE = "aliases.yaml"
+
+
+@dataclass(frozen=True, eq=False)
+class Alias:
+    """One entry of the file. cls: its key `class`."""
+
+    name: str
+    type: str
+    cls: str
+    summary: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    by_norm: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    changes: int = 0
+
+    @property
+    def module_and_class(self) -> tuple[str, str]:
+        module, _, name = self.cls.rpartition(".")
+        return module, name
+
+
+@cache
+def aliases(package: str) -> Mapping[str, Alias]:
+    """The aliases of a package such as "attacks", by name; none where it has no such file."""
+    folder = folder_of(package)
+    path = (folder or Path()) / FILE
+    if folder is None or not path.is_file():
+        return {}
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: Alias(name=name, cls=entry.pop("class"), **entry) for name, entry in entries.items()}
+
+
+@cache
+def class_of_alias(alias: Alias, base: type[Any]) -> type[Any]:
+    """A subclass of the type's class that takes the arguments that are left, with the type's defaults.
+
+    Args:
+        base: the class of `alias.type`.
+    """
+    signature, hints = inspect.signature(base.__init__), get_type_hints(base.__init__, include_extras=True)
+    left = signature.replace(parameters=[p for n, p in signature.parameters.items() if n not in alias.fixed])
+    fixed = _values(alias.fixed, hints)
+    by_norm = {norm: _values(values, hints) for norm, values in alias.by_norm.items()}
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        _, *given = left.bind(self, *args, **kwargs).arguments.items()
+        arguments = dict(given)
+        for name, value in by_norm.get(str(arguments.get("norm")), {}).items():
+            if arguments.get(name) is None:
+                arguments[name] = value
+        base.__init__(self, **arguments, **fixed)
+
+    __init__.__signature__ = left  # type: ignore[attr-defined]
+    __init__.__annotations__ = {name: hint for name, hint in hints.items() if name not in fixed}
+    module, name = alias.module_and_class
+    version = getattr(base, "version", 1) + alias.changes
+    body = {"__init__": __init__, "__module__": module, "__doc__": alias.summary, "version": version}
+    return type(name, (base,), body)
+
+
+def _values(written: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the file as the arguments' types understand them, such as the text 1/255 as a quantity."""
+    from pydantic import TypeAdapter  # reading the file has no need of it, and `harness list` no time
+
+    return {name: TypeAdapter(hints[name]).validate_json(json.dumps(value)) for name, value in written.items()}
