@@ -38,12 +38,12 @@ from torch import Tensor, nn
 from attacks.autoattack import AutoAttack, Stage
 from attacks.pgd import PGD
 from attacks.stadv import StAdv
-from defenses.networks.preprocessing import Preprocessing
 from harness.attack import Adversarial, Attack
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.target import Target
 from harness.weights import formats
+from harness.weights.normalization import Normalization
 
 CHECKS = 8
 """Passes per image that AutoAttack takes before it attacks: clean accuracy and its checks of the defense."""
@@ -62,7 +62,7 @@ class ResNet(Defense):
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
         self.num_classes = 10
-        self.preprocessing = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        self.preprocessing = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         blocks = len({name.split(".")[1] for name in tensors if name.startswith("layer1.")})
         self.name = f"resnet{6 * blocks + 2}"
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)

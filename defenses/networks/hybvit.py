@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from defenses.networks.layers import sinusoids
-from defenses.networks.preprocessing import Preprocessing
 from harness.errors import UserError
+from harness.weights.normalization import Normalization
 
 
 class HybViT(nn.Module):
@@ -49,7 +49,7 @@ class HybViT(nn.Module):
         UserError: img_size is not a multiple of patch_size.
     """
 
-    preprocessing: ClassVar[Preprocessing] = Preprocessing(mean=(0.5,), std=(0.5,))
+    preprocessing: ClassVar[Normalization] = Normalization(mean=(0.5,), std=(0.5,))
     sqrt_alphas_cumprod: Tensor
     sqrt_one_minus_alphas_cumprod: Tensor
 

@@ -16,8 +16,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses.networks.preprocessing import Preprocessing
 from defenses.networks.wide import STEM_CHANNELS, WideStage, wide_stages
+from harness.weights.normalization import Normalization
 
 
 class JEMWRN(nn.Module):
@@ -35,7 +35,7 @@ class JEMWRN(nn.Module):
         leak: negative slope of LeakyReLU.
     """
 
-    preprocessing: ClassVar[Preprocessing] = Preprocessing(mean=(0.5,), std=(0.5,))
+    preprocessing: ClassVar[Normalization] = Normalization(mean=(0.5,), std=(0.5,))
 
     def __init__(
         self, depth: int = 28, width: int = 10, num_classes: int = 10, in_channels: int = 3, leak: float = 0.2

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses.networks.preprocessing import Preprocessing
+from harness.weights.normalization import Normalization
 
 _EXPANSION = 4
 
-_CIFAR10 = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+_CIFAR10 = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 
 
 class PATResNet(nn.Module):
@@ -45,7 +45,7 @@ class PATResNet(nn.Module):
         std: Sequence[float] = _CIFAR10.std,
     ) -> None:
         super().__init__()
-        self.preprocessing = Preprocessing(tuple(mean), tuple(std))
+        self.preprocessing = Normalization(tuple(mean), tuple(std))
         first, second, third, fourth = blocks
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

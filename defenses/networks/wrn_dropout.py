@@ -15,8 +15,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses.networks.preprocessing import Preprocessing
 from defenses.networks.wide import STEM_CHANNELS, WideStage, wide_stages
+from harness.weights.normalization import Normalization
 
 
 class WRNDropout(nn.Module):
@@ -33,7 +33,7 @@ class WRNDropout(nn.Module):
         in_channels: C.
     """
 
-    preprocessing: ClassVar[Preprocessing] = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
+    preprocessing: ClassVar[Normalization] = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
 
     def __init__(
         self, depth: int = 70, width: int = 16, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3

@@ -80,18 +80,43 @@ def find(kind: str, name: str, base: Path | None = None) -> type[Any]:
     Raises:
         UserError: there is no such thing, it cannot be imported, or it is not of that kind.
     """
-    file, colon, attribute = name.rpartition(":")
-    if not _FOREIGN.get() and (colon or name.endswith(".py")) and not _in_package(file):
+    module, colon, attribute = name.rpartition(":")
+    if not (colon or name.endswith(".py")):
+        return _checked(kind, name, _named(kind, name))
+    if not _in_package(module):
+        refuse_foreign(name)
+    if alias := _alias_of_class(kind, module, attribute):
+        return _checked(kind, name, _aliased(kind, alias))
+    return _checked(kind, name, _imported(name, base, "class"))
+
+
+def imported(name: str, base: Path | None = None) -> Any:
+    """What `package.module:attribute` or `./file.py:attribute` means, whatever it is.
+
+    Args:
+        base: the folder that `./file.py` is relative to; the current one if left out.
+
+    Raises:
+        UserError: there is no such thing, or it cannot be imported.
+        Foreign: nobody has allowed it. A module of this package is no exception: it holds more than classes.
+    """
+    refuse_foreign(name)
+    return _imported(name, base, "function or class")
+
+
+def refuse_foreign(name: str) -> None:
+    """Raises `Foreign` where code that does not come with this package may not be imported. name: of that code."""
+    if not _FOREIGN.get():
         raise Foreign(f"it names code ({name})")
-    if name.endswith(".py") or file.endswith(".py"):
-        found = _from_file(name, file if colon else name, attribute if colon else "", base or Path())
-    elif alias := _alias_of_class(kind, file, attribute):
-        found = _aliased(kind, alias)
-    elif colon:
-        found = _from_module(name, file, attribute)
-    else:
-        found = _named(kind, name)
-    return _checked(kind, name, found)
+
+
+def _imported(name: str, base: Path | None, what: str) -> Any:
+    """what: the noun for it in messages."""
+    module, colon, attribute = name.rpartition(":")
+    if name.endswith(".py") or module.endswith(".py"):
+        file = module if colon else name
+        return _attribute(_from_file(name, file, base or Path()), attribute if colon else "", name, what)
+    return _attribute(_from_module(name, module, attribute, what), attribute, name, what)
 
 
 def _in_package(module: str) -> bool:
@@ -112,25 +137,25 @@ def _named(kind: str, name: str) -> Any:
     if name not in installed:
         known = [entry.name for entry in entries(kind)]
         raise UserError(f"there is no {kind[:-1]} '{name}'", remedy=nearest(name, known))
-    if not _FOREIGN.get():
-        raise Foreign(f"it names code ({installed[name].value}, by the name {name})")
-    return _from_module(name, *_halves(installed[name]))
+    refuse_foreign(f"{installed[name].value}, by the name {name}")
+    module, attribute = _halves(installed[name])
+    return _attribute(_from_module(name, module, attribute, "class"), attribute, name, "class")
 
 
-def _from_module(name: str, module: str, attribute: str) -> Any:
+def _from_module(name: str, module: str, attribute: str, what: str) -> ModuleType:
     if not all(part.isidentifier() for part in [*module.split("."), attribute]):
-        raise UserError(f"'{name}' is neither package.module:Class nor ./file.py:Class")
+        form = "Class" if what == "class" else "name"
+        raise UserError(f"'{name}' is neither package.module:{form} nor ./file.py:{form}")
     try:
-        imported = importlib.import_module(module)
+        return importlib.import_module(module)
     except (Exception, SystemExit) as error:
         raise UserError(
             f"'{name}' cannot be imported: {_told(error, source_of(module))}",
             remedy="Install the package, or put its folder on PYTHONPATH",
         ) from error
-    return _attribute(imported, attribute, name)
 
 
-def _from_file(name: str, file: str, attribute: str, base: Path) -> Any:
+def _from_file(name: str, file: str, base: Path) -> ModuleType:
     path = base / file
     try:
         path.read_bytes()
@@ -138,10 +163,9 @@ def _from_file(name: str, file: str, attribute: str, base: Path) -> Any:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"'{name}': {path} cannot be read: {reason}", remedy="Check the path") from error
     try:
-        module = module_of(path)
+        return module_of(path)
     except (Exception, SystemExit) as error:
         raise UserError(f"'{name}' cannot be imported: {_told(error, path.resolve())}", remedy="Mend it") from error
-    return _attribute(module, attribute, name)
 
 
 def _told(error: BaseException, file: Path | None) -> str:
@@ -155,13 +179,22 @@ def _told(error: BaseException, file: Path | None) -> str:
     return f"{place}{type(error).__name__}: {text}"
 
 
-def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
+def _attribute(module: ModuleType, attribute: str, name: str, what: str) -> Any:
     found = getattr(module, attribute, None) if attribute else None
     if found is None:
-        classes = [k for k, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
-        told = f"has no class '{attribute}'" if attribute else "needs a class after a colon"
-        raise UserError(f"'{name}' {told}", remedy=nearest(attribute, classes))
+        nameable = inspect.isclass if what == "class" else callable
+        own = [k for k, v in vars(module).items() if k[0] != "_" and nameable(v) and _is_from(v, module, what)]
+        told = f"has no {what} '{attribute}'" if attribute else f"needs a {what} after a colon"
+        raise UserError(f"'{name}' {told}", remedy=nearest(attribute, own))
     return found
+
+
+def _is_from(value: Any, module: ModuleType, what: str) -> bool:
+    """Whether a module defines something, or, of a function, a module of the same package does."""
+    home = str(getattr(value, "__module__", ""))
+    if what == "class":
+        return home == module.__name__
+    return home.partition(".")[0] == module.__name__.partition(".")[0]
 
 
 def _checked(kind: str, name: str, found: Any) -> type[Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.config import registry
 from harness.config.component import Component
+from harness.config.importable import Importable
 from harness.config.imports import sources_of_file, sources_of_module
 from harness.config.neighbours import OURS
 from harness.errors import Failed, UserError
@@ -101,6 +102,8 @@ class Identities:
         """What an argument says; a defense or attack inside another says what it would alone."""
         if isinstance(value, Component):
             return self.key(value)
+        if isinstance(value, Importable):  # where the user's file lies is not what it is
+            return value.attribute if _is_file(value.written) else value.written
         if isinstance(value, list | tuple):
             return [self._claim(*pair) for pair in zip(value, resolved, strict=True)]
         return _contents(resolved)
@@ -175,11 +178,15 @@ def _code(component: Component) -> dict[str, Any]:
 
 
 def _own_code(component: Component) -> dict[str, str]:
-    """The user's sources that a component consists of: of its class, and of networks that its arguments name."""
-    found = _sources(component.type, component.cls, component.base)
+    """The user's sources that a component consists of: of its class, and of what its arguments name."""
+    found = _sources(component.type, component.cls.__module__, component.base)
+    for value in component.arguments.values():
+        if isinstance(value, Importable):
+            found |= _sources(value.written, value.module, value.base)
     for spec, base in _networks(component):
         try:
-            found |= _sources(str(spec["type"]), registry.find("networks", str(spec["type"]), base), base)
+            cls = registry.find("networks", str(spec["type"]), base)
+            found |= _sources(str(spec["type"]), cls.__module__, base)
         except registry.Foreign:
             raise
         except UserError:
@@ -187,14 +194,14 @@ def _own_code(component: Component) -> dict[str, str]:
     return found
 
 
-def _sources(written: str, cls: type[Any], base: Path | None) -> dict[str, str]:
-    """Of a class that is not ours, its sources; of one in an installed package, the package's version."""
-    package = cls.__module__.partition(".")[0]
+def _sources(written: str, module: str, base: Path | None) -> dict[str, str]:
+    """Of code that is not ours, its sources; of an installed package, its version. module: that the code is in."""
+    package = module.partition(".")[0]
     if _is_file(written):
         return sources_of_file((base or Path()) / written.rpartition(":")[0])
     if package in OURS:
         return {}
-    return sources_of_module(cls.__module__) or {package: _version(package)}
+    return sources_of_module(module) or {package: _version(package)}
 
 
 def _version(package: str) -> str:

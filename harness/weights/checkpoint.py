@@ -33,6 +33,7 @@ from harness.randomness import fenced
 from harness.weights import download, formats, published
 from harness.weights.card import Card, read_card
 from harness.weights.formats import state_dict_keys
+from harness.weights.normalization import Normalization, stated_by
 from harness.weights.published import Published
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".pkl")
@@ -66,7 +67,7 @@ class Checkpoint:
         self.key = split_key(ref)[1]
         self.notes: list[str] = []
         self.remarks: list[str] = []
-        self.normalization: state_dict_keys.Normalization | None = None
+        self.normalization: Normalization | None = None
 
     @classmethod
     def find(cls, ref: str | Checkpoint, base: Path | None = None) -> Checkpoint:
@@ -143,6 +144,17 @@ class Checkpoint:
         self._fill(network, loaded)
         return network.eval().requires_grad_(False)
 
+    def load_into(self, network: nn.Module) -> nn.Module:
+        """A network that was made elsewhere, filled with these weights in place, frozen and in evaluation mode.
+
+        Raises:
+            UserError: the weights belong to another network, or are a folder.
+        """
+        if self.path.is_dir():
+            raise UserError(f"checkpoint '{self.ref}' is a folder", remedy="Name the file of weights in it")
+        self._fill(network, self._loaded())
+        return network.eval().requires_grad_(False)
+
     def _diffusers(self) -> nn.Module:
         """The network of a Hugging Face folder: its configuration and its weights lie side by side."""
         cls = registry.find("networks", "unet2d")
@@ -186,7 +198,7 @@ class Checkpoint:
         if normalization is not None:
             self._normalize(network, normalization)
 
-    def _normalize(self, network: nn.Module, found: state_dict_keys.Normalization) -> None:
+    def _normalize(self, network: nn.Module, found: Normalization) -> None:
         """Puts the file's own normalisation before a network, which was trained behind it.
 
         Raises:
@@ -196,16 +208,15 @@ class Checkpoint:
             raise UserError(
                 f"the normalisation in checkpoint '{self.ref}' is {found}, which divides by what it should not"
             )
-        stated = getattr(network, "preprocessing", None)
+        stated = stated_by(network)
         if stated is None:
             self.remarks.append(f"normalised as {self.path.name} says: {found}")
             self.notes.append(f"the file's own normalisation is applied before the network: {found}")
             self.normalization = found
             network.register_forward_pre_hook(lambda _, inputs: (found(inputs[0]), *inputs[1:]))
         elif not found.agrees(*stated):
-            own = state_dict_keys.Normalization(*map(tuple, stated))
             raise UserError(
-                f"checkpoint '{self.ref}' normalises images by {found}, but {type(network).__name__} by {own}",
+                f"checkpoint '{self.ref}' normalises images by {found}, but {type(network).__name__} by {stated}",
                 remedy="Name the network that the weights were trained in",
             )
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from harness.weights.normalization import Normalization
+
 PARALLEL = "module."
 INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of names that torch.compile, FSDP and activation checkpointing put in, anywhere."""
@@ -31,31 +33,6 @@ MOST_CHANNELS = 4
 LABELS = ("label_embed", "map_label")
 AVERAGES = ("ema.", "shadow_params", "ema_model.", "model_ema.")
 Shape = Sequence[int]
-
-
-DIGITS = 5e-4
-"""Numbers that are no further apart are the same, one of them rounded."""
-
-
-class Normalization(NamedTuple):
-    """A layer before the network, (x - mean) / std: one number per channel, or one for all."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised."""
-        mean, std = (x.new_tensor(numbers)[:, None, None] for numbers in self)
-        return (x - mean) / std
-
-    def agrees(self, mean: Sequence[float], std: Sequence[float]) -> bool:
-        """Whether these are the same numbers, up to the digits that people write."""
-        pairs = [(a, b) for own, other in zip(self, (mean, std), strict=True) for a, b in _paired(own, other)]
-        return all(abs(a - b) <= DIGITS for a, b in pairs)
-
-    def __str__(self) -> str:
-        mean, std = (", ".join(f"{number:.6g}" for number in numbers) for numbers in self)
-        return f"(x - mean) / std with mean [{mean}], std [{std}]"
 
 
 class Aligned(NamedTuple):
@@ -139,12 +116,6 @@ def _normalization(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], No
         return dict(tensors), None
     mean, std = (tuple(tensors[name].double().flatten().tolist()) for name in pairs[0])
     return {name: value for name, value in tensors.items() if name not in pairs[0]}, Normalization(mean, std)
-
-
-def _paired(one: Sequence[float], other: Sequence[float]) -> list[tuple[float, float]]:
-    """By channel; one number stands for all."""
-    count = max(len(one), len(other))
-    return list(zip(*(list(numbers) * (count if len(numbers) == 1 else 1) for numbers in (one, other)), strict=False))
 
 
 def _is_small(tensors: Mapping[str, Tensor], names: Collection[str]) -> bool:
