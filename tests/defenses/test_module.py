@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -296,6 +297,22 @@ def test_a_network_inside_another_defense_is_one_too(folder: Path) -> None:
 def test_a_stochastic_network_says_so() -> None:
     assert Module("torch.nn:Flatten", stochastic=True).stochastic
     assert not Module("torch.nn:Flatten").stochastic
+
+
+def test_the_entries_of_the_readme_are_built(tmp_path: Path) -> None:
+    timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (entries,) = re.findall(r"```yaml\ndefenses:\n(  mine:   \{type: module.*?)```", readme, re.DOTALL)
+    (tmp_path / "net.py").write_text(NET.replace("from blocks import Scale", "Scale = nn.Identity"))
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).state_dict(), at(tmp_path))
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "resnet.pth")
+    save_file(timm.create_model("resnet18", num_classes=10).state_dict(), tmp_path / "timm.safetensors")
+    path = tmp_path / "suite.yaml"
+    path.write_text(SUITE.replace("  mine: ENTRY\n", entries))
+    built = {cell.defense.name: cell.defense.build() for cell in load_suite(path).cells}
+    assert list(built) == ["mine", "vision", "timm"]
+    assert all(defense(torch.rand(1, 3, 32, 32)).shape == (1, 10) for name, defense in built.items() if name != "mine")
+    assert built["mine"](torch.rand(1, 1, 8, 8)).shape == (1, 10)
 
 
 def command(*arguments: str) -> int:
