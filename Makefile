@@ -55,7 +55,7 @@ define install
 @$(PIP) install -c constraints.txt pip setuptools
 @$(PIP) install -c constraints.txt --no-deps torchattacks
 @$(PIP) install -c constraints.txt --no-warn-conflicts --no-build-isolation --editable '$(1)'
-@$(BIN)/python -c 'import sys; from harness.cli.doctor import robustbench_whole as f; sys.exit(f().status != "ok")' || \
+@$(BIN)/python -c 'import sys; from harness.cli.doctor import robustbench_whole as f; sys.exit(f().status != "passed")' || \
 	$(PIP) install -c constraints.txt --no-deps --force-reinstall robustbench
 @touch $@
 endef

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.diagnosis.finding import Finding
+    from harness.checks.finding import Finding
     from harness.evaluation.pending import CellRun
     from harness.results.record import Record
     from harness.target import Target

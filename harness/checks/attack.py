@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.attack import Adversarial, Attack
-from harness.checks.rule import Judgement, Verdict, rule
+from harness.checks.finding import Finding, Outcome, check
 from harness.defense import Defense
 from harness.predict import query
 from harness.randomness import derive, fenced, row_seeds
@@ -69,8 +69,8 @@ class Trial:
             return int((query(self.defense, x, self.seeds).argmax(1) == self.y).sum())
 
 
-@rule("runs")
-def runs(trial: Trial) -> Judgement:
+@check("runs")
+def runs(trial: Trial) -> Outcome:
     found, _ = trial.first
     if not isinstance(found.images, Tensor) or found.images.shape != trial.x.shape:
         shape = tuple(found.images.shape) if isinstance(found.images, Tensor) else type(found.images).__name__
@@ -78,8 +78,8 @@ def runs(trial: Trial) -> Judgement:
     return "passed", f"{len(trial.x)} images within {trial.attack.threat}, under {trial.attack.gradient} gradients"
 
 
-@rule("within the budget")
-def budget(trial: Trial) -> Judgement:
+@check("within the budget")
+def budget(trial: Trial) -> Outcome:
     found, _ = trial.first
     if not torch.isfinite(found.images).all():
         return "failed", "it gives NaN or infinite pixels"
@@ -98,16 +98,16 @@ def budget(trial: Trial) -> Judgement:
     )
 
 
-@rule("images left alone")
-def images_kept(trial: Trial) -> Judgement:
+@check("images left alone")
+def images_kept(trial: Trial) -> Outcome:
     _ = trial.first
     if not torch.equal(trial.given, trial.x):
         return "failed", "perturb changes x in place; work on a copy"
     return "passed", "x is not changed in place"
 
 
-@rule("reproducible")
-def reproducible(trial: Trial) -> Judgement:
+@check("reproducible")
+def reproducible(trial: Trial) -> Outcome:
     again, _ = trial.attempt(trial.x.clone())
     difference = float((again.images - trial.first[0].images).abs().max())
     if difference > TOLERANCE:
@@ -118,8 +118,8 @@ def reproducible(trial: Trial) -> Judgement:
     return "passed", "the same seeds give the same images"
 
 
-@rule("honest cost")
-def cost(trial: Trial) -> Judgement:
+@check("honest cost")
+def cost(trial: Trial) -> Outcome:
     _, target = trial.first
     bound = trial.attack.cost(trial.defense.num_classes or 2)
     for name, spent, most in (
@@ -131,8 +131,8 @@ def cost(trial: Trial) -> Judgement:
     return "passed", f"at most {bound.forwards:g} forwards and {bound.backwards:g} backwards an image"
 
 
-@rule("effect")
-def effect(trial: Trial) -> Judgement:
+@check("effect")
+def effect(trial: Trial) -> Outcome:
     before, after = trial.right(trial.x), trial.right(trial.first[0].images.detach())
     share = f"{before} of {len(trial.x)} images classified right before, {after} after"
     if after >= before:
@@ -140,7 +140,7 @@ def effect(trial: Trial) -> Judgement:
     return "passed", share
 
 
-def check_attack(attack: Attack, defense: Defense, x: Tensor, y: Tensor) -> list[Verdict]:
+def check_attack(attack: Attack, defense: Defense, x: Tensor, y: Tensor) -> list[Finding]:
     """Whether an attack keeps its contract, tried on `defense`; stops where it does not run at all.
 
     Args:
@@ -149,7 +149,7 @@ def check_attack(attack: Attack, defense: Defense, x: Tensor, y: Tensor) -> list
     trial = Trial(attack, defense, x, y)
     unsuitable = attack.unsuitable(defense)
     if unsuitable:
-        return [Verdict("runs", "warned", f"not tried on a plain classifier: {unsuitable}")]
+        return [Finding("runs", "warned", f"not tried on a plain classifier: {unsuitable}")]
     first = runs(trial)
     if first.status == "failed":
         return [first]

@@ -11,8 +11,8 @@ import torch
 
 from harness import datasets
 from harness.checks.attack import NearestMean, check_attack
-from harness.checks.defense import check
-from harness.checks.rule import Verdict
+from harness.checks.defense import check_defense
+from harness.checks.finding import Finding
 from harness.config import registry, yaml_file
 from harness.config.component import bind, check_budget, parameters
 from harness.config.yaml_file import Node
@@ -20,7 +20,7 @@ from harness.errors import Place, UserError
 
 IMAGES = 8
 COUNTED = 256
-"""Images on which a defense's accuracy is measured, which takes about as long as all the other rules."""
+"""Images on which a defense's accuracy is measured, which takes about as long as all the other checks."""
 
 FITTED = 1000
 """Images from which the classifier that attacks are tried on takes its class means."""
@@ -33,7 +33,7 @@ def check_class(
     *,
     dataset: str = "digits",
     device: torch.device = torch.device("cpu"),  # noqa: B008
-) -> list[Verdict]:
+) -> list[Finding]:
     """Whether a defense or an attack keeps its contract, on a few images of a dataset's test split.
 
     Args:
@@ -50,7 +50,7 @@ def check_class(
     x, y = images.images[:FITTED].to(device), images.labels[:FITTED].to(device)
     if kind == "defenses":
         defense = built.to(device).eval().requires_grad_(False)
-        return check(defense, x[:COUNTED], y[:COUNTED], dataset=dataset, disagreement=images.disagreement)
+        return check_defense(defense, x[:COUNTED], y[:COUNTED], dataset=dataset, disagreement=images.disagreement)
     y = y.unique(return_inverse=True)[1]
     judge = NearestMean(x, y).to(device).eval()
     close = judge.margins(x, y).argsort()[:IMAGES]

@@ -17,8 +17,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from harness.checks.finding import Outcome, check
 from harness.checks.probe import Probe
-from harness.checks.rule import Judgement, rule
 from harness.randomness import fenced
 
 META = torch.device("meta")
@@ -45,8 +45,8 @@ class _OneDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@rule("moves with .to(device)")
-def movable(probe: Probe) -> Judgement:
+@check("moves with .to(device)")
+def movable(probe: Probe) -> Outcome:
     unknown = dict(_left_behind(probe.defense))
     try:
         output = _elsewhere(probe)

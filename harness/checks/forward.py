@@ -6,21 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.checks.finding import Outcome, Skip, check
 from harness.checks.probe import ROUNDED, Probe
-from harness.checks.rule import Judgement, rule
 from harness.threat import TOLERANCE
 
-UNREPEATABLE = "not asked: two calls under the same seeds differ"
+UNREPEATABLE = "two calls under the same seeds differ"
 
 
-@rule("runs", passes=0)
-def runs(probe: Probe) -> Judgement:
+@check("runs", passes=0)
+def runs(probe: Probe) -> Outcome:
     _ = probe.answer
     return "passed", f"an answer for {len(probe.x)} images of shape {tuple(probe.x.shape[1:])}"
 
 
-@rule("device", passes=0)
-def device(probe: Probe) -> Judgement:
+@check("device", passes=0)
+def device(probe: Probe) -> Outcome:
     wanted = probe.x.device
     for name, output in (("logits", probe.answer), ("purified images", probe.purified)):
         if output.device != wanted:
@@ -28,8 +28,8 @@ def device(probe: Probe) -> Judgement:
     return "passed", f"{wanted} in, {wanted} out"
 
 
-@rule("dtype", passes=0)
-def dtype(probe: Probe) -> Judgement:
+@check("dtype", passes=0)
+def dtype(probe: Probe) -> Outcome:
     for name, output in (("logits", probe.answer), ("purified images", probe.purified)):
         if output.dtype != probe.x.dtype:
             cause = "a cast or a constant of that type got in"
@@ -37,16 +37,16 @@ def dtype(probe: Probe) -> Judgement:
     return "passed", f"{probe.x.dtype} in, {probe.x.dtype} out"
 
 
-@rule("finite logits", passes=0)
-def finite(probe: Probe) -> Judgement:
+@check("finite logits", passes=0)
+def finite(probe: Probe) -> Outcome:
     bad = int((~torch.isfinite(probe.logits)).any(1).sum())
     if bad:
         return "failed", f"NaN or infinite logits for {bad} of {len(probe.x)} images"
     return "passed", f"between {float(probe.logits.min()):.3g} and {float(probe.logits.max()):.3g}"
 
 
-@rule("images left alone", passes=1)
-def images_kept(probe: Probe) -> Judgement:
+@check("images left alone", passes=1)
+def images_kept(probe: Probe) -> Outcome:
     if probe.purifies:
         probe.ask(part=probe.defense.classify)
     for name, change in probe.changed.items():
@@ -54,8 +54,8 @@ def images_kept(probe: Probe) -> Judgement:
     return "passed", "x is not changed in place"
 
 
-@rule("purified images", passes=0)
-def purified(probe: Probe) -> Judgement:
+@check("purified images", passes=0)
+def purified(probe: Probe) -> Outcome:
     images = probe.purified
     if images.shape != probe.x.shape:
         return "failed", f"purify turns shape {tuple(probe.x.shape)} into {tuple(images.shape)}"
@@ -67,11 +67,11 @@ def purified(probe: Probe) -> Judgement:
     return "passed", f"pixels from {low:.3g} to {high:.3g}"
 
 
-@rule("forward is classify(purify(x))", passes=1)
-def composition(probe: Probe) -> Judgement:
+@check("forward is classify(purify(x))", passes=1)
+def composition(probe: Probe) -> Outcome:
     defense = probe.defense
     if not probe.explains(probe.again):
-        return "passed", UNREPEATABLE
+        raise Skip(UNREPEATABLE)
     distance = probe.distance(probe.logits, probe.ask(part=lambda x: defense.classify(defense.purify(x))))
     if not probe.explains(distance):
         return "failed", (
@@ -81,17 +81,17 @@ def composition(probe: Probe) -> Judgement:
     return "passed", "under the same draws"
 
 
-@rule("batch independence", passes=2.25)
-def batch_independence(probe: Probe) -> Judgement:
+@check("batch independence", passes=2.25)
+def batch_independence(probe: Probe) -> Outcome:
     """Each image alone, or further up in a smaller batch; then all in reverse, and a faint one beside the others.
 
     Where all images reach from 0 to 1, a division by the batch's maximum would not show without the faint one.
     """
     x, seeds = probe.x, probe.seeds
     if len(x) < 2:
-        return "passed", "not asked: it takes two images"
+        raise Skip("it takes two images")
     if not probe.explains(probe.again):
-        return "passed", UNREPEATABLE
+        raise Skip(UNREPEATABLE)
     split = torch.cat([probe.ask(x[:1], seeds[:1]), probe.ask(x[1:], seeds[1:])])
     faint = x[:1] / 2
     alone = probe.ask(faint, seeds[:1])
@@ -116,8 +116,8 @@ def batch_independence(probe: Probe) -> Judgement:
     return "passed", "an image's logits do not depend on its batch"
 
 
-@rule("logits, not probabilities", passes=0)
-def not_probabilities(probe: Probe) -> Judgement:
+@check("logits, not probabilities", passes=0)
+def not_probabilities(probe: Probe) -> Outcome:
     logits = probe.logits
     sums = (logits.sum(1) - 1).abs().max()
     if logits.min() >= 0 and logits.max() <= 1 + TOLERANCE and sums < 1e-3:
@@ -125,8 +125,8 @@ def not_probabilities(probe: Probe) -> Judgement:
     return "passed", "rows are not softmaxed"
 
 
-@rule("unsaturated logits", passes=0)
-def unsaturated(probe: Probe) -> Judgement:
+@check("unsaturated logits", passes=0)
+def unsaturated(probe: Probe) -> Outcome:
     logits, count = probe.logits.float(), len(probe.x)
     top = logits.topk(2).values
     gap = f"the two largest logits differ by {float((top[:, 0] - top[:, 1]).median()):.3g} (median)"

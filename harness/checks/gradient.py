@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.checks.finding import Outcome, Skip, Status, check
 from harness.checks.probe import ROUNDED, Part, Probe
-from harness.checks.rule import Judgement, Status, rule
 from harness.defense import Defense
 from harness.gradients import Gradient, bpda
 from harness.predict import exactly, query
@@ -33,24 +33,24 @@ AGREE, RESEMBLE = 0.05, 0.3
 """Relative errors up to which gradient and difference quotient agree, or differ as they do at kinks."""
 
 
-@rule("gradient of classify", passes=3.5)
-def classify_gradient(probe: Probe) -> Judgement:
+@check("gradient of classify", passes=3.5)
+def classify_gradient(probe: Probe) -> Outcome:
     grad = _gradient(probe, probe.defense.classify, probe.purified)
     if grad is None:
         return "failed", f"the logits are detached from the images ({CAUSES})"
     return _alive(grad, len(probe.x), "failed")
 
 
-@rule("same answers while gradients are taken", passes=1.5)
-def while_gradients_are_taken(probe: Probe) -> Judgement:
+@check("same answers while gradients are taken", passes=1.5)
+def while_gradients_are_taken(probe: Probe) -> Outcome:
     """An attack looks at the defense with gradients on, the verdict with gradients off: it has to be one function."""
     if not probe.explains(probe.again):
-        return "passed", "not asked: two calls under the same seeds differ"
+        raise Skip("two calls under the same seeds differ")
     views = (probe.defense, lambda x: bpda(probe.defense, x))  # the second where NumPy in purify bars the first
     answers = (_differentiable(probe, view, probe.x.clone().requires_grad_()) for view in views)
     logits = next((answer.detach().float() for answer in answers if answer is not None), None)
     if logits is None:
-        return "passed", "not asked: NumPy is called on the way"
+        raise Skip("the defense calls NumPy, which has no gradients")
     distance = probe.distance(probe.logits, logits)
     if distance > ROUNDED and distance > probe.amplified:
         return "failed", (
@@ -60,8 +60,8 @@ def while_gradients_are_taken(probe: Probe) -> Judgement:
     return "passed", "the same logits with gradients and without"
 
 
-@rule("gradient of purify")
-def purify_gradient(probe: Probe) -> Judgement:
+@check("gradient of purify")
+def purify_gradient(probe: Probe) -> Outcome:
     if not probe.purifies:
         return "passed", "purify is the identity"
     grad = _gradient(probe, probe.defense.purify, probe.x)
@@ -71,8 +71,8 @@ def purify_gradient(probe: Probe) -> Judgement:
     return status, message if status == "passed" else f"{message}: {BPDA}"
 
 
-@rule("gradient of forward")
-def forward_gradient(probe: Probe) -> Judgement:
+@check("gradient of forward")
+def forward_gradient(probe: Probe) -> Outcome:
     defense = probe.defense
     whole = _gradient(probe, defense, probe.x)
     parts = _gradient(probe, lambda x: defense.classify(defense.purify(x)), probe.x)
@@ -88,8 +88,8 @@ def forward_gradient(probe: Probe) -> Judgement:
     return "passed", "that of classify(purify(x))"
 
 
-@rule("gradient under bpda")
-def bpda_gradient(probe: Probe) -> Judgement:
+@check("gradient under bpda")
+def bpda_gradient(probe: Probe) -> Outcome:
     surrogate = probe.ask(part=probe.defense.purify_surrogate)
     if surrogate.shape != probe.purified.shape:
         return "failed", f"purify_surrogate gives {tuple(surrogate.shape)}, purify {tuple(probe.purified.shape)}"
@@ -99,13 +99,13 @@ def bpda_gradient(probe: Probe) -> Judgement:
     return _alive(grad, len(probe.x), "failed")
 
 
-@rule("finite differences of classify")
-def classify_differences(probe: Probe) -> Judgement:
+@check("finite differences of classify")
+def classify_differences(probe: Probe) -> Outcome:
     return _differences(probe, probe.defense.classify, probe.purified)
 
 
-@rule("finite differences of purify")
-def purify_differences(probe: Probe) -> Judgement:
+@check("finite differences of purify")
+def purify_differences(probe: Probe) -> Outcome:
     """Never a failure: a sign, a rounding or a straight-through estimate in purify is a choice, if one to know of."""
     if not probe.purifies:
         return "passed", "purify is the identity"
@@ -141,7 +141,7 @@ def obstacle(defense: Defense, x: Tensor, gradient: Gradient) -> Obstacle | None
     return None
 
 
-def _alive(grad: Tensor, count: int, otherwise: Status) -> Judgement:
+def _alive(grad: Tensor, count: int, otherwise: Status) -> Outcome:
     """Finite and not zero. grad: (N, C, H, W)."""
     if not torch.isfinite(grad).all():
         return "failed", "it has NaN or infinite entries"
@@ -153,7 +153,7 @@ def _alive(grad: Tensor, count: int, otherwise: Status) -> Judgement:
     return "passed", f"not zero, norm {float(grad.flatten(1).norm(dim=1).median()):.3g} (median)"
 
 
-def _differences(probe: Probe, part: Part, x: Tensor) -> Judgement:
+def _differences(probe: Probe, part: Part, x: Tensor) -> Outcome:
     x = 0.1 + 0.8 * x.detach().clamp(0, 1)
     grad = _gradient(probe, part, x)
     if grad is None or not grad.any():

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from harness.checks.finding import Outcome, check
 from harness.checks.probe import Probe
-from harness.checks.rule import Judgement, rule
 
 
-@rule("evaluation mode", passes=0)
-def evaluation_mode(probe: Probe) -> Judgement:
+@check("evaluation mode", passes=0)
+def evaluation_mode(probe: Probe) -> Outcome:
     _ = probe.logits
     called = list({id(module): module for module in probe.called}.values())
     names = {id(module): name for name, module in probe.defense.named_modules()}

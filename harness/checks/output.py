@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from harness.checks.finding import Outcome, check
 from harness.checks.probe import Disagreement, Probe
-from harness.checks.rule import Judgement, rule
 from harness.defense import Defense
 
 SHOWN = 6
 """Keys of a dictionary that a message names."""
 
 
-@rule("logits' shape", passes=0)
-def shape(probe: Probe) -> Judgement:
+@check("logits' shape", passes=0)
+def shape(probe: Probe) -> Outcome:
     if unfit := _unfit(probe.answer, len(probe.x), probe.defense.num_classes, probe.disagreement):
         return "failed", "; ".join(unfit)
     return "passed", f"{tuple(probe.logits.shape)}"

@@ -14,8 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from harness.checks.finding import Outcome, Skip, check
 from harness.checks.probe import Part, Probe
-from harness.checks.rule import Judgement, rule
 
 DOUBT = 1e-5
 
@@ -44,10 +44,10 @@ def unlike_its_card(measured: float, count: int, expected: float) -> list[str]:
     return [f"accuracy: {measured:.1%} of {count} clean images, where its card says {expected:.1%}"]
 
 
-@rule("accuracy")
-def accuracy(probe: Probe) -> Judgement:
+@check("accuracy")
+def accuracy(probe: Probe) -> Outcome:
     if probe.y is None:
-        return "passed", "not asked: no labels were given"
+        raise Skip("no labels were given")
     count, right = len(probe.y), _right(probe, probe.y, probe.defense)
     share = f"{right / count:.1%} of {count} clean images"
     expected = probe.defense.expected_accuracy
@@ -63,11 +63,11 @@ def accuracy(probe: Probe) -> Judgement:
     return "passed", f"{share}; its card says {expected:.1%}"
 
 
-@rule("images as the network sees them")
-def first_layer(probe: Probe) -> Judgement:
+@check("images as the network sees them")
+def first_layer(probe: Probe) -> Outcome:
     seen = _first_input(probe)
     if seen is None:
-        return "passed", "not asked: no layer takes images"
+        raise Skip("no layer takes images")
     beyond = float((seen.abs() > REACH).float().mean())
     share = f"its first layer sees values from {float(seen.min()):.2g} to {float(seen.max()):.2g}"
     if beyond > STRAYS:

@@ -23,7 +23,7 @@ Disagreement = Callable[[int], tuple[str, str] | None]
 """Why so many logits are not one per class, and what to do about it; None where they are."""
 
 LOOKED_AT = 8
-"""Images that every rule but that on accuracy takes."""
+"""Images that every check takes, but for the one on accuracy."""
 
 FAINT, STRONG = 1 / 255, 0.5
 """Noise on the first and on the last of the images in `Probe.near`."""
@@ -44,15 +44,15 @@ NEAR, NUDGED = derive("near"), derive("nudged")
 
 
 class Probe:
-    """What rules look at: `x`, the first `LOOKED_AT` of the images that are given, and all of them as `labelled`.
+    """What checks look at: `x`, the first `LOOKED_AT` of the images that are given, and all of them as `labelled`.
 
     Args:
         defense: as a run would use it: on its device, in evaluation mode.
-        x: images, (N, C, H, W) float32 in [0, 1], on the same device; two or more, or some rules cannot ask.
+        x: images, (N, C, H, W) float32 in [0, 1], on the same device; two or more, or some checks are skipped.
         y: their labels, (N,) int64, if known.
         dataset: its name, if they are of one that a card may speak of.
         disagreement: why so many logits cannot be those of the images' classes, and the remedy; None if they can.
-        repeats: how often one rule asks the same question, for rare randomness.
+        repeats: how often one check calls the defense on the same images, to find rare randomness.
     """
 
     def __init__(

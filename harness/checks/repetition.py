@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import torch
 
+from harness.checks.finding import Outcome, Skip, check
 from harness.checks.probe import Probe
-from harness.checks.rule import Judgement, rule
 from harness.randomness import fold
 
 OWN_SOURCE = "take noise from self.seeds_for(x) or from torch's global generator"
 
-UNASKED = "not asked: already two calls on the same images differ"
+UNSTEADY = "two calls on the same images differ already"
 
 
-@rule("honest `stochastic`", passes=1)
-def stochastic(probe: Probe) -> Judgement:
+@check("honest `stochastic`", passes=1)
+def stochastic(probe: Probe) -> Outcome:
     distance = probe.under_other_seeds
     if probe.defense.stochastic:
         if distance == 0:
@@ -30,8 +30,8 @@ def stochastic(probe: Probe) -> Judgement:
     return "passed", "False: two calls agree"
 
 
-@rule("reproducible draws", passes=1)
-def reproducible(probe: Probe) -> Judgement:
+@check("reproducible draws", passes=1)
+def reproducible(probe: Probe) -> Outcome:
     if not probe.explains(probe.again):
         return (
             "failed",
@@ -40,10 +40,10 @@ def reproducible(probe: Probe) -> Judgement:
     return "passed", "the same seeds give the same logits"
 
 
-@rule("same answers near the images", passes=2)
-def near_the_images(probe: Probe) -> Judgement:
+@check("same answers near the images", passes=2)
+def near_the_images(probe: Probe) -> Outcome:
     if not probe.steady:
-        return "passed", UNASKED
+        raise Skip(UNSTEADY)
     first = probe.ask(probe.near)
     if bad := int((~torch.isfinite(first)).any(1).sum()):
         return "failed", f"NaN or infinite logits for {bad} of {len(first)} images with a little noise on them"
@@ -57,12 +57,12 @@ def near_the_images(probe: Probe) -> Judgement:
     return "passed", "two calls on images with a little noise on them agree"
 
 
-@rule("same answers over many calls", passes=0)
-def over_many_calls(probe: Probe) -> Judgement:
+@check("same answers over many calls", passes=0)
+def over_many_calls(probe: Probe) -> Outcome:
     if not probe.steady:
-        return "passed", UNASKED
+        raise Skip(UNSTEADY)
     if probe.repeats < 2:
-        return "passed", "not asked: the defense is too slow for that"
+        raise Skip("the defense is too slow to be called so often")
     x = torch.cat([probe.x[:1], probe.near[len(probe.near) // 2][None]])
     seeds = probe.seeds[:1].expand(2)
     first = probe.ask(x, seeds)

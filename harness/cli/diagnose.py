@@ -69,5 +69,5 @@ def diagnose(
         console.print(f"\nStopped. Findings are kept in {folder}; the same command goes on from there.", markup=False)
         raise typer.Exit(status_of(stop)) from None
     console.print(f"\nFindings are in {folder / 'diagnose'}, and join: harness report {folder}", markup=False)
-    if any(finding.status == "error" for diagnosis in found for finding in diagnosis.findings):
+    if any(finding.status == "failed" for diagnosis in found for finding in diagnosis.findings):
         raise typer.Exit(1)

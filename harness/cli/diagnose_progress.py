@@ -11,10 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from harness.callback import Callback
-from harness.diagnosis.finding import Finding, Status
+from harness.checks.finding import COLOURS, Finding
 from harness.process.console import plain_column
-
-COLOURS: dict[Status, str] = {"pass": "green", "suspect": "yellow", "not asked": "dim", "error": "red"}
 
 
 class Display(Callback):

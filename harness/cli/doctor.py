@@ -1,6 +1,6 @@
-"""What is installed, what is at hand, and which of the known traps somebody fell into, with the command that mends it.
+"""What is installed and available, which known faults the installation has, and the commands that repair them.
 
-A broken installation must not break its doctor: libraries are imported one examination at a time.
+A broken installation must not break its doctor: each examination imports only the libraries that it is about.
 """
 
 from __future__ import annotations
@@ -16,59 +16,39 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from packaging.requirements import Requirement
 
+from harness.checks.finding import Finding, Status
 from harness.errors import UserError, one_line
-
-Status = Literal["ok", "broken", "absent"]
 
 OURS = "adversarial-harness"
 ROBUSTBENCH = "robustbench==1.1.1"
 TORCHATTACKS = "torchattacks==3.5.1"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at.
-
-    Args:
-        name: what it is.
-        status: `absent`: not there, and not needed by everyone; `broken`: something will fail.
-        detail: what was seen.
-        remedy: a shell command that mends it, where there is one.
-    """
-
-    name: str
-    status: Status
-    detail: str
-    remedy: str | None = None
-
-
 def examine() -> list[Finding]:
-    """Versions, devices, caches and traps, in this order. Imports the libraries it examines; takes seconds."""
-    return [finding for look in (versions, devices, caches, traps) for finding in _surviving(look)]
+    """Examines versions, devices, caches and known faults, in this order. Imports the libraries; takes seconds."""
+    return [finding for look in (versions, devices, caches, faults) for finding in _examined(look)]
 
 
 def versions() -> Iterator[Finding]:
     """This package, and whether each of its requirements is met."""
-    yield Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
+    yield Finding("python", "passed", f"{platform.python_version()} in {sys.prefix}")
     try:
         requirements = [Requirement(text) for text in metadata.requires(OURS) or []]
     except metadata.PackageNotFoundError:
         root = Path(__file__).parents[2]
-        yield Finding(OURS, "broken", f"runs from {root} without being installed", pip(f"install --editable {root}"))
+        yield Finding(OURS, "failed", f"runs from {root} without being installed", pip(f"install --editable {root}"))
         return
-    yield Finding(OURS, "ok", f"{metadata.version(OURS)} in {Path(__file__).parents[1]}")
+    yield Finding(OURS, "passed", f"{metadata.version(OURS)} in {Path(__file__).parents[1]}")
     for requirement in requirements:
         if requirement.marker is None:
-            yield _required(requirement, "broken")
+            yield _required(requirement, "failed")
         elif _extra(requirement) not in ("test", "dev"):
-            yield _required(requirement, "absent")
+            yield _required(requirement, "warned")
     yield _torchattacks()
 
 
@@ -77,11 +57,11 @@ def devices() -> Iterator[Finding]:
     import torch
 
     cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"
-    yield Finding("cpu", "ok", f"{cores}; the environment variable OMP_NUM_THREADS changes that")
+    yield Finding("cpu", "passed", f"{cores}; the environment variable OMP_NUM_THREADS changes that")
     yield _cuda()
     if sys.platform == "darwin":
         there = torch.backends.mps.is_available()
-        yield Finding("mps", "ok" if there else "absent", "Apple GPU" if there else "torch sees no Apple GPU")
+        yield Finding("mps", "passed" if there else "warned", "Apple GPU" if there else "torch sees no Apple GPU")
 
 
 def caches() -> Iterator[Finding]:
@@ -89,34 +69,34 @@ def caches() -> Iterator[Finding]:
     from harness import datasets, weights
 
     for found in datasets.state():
-        place = found.place if found.present else f"not in {found.place}; fetched when first used"
-        yield Finding(f"dataset {found.name}", "ok" if found.present else "absent", place)
+        place = found.place if found.present else f"not in {found.place}; it is fetched when it is first used"
+        yield Finding(f"dataset {found.name}", "passed" if found.present else "warned", place)
     for name, path in weights.packaged().items():
         yield _checkpoint(name, path)
 
 
-def traps() -> Iterator[Finding]:
-    """Every install trap that we know of."""
-    for look in (autoattack_alias, pkg_resources_there, robustbench_whole, torch_pair, numpy_bridge):
+def faults() -> Iterator[Finding]:
+    """Every fault of an installation that is known to happen."""
+    for look in (autoattack_alias, pkg_resources_present, robustbench_whole, torch_pair, numpy_bridge):
         yield look()
 
 
 def autoattack_alias() -> Finding:
-    """robustbench imports `autoattack`, which no package index carries; see `harness.process.compat`."""
+    """robustbench imports `autoattack`, which no package index has; see `harness.process.compat`."""
     name = "import autoattack"
     try:
         module = importlib.import_module("autoattack")
     except ImportError as error:
-        return Finding(name, "broken", one_line(error), pip("install 'pyautoattack>=0.2.0'"))
-    return Finding(name, "ok", f"gives {module.__name__}")
+        return Finding(name, "failed", one_line(error), pip("install 'pyautoattack>=0.2.0'"))
+    return Finding(name, "passed", f"gives {module.__name__}")
 
 
-def pkg_resources_there() -> Finding:
-    """robustbench imports `pkg_resources`, which setuptools lost in version 81."""
+def pkg_resources_present() -> Finding:
+    """robustbench imports `pkg_resources`, which setuptools removed in version 81."""
     name = "import pkg_resources"
     if importlib.util.find_spec("pkg_resources") is None:
-        return Finding(name, "broken", "gone from this setuptools", pip("install 'setuptools<81'"))
-    return Finding(name, "ok", "there")
+        return Finding(name, "failed", "this setuptools no longer has it", pip("install 'setuptools<81'"))
+    return Finding(name, "passed", "can be imported")
 
 
 def robustbench_whole(distribution: metadata.Distribution | None = None) -> Finding:
@@ -125,16 +105,16 @@ def robustbench_whole(distribution: metadata.Distribution | None = None) -> Find
     Args:
         distribution: the robustbench to look at; the installed one if left out.
     """
-    name, mend = "robustbench's files", pip(f"install --force-reinstall --no-deps {ROBUSTBENCH}")
+    name, repair = "robustbench's files", pip(f"install --force-reinstall --no-deps {ROBUSTBENCH}")
     try:
         found = distribution or metadata.distribution("robustbench")
     except metadata.PackageNotFoundError:
-        return Finding(name, "broken", "robustbench is not installed", mend)
+        return Finding(name, "failed", "robustbench is not installed", repair)
     changed = altered(found, "robustbench")
     if changed:
         some = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
-        return Finding(name, "broken", f"{len(changed)} are not those of {found.version} ({some})", mend)
-    return Finding(name, "ok", f"those of {found.version}, byte for byte")
+        return Finding(name, "failed", f"{len(changed)} files are not those of {found.version} ({some})", repair)
+    return Finding(name, "passed", f"the files are those of {found.version}, byte for byte")
 
 
 def torch_pair() -> Finding:
@@ -145,15 +125,15 @@ def torch_pair() -> Finding:
     wanted = next((r for r in map(Requirement, metadata.requires("torchvision") or []) if r.name == "torch"), None)
     version = metadata.version("torchvision")
     pair = f"'{wanted or 'torch'}' torchvision=={version.partition('+')[0]}"
-    mend = f"{pip('uninstall --yes torch torchvision')} && {pip(f'install {pair}')}"
+    repair = f"{pip('uninstall --yes torch torchvision')} && {pip(f'install {pair}')}"
     if wanted and not wanted.specifier.contains(torch.__version__, prereleases=True):
-        return Finding(name, "broken", f"torchvision {version} is built for {wanted}, not {torch.__version__}", mend)
+        return Finding(name, "failed", f"torchvision {version} is built for {wanted}, not {torch.__version__}", repair)
     try:
         ops = importlib.import_module("torchvision.ops")
         ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
     except Exception as error:  # a mismatch shows as whatever the loader or the dispatcher happens to raise
-        return Finding(name, "broken", f"torchvision's operators do not work: {one_line(error)}", mend)
-    return Finding(name, "ok", "of one build")
+        return Finding(name, "failed", f"torchvision's operators do not work: {one_line(error)}", repair)
+    return Finding(name, "passed", "they come from one build")
 
 
 def numpy_bridge() -> Finding:
@@ -167,8 +147,8 @@ def numpy_bridge() -> Finding:
             warnings.simplefilter("ignore")
             torch.from_numpy(np.zeros(1)).numpy()
     except RuntimeError as error:
-        return Finding(name, "broken", f"they do not work together: {one_line(error)}", pip("install 'numpy<2'"))
-    return Finding(name, "ok", "work together")
+        return Finding(name, "failed", f"they do not work together: {one_line(error)}", pip("install 'numpy<2'"))
+    return Finding(name, "passed", "they work together")
 
 
 def altered(distribution: metadata.Distribution, package: str) -> list[str]:
@@ -198,15 +178,20 @@ def _hash(path: Path) -> str | None:
 
 def _required(requirement: Requirement, otherwise: Status) -> Finding:
     wanted = f"{requirement.name}{requirement.specifier}"
-    mend = pip(f"install {shlex.quote(wanted)}")
+    repair = pip(f"install {shlex.quote(wanted)}")
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
         extra = _extra(requirement)
-        return Finding(requirement.name, otherwise, f"for the extra '{extra}'" if extra else "not installed", mend)
+        return Finding(
+            requirement.name,
+            otherwise,
+            f"not installed; the extra '{extra}' needs it" if extra else "not installed",
+            repair,
+        )
     if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(requirement.name, "broken", f"{version}, where {wanted} is needed", mend)
-    return Finding(requirement.name, "ok", version)
+        return Finding(requirement.name, "failed", f"{version} is installed, and {wanted} is needed", repair)
+    return Finding(requirement.name, "passed", version)
 
 
 def _extra(requirement: Requirement) -> str | None:
@@ -215,15 +200,17 @@ def _extra(requirement: Requirement) -> str | None:
 
 
 def _torchattacks() -> Finding:
-    mend = f"{pip(f'install --no-deps {TORCHATTACKS}')} && {pip(f'install --force-reinstall --no-deps {ROBUSTBENCH}')}"
+    repair = (
+        f"{pip(f'install --no-deps {TORCHATTACKS}')} && {pip(f'install --force-reinstall --no-deps {ROBUSTBENCH}')}"
+    )
     try:
         version = metadata.version("torchattacks")
         importlib.import_module("torchattacks")
     except metadata.PackageNotFoundError:
-        return Finding("torchattacks", "absent", "for attacks of type torchattacks", mend)
+        return Finding("torchattacks", "warned", "not installed; attacks of type torchattacks need it", repair)
     except ImportError as error:
-        return Finding("torchattacks", "broken", one_line(error), mend)
-    return Finding("torchattacks", "ok", version)
+        return Finding("torchattacks", "failed", one_line(error), repair)
+    return Finding("torchattacks", "passed", version)
 
 
 def _cuda() -> Finding:
@@ -231,14 +218,14 @@ def _cuda() -> Finding:
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return Finding("cuda", "ok", f"{', '.join(names)}; torch is built for CUDA {torch.version.cuda}")
+        return Finding("cuda", "passed", f"{', '.join(names)}; torch is built for CUDA {torch.version.cuda}")
     if torch.version.cuda is None:
-        return Finding("cuda", "absent", "this torch is built without CUDA")
+        return Finding("cuda", "warned", "this torch is built without CUDA")
     try:
         torch.cuda.init()
     except RuntimeError as error:
-        return Finding("cuda", "absent", str(error).strip().splitlines()[0])
-    return Finding("cuda", "absent", "no device")
+        return Finding("cuda", "warned", str(error).strip().splitlines()[0])
+    return Finding("cuda", "warned", "torch sees no CUDA device")
 
 
 def _checkpoint(name: str, path: Path) -> Finding:
@@ -249,13 +236,13 @@ def _checkpoint(name: str, path: Path) -> Finding:
         card = Checkpoint.find(name).card
     except UserError as error:
         restore = f"git -C {shlex.quote(str(path.parent))} checkout -- '{name}.*'"
-        return Finding(f"weights {name}", "broken", error.message, restore if git_revision(path.parent) else None)
-    return Finding(f"weights {name}", "ok", card.summary if card else "no card")
+        return Finding(f"weights {name}", "failed", error.message, restore if git_revision(path.parent) else None)
+    return Finding(f"weights {name}", "passed", card.summary if card else "it has no card")
 
 
-def _surviving(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of an examination; one that cannot go on is a finding itself."""
+def _examined(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of an examination. One that cannot be completed becomes a finding of its own."""
     try:
         yield from look()
     except Exception as error:
-        yield Finding(f"examination of {look.__name__}", "broken", f"it stopped: {one_line(error)}")
+        yield Finding(f"examination of {look.__name__}", "failed", f"it could not be completed: {one_line(error)}")

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness import __version__
+from harness.checks.finding import COLOURS, Finding
 from harness.cli import compare, diagnose, eot, report, show, verify, weights
 from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, device_of, finish
 from harness.errors import UserError, one_line
@@ -188,13 +190,9 @@ def check(
     """Check that a defense (or attack) keeps its contract."""
     from harness.checks import check_class
 
-    verdicts = check_class(spec, Path.cwd(), arguments or [], dataset=dataset, device=device_of(device))
-    colours = {"passed": "green", "warned": "yellow", "failed": "red"}
-    table = Table("", "check", "what was found", box=None, pad_edge=False)
-    for verdict in verdicts:
-        table.add_row(f"[{colours[verdict.status]}]{verdict.status}[/]", verdict.name, escape(verdict.message))
-    new_console().print(table)
-    if any(verdict.status == "failed" for verdict in verdicts):
+    findings = check_class(spec, Path.cwd(), arguments or [], dataset=dataset, device=device_of(device))
+    new_console().print(_table(findings, "check"))
+    if any(finding.status == "failed" for finding in findings):
         raise typer.Exit(1)
 
 
@@ -233,18 +231,23 @@ def doctor() -> None:
     from harness.cli.doctor import examine
 
     findings = examine()
-    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
-    table = Table("", "what", box=None, pad_edge=False)
+    console = new_console()
+    console.print(_table(findings, "part"))
+    for finding in (finding for finding in findings if finding.remedy):
+        console.print(f"\n{finding.name}, {finding.status}. To repair it:", markup=False, highlight=False)
+        console.print(f"    {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
+    if any(finding.status == "failed" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _table(findings: Sequence[Finding], subject: str) -> Table:
+    """A line per finding; subject: what their names are names of."""
+    table = Table("", subject, box=None, pad_edge=False)
     table.add_column("finding", overflow="fold")
     for finding in findings:
-        table.add_row(f"[{colours[finding.status]}]{finding.status}[/]", escape(finding.name), escape(finding.detail))
-    console = new_console()
-    console.print(table)
-    for finding in (finding for finding in findings if finding.remedy):
-        console.print(f"\n{finding.name}, {finding.status}. Mend with:", markup=False, highlight=False)
-        console.print(f"    {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
-    if any(finding.status == "broken" for finding in findings):
-        raise typer.Exit(1)
+        status = f"[{COLOURS[finding.status]}]{finding.status}[/]"
+        table.add_row(status, escape(finding.name), escape(finding.message))
+    return table
 
 
 for _command in (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from harness.diagnosis.checks import CHECKS
-from harness.diagnosis.finding import Finding
 from harness.diagnosis.run import Options, diagnose
 from harness.diagnosis.subject import Settings, Subject
 
-__all__ = ["CHECKS", "Finding", "Options", "Settings", "Subject", "diagnose"]
+__all__ = ["CHECKS", "Options", "Settings", "Subject", "diagnose"]

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.diagnosis.finding import ADAPTIVE, EOT, EVALUATING, INDICATORS, OBFUSCATED, Judgement, check
-from harness.diagnosis.subject import NotAsked, Subject, built
+from harness.checks.finding import Measured, Skip, check
+from harness.diagnosis.sources import ADAPTIVE, EOT, EVALUATING, INDICATORS, OBFUSCATED
+from harness.diagnosis.subject import Subject, built
 
 LUCK = 0.05
 """Share of images by which an attack may trail a weaker one, or gain by more steps; one image always may."""
@@ -23,37 +24,37 @@ TRIES = 10
 
 
 @check("one step against many", OBFUSCATED, EVALUATING)
-def one_step(subject: Subject) -> Judgement:
+def one_step(subject: Subject) -> Measured:
     single = subject.pgd(steps=1, step_size=float(subject.settings.eps), random_start=False)
     return _against_white_box(subject, "one step", single, subject.pgd())
 
 
 @check("unbounded attack", OBFUSCATED, EVALUATING, INDICATORS)
-def unbounded(subject: Subject) -> Judgement:
+def unbounded(subject: Subject) -> Measured:
     """A budget that reaches every image must leave no image standing."""
     fooled = subject.pgd(eps=_everything(subject))
     left, count = int((~fooled).sum()), len(fooled)
     data = {"robust": left / count, "images": count}
     if left:
-        return "suspect", f"robust accuracy {left / count:.1%}, where any image may be chosen: it should be 0%", data
-    return "pass", f"robust accuracy 0% on {count} images", data
+        return "warned", f"robust accuracy {left / count:.1%}, where any image may be chosen: it should be 0%", data
+    return "passed", f"robust accuracy 0% on {count} images", data
 
 
 @check("larger budgets", OBFUSCATED, EVALUATING)
-def budgets(subject: Subject) -> Judgement:
+def budgets(subject: Subject) -> Measured:
     """Success grows with eps, until it is complete."""
     eps = float(subject.settings.eps)
     runs = {factor * eps: subject.pgd(eps=None if factor == 1 else factor * eps) for factor in (0.5, 1, 2)}
     runs[_everything(subject)] = subject.pgd(eps=_everything(subject))
     status, message, data = _rising({f"eps {e:.3g}": fooled for e, fooled in runs.items()})
     first, *_, last = (float(fooled.float().mean()) for fooled in runs.values())
-    if status == "pass" and last <= first < 1:
-        status, message = "suspect", f"{message}: larger budgets change nothing"
+    if status == "passed" and last <= first < 1:
+        status, message = "warned", f"{message}: larger budgets change nothing"
     return status, message, {**data, "eps": list(runs)}
 
 
 @check("more iterations", EVALUATING, ADAPTIVE, INDICATORS)
-def iterations(subject: Subject) -> Judgement:
+def iterations(subject: Subject) -> Measured:
     """Success does not fall with more steps, and has stopped rising."""
     steps = subject.settings.steps
     counts = sorted({max(1, steps // 2), steps, 2 * steps})
@@ -62,23 +63,23 @@ def iterations(subject: Subject) -> Judgement:
 
 
 @check("more draws", EVALUATING, ADAPTIVE, EOT)
-def draws(subject: Subject) -> Judgement:
+def draws(subject: Subject) -> Measured:
     """Success does not fall with more draws per gradient, and has stopped rising."""
     if not subject.defense.stochastic:
-        raise NotAsked("the defense is deterministic: every draw is the same")
+        raise Skip("the defense is deterministic: every draw is the same")
     counts = sorted({1, subject.eot, 2 * subject.eot})
     status, message, data = _rising({f"EOT {n}": subject.pgd(eot=n) for n in counts}, settled=True)
     return status, message, {**data, "eot": counts}
 
 
 @check("random noise", OBFUSCATED)
-def noise(subject: Subject) -> Judgement:
+def noise(subject: Subject) -> Measured:
     found = subject.attacked("noise", subject.settings.eps, tries=TRIES, eot=subject.eot)
     return _against_white_box(subject, f"the worst of {TRIES} random images", found, subject.pgd())
 
 
 @check("black box", OBFUSCATED, EVALUATING)
-def square(subject: Subject) -> Judgement:
+def square(subject: Subject) -> Measured:
     """Square, which takes one draw of a stochastic defense for its answer; votes judge what it finds."""
     queries = subject.settings.queries
     arguments: dict[str, Any] = {"version": "custom", "attacks": ["square"], "square_queries": queries}
@@ -89,10 +90,10 @@ def square(subject: Subject) -> Judgement:
 
 
 @check("transfer", OBFUSCATED, EVALUATING)
-def transfer(subject: Subject) -> Judgement:
+def transfer(subject: Subject) -> Measured:
     """A surrogate's adversarial examples."""
     if subject.surrogate is None:
-        raise NotAsked("there is no surrogate: the suite has no other defense")
+        raise Skip("there is no surrogate: the suite has no other defense")
     name, surrogate = subject.surrogate
     settings = subject.settings
     eot = settings.eot if surrogate.stochastic else 1
@@ -102,7 +103,7 @@ def transfer(subject: Subject) -> Judgement:
     return _against_white_box(subject, f"what PGD finds on '{name}'", found, subject.pgd())
 
 
-def _against_white_box(subject: Subject, name: str, weaker: Tensor, white: Tensor) -> Judgement:
+def _against_white_box(subject: Subject, name: str, weaker: Tensor, white: Tensor) -> Measured:
     only, count = int((weaker & ~white).sum()), len(white)
     ahead = int(weaker.sum()) - int(white.sum())
     data = {"images": count, "weaker": _share(weaker), "white_box": _share(white), "only_weaker": only}
@@ -110,10 +111,10 @@ def _against_white_box(subject: Subject, name: str, weaker: Tensor, white: Tenso
     message = (
         f"{name} fools {_share(weaker):.1%}, {steps} {_share(white):.1%}; {only} of {count} images only the former"
     )
-    return ("suspect" if ahead > _luck(count) else "pass"), message, data
+    return ("warned" if ahead > _luck(count) else "passed"), message, data
 
 
-def _rising(runs: dict[str, Tensor], *, settled: bool = False) -> Judgement:
+def _rising(runs: dict[str, Tensor], *, settled: bool = False) -> Measured:
     """Success by strength. settled: the strongest must not be far ahead of the one before it, either."""
     success = {name: _share(fooled) for name, fooled in runs.items()}
     count = len(next(iter(runs.values())))
@@ -121,10 +122,10 @@ def _rising(runs: dict[str, Tensor], *, settled: bool = False) -> Judgement:
     message = "fooled: " + ", ".join(f"{share:.1%} at {name}" for name, share in success.items())
     data = {"images": count, "success": success}
     if any(before - after > _luck(count) for before, after in itertools.pairwise(totals)):
-        return "suspect", f"{message}: a stronger attack succeeds less often", data
+        return "warned", f"{message}: a stronger attack succeeds less often", data
     if settled and totals[-1] - totals[-2] > _luck(count):
-        return "suspect", f"{message}: it has not settled, and robustness is overestimated", data
-    return "pass", message, data
+        return "warned", f"{message}: it has not settled, and robustness is overestimated", data
+    return "passed", message, data
 
 
 def _share(fooled: Tensor) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from harness.checks.finding import Check
 from harness.diagnosis import attack_checks, gradient_checks, loss_surface
-from harness.diagnosis.finding import Check
+from harness.diagnosis.subject import Subject
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[Check[Subject], ...] = (
     gradient_checks.present,
     gradient_checks.randomness,
     loss_surface.surface,

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.checks.finding import Measured, check
 from harness.datasets.batch import Images
-from harness.diagnosis.finding import AUTOATTACK, INDICATORS, OBFUSCATED, RDC, Judgement, check
+from harness.diagnosis.sources import AUTOATTACK, INDICATORS, OBFUSCATED, RDC
 from harness.diagnosis.subject import Loss, Subject, margin
 
 GRADIENTS = 10
@@ -40,7 +41,7 @@ TOLERATED = 0.1
 
 
 @check("gradient present", OBFUSCATED, AUTOATTACK, INDICATORS)
-def present(subject: Subject) -> Judgement:
+def present(subject: Subject) -> Measured:
     """Zero gradients: of the margin, none at all; of plain cross-entropy, those that saturated softmax takes away."""
     images = subject.images
     count = len(images)
@@ -53,23 +54,23 @@ def present(subject: Subject) -> Judgement:
         f"zero for {zero['margin']} of {count} images by the margin, for {zero['cross_entropy']} by plain cross-entropy"
     )
     if broken:
-        return "suspect", f"NaN or infinite for {broken} of {count} images; {message}", data
+        return "warned", f"NaN or infinite for {broken} of {count} images; {message}", data
     if zero["margin"] > TOLERATED * count:
-        return "suspect", f"{message}: use BPDA, or an attack without gradients", data
+        return "warned", f"{message}: use BPDA, or an attack without gradients", data
     if zero["cross_entropy"] > TOLERATED * count:
-        return "suspect", f"{message}: softmax saturates, and attacks on plain cross-entropy are blind", data
-    return "pass", message, data
+        return "warned", f"{message}: softmax saturates, and attacks on plain cross-entropy are blind", data
+    return "passed", message, data
 
 
 @check("gradient randomness", RDC)
-def randomness(subject: Subject) -> Judgement:
+def randomness(subject: Subject) -> Measured:
     """Pairwise cosine of ten gradients, at EOT 1, 2, 4, ..."""
     stochastic = subject.defense.stochastic
     largest = subject.settings.largest_eot if stochastic else 1
     by_eot, undefined = cosine_by_eot(subject, doublings(largest))
     data: dict[str, Any] = {"gradients": GRADIENTS, "images": len(subject.images), "undefined": undefined}
     if not by_eot:
-        return "suspect", "every gradient is zero, and has no direction", data
+        return "warned", "every gradient is zero, and has no direction", data
     cosines = {k: float(found.mean()) for k, found in by_eot.items()}
     k, c = max(cosines.items())
     rho = noise_ratio(c, k)
@@ -78,14 +79,14 @@ def randomness(subject: Subject) -> Judgement:
     seen = "cosine " + ", ".join(f"{c:.3f}" + (f" at EOT {k}" if stochastic else "") for k, c in cosines.items())
     if not stochastic:
         if c < SAME:
-            return "suspect", f"{seen} between gradients of a defense that calls itself deterministic", data
-        return "pass", f"{seen}: deterministic", data
+            return "warned", f"{seen} between gradients of a defense that calls itself deterministic", data
+        return "passed", f"{seen}: deterministic", data
     if rho is None:
-        return "suspect", f"{seen}: nothing but noise", data
+        return "warned", f"{seen}: nothing but noise", data
     expected = 1 / (1 + rho / subject.eot)
     draws = rho * CLEAR / (1 - CLEAR)
     message = f"{seen}; noise/signal {rho:.3g}: EOT {subject.eot} gives {expected:.2f}, {CLEAR} takes {draws:.3g} draws"
-    return ("suspect" if expected < NOISY else "pass"), message, {**data, "cosine_of_attack": expected}
+    return ("warned" if expected < NOISY else "passed"), message, {**data, "cosine_of_attack": expected}
 
 
 def cosine_by_eot(subject: Subject, counts: list[int]) -> tuple[dict[int, Tensor], int]:

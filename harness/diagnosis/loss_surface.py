@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.diagnosis.finding import ENSEMBLE, OBFUSCATED, Judgement, check
+from harness.checks.finding import Measured, check
+from harness.diagnosis.sources import ENSEMBLE, OBFUSCATED
 from harness.diagnosis.subject import Subject, margin
 from harness.randomness import derive, fold, normal
 from harness.threat import Pixels
@@ -31,7 +32,7 @@ GRID = 9
 
 
 @check("loss surface", ENSEMBLE, OBFUSCATED)
-def surface(subject: Subject) -> Judgement:
+def surface(subject: Subject) -> Measured:
     images, target = subject.images, subject.target("surface", subject.images)
     threat, eps = subject.threat(), float(subject.settings.eps)
     grad = subject.gradient(target, images, margin)
@@ -56,7 +57,7 @@ def surface(subject: Subject) -> Judgement:
         f"the gradient beats {DIRECTIONS} random directions in {min(best):.0%} of images at worst; at eps/8 it "
         f"foresees a rise of {foreseen:.3g}, and {data['seen']:.3g} is seen"
     )
-    return ("pass" if min(best) >= STEEPEST else "suspect"), message, data
+    return ("passed" if min(best) >= STEEPEST else "warned"), message, data
 
 
 def _margin(subject: Subject, x: Tensor) -> Tensor:

@@ -15,17 +15,17 @@ from pydantic import TypeAdapter
 from harness import __version__, datasets
 from harness.attack import Attack
 from harness.callback import SILENT, Callback
+from harness.checks.finding import Finding
 from harness.config.component import Component
 from harness.datasets.batch import Images
 from harness.datasets.dataset import Dataset
 from harness.defense import Defense
 from harness.diagnosis.checks import CHECKS
-from harness.diagnosis.finding import Finding
-from harness.diagnosis.record import Diagnosis, path_of, read, write
 from harness.diagnosis.subject import Settings, Subject
 from harness.errors import UserError, nearest
 from harness.evaluation.pending import load_images
 from harness.gradients import Gradient
+from harness.results.diagnosis import Diagnosis, path_of, read, write
 from harness.results.manifest import find_manifest
 from harness.results.store import Store
 from harness.suite.cell_key import cell_key, component_hash
@@ -175,7 +175,7 @@ def _finished(case: _Case, dataset: Dataset, out: Path, device: torch.device, ca
 
 def _kept(old: Diagnosis | None, key: str) -> dict[str, Finding]:
     findings = old.findings if old and old.key == key else ()
-    return {finding.name: finding for finding in findings if finding.status != "error"}
+    return {finding.name: finding for finding in findings if finding.status != "failed"}
 
 
 def _subject(case: _Case, dataset: Dataset, device: torch.device) -> Subject:

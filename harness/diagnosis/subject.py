@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from harness.attack import Adversarial, Attack
+from harness.checks.finding import Skip
 from harness.config import yaml_file
 from harness.config.component import bind
 from harness.datasets.batch import Images
@@ -98,11 +99,11 @@ class Subject:
         """The images that the defense classifies right.
 
         Raises:
-            NotAsked: there are none.
+            Skip: there are none.
         """
         right = (~self._wrong(self.images, self.images.x, "clean")).nonzero().squeeze(1)
         if not len(right):
-            raise NotAsked(f"the defense classifies none of {len(self.images)} images right")
+            raise Skip(f"the defense classifies none of {len(self.images)} images right")
         return self.images.take(right.to(self.images.x.device))
 
     def threat(self, factor: float = 1.0) -> Pixels:
@@ -140,7 +141,7 @@ class Subject:
         """Which of `right` a built-in attack fools, (n,) bool.
 
         Raises:
-            NotAsked: the attack does not fit the defense.
+            Skip: the attack does not fit the defense.
         """
         entry = {"type": kind, "norm": self.settings.norm, "eps": Quantity(eps).text, **arguments}
         name = json.dumps(entry)
@@ -148,7 +149,7 @@ class Subject:
             attack = built(entry)
             shape = tuple(self.right.x.shape[1:])
             if reason := attack.unsuitable(self.defense) or attack.unsuitable_images(shape):
-                raise NotAsked(reason)
+                raise Skip(reason)
             self._fooled[name] = self.fooled_by(self.perturbed(attack, name), name)
         return self._fooled[name]
 
@@ -187,7 +188,3 @@ def built(entry: dict[str, Any]) -> Attack:
     node = yaml_file.parse(json.dumps(entry), Path("diagnosis")).root
     found: Attack = bind("attacks", str(entry["type"]), node).build()
     return found
-
-
-class NotAsked(Exception):
-    """The question makes no sense for this defense; the message says why."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.sbgc import SBGC
-from harness.checks import check
+from harness.checks import check_defense
 from harness.errors import UserError
 from harness.randomness import fold
 from harness.weights import Checkpoint
@@ -124,8 +124,8 @@ def test_memory_knobs_change_no_number(make, x) -> None:
 
 
 def test_it_keeps_the_contract(make, x) -> None:
-    verdicts = check(make(solver="euler", steps=2), x)
-    assert [f"{v.name}: {v.message}" for v in verdicts if v.status == "failed"] == []
+    findings = check_defense(make(solver="euler", steps=2), x)
+    assert [f"{v.name}: {v.message}" for v in findings if v.status == "failed"] == []
 
 
 def test_its_gradient_agrees_in_both_passes(make, x) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from harness.callback import Callback
+from harness.checks import Finding
 from harness.cli import diagnose_progress, run_progress, train_progress
-from harness.diagnosis import Finding, Options, diagnose
+from harness.diagnosis import Options, diagnose
 from harness.evaluation.pending import CellRun
 from harness.evaluation.run import run
 from harness.results.record import Record
@@ -90,7 +91,7 @@ def test_a_diagnosis_tells_each_finding_those_of_an_earlier_one_too(small_suite:
         [diagnosis] = diagnose(plan, tmp_path / "out", options, CPU, diary)
         heard.append(diary.lines)
     checks = len(diagnosis.findings)
-    again = sum(finding.status == "error" for finding in diagnosis.findings)
+    again = sum(finding.status == "failed" for finding in diagnosis.findings)
     assert heard[0] == ["diagnosing plain, 0 passes", *["checking", "found"] * checks, f"diagnosed {checks}"]
     assert heard[1].count("found") == checks and heard[1].count("checking") == again
 

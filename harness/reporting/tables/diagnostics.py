@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.diagnosis.finding import Finding
-from harness.diagnosis.record import Diagnosis, read_all
+from harness.checks.finding import Finding
+from harness.results.diagnosis import Diagnosis, read_all
 from harness.results.load import Run
 
-TELLING = ("suspect", "error")
+TELLING = ("warned", "failed")
 """Statuses whose message a table gives."""
 
 
@@ -33,7 +33,7 @@ class Diagnostics:
     @property
     def remark(self) -> str:
         """What a reader has to know."""
-        sentences = ["suspect: a sign of masked gradients, or of an attack too weak to tell."] if self.current else []
+        sentences = ["warned: a sign of masked gradients, or of an attack too weak to tell."] if self.current else []
         if unfinished := [found.defense for found in self.current if not found.finished]:
             sentences.append(f"Unfinished: {', '.join(unfinished)}; run `harness diagnose` again.")
         if self.outdated:

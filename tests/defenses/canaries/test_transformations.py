@@ -20,7 +20,7 @@ from defenses.canaries.thermometer import Thermometer
 from defenses.networks.thermometer_cnn import codes
 from defenses.undefended import Undefended
 from harness import datasets
-from harness.checks import check
+from harness.checks import check_defense
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.gradients import bpda, exact
@@ -62,7 +62,7 @@ def gradient(view, defense: Defense, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", CANARIES)
 def test_canaries_keep_the_contract_but_for_what_they_were_built_to_break(name, classifier, digits) -> None:
     defense = CANARIES[name](classifier).eval()
-    failed = [v.name for v in check(defense, digits.images[:8]) if v.status == "failed"]
+    failed = [v.name for v in check_defense(defense, digits.images[:8]) if v.status == "failed"]
     assert failed == (["unsaturated logits"] if name == "scaled_logits" else [])
 
 

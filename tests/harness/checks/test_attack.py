@@ -37,7 +37,7 @@ class Good(Attack):
 
 
 def statuses(attack: Attack) -> dict[str, str]:
-    return {verdict.name: verdict.status for verdict in check_attack(attack, JUDGE, X[:10], Y[:10])}
+    return {finding.name: finding.status for finding in check_attack(attack, JUDGE, X[:10], Y[:10])}
 
 
 def test_nearest_mean_is_the_nearest_mean() -> None:
@@ -115,13 +115,13 @@ def test_wrong_shapes_and_crashes_end_the_examination() -> None:
             raise RuntimeError("out of ideas")
 
     for attack in (Flat(), Crashing()):
-        (verdict,) = check_attack(attack, JUDGE, X[:10], Y[:10])
-        assert (verdict.name, verdict.status) == ("runs", "failed")
+        (finding,) = check_attack(attack, JUDGE, X[:10], Y[:10])
+        assert (finding.name, finding.status) == ("runs", "failed")
 
 
 def test_an_attack_that_needs_more_of_a_defense_is_not_tried() -> None:
     class Needy(Good):
         needs = ("energy",)
 
-    (verdict,) = check_attack(Needy(), JUDGE, X[:10], Y[:10])
-    assert verdict.status == "warned" and "energy" in verdict.message
+    (finding,) = check_attack(Needy(), JUDGE, X[:10], Y[:10])
+    assert finding.status == "warned" and "energy" in finding.message

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.device_move import movable
+from harness.checks.finding import Finding
 from harness.checks.probe import Probe
-from harness.checks.rule import Verdict
 from harness.defense import Defense
 from harness.randomness import normal
 
@@ -78,7 +78,7 @@ class AskingWithAnAttribute(AskingForValues):
         self.settings = {"offset": [torch.ones(3)]}
 
 
-def judged(cls: type[Defense]) -> Verdict:
+def judged(cls: type[Defense]) -> Finding:
     return movable(Probe(cls(), X))
 
 
@@ -96,13 +96,13 @@ def test_what_moves_passes(cls: type[Defense]) -> None:
     ],
 )
 def test_what_stays_behind_fails(cls: type[Defense], message: str) -> None:
-    verdict = judged(cls)
-    assert verdict.status == "failed" and message in verdict.message, verdict.message
+    finding = judged(cls)
+    assert finding.status == "failed" and message in finding.message, finding.message
 
 
 def test_where_code_cannot_be_followed_unknown_attributes_are_a_warning() -> None:
-    verdict = judged(AskingWithAnAttribute)
-    assert verdict.status == "warned" and "leaves `settings` behind" in verdict.message
+    finding = judged(AskingWithAnAttribute)
+    assert finding.status == "warned" and "leaves `settings` behind" in finding.message
 
 
 def test_the_defense_and_the_generators_are_left_as_they_were() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness import cli
-from harness.checks import check, misshapen
+from harness.checks import check_defense, misshapen
 from harness.defense import Defense
 
 X = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -61,8 +61,8 @@ def test_what_is_no_row_of_logits_per_image_is_told_with_its_remedy(name: str) -
     told = misshapen(Returning(made), X, ten)
     assert told is not None
     assert what in told[0] and remedy.lower() in told[1].lower()
-    (verdict,) = [v for v in check(Returning(made), X, disagreement=ten) if v.status == "failed"]
-    assert verdict.name == "logits' shape" and what in verdict.message
+    (finding,) = [v for v in check_defense(Returning(made), X, disagreement=ten) if v.status == "failed"]
+    assert finding.name == "logits' shape" and what in finding.message
 
 
 def test_logits_of_the_datasets_classes_are_fine() -> None:

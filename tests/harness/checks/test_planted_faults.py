@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from defenses.undefended import Undefended
 from harness import datasets
-from harness.checks import Verdict, check
+from harness.checks import Finding, check_defense
 from harness.weights import Checkpoint
 
 MEAN, STD = 0.3053, 0.3764
@@ -125,10 +125,10 @@ CONSEQUENCES = {
 
 
 @cache
-def verdicts(defense: type[Sound]) -> dict[str, Verdict]:
+def findings(defense: type[Sound]) -> dict[str, Finding]:
     test = datasets.load("digits").select(range(256))
     built = defense().eval().requires_grad_(False)
-    return {verdict.name: verdict for verdict in check(built, test.images, test.labels, dataset="digits")}
+    return {finding.name: finding for finding in check_defense(built, test.images, test.labels, dataset="digits")}
 
 
 def test_there_are_ten() -> None:
@@ -136,24 +136,24 @@ def test_there_are_ten() -> None:
 
 
 def test_the_sound_defense_passes_every_rule() -> None:
-    assert {v.name: v.message for v in verdicts(Sound).values() if v.status != "passed"} == {}
+    assert {v.name: v.message for v in findings(Sound).values() if v.status != "passed"} == {}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_planted_fault_fails_its_own_rule_with_a_message_that_names_it(fault: type[Sound]) -> None:
     name, message = FAULTS[fault]
-    verdict = verdicts(fault)[name]
-    assert verdict.status == "failed"
-    assert re.search(message, verdict.message), verdict.message
+    finding = findings(fault)[name]
+    assert finding.status == "failed"
+    assert re.search(message, finding.message), finding.message
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_rules_that_a_fault_does_not_touch_pass(fault: type[Sound]) -> None:
-    failed = {name for name, verdict in verdicts(fault).items() if verdict.status == "failed"}
+    failed = {name for name, finding in findings(fault).items() if finding.status == "failed"}
     assert failed <= {FAULTS[fault][0], *CONSEQUENCES.get(fault, ())}
 
 
 def test_a_network_fed_twice_normalised_images_is_told_without_a_card() -> None:
-    verdict = verdicts(NormalisedTwice)["images as the network sees them"]
-    assert verdict.status == "warned"
-    assert "the most after one normalisation: is normalisation applied twice" in verdict.message
+    finding = findings(NormalisedTwice)["images as the network sees them"]
+    assert finding.status == "warned"
+    assert "the most after one normalisation: is normalisation applied twice" in finding.message

@@ -7,9 +7,9 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from harness.checks.finding import Finding
 from harness.checks.preprocessing import DOUBT, _tail, accuracy, first_layer
 from harness.checks.probe import Probe
-from harness.checks.rule import Verdict
 from harness.defense import Defense
 
 COUNT = 200
@@ -38,7 +38,7 @@ class Blurring(Oracle):
         return torch.zeros_like(x)
 
 
-def judged(defense: Defense, dataset: str | None = "digits") -> Verdict:
+def judged(defense: Defense, dataset: str | None = "digits") -> Finding:
     return accuracy(Probe(defense, X, Y, dataset=dataset))
 
 
@@ -51,14 +51,14 @@ def test_the_tail_is_that_of_the_binomial_law() -> None:
 def test_a_card_is_doubted_from_the_quantile_of_the_binomial_law_on(expected: float) -> None:
     allowed = next(k for k in range(COUNT) if binom.cdf(k, COUNT, min(expected, 0.999)) >= DOUBT)
     assert judged(Oracle(expected, wrong=COUNT - allowed)).status == "passed"
-    verdict = judged(Oracle(expected, wrong=COUNT - allowed + 1))
-    assert verdict.status == "failed" and "where its card says" in verdict.message
+    finding = judged(Oracle(expected, wrong=COUNT - allowed + 1))
+    assert finding.status == "failed" and "where its card says" in finding.message
 
 
 def test_what_a_purifier_costs_is_no_fault_of_the_card() -> None:
     assert judged(Blurring(0.99, wrong=0)).status == "passed"
-    verdict = judged(Blurring(0.99, wrong=30))
-    assert verdict.status == "failed" and "85.0% of 200 clean images, without purify" in verdict.message
+    finding = judged(Blurring(0.99, wrong=30))
+    assert finding.status == "failed" and "85.0% of 200 clean images, without purify" in finding.message
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", None])
@@ -91,4 +91,4 @@ def test_images_normalised_twice_or_in_bytes_are_pointed_out(layer, scale, offse
 
 
 def test_a_network_without_a_layer_for_images_is_not_asked() -> None:
-    assert "not asked" in first_layer(Probe(Oracle(0.9, wrong=0), X)).message
+    assert first_layer(Probe(Oracle(0.9, wrong=0), X)).status == "skipped"

@@ -41,8 +41,8 @@ def test_a_built_in_name_is_checked() -> None:
 
 
 def test_an_attack_is_recognised_and_tried() -> None:
-    verdicts = check_class("pgd", Path(), ["norm=Linf", "eps=8/255", "steps=5"])
-    assert {v.name: v.status for v in verdicts}["within the budget"] == "passed"
+    findings = check_class("pgd", Path(), ["norm=Linf", "eps=8/255", "steps=5"])
+    assert {v.name: v.status for v in findings}["within the budget"] == "passed"
 
 
 def test_missing_arguments_are_named_with_the_command_that_gives_them(folder: Path) -> None:
@@ -76,7 +76,7 @@ def test_an_absent_dataset_is_a_user_error() -> None:
 
 
 def test_a_normalisation_that_the_network_was_not_trained_with_fails_against_its_card() -> None:
-    verdicts = check_class("undefended", Path(), ["weights=digits-cnn", "mean=[0.5]", "std=[0.5]"])
-    told = {v.name: v for v in verdicts}["accuracy"]
+    findings = check_class("undefended", Path(), ["weights=digits-cnn", "mean=[0.5]", "std=[0.5]"])
+    told = {v.name: v for v in findings}["accuracy"]
     assert told.status == "failed"
     assert "of 256 clean images, where its card says 99.4%: is normalisation applied twice" in told.message

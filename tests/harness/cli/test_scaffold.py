@@ -15,8 +15,8 @@ from harness.errors import UserError
 def test_the_skeleton_passes_every_check(kind: str, tmp_path: Path) -> None:
     path, cls = write(kind, "my_own", tmp_path)
     assert (path.name, cls) == ("my_own.py", "MyOwn")
-    verdicts = check_class(f"{path.name}:{cls}", tmp_path)
-    assert len(verdicts) > 3 and {v.status for v in verdicts} == {"passed"}
+    findings = check_class(f"{path.name}:{cls}", tmp_path)
+    assert len(findings) > 3 and {v.status for v in findings} == {"passed"}
 
 
 @pytest.mark.parametrize(("kind", "argument"), [("defense", "strength=0.5"), ("attack", "eps=0.1")])

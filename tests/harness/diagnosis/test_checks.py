@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.checks import Finding
 from harness.defense import Defense
-from harness.diagnosis import CHECKS, Finding, Subject
+from harness.diagnosis import CHECKS, Subject
 from harness.diagnosis.gradient_checks import cosine_by_eot, doublings, interval, noise_ratio, pairwise_cosine
 from harness.quantity import Quantity
 
@@ -22,10 +23,10 @@ def findings(subject: Subject) -> dict[str, Finding]:
     return {check.name: check(subject) for check in CHECKS}
 
 
-def suspects(subject: Subject) -> set[str]:
+def warned(subject: Subject) -> set[str]:
     found = findings(subject)
-    assert not [finding for finding in found.values() if finding.status == "error"]
-    return {name for name, finding in found.items() if finding.status == "suspect"}
+    assert not [finding for finding in found.values() if finding.status == "failed"]
+    return {name for name, finding in found.items() if finding.status == "warned"}
 
 
 @pytest.mark.parametrize("name", ["Honest", "Smooth"])
@@ -35,22 +36,22 @@ def test_an_honest_classifier_passes_every_check(
 ) -> None:
     honest = subject(defenses[name](), surrogate=defenses["Honest"](), norm=norm, eps=Quantity(eps))
     found = findings(honest)
-    asked = {key: f"{f.status}: {f.message}" for key, f in found.items() if f.status not in ("pass", "not asked")}
-    assert not asked
-    assert [key for key, f in found.items() if f.status == "not asked"] == ["more draws"]
+    others = {key: f"{f.status}: {f.message}" for key, f in found.items() if f.status not in ("passed", "skipped")}
+    assert not others
+    assert [key for key, f in found.items() if f.status == "skipped"] == ["more draws"]
 
 
 def test_rounded_images_have_no_gradient(subject: Make, defenses: Classes) -> None:
-    found = suspects(subject(defenses["Quantised"](), surrogate=defenses["Honest"](), queries=400))
+    found = warned(subject(defenses["Quantised"](), surrogate=defenses["Honest"](), queries=400))
     assert {"gradient present", "gradient randomness", "loss surface", "transfer", "black box"} <= found
 
 
 def test_saturated_logits_blind_plain_cross_entropy_alone(subject: Make, defenses: Classes) -> None:
-    assert suspects(subject(defenses["Saturated"](), surrogate=defenses["Honest"]())) == {"gradient present"}
+    assert warned(subject(defenses["Saturated"](), surrogate=defenses["Honest"]())) == {"gradient present"}
 
 
 def test_a_shattered_gradient_is_no_better_than_chance(subject: Make, defenses: Classes) -> None:
-    found = suspects(subject(defenses["Shattered"](), surrogate=defenses["Honest"]()))
+    found = warned(subject(defenses["Shattered"](), surrogate=defenses["Honest"]()))
     assert {"loss surface", "transfer"} <= found
     assert "gradient present" not in found
 
@@ -59,7 +60,7 @@ def test_noise_that_is_not_admitted_is_seen(subject: Make, defenses: Classes) ->
     class Jittery(defenses["Drawn"]):
         stochastic = False
 
-    assert "gradient randomness" in suspects(subject(Jittery(1.0)))
+    assert "gradient randomness" in warned(subject(Jittery(1.0)))
 
 
 @pytest.mark.parametrize("spread", [0.5, 2.0])
@@ -80,16 +81,16 @@ def test_the_interval_of_a_mean_cosine_holds_it_as_often_as_it_says() -> None:
     assert interval(torch.tensor([1.0, 1.0])) == (1.0, 1.0)
 
 
-def test_noise_is_suspect_where_the_attack_averages_too_few_draws(subject: Make, defenses: Classes) -> None:
+def test_noise_is_warned_of_where_the_attack_averages_too_few_draws(subject: Make, defenses: Classes) -> None:
     randomness = next(check for check in CHECKS if check.name == "gradient randomness")
     noisy = defenses["Drawn"](3.0)
     few, many = (randomness(subject(noisy, eot=eot)) for eot in (1, 64))
-    assert (few.status, many.status) == ("suspect", "pass")
+    assert (few.status, many.status) == ("warned", "passed")
     assert few.data["noise_ratio"] == pytest.approx(noisy.noise_ratio, rel=0.15)
     assert few.data["noise_ratio"] == many.data["noise_ratio"]
 
 
-@pytest.mark.parametrize(("spread", "status"), [(0.5, "pass"), (50.0, "suspect")])
+@pytest.mark.parametrize(("spread", "status"), [(0.5, "passed"), (50.0, "warned")])
 def test_noise_hides_the_slope_only_where_it_drowns_the_gradient(
     subject: Make, defenses: Classes, spread: float, status: str
 ) -> None:
@@ -129,7 +130,7 @@ def test_a_defense_that_is_never_right_is_not_attacked(subject: Make, defenses: 
             return -super().classify(x)
 
     found = findings(subject(Wrong()))
-    assert found["black box"].status == found["one step against many"].status == "not asked"
+    assert found["black box"].status == found["one step against many"].status == "skipped"
 
 
 def test_a_crash_is_an_error_and_no_pass(subject: Make, defenses: Classes) -> None:
@@ -137,7 +138,7 @@ def test_a_crash_is_an_error_and_no_pass(subject: Make, defenses: Classes) -> No
         def classify(self, x: Tensor) -> Tensor:
             raise RuntimeError("planted")
 
-    assert {finding.status for finding in findings(subject(Crash())).values()} <= {"error", "not asked"}
+    assert {finding.status for finding in findings(subject(Crash())).values()} <= {"failed", "skipped"}
 
 
 def test_findings_are_data(subject: Make, defenses: Classes) -> None:

@@ -133,7 +133,7 @@ def test_a_crash_ends_in_errors_that_are_tried_again(suite: Path) -> None:
     suite.write_text(crashing)
     command = ("diagnose", str(suite), "--only", "means", *CALL)
     assert call(*command) == 1
-    assert "error" in {finding["status"] for finding in diagnosed(suite.parent)["findings"]}
+    assert "failed" in {finding["status"] for finding in diagnosed(suite.parent)["findings"]}
     (suite.parent / "means.py").write_text(FAKES.replace("self.crash and", "False and"))
     assert call(*command) == 0
 

@@ -6,20 +6,36 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from harness.diagnosis.finding import Finding
+from harness.checks.finding import Finding
 from harness.errors import Place, UserError
 from harness.files import write_atomically
 from harness.guard.untrusted import Unreadable, contents, parse_json
 from harness.process.visible_text import all_visible
 from harness.results.store import refuse_links
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Versions of the document that can be read."""
+
+IN_VERSION_1 = {"pass": "passed", "suspect": "warned", "not asked": "skipped", "error": "failed"}
+"""What version 1 called the statuses, and their names today."""
+
 FOLDER = "diagnose"
 
 LARGEST, MOST = 1 << 22, 1_000
 """Bytes of a file, and its findings."""
+
+
+def _renamed_status(finding: Any) -> Any:
+    if isinstance(finding, dict) and isinstance(status := finding.get("status"), str):
+        return {**finding, "status": IN_VERSION_1.get(status, status)}
+    return finding
+
+
+StoredFinding = Annotated[Finding, BeforeValidator(_renamed_status)]
+"""A finding as a document of any readable version has it."""
 
 
 class Cosines(BaseModel):
@@ -70,7 +86,7 @@ class Diagnosis(BaseModel):
     settings: dict[str, Any]
     resolved: dict[str, Any]
     finished: bool = False
-    findings: Annotated[tuple[Finding, ...], Field(max_length=MOST)] = ()
+    findings: Annotated[tuple[StoredFinding, ...], Field(max_length=MOST)] = ()
 
     @model_validator(mode="after")
     def _fit_to_be_shown(self) -> Diagnosis:
@@ -96,7 +112,7 @@ def read(path: Path) -> Diagnosis | None:
     """What was written there, or None.
 
     Raises:
-        UserError: the file cannot be read, or is no diagnosis of this version.
+        UserError: the file cannot be read, or is no diagnosis of a version that can be read.
     """
     try:
         content = all_visible(parse_json(contents(path, LARGEST)))
@@ -105,7 +121,7 @@ def read(path: Path) -> Diagnosis | None:
         return None
     except (Unreadable, ValueError) as error:
         raise _unreadable(path) from error
-    if found.schema_version != SCHEMA_VERSION:
+    if found.schema_version not in READABLE:
         raise _unreadable(path)
     return found
 
