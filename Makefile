@@ -7,15 +7,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo digits test lint bench clean
+.PHONY: help demo digits test test-fast lint bench clean
 
 help:
-	@echo "make demo    run the quickstart suite and print its table"
-	@echo "make digits  run every suite of the digits, and write results/reference/digits and docs/digits"
-	@echo "make test    run the tests (WORKERS=N processes)"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   run the benchmarks"
-	@echo "make clean   remove the environment and the caches, never results"
+	@echo "make demo       run the quickstart suite and print its table"
+	@echo "make digits     run every suite of the digits, and write results/reference/digits and docs/digits"
+	@echo "make test       run the tests (WORKERS=N processes)"
+	@echo "make test-fast  those that do not take long, in less than a minute"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      run the benchmarks"
+	@echo "make clean      remove the environment and the caches, never results"
 
 demo: $(VENV)/.installed
 	$(BIN)/harness run suites/quickstart.yaml
@@ -32,6 +33,9 @@ digits: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8
+
+test-fast: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check
