@@ -16,7 +16,8 @@ leave the image, see `attacks.common.square`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyautoattack
 import torch
@@ -43,6 +44,8 @@ STANDARD: tuple[Stage, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
 PLUS: tuple[Stage, ...] = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
 RAND: tuple[Stage, ...] = ("apgd-ce", "apgd-dlr")
 RAND_DRAWS = 20
+SMALL: tuple[Stage, ...] = (*RAND, "square")
+"""What a trial in small runs."""
 MOST_TARGETS, MOST_TARGETS_L1 = 9, 5
 RESTARTS = 5
 """Of the untargeted APGD in L1, and of it and FAB in `plus`."""
@@ -138,6 +141,14 @@ class AutoAttack(Attack):
         exceeds = (self.threat.violation(x, images) > TOLERANCE).view(-1, 1, 1, 1)
         images = torch.where(exceeds, self.threat.project(x, images), images)
         return Adversarial(images, flags=tuple(dict.fromkeys(flags)))
+
+    @classmethod
+    def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Attack], dict[str, Any]]:
+        """A `custom` list of the cheap attacks, few steps and few queries; those of `rand` where that was asked for."""
+        few: dict[str, Any] = {"version": "custom", "attacks": list(SMALL), "apgd_steps": 2, "square_queries": 4}
+        if arguments["version"] in ("rand", "auto"):
+            few |= {"attacks": list(RAND), "eot": cls.caps["eot"]}
+        return super().reduced({**arguments, **few})
 
     def stages(self, stochastic: bool) -> tuple[Stage, ...]:
         """The attacks that run, in order, against a defense that is stochastic or not."""

@@ -13,6 +13,7 @@ one's (alpha at t* = 0.1 is 0.8970 and 0.8963); it does not clamp; and its adjoi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -95,6 +96,11 @@ class DiffPure(Defense):
         self.classifier: Defense = built(classifier)
         self.num_classes = self.classifier.num_classes
         self.rounds, self.chunk = rounds, chunk
+
+    @classmethod
+    def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Defense], dict[str, Any]]:
+        """As many steps as `caps` allows, over the same time."""
+        return super().reduced({**arguments, "dt": Quantity(float(arguments["t_star"]) / cls.caps["steps"])})
 
     def purify(self, x: Tensor) -> Tensor:
         return self._purified(x, approximate=False)

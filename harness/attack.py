@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from harness.config.caps import CAPS, capped
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.target import Target
@@ -64,6 +66,8 @@ class Attack(ABC):
     """What `describe` calls it, if not by its class."""
     source: tuple[str, str] | None = None
     """A defense and an attack of the same suite: their adversarial images are its `Target.source_images`."""
+    caps: ClassVar[Mapping[str, int]] = CAPS
+    """The largest values in `harness run --smoke` of arguments that decide how long the attack takes."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Methods beyond `Defense`'s own that the attack asks of a defense, such as "energy"."""
 
@@ -89,6 +93,28 @@ class Attack(ABC):
     @abstractmethod
     def cost(self, num_classes: int) -> Cost:
         """Passes through the defense per image, at most, every draw of `eot` counted."""
+
+    @classmethod
+    def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Attack], dict[str, Any]]:
+        """The attack in small, for `harness run --smoke`: the same code, budget and view, in little time.
+
+        Args:
+            arguments: of this class's constructor, defaults included, by the names that a suite gives them.
+
+        Returns:
+            The class to build, and the arguments of its constructor; unless overridden, this class, with the arguments
+            that `caps` names cut.
+
+        Example:
+            A class whose cost depends on more than `caps` can say overrides it:
+
+            >>> class Annealed(Attack):
+            ...     @classmethod
+            ...     def reduced(cls, arguments):
+            ...         cls, arguments = super().reduced(arguments)
+            ...         return cls, {**arguments, "temperatures": [1.0]}
+        """
+        return cls, capped(arguments, cls.caps)
 
     def describe(self) -> str:
         """The method in a few words, for a table's footnote."""

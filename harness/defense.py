@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from harness.config.caps import CAPS, capped
 from harness.randomness import derive, fenced, fold
 
 INNER = derive("inner defense")
@@ -37,6 +38,7 @@ class Defense(nn.Module):
         backward_cost: time of a backward pass to the image, in forward passes, for `harness show`. Through a network it
             was measured at 1.2; what computes its forward pass anew on the way back costs 2.2.
         memory_knobs: constructor arguments that change speed or memory but no number; left out of that identity.
+        caps: the largest values in `harness run --smoke` of arguments that decide how long the defense takes.
         num_classes: K, where it is known before an image is seen.
         expected_accuracy: clean accuracy in [0, 1] on the test split, as the checkpoint's card states it.
         expected_dataset: the dataset that the card's accuracy was measured on.
@@ -46,6 +48,7 @@ class Defense(nn.Module):
     version: ClassVar[int] = 1
     backward_cost: ClassVar[float] = 1.2
     memory_knobs: ClassVar[tuple[str, ...]] = ()
+    caps: ClassVar[Mapping[str, int]] = CAPS
     num_classes: int | None = None
     expected_accuracy: float | None = None
     expected_dataset: str | None = None
@@ -77,6 +80,28 @@ class Defense(nn.Module):
     def cost(self) -> float:
         """Network evaluations that one image's forward pass takes; `harness show` multiplies by it."""
         return 1.0
+
+    @classmethod
+    def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Defense], dict[str, Any]]:
+        """The defense in small, for `harness run --smoke`: the same code and networks, in little time.
+
+        Args:
+            arguments: of this class's constructor, defaults included, by the names that a suite gives them.
+
+        Returns:
+            The class to build, and the arguments of its constructor; unless overridden, this class, with the arguments
+            that `caps` names cut.
+
+        Example:
+            A class whose cost depends on more than `caps` can say overrides it:
+
+            >>> class Annealed(Defense):
+            ...     @classmethod
+            ...     def reduced(cls, arguments):
+            ...         cls, arguments = super().reduced(arguments)
+            ...         return cls, {**arguments, "levels": 2}
+        """
+        return cls, capped(arguments, cls.caps)
 
     def logit_scale(self, x: Tensor) -> float:
         """What the logits of images like x are to be multiplied by to be log-probabilities, up to a common constant.

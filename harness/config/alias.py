@@ -71,18 +71,24 @@ def class_of_alias(alias: Alias, base: type[Any]) -> type[Any]:
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         _, *given = left.bind(self, *args, **kwargs).arguments.items()
-        arguments = dict(given)
-        for name, value in by_norm.get(str(arguments.get("norm")), {}).items():
-            if arguments.get(name) is None:
-                arguments[name] = value
-        base.__init__(self, **arguments, **fixed)
+        base.__init__(self, **_where_null(dict(given), by_norm), **fixed)
 
     __init__.__signature__ = left  # type: ignore[attr-defined]
     __init__.__annotations__ = {name: hint for name, hint in hints.items() if name not in fixed}
     module, name = alias.module_and_class
     version = getattr(base, "version", 1) + alias.changes
-    body = {"__init__": __init__, "__module__": module, "__doc__": alias.summary, "version": version}
-    return type(name, (base,), body)
+
+    def reduced(_: type[Any], given: Mapping[str, Any]) -> Any:
+        return base.reduced({**_where_null(given, by_norm), **fixed})
+
+    body = {"__init__": __init__, "reduced": classmethod(reduced), "__module__": module, "__doc__": alias.summary}
+    return type(name, (base,), {**body, "version": version})
+
+
+def _where_null(given: Mapping[str, Any], by_norm: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The arguments that were given, with those of their norm in place of what is null."""
+    values = by_norm.get(str(given.get("norm")), {})
+    return {**given, **{name: value for name, value in values.items() if given.get(name) is None}}
 
 
 def _values(written: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Whether stronger attacks succeed more often than weaker ones, as they must where gradients are not masked.
 
-"White-box" is PGD on the margin, under the suite's view of the defense. Success is the share of the images classified
-right that it fools. A weaker attack's lead counts once it passes what a few unlucky images explain.
+"White-box" is PGD on the margin, under the suite's view of the defense. Success is the share of the correctly
+classified images that an attack makes the defense misclassify. A weaker attack's lead counts once it exceeds what a few
+unlucky images explain.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from harness.checks.finding import Measured, Skip, check
 from harness.diagnosis.sources import ADAPTIVE, EOT, EVALUATING, INDICATORS, OBFUSCATED
-from harness.diagnosis.subject import Subject, built
+from harness.diagnosis.subject import BLACK_BOX, NOISE, WHITE_BOX, Subject, built, entry_of
 
 LUCK = 0.05
-"""Share of images by which an attack may trail a weaker one, or gain by more steps; one image always may."""
+"""Share of images by which a weaker attack may lead, or more steps may gain; one image is always allowed."""
 
 TRIES = 10
-"""Random images of the budget."""
+"""Random images within the budget."""
+
+TRANSFER = "transfer"
+"""The check on a surrogate's adversarial images."""
 
 
 @check("one step against many", OBFUSCATED, EVALUATING)
@@ -32,11 +36,15 @@ def one_step(subject: Subject) -> Measured:
 @check("unbounded attack", OBFUSCATED, EVALUATING, INDICATORS)
 def unbounded(subject: Subject) -> Measured:
     """A budget that reaches every image must leave no image standing."""
-    fooled = subject.pgd(eps=_everything(subject))
-    left, count = int((~fooled).sum()), len(fooled)
+    wrong = subject.pgd(eps=_everything(subject))
+    left, count = int((~wrong).sum()), len(wrong)
     data = {"robust": left / count, "images": count}
     if left:
-        return "warned", f"robust accuracy {left / count:.1%}, where any image may be chosen: it should be 0%", data
+        return (
+            "warned",
+            f"robust accuracy {left / count:.1%} with a budget that reaches every image; it should be 0%",
+            data,
+        )
     return "passed", f"robust accuracy 0% on {count} images", data
 
 
@@ -46,10 +54,10 @@ def budgets(subject: Subject) -> Measured:
     eps = float(subject.settings.eps)
     runs = {factor * eps: subject.pgd(eps=None if factor == 1 else factor * eps) for factor in (0.5, 1, 2)}
     runs[_everything(subject)] = subject.pgd(eps=_everything(subject))
-    status, message, data = _rising({f"eps {e:.3g}": fooled for e, fooled in runs.items()})
-    first, *_, last = (float(fooled.float().mean()) for fooled in runs.values())
+    status, message, data = _rising({f"eps {e:.3g}": wrong for e, wrong in runs.items()})
+    first, *_, last = (float(wrong.float().mean()) for wrong in runs.values())
     if status == "passed" and last <= first < 1:
-        status, message = "warned", f"{message}: larger budgets change nothing"
+        status, message = "warned", f"{message}: larger budgets gain nothing"
     return status, message, {**data, "eps": list(runs)}
 
 
@@ -74,22 +82,22 @@ def draws(subject: Subject) -> Measured:
 
 @check("random noise", OBFUSCATED)
 def noise(subject: Subject) -> Measured:
-    found = subject.attacked("noise", subject.settings.eps, tries=TRIES, eot=subject.eot)
+    found = subject.attacked(NOISE, subject.settings.eps, tries=TRIES, eot=subject.eot)
     return _against_white_box(subject, f"the worst of {TRIES} random images", found, subject.pgd())
 
 
 @check("black box", OBFUSCATED, EVALUATING)
 def square(subject: Subject) -> Measured:
-    """Square, which takes one draw of a stochastic defense for its answer; votes judge what it finds."""
+    """Square, which takes one draw of a stochastic defense for its answer; votes decide about what it finds."""
     queries = subject.settings.queries
-    arguments: dict[str, Any] = {"version": "custom", "attacks": ["square"], "square_queries": queries}
+    arguments: dict[str, Any] = {"square_queries": queries}
     if subject.defense.stochastic:
-        arguments["eot"] = max(2, subject.eot)  # which Square does not use, but AutoAttack asks for
-    found = subject.attacked("autoattack", subject.settings.eps, **arguments)
+        arguments["eot"] = max(2, subject.eot)  # Square does not use it, but AutoAttack refuses to run with 1
+    found = subject.attacked(BLACK_BOX, subject.settings.eps, **arguments)
     return _against_white_box(subject, f"Square with {queries} queries", found, subject.pgd())
 
 
-@check("transfer", OBFUSCATED, EVALUATING)
+@check(TRANSFER, OBFUSCATED, EVALUATING)
 def transfer(subject: Subject) -> Measured:
     """A surrogate's adversarial examples."""
     if subject.surrogate is None:
@@ -97,9 +105,9 @@ def transfer(subject: Subject) -> Measured:
     name, surrogate = subject.surrogate
     settings = subject.settings
     eot = settings.eot if surrogate.stochastic else 1
-    entry = {"type": "pgd", "norm": settings.norm, "eps": settings.eps.text, "steps": settings.steps, "eot": eot}
-    examples = subject.perturbed(built({**entry, "loss": "margin", "early_stop": False}), "transfer", surrogate)
-    found = subject.fooled_by(examples, "transfer")
+    budget = (settings.norm, settings.eps)
+    attack = built(entry_of(WHITE_BOX, *budget, steps=settings.steps, eot=eot, early_stop=False))
+    found = subject.misclassified_as(subject.perturbed(attack, TRANSFER, surrogate), TRANSFER)
     return _against_white_box(subject, f"what PGD finds on '{name}'", found, subject.pgd())
 
 
@@ -108,28 +116,27 @@ def _against_white_box(subject: Subject, name: str, weaker: Tensor, white: Tenso
     ahead = int(weaker.sum()) - int(white.sum())
     data = {"images": count, "weaker": _share(weaker), "white_box": _share(white), "only_weaker": only}
     steps = f"{subject.settings.steps} steps of PGD"
-    message = (
-        f"{name} fools {_share(weaker):.1%}, {steps} {_share(white):.1%}; {only} of {count} images only the former"
-    )
+    both = f"{_share(weaker):.1%} by {name}, {_share(white):.1%} by {steps}"
+    message = f"misclassified: {both}; {only} of {count} images only by the former"
     return ("warned" if ahead > _luck(count) else "passed"), message, data
 
 
 def _rising(runs: dict[str, Tensor], *, settled: bool = False) -> Measured:
-    """Success by strength. settled: the strongest must not be far ahead of the one before it, either."""
-    success = {name: _share(fooled) for name, fooled in runs.items()}
+    """Success by strength. settled: the strongest must not lead the one before it by much, either."""
+    success = {name: _share(wrong) for name, wrong in runs.items()}
     count = len(next(iter(runs.values())))
-    totals = [int(fooled.sum()) for fooled in runs.values()]
-    message = "fooled: " + ", ".join(f"{share:.1%} at {name}" for name, share in success.items())
+    totals = [int(wrong.sum()) for wrong in runs.values()]
+    message = "misclassified: " + ", ".join(f"{share:.1%} at {name}" for name, share in success.items())
     data = {"images": count, "success": success}
     if any(before - after > _luck(count) for before, after in itertools.pairwise(totals)):
         return "warned", f"{message}: a stronger attack succeeds less often", data
     if settled and totals[-1] - totals[-2] > _luck(count):
-        return "warned", f"{message}: it has not settled, and robustness is overestimated", data
+        return "warned", f"{message}: success still rises, so robustness is overestimated", data
     return "passed", message, data
 
 
-def _share(fooled: Tensor) -> float:
-    return float(fooled.float().mean())
+def _share(wrong: Tensor) -> float:
+    return float(wrong.float().mean())
 
 
 def _luck(count: int) -> float:

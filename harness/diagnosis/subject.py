@@ -1,8 +1,8 @@
-"""A defense under diagnosis: its gradients, and what attacks of any strength make of it.
+"""A defense under diagnosis: its gradients, and how many images attacks of any strength find misclassified.
 
-Every number is of the suite's images and of one loss, the margin max_{j != y} z_j - z_y. Its gradient is that of
+Every number is about the suite's images and one loss, the margin max_{j != y} z_j - z_y. Its gradient is that of
 cross-entropy where two classes share all probability, and does not vanish where softmax saturates. An image counts as
-fooled unless its true class has more of the defense's votes than any other, under draws that no attack has seen.
+misclassified unless its true class has more of the defense's votes than any other, under draws that no attack has seen.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ from harness.results.record import vote
 from harness.target import Target
 from harness.threat import NORMS, Pixels
 
+ATTACKS = Path(__file__).with_name("attacks.yaml")
+WHITE_BOX, NOISE, BLACK_BOX = "white box", "random noise", "black box"
+"""Its keys."""
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K) and labels (N,) to a value per image (N,), to be maximised."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How hard a defense is looked at.
+    """How thoroughly a defense is examined.
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
@@ -61,11 +65,11 @@ class Settings:
 
 
 class Subject:
-    """What the checks ask. Results of attacks are kept, so that checks that compare with the same attack share it.
+    """A defense with the images and settings of its diagnosis. Checks that need the same attack share one result of it.
 
     Args:
         defense: on the images' device, in evaluation mode.
-        images: N of them; the attacks are given those that the defense classifies right.
+        images: N of them; the attacks get those that the defense classifies correctly.
         surrogate: another classifier of these images with its name, or None.
         batch_size: images sent through a defense at once; no number depends on it.
     """
@@ -81,7 +85,7 @@ class Subject:
     ) -> None:
         self.defense, self.images, self.settings, self.surrogate = defense, images, settings, surrogate
         self.batch_size = batch_size
-        self._fooled: dict[str, Tensor] = {}
+        self._misclassified: dict[str, Tensor] = {}
         self._targets: list[Target] = []
 
     @property
@@ -96,14 +100,14 @@ class Subject:
 
     @cached_property
     def right(self) -> Images:
-        """The images that the defense classifies right.
+        """The images that the defense classifies correctly.
 
         Raises:
             Skip: there are none.
         """
         right = (~self._wrong(self.images, self.images.x, "clean")).nonzero().squeeze(1)
         if not len(right):
-            raise Skip(f"the defense classifies none of {len(self.images)} images right")
+            raise Skip(f"the defense classifies none of {len(self.images)} images correctly")
         return self.images.take(right.to(self.images.x.device))
 
     def threat(self, factor: float = 1.0) -> Pixels:
@@ -132,29 +136,29 @@ class Subject:
         return grad.masked_fill(broken.view(-1, 1, 1, 1), torch.nan)
 
     def pgd(self, *, eps: float | Quantity | None = None, eot: int | None = None, **changes: Any) -> Tensor:
-        """Which of `right` PGD fools, (n,) bool. changes: to its arguments, see `attacks.pgd`."""
+        """Which of `right` the defense misclassifies under PGD, (n,) bool. changes: to the attack's arguments."""
         eot = eot or self.eot
-        plain = {"steps": self.settings.steps, "loss": "margin", "gradient": self.settings.gradient, "eot": eot}
-        return self.attacked("pgd", self.settings.eps if eps is None else eps, **{**plain, **changes})
+        plain = {"steps": self.settings.steps, "gradient": self.settings.gradient, "eot": eot}
+        return self.attacked(WHITE_BOX, self.settings.eps if eps is None else eps, **{**plain, **changes})
 
-    def attacked(self, kind: str, eps: float | Quantity, **arguments: Any) -> Tensor:
-        """Which of `right` a built-in attack fools, (n,) bool.
+    def attacked(self, part: str, eps: float | Quantity, **arguments: Any) -> Tensor:
+        """Which of `right` the defense misclassifies under an attack, (n,) bool. part: a key of `attacks.yaml`.
 
         Raises:
             Skip: the attack does not fit the defense.
         """
-        entry = {"type": kind, "norm": self.settings.norm, "eps": Quantity(eps).text, **arguments}
+        entry = entry_of(part, self.settings.norm, Quantity(eps), **arguments)
         name = json.dumps(entry)
-        if name not in self._fooled:
+        if name not in self._misclassified:
             attack = built(entry)
             shape = tuple(self.right.x.shape[1:])
             if reason := attack.unsuitable(self.defense) or attack.unsuitable_images(shape):
                 raise Skip(reason)
-            self._fooled[name] = self.fooled_by(self.perturbed(attack, name), name)
-        return self._fooled[name]
+            self._misclassified[name] = self.misclassified_as(self.perturbed(attack, name), name)
+        return self._misclassified[name]
 
     def perturbed(self, attack: Attack, tag: str, defense: Defense | None = None) -> Tensor:
-        """What an attack makes of `right` against the defense, or another: (n, C, H, W)."""
+        """The adversarial images that an attack on the defense, or on another one, makes of `right`: (n, C, H, W)."""
         target = self.target(tag, self.right, eot=attack.eot, defense=defense)
         with fenced(derive(self.settings.seed, "diagnose", tag)):
             found = attack.perturb(target, self.right.x.clone(), self.right.y.clone())
@@ -162,8 +166,8 @@ class Subject:
             raise ValueError(reason)
         return Adversarial.of(found).images.detach()
 
-    def fooled_by(self, x_adv: Tensor, tag: str) -> Tensor:
-        """Which of `right` the defense gets wrong as x_adv, (n,) bool on the CPU."""
+    def misclassified_as(self, x_adv: Tensor, tag: str) -> Tensor:
+        """Which of `right` the defense misclassifies when they look like x_adv, (n,) bool on the CPU."""
         return self._wrong(self.right, x_adv, tag)
 
     def _wrong(self, images: Images, x: Tensor, tag: str) -> Tensor:
@@ -183,8 +187,20 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
+def entry_of(part: str, norm: str, eps: Quantity, **arguments: Any) -> dict[str, Any]:
+    """The attack that plays a part in a diagnosis, as an entry of a suite.
+
+    Args:
+        part: a key of `attacks.yaml`.
+        norm, eps: the budget.
+        arguments: of the attack's constructor, which go before those in the file.
+    """
+    entry = dict(yaml_file.read(ATTACKS).data[part])
+    return {"type": entry.pop("type"), "norm": norm, "eps": eps.text, **entry, **arguments}
+
+
 def built(entry: dict[str, Any]) -> Attack:
-    """A built-in attack from an entry as in a suite."""
-    node = yaml_file.parse(json.dumps(entry), Path("diagnosis")).root
-    found: Attack = bind("attacks", str(entry["type"]), node).build()
-    return found
+    """The attack that an entry describes."""
+    node = yaml_file.parse(json.dumps(entry), ATTACKS).root
+    attack: Attack = bind("attacks", str(entry["type"]), node).build()
+    return attack

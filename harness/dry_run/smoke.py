@@ -1,9 +1,9 @@
 """A suite in small, to see that every path from published file to table works: `harness run SUITE --smoke`.
 
-Two images, arguments cut by `CAPS` and `PRESETS`, networks of full size. Checkpoints that are not here get random
-weights, written in the layout of the published file where that would lie, and read from there as ever; a dataset that
-is not here gets random images. An image's label is what the defense says of it, since the attacks leave alone what is
-misclassified from the start. The numbers mean nothing; title and labels say so.
+Two images, networks of full size, and arguments cut as each defense and each attack says itself (`reduced`). Missing
+checkpoints get random weights, written in the layout of the published file to where that would lie, and read from there
+as usual; a missing dataset gets random images. An image's label is the defense's own prediction, since attacks leave an
+image alone that is misclassified from the start. The numbers mean nothing; title and labels say so.
 
 Defenses come one after another, so that memory and disk hold the weights of one. As their labels differ, each has a
 results directory of its own below the suite's: `harness report` shows them one after the other. Rows that are the same
@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from harness.callback import SILENT, Callback
-from harness.config import registry
-from harness.config.component import Component, parameters
+from harness.config.component import Component
 from harness.datasets.spec import Dataset
 from harness.defense import Defense
 from harness.dry_run.meta_checkpoints import changed
@@ -44,29 +43,6 @@ from harness.suite.plan import Plan, load_suite
 
 IMAGES = 2
 TITLE = "SMOKE, the numbers mean nothing"
-
-CAPS: dict[str, int] = {
-    "steps": 2,
-    "timesteps": 1,
-    "purify_timesteps": 1,
-    "samples": 2,
-    "eot": 2,
-    "restarts": 1,
-    "rounds": 1,
-    "draws": 2,
-    "per_class": 2,
-}
-"""Arguments that decide how long a defense or an attack takes, and their largest values here."""
-
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "apgd_dlr_100": ("apgd", {"steps": 2, "loss": "dlr"}),
-    "pgd80_eot10": ("pgd", {"steps": 2, "eot": 2}),
-    "autoattack": (
-        "autoattack",
-        {"version": "custom", "attacks": ["apgd-ce", "apgd-dlr", "square"], "apgd_steps": 2, "square_queries": 4},
-    ),
-}
-"""Attacks that fix such arguments: the attack of the same kind that leaves them open, and its arguments."""
 
 
 @dataclass(frozen=True)
@@ -159,38 +135,18 @@ def _path(component: Component, swept: Sequence[str] = ()) -> str:
 
 
 def reduced(component: Component) -> Component:
-    """A defense or an attack that takes little time, whatever it takes in the suite."""
-    cls, given = component.cls, component.arguments
-    if component.kind == "attacks" and component.type in PRESETS:
-        kind, fixed = PRESETS[component.type]
-        cls = registry.find("attacks", kind)
-        defaults = {key: found.default for key, found in parameters(cls).items() if found.default is not found.empty}
-        if given.get("version") == "rand":
-            fixed = fixed | {"attacks": ["apgd-ce", "apgd-dlr"], "eot": CAPS["eot"]}
-        given = defaults | {key: value for key, value in given.items() if key in parameters(cls)} | fixed
-    arguments = {name: _cut(name, value) for name, value in given.items()}
-    if {"t_star", "dt"} <= arguments.keys():
-        arguments["dt"] = Quantity(float(arguments["t_star"]) / CAPS["steps"])
-    if arguments.get("solver") == "dopri5":
-        arguments |= {"solver": "euler", "steps": 1}
+    """A defense or an attack, and those inside it, as their own `reduced` makes them: they take little time."""
+    inner = {name: _reduced_inside(value) for name, value in component.arguments.items()}
+    cls, arguments = component.cls.reduced(inner)
     if component.kind == "defenses":
         arguments = with_dataset(arguments, cls)
     return replace(component, cls=cls, arguments=arguments)
 
 
-def _cut(name: str, value: Any) -> Any:
+def _reduced_inside(value: Any) -> Any:
     if isinstance(value, Component):
         return reduced(value)
-    if isinstance(value, list) and any(isinstance(item, Component) for item in value):
-        return [_cut(name, item) for item in value]
-    cap = CAPS.get(name)
-    if cap is None or value is None:
-        return value
-    if isinstance(value, list):
-        return value[:cap]
-    if value == "all":
-        return cap
-    return min(value, cap) if isinstance(value, int | float) else value
+    return [_reduced_inside(item) for item in value] if isinstance(value, list) else value
 
 
 def _images(plan: Plan) -> Tensor:

@@ -34,7 +34,9 @@ class Inner:
 
     def _bound(self, written: Any, info: core_schema.ValidationInfo) -> Component:
         if not isinstance(written, dict):
-            raise ValueError(f"it is an entry of its own, such as {{type: {EXAMPLES[self.kind]}, ...}}")
+            raise ValueError(
+                f"it is an entry of its own, written {{type: NAME, ...}} with one of the names of `harness list {self.kind}`"
+            )
         context = info.context or {}
         node = next(found for found in _nodes(context["node"]) if found.plain() == written)
         if self.kind == "attacks":
@@ -44,8 +46,6 @@ class Inner:
             check_budget(component)
         return component
 
-
-EXAMPLES = {"defenses": "undefended", "attacks": "pgd"}
 
 InnerDefense = Annotated[Component | Defense, Inner("defenses")]
 InnerAttack = Annotated[Component | Attack, Inner("attacks")]

@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -38,6 +37,9 @@ from harness.weights.published import Published
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".pkl")
 """What tells the name of a file from that of a checkpoint; the format is told by the content."""
+
+DIFFUSERS = "UNet2DModel"
+"""The class of Hugging Face's networks that can be read."""
 
 LARGEST_CONFIG = 1 << 20
 """Bytes of the configuration beside a Hugging Face model."""
@@ -134,8 +136,8 @@ class Checkpoint:
         with fenced(0):  # leaves the caller's generators as they were
             if spec is not None:
                 network = build_network(spec, self.base)
-            elif loaded.network is not None and loaded.network_class == "EDMPrecond":
-                network = registry.find("networks", "edm").from_published(loaded.network)
+            elif loaded.network is not None and (name := published.network_of_class(loaded.network_class)):
+                network = registry.find("networks", name).from_published(loaded.network)
             else:
                 raise UserError(
                     f"checkpoint '{self.ref}' does not say what network it belongs to",
@@ -157,7 +159,7 @@ class Checkpoint:
 
     def _diffusers(self) -> nn.Module:
         """The network of a Hugging Face folder: its configuration and its weights lie side by side."""
-        cls = registry.find("networks", "unet2d")
+        cls = registry.find("networks", str(published.network_of_class(DIFFUSERS)))
         config, weights = self.path / "config.json", self.path / "diffusion_pytorch_model.safetensors"
         try:
             published_config = parse_json(contents(config, LARGEST_CONFIG))
@@ -271,7 +273,7 @@ def checkpoint_arguments(cls: type[Any]) -> list[str]:
 
 def packaged() -> dict[str, Path]:
     """The checkpoints that come with the package, by name."""
-    zoo = Path(str(resources.files("defenses"))) / "zoo"
+    zoo = published.beside("defenses", "zoo")
     return {card.stem: card.with_suffix(".safetensors") for card in sorted(zoo.glob("*.yaml"))}
 
 

@@ -7,18 +7,21 @@ published; where none was, the first file seen is believed and its hash kept (`h
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.config import yaml_file
+from harness.config import registry, yaml_file
 from harness.errors import UserError, nearest
+from harness.process.foreign_code import folder_of
 from harness.settings import weights_root
 from harness.weights.download import Progress, fetch, verified
 
 Format = Literal["edm", "score-sde", "torch", "diffusers", "robustbench"]
+NETWORKS = "published_classes.yaml"
+"""Beside the networks: the class that a published file names, and the network here that takes its weights."""
+
 SELF_DESCRIBED = ("diffusers", "robustbench")
 """Formats that say by themselves what the network is."""
 
@@ -137,9 +140,20 @@ class Published(_Strict):
 @cache
 def entries() -> tuple[Published, ...]:
     """All of them, in the order of the file."""
-    path = Path(str(resources.files("defenses"))) / "published.yaml"
-    document = yaml_file.read(path)
+    document = yaml_file.read(beside("defenses", "published.yaml"))
     return tuple(_entry(document, name) for name in document.data)
+
+
+@cache
+def network_of_class(published: str | None) -> str | None:
+    """The name of our network for a class that a published file names, or None if there is none."""
+    names: dict[str, str] = yaml_file.read(beside("networks", NETWORKS)).data
+    return names.get(published or "")
+
+
+def beside(kind: str, name: str) -> Path:
+    """A file, or a folder, beside the built-in classes of a kind. kind: a key of `registry.PACKAGES`."""
+    return (folder_of(registry.PACKAGES[kind]) or Path()) / name
 
 
 def find(name: str) -> Published:

@@ -129,6 +129,40 @@ def test_what_is_inside_a_defense_or_an_attack_is_cut_too(tmp_path: Path) -> Non
     assert [part.arguments["steps"] for part in attack.arguments["attacks"]] == [2, 2]
 
 
+OWN = """\
+from harness.attack import Attack, Cost
+from harness.quantity import Quantity
+from harness.threat import Linf
+
+
+class Annealed(Attack):
+    caps = {**Attack.caps, "sweeps": 3}
+
+    def __init__(self, eps: Quantity, sweeps: int = 50, levels: int = 9, eot: int = 20) -> None:
+        super().__init__(eot=eot)
+        self.threat = Linf(eps)
+
+    @classmethod
+    def reduced(cls, arguments):
+        cls, arguments = super().reduced(arguments)
+        return cls, {**arguments, "levels": arguments["sweeps"]}
+
+    def perturb(self, target, x, y):
+        return x
+
+    def cost(self, num_classes):
+        return Cost(0, 0)
+"""
+
+
+def test_an_attack_of_the_user_s_says_itself_how_it_looks_in_small(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    given = "{type: './own.py:Annealed', eps: 0.1}"
+    _, attack = component(tmp_path, "{type: undefended, weights: digits-cnn}", given)
+    small = reduced(attack)
+    assert small.cls is attack.cls and small.arguments == {"eps": 0.1, "sweeps": 3, "levels": 3, "eot": 2}
+
+
 def test_rows_that_are_the_same_once_cut_are_tried_once(tmp_path: Path) -> None:
     path = tmp_path / "one.yaml"
     path.write_text(
@@ -148,6 +182,12 @@ def test_rows_that_are_the_same_once_cut_are_tried_once(tmp_path: Path) -> None:
     assert set(same_when_small(load_suite(path)).values()) == {"cnn", tried[0].replace("share_noise-none", "eta-0.1")}
 
 
+@pytest.mark.parametrize(("solver", "expected"), [("dopri5", ("euler", 1)), ("rk4", ("rk4", 2))])
+def test_a_solver_of_unknown_length_is_replaced(solver: str, expected: tuple[str, int], tmp_path: Path) -> None:
+    small = reduced(component(tmp_path, f"{{type: sbgc, weights: digits-ncsnpp, solver: {solver}}}")[0]).arguments
+    assert (small["solver"], small["steps"]) == expected
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -155,6 +195,8 @@ def test_rows_that_are_the_same_once_cut_are_tried_once(tmp_path: Path) -> None:
         "{type: autoattack, norm: Linf, eps: 0.1, version: rand, gradient: bpda}",
         "{type: apgd_dlr_100, norm: Linf, eps: 0.1, gradient: bpda}",
         "{type: pgd80_eot10, norm: L2, eps: 0.5}",
+        "{type: autoattack, norm: Linf, eps: 0.1, version: auto}",
+        "{type: bpda, norm: Linf, eps: 0.1, eot: 3}",
         "{type: lagrange, norm: Linf, eps: 0.1}",
         "{type: stadv, bound: 0.1, keep: last}",
         "{type: exact_gradient, norm: Linf, eps: 0.1}",
