@@ -34,9 +34,8 @@ class Inner:
 
     def _bound(self, written: Any, info: core_schema.ValidationInfo) -> Component:
         if not isinstance(written, dict):
-            raise ValueError(
-                f"it is an entry of its own, written {{type: NAME, ...}} with one of the names of `harness list {self.kind}`"
-            )
+            names = f"`harness list {self.kind}` lists the names"
+            raise ValueError(f"it must be an entry of its own, such as {{type: NAME, ...}}; {names}")
         context = info.context or {}
         node = next(found for found in _nodes(context["node"]) if found.plain() == written)
         if self.kind == "attacks":
