@@ -27,6 +27,11 @@ class Adversarial:
         images: (N, C, H, W) in [0, 1].
         flow: (N, H, W, 2), the spatial flow that made them, for the Flow threat model.
         flags: remarks on the whole batch (an attack library's own warnings, say), kept in every record of it.
+
+    Example:
+        >>> import torch
+        >>> Adversarial(torch.zeros(2, 3, 4, 4), flags=("the attack stopped early",)).images.shape
+        torch.Size([2, 3, 4, 4])
     """
 
     images: Tensor
@@ -41,7 +46,13 @@ class Adversarial:
 
 @dataclass(frozen=True)
 class Cost:
-    """Passes of one image that the attack never fools: an upper bound for `harness show`."""
+    """Passes of one image that the attack never fools: an upper bound for `harness show`.
+
+    Example:
+        >>> steps, draws = 40, 2
+        >>> Cost(forwards=(steps + 1) * draws, backwards=steps * draws)
+        Cost(forwards=82, backwards=80)
+    """
 
     forwards: float
     backwards: float
@@ -58,6 +69,33 @@ class Attack(ABC):
     Args:
         gradient: the view of the defense that the attack differentiates, see `harness.gradients`.
         eot: draws averaged per query of a stochastic defense (expectation over transformation).
+
+    Source:
+        EOT: Athalye et al., 2018 (arXiv:1707.07397).
+
+    Example:
+        >>> import torch
+        >>> from harness.defense import Defense
+        >>> from harness.quantity import Quantity
+        >>> from harness.threat import Linf
+        >>> class OneStep(Attack):
+        ...     def __init__(self, eps, gradient="exact", eot=1):
+        ...         super().__init__(gradient=gradient, eot=eot)
+        ...         self.threat = Linf(Quantity(eps))
+        ...
+        ...     def perturb(self, target, x, y):
+        ...         rows = torch.arange(len(x))
+        ...         loss = lambda logits, rows: torch.nn.functional.cross_entropy(logits, y[rows], reduction="none")
+        ...         return self.threat.project(x, x + float(self.threat.eps) * target.step(x, rows, loss).grad.sign())
+        ...
+        ...     def cost(self, num_classes):
+        ...         return Cost(forwards=self.eot, backwards=self.eot)
+        >>> class Brightness(Defense):
+        ...     def classify(self, x):
+        ...         return torch.cat([-x.flatten(1), x.flatten(1)], dim=1)
+        >>> x, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([1])
+        >>> OneStep("1/4").perturb(Target(Brightness(), x, torch.tensor([0])), x, y).item()
+        0.25
     """
 
     threat: ThreatModel

@@ -42,6 +42,18 @@ class Defense(nn.Module):
         num_classes: K, where it is known before an image is seen.
         expected_accuracy: clean accuracy in [0, 1] on the test split, as the checkpoint's card states it.
         expected_dataset: the dataset that the card's accuracy was measured on.
+
+    Example:
+        >>> import torch
+        >>> class Brightness(Defense):
+        ...     def purify(self, x):
+        ...         return x.round()
+        ...
+        ...     def classify(self, x):
+        ...         mean = x.mean((1, 2, 3))
+        ...         return torch.stack([1 - mean, mean], dim=1)
+        >>> Brightness()(torch.tensor([0.2, 0.9]).view(2, 1, 1, 1)).argmax(1)
+        tensor([0, 1])
     """
 
     stochastic: bool = False

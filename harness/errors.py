@@ -29,6 +29,10 @@ class UserError(Exception):
         message: what was wrong, with the offending value, as a sentence without its full stop.
         remedy: what to do, likewise.
         where: the file (and line) the value came from.
+
+    Example:
+        >>> print(UserError("eps is -1", remedy="Give a positive number", where=Place(Path("suite.yaml"), 7)))
+        suite.yaml:7: eps is -1. Give a positive number.
     """
 
     def __init__(self, message: str, *, remedy: str | None = None, where: Place | None = None) -> None:

@@ -18,10 +18,15 @@ LONGEST = 100
 
 
 class Quantity(float):
-    """A finite float with its notation. `Quantity("8/255").text == "8/255"`.
+    """A finite float with its notation.
 
     Raises:
         ValueError: the text is neither a number nor a fraction of two numbers, or is not finite.
+
+    Example:
+        >>> eps = Quantity("8/255")
+        >>> eps.text, 255 * eps
+        ('8/255', 8.0)
     """
 
     text: str

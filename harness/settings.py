@@ -1,9 +1,15 @@
-"""Settings of this process: where datasets and weights are kept, and whether the network may be used."""
+"""Settings of this process: where datasets and weights are kept, whether it may use the network, and its device."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def data_root() -> Path:
@@ -21,3 +27,25 @@ def weights_root() -> Path:
     """Where fetched checkpoints live: $HARNESS_WEIGHTS, or a folder of the user's cache."""
     chosen = os.environ.get("HARNESS_WEIGHTS")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "adversarial-harness" / "weights"
+
+
+def device_of(name: str | torch.device | None) -> torch.device:
+    """The device that an option names. None or "auto": the GPU of this machine, if PyTorch has one here.
+
+    Raises:
+        UserError: this machine does not have it.
+    """
+    import torch
+
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device '{name}' cannot be used ({reason})",
+            remedy="Choose the device cpu, on the command line --device cpu",
+        ) from error
+    return device

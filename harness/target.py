@@ -47,6 +47,16 @@ class Target(nn.Module):
         gradient, eot: see `Attack`.
         batch_size: images sent through the defense at once.
         source_images: the adversarial images of the attack's `source`, like x, or None.
+
+    Example:
+        >>> class Brightness(Defense):
+        ...     def classify(self, x):
+        ...         return torch.cat([-x.flatten(1), x.flatten(1)], dim=1)
+        >>> x = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1)
+        >>> target = Target(Brightness(), x, seeds=torch.tensor([0, 1]))
+        >>> step = target.step(x, torch.tensor([0, 1]), lambda logits, rows: logits[:, 0])
+        >>> step.grad.flatten().tolist(), target.forwards.tolist(), target.backwards.tolist()
+        ([-1.0, -1.0], [1, 1], [1, 1])
     """
 
     def __init__(

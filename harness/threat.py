@@ -77,6 +77,17 @@ class Pixels(ThreatModel):
 
 @dataclass(frozen=True)
 class Linf(Pixels):
+    """No pixel changes by more than eps: max |x' - x| <= eps.
+
+    Args:
+        eps: on the [0, 1] scale, such as 8/255.
+
+    Example:
+        >>> x = torch.tensor([0.5, 0.0]).view(1, 1, 1, 2)
+        >>> Linf(Quantity("1/4")).project(x, x - 0.5).flatten().tolist()
+        [0.25, 0.0]
+    """
+
     name: ClassVar[str] = "Linf"
 
     def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
@@ -95,6 +106,17 @@ class Linf(Pixels):
 
 @dataclass(frozen=True)
 class L2(Pixels):
+    """The Euclidean distance of the whole image is at most eps: ||x' - x||_2 <= eps.
+
+    Args:
+        eps: on the [0, 1] scale, such as 0.5.
+
+    Example:
+        >>> x = torch.zeros(1, 1, 1, 2)
+        >>> L2(Quantity(0.5)).project(x, torch.tensor([0.6, 0.8]).view(1, 1, 1, 2)).flatten().tolist()
+        [0.30000001192092896, 0.4000000059604645]
+    """
+
     name: ClassVar[str] = "L2"
 
     def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
@@ -119,7 +141,22 @@ class L2(Pixels):
 
 @dataclass(frozen=True)
 class L1(Pixels):
-    """Its steepest step is spread evenly over the `SPREAD` largest entries (SLIDE; Tramèr & Boneh, 2019)."""
+    """The changes of all pixels sum up to at most eps: sum |x' - x| <= eps.
+
+    Its steepest step is spread evenly over the `SPREAD` largest entries.
+
+    Args:
+        eps: on the [0, 1] scale, such as 12.
+
+    Source:
+        The step: SLIDE, Tramèr & Boneh, 2019 (arXiv:1904.13000). The projection: Croce & Hein, 2021 (arXiv:2103.01208).
+
+    Example:
+        >>> x = torch.zeros(1, 1, 1, 2)
+        >>> found = L1(Quantity(0.5)).project(x, torch.tensor([0.75, 0.25]).view(1, 1, 1, 2))
+        >>> [round(value, 4) for value in found.flatten().tolist()]
+        [0.5, 0.0]
+    """
 
     name: ClassVar[str] = "L1"
 
@@ -167,7 +204,20 @@ class L1(Pixels):
 
 @dataclass(frozen=True)
 class Flow(ThreatModel):
-    """Bounded spatial flow (StAdv, Xiao et al., 2018). `eps` bounds each component; 2.0 is the image's full width."""
+    """Bounded spatial flow: every pixel is sampled from a place nearby.
+
+    Args:
+        eps: bounds each component of the flow; 2.0 is the image's full width.
+
+    Source:
+        StAdv, Xiao et al., 2018 (arXiv:1801.02612).
+
+    Example:
+        >>> x = torch.rand(1, 3, 8, 8)
+        >>> flow = torch.full((1, 8, 8, 2), 0.05)
+        >>> Flow(Quantity(0.05)).size(x, warp(x, flow), flow).item() <= 0.05 + 1e-6
+        True
+    """
 
     name: ClassVar[str] = "Flow"
 

@@ -19,7 +19,7 @@ from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.reporting import Run, report, summarise
 from harness.reporting.tables.table import Row
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.suite import load_suite
 from harness.target import Target
 
@@ -64,7 +64,7 @@ def values(row: Row) -> list[float]:
 
 
 def rows(folder: Path) -> dict[str, Row]:
-    return {row.name: row for row in summarise(load_results(folder)).rows}
+    return {row.name: row for row in summarise(read_run(folder)).rows}
 
 
 def test_the_suite_has_every_canary(canaries: Path) -> None:
@@ -101,7 +101,7 @@ def test_data_carries_the_mark(canaries: Path) -> None:
 
 def test_a_defense_that_cannot_be_differentiated_is_an_error_and_not_robust(tmp_path: Path) -> None:
     (tmp_path / "detached.yaml").write_text(UNDIFFERENTIABLE)
-    done: Run = load_results(finished(tmp_path / "detached.yaml", tmp_path / "out"))
+    done: Run = read_run(finished(tmp_path / "detached.yaml", tmp_path / "out"))
     records = done.pairings["jpeg", "exact"].records
     assert (records["verdict"] == "error").all() and records["error"].str.contains("grad").all()
     (row,) = summarise(done).rows

@@ -39,10 +39,10 @@ def compare(
     from harness.reporting.render.comparison_layout import lay_out
     from harness.reporting.tables.comparison import compare as compare_runs
     from harness.reporting.tables.comparison import contrast
-    from harness.results.load import load_results
+    from harness.results.load import read_run
 
-    one = load_results(first)
-    found = compare_runs(one, load_results(second)) if second else contrast(one)
+    one = read_run(first)
+    found = compare_runs(one, read_run(second)) if second else contrast(one)
     if not found.matches:
         raise UserError(f"{first} has no attack that met two defenses", remedy="Give a second directory")
     if format is Format.json:

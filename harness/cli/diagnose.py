@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Device, Only, Out, SuitePath, device_of
+from harness.cli.options import Device, Only, Out, SuitePath
 from harness.errors import UserError
 from harness.process.console import new_console
 from harness.process.signals import status_of, stoppable
+from harness.settings import device_of
 
 Images = Annotated[int, typer.Option(min=1, help="The first N of the suite's images; left out, as the paper takes.")]
 View = Annotated[

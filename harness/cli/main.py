@@ -23,10 +23,11 @@ from rich.table import Table
 from harness import __version__
 from harness.checks.finding import COLOURS, Finding
 from harness.cli import compare, diagnose, eot, report, show, verify, weights
-from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, device_of, finish
+from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, finish
 from harness.errors import UserError, one_line
 from harness.process import foreign_code, signals
 from harness.process.console import echo, new_console
+from harness.settings import device_of
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -1,4 +1,4 @@
-"""What several commands take or do: their common options, the device, and a run that may be stopped."""
+"""What several commands take or do: their common options, and a run that may be stopped."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from harness.errors import UserError
 from harness.process.console import new_console
 from harness.process.signals import status_of, stoppable
+from harness.settings import device_of
 
 if TYPE_CHECKING:
-    import torch
-
     from harness.evaluation.pending import Failure
     from harness.evaluation.run import Finished
     from harness.suite.plan import Plan
@@ -28,25 +26,6 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a 
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the suite's images.")]
 Only = Annotated[str | None, typer.Option(metavar="DEFENSE[/ATTACK]", help="Only these pairings.")]
 Out = Annotated[Path | None, typer.Option(help="Results directory; results/SUITE if left out.")]
-
-
-def device_of(name: str) -> torch.device:
-    """The device that an option names.
-
-    Raises:
-        UserError: this machine does not have it.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device '{name}' cannot be used ({reason})", remedy="Try --device cpu") from error
-    return device
 
 
 def finish(

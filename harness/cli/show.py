@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import Device, Limit, Only, SuitePath, device_of
+from harness.cli.options import Device, Limit, Only, SuitePath
 from harness.process.console import echo, new_console
 from harness.process.signals import stoppable
+from harness.settings import device_of
 
 if TYPE_CHECKING:
     from harness.dry_run.cost import CellCost

@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from harness.cli.options import Device, Only, device_of
+from harness.cli.options import Device, Only
 from harness.process.console import new_console, plain_column
 from harness.process.signals import status_of, stoppable
+from harness.settings import device_of
 
 if TYPE_CHECKING:
     from harness.verification import CellReport

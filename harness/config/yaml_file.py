@@ -48,6 +48,20 @@ class Node:
     place: Place
     key: Place
 
+    @classmethod
+    def of(cls, value: Any, place: Place) -> Node:
+        """A value that no file holds, as if all of it stood on one line.
+
+        Args:
+            value: scalars, lists of them and dicts of them.
+            place: what messages name as its place.
+        """
+        if isinstance(value, dict):
+            value = {name: cls.of(item, place) for name, item in value.items()}
+        elif isinstance(value, list):
+            value = [cls.of(item, place) for item in value]
+        return cls(value, place, place)
+
     @property
     def where(self) -> Place:
         """The line to name when the value is wrong: its own for a scalar, its key's for a mapping or list."""

@@ -49,8 +49,19 @@ def read_npz(path: Path, num_classes: int | None = None) -> Arrays:
     Raises:
         UserError: the file is none, lacks an array, or its arrays do not fit each other.
     """
-    refuse = partial(UserError, where=Place(path))
-    arrays = _arrays(path)
+    return read_arrays(_arrays(path), num_classes, partial(UserError, where=Place(path)))
+
+
+def read_arrays(arrays: dict[str, np.ndarray], num_classes: int | None, refuse: Refuse) -> Arrays:
+    """The content of such a file, from its arrays by name.
+
+    Args:
+        num_classes: as for `read_npz`.
+        refuse: makes an error that names where the arrays come from.
+
+    Raises:
+        UserError: one is lacking, or they do not fit each other.
+    """
     absent = [key for key in ("images", "labels") if key not in arrays]
     if absent:
         raise refuse(f"has no array '{absent[0]}'", remedy=f"It holds: {', '.join(arrays) or 'nothing'}")

@@ -37,7 +37,7 @@ from harness.evaluation.run import run
 from harness.predict import query
 from harness.quantity import Quantity
 from harness.randomness import derive, row_seeds
-from harness.results.load import find_runs, load_results
+from harness.results.load import find_runs, read_run
 from harness.results.store import MANIFEST, Store
 from harness.suite.plan import Plan, load_suite
 
@@ -188,7 +188,7 @@ def _make_way(folder: Path) -> None:
 
 def _refuse_errors(folder: Path) -> None:
     for path in find_runs(folder):
-        for (defense, attack), pairing in load_results(path).pairings.items():
+        for (defense, attack), pairing in read_run(path).pairings.items():
             failed = pairing.records[pairing.records["verdict"] == "error"]
             if len(failed):
                 raise UserError(f"{defense}/{attack} ended in an error: {failed['error'].iloc[0]}")

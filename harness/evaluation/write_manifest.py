@@ -13,7 +13,7 @@ from harness.errors import Place, UserError
 from harness.evaluation.pending import CellRun
 from harness.results.changes import changes
 from harness.results.manifest import CellFacts, Manifest, find_manifest, write_manifest
-from harness.results.store import MANIFEST, Store
+from harness.results.store import KEPT_IMAGES, MANIFEST, Store
 from harness.suite.cell_key import CLAIMED
 from harness.suite.plan import Plan
 from harness.weights.checkpoint import checkpoints
@@ -130,6 +130,7 @@ def _write(
             "fingerprint": datasets.fingerprint(images.x, images.y),
             "num_classes": dataset.num_classes,
             **({"labels": dataset.folders.of} if dataset.folders else {}),
+            **({"kept": True} if plan.suite.dataset.path == store.root / KEPT_IMAGES else {}),
         },
         "cells": list(cells.values()),
         "contents": _joined(content.get("contents", {}), _contents(works)),

@@ -21,7 +21,7 @@ from harness.errors import UserError, nearest
 from harness.reporting.render import csv, json, latex, markdown, terminal
 from harness.reporting.render.layout import lay_out
 from harness.reporting.tables.table import Table, summarise
-from harness.results.load import CellResults, Run, find_runs, load_results
+from harness.results.load import CellResults, Run, find_runs, read_run
 
 __all__ = ["FORMATS", "CellResults", "Format", "Run", "Table", "find_runs", "report", "summarise"]
 
@@ -43,7 +43,7 @@ def report(root: Path, format: Format = "table", images: int | None = None) -> s
     """
     if format not in FORMATS:
         raise UserError(f"there is no report format '{format}'", remedy=nearest(format, FORMATS))
-    tables = [summarise(load_results(path)) for path in find_runs(root)]
+    tables = [summarise(read_run(path)) for path in find_runs(root)]
     if format == "csv":
         return csv.render(tables)
     if format == "json":

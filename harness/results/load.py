@@ -79,7 +79,7 @@ def find_runs(root: Path) -> list[Path]:
     return runs
 
 
-def load_results(root: Path) -> Run:
+def read_run(root: Path) -> Run:
     """Reads one run.
 
     Raises:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,7 +21,7 @@ from harness.datasets.spec import Index, Seed
 from harness.errors import Place, UserError
 from harness.process.visible_text import visible
 from harness.results.record import SCHEMA_VERSION
-from harness.results.store import MANIFEST, Store
+from harness.results.store import KEPT_IMAGES, MANIFEST, Store
 from harness.suite.limits import MOST_CELLS, MOST_CLASSES, MOST_IMAGES, MOST_PLACES, MOST_VARIANTS, MOST_VOTES
 from harness.suite.schema import Name
 
@@ -46,7 +47,7 @@ class _Facts(BaseModel):
 
 class DatasetFacts(_Facts):
     """The images that were attacked. indices: into the split, in the run's order; fingerprint: of their content;
-    labels: of class folders.
+    labels: of class folders; kept: they were given in Python, and lie in the results directory.
     """
 
     name: Short
@@ -56,6 +57,7 @@ class DatasetFacts(_Facts):
     fingerprint: Hash
     num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
     labels: Annotated[dict[Text, Index], Field(max_length=MOST_CLASSES)] | None = None
+    kept: bool = False
 
 
 class ProtocolFacts(_Facts):
@@ -229,6 +231,18 @@ class Manifest(_Facts):
         if fault := next(_disagreements(self), None):
             raise PydanticCustomError(DISAGREES, "{fault}", {"fault": fault})
         return self
+
+    def data_path(self, root: Path, folder: Path) -> Path | None:
+        """Where the dataset lies that was attacked, if it has no place of its own.
+
+        Args:
+            root: the results directory.
+            folder: where the suite's relative paths start.
+        """
+        written = self.resolved.dataset.get("path")
+        if self.dataset.kept:
+            return root / KEPT_IMAGES
+        return folder / written if isinstance(written, str) else None
 
     def document(self) -> dict[str, Any]:
         """As `run.json` has it, without what it does not say."""

@@ -48,6 +48,8 @@ from harness.suite.limits import MOST_VOTES
 
 MANIFEST = "run.json"
 LOCK = ".lock"
+KEPT_IMAGES = "data.npz"
+"""The clean images of a run whose data were given in Python: nobody else has them."""
 
 FOLDERS = ("cells", "cells/*", "cells/*/*", "diagnose")
 """Of a results directory."""

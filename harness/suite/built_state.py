@@ -34,7 +34,7 @@ nothing."""
 
 def state(built: Any, skipped: Collection[str] = ()) -> dict[str, str]:
     """A hash of each attribute. skipped: names of those that decide no number."""
-    return {name: _digest(value) for name, value in sorted(_attributes(built)) if name not in skipped}
+    return {name: digest_of(value) for name, value in sorted(_attributes(built)) if name not in skipped}
 
 
 def _attributes(built: Any) -> Iterator[tuple[str, Any]]:
@@ -44,7 +44,8 @@ def _attributes(built: Any) -> Iterator[tuple[str, Any]]:
     yield from ((n, value) for n, value in vars(built).items() if not (isinstance(built, nn.Module) and n in FRAME))
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """A hash of any value, and of all that it holds."""
     walk = _Walk()
     walk.add(value)
     return walk.hash.hexdigest()[:32]
@@ -77,7 +78,7 @@ class _Walk:
         elif isinstance(value, tuple):
             self.items("tuple", value)
         elif isinstance(value, set | frozenset):
-            self.items("set", sorted(_digest(item) for item in value))
+            self.items("set", sorted(digest_of(item) for item in value))
         elif id(value) in self.seen:
             self.say("again", str(self.seen[id(value)][0]))
         else:

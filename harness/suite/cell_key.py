@@ -11,18 +11,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import packages_distributions, version
 from pathlib import Path, PurePath
 from typing import Any
 
 from harness.config import registry
 from harness.config.component import Component
+from harness.config.given import Given
 from harness.config.importable import Importable
 from harness.config.imports import sources_of_file, sources_of_module
+from harness.config.live_code import package_version, sources_of_object
 from harness.config.neighbours import OURS
 from harness.errors import Failed, UserError
 from harness.files import content
-from harness.suite.built_state import state
+from harness.suite.built_state import digest_of, state
 from harness.weights.card import Card
 from harness.weights.checkpoint import Checkpoint, packaged
 
@@ -56,6 +57,8 @@ class Identities:
         files    files and folders that are named by arguments
         state    all that the built object holds, by attribute; where it cannot be built, there is a `failure` instead
 
+    An object that was given in Python counts by the code of the user that it consists of, and by its state.
+
     It is built with the global generators seeded (see `Component.build`), so that an object with random numbers in it
     is the same each time.
     """
@@ -69,7 +72,8 @@ class Identities:
         Raises:
             UserError: it is the user's code, and refuses its arguments.
         """
-        asked = json.dumps([str(component.cls), str(component.base), component.resolved()])
+        instance = id(component.instance) if isinstance(component, Given) else None
+        asked = json.dumps([str(component.cls), str(component.base), component.resolved(), instance])
         if asked not in self._known:
             self._known[asked] = self._found(component)
         return self._known[asked]
@@ -84,7 +88,8 @@ class Identities:
         arguments = {name: self._claim(value, resolved[name]) for name, value in counted.items()}
         claims: dict[str, Any] = {"code": _code(component), "arguments": arguments}
         contents: dict[str, Any] = {"version": getattr(component.cls, "version", 1)}
-        if code := _own_code(component):
+        code = _own_code(component)
+        if code or isinstance(component, Given):
             own = {"code": code, "files": _files(counted, component)}
             try:
                 own["state"] = built_state(component)
@@ -179,6 +184,8 @@ def _code(component: Component) -> dict[str, Any]:
 
 def _own_code(component: Component) -> dict[str, str]:
     """The user's sources that a component consists of: of its class, and of what its arguments name."""
+    if isinstance(component, Given):
+        return sources_of_object(component.instance, digest_of)
     found = _sources(component.type, component.cls.__module__, component.base)
     for value in component.arguments.values():
         if isinstance(value, Importable):
@@ -201,12 +208,7 @@ def _sources(written: str, module: str, base: Path | None) -> dict[str, str]:
         return sources_of_file((base or Path()) / written.rpartition(":")[0])
     if package in OURS:
         return {}
-    return sources_of_module(module) or {package: _version(package)}
-
-
-def _version(package: str) -> str:
-    names = packages_distributions().get(package, ())
-    return ", ".join(f"{name} {version(name)}" for name in sorted(set(names))) or "of no known version"
+    return sources_of_module(module) or {package: package_version(package)}
 
 
 def _networks(component: Component) -> Iterator[tuple[Mapping[str, Any], Path | None]]:

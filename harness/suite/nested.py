@@ -6,6 +6,26 @@
 The constructor annotates the argument `InnerDefense` or `InnerAttack`, and calls `built` on what it is given. An inner
 attack has the budget of the outer one, where it does not say otherwise. What is inside counts in a result's identity as
 if it stood alone: its code, its arguments and the contents of its checkpoints.
+
+Example:
+    >>> class Behind(Defense):
+    ...     def __init__(self, classifier: InnerDefense) -> None:
+    ...         super().__init__()
+    ...         self.classifier = built(classifier)
+    ...
+    ...     def classify(self, x):
+    ...         return self.classifier(x)
+    >>> class Second(Attack):
+    ...     def __init__(self, first: InnerAttack, gradient="exact", eot=1) -> None:
+    ...         super().__init__(gradient=gradient, eot=eot)
+    ...         self.first = built(first)
+    ...         self.threat = self.first.threat
+    ...
+    ...     def perturb(self, target, x, y):
+    ...         return self.first.perturb(target, x, y)
+    ...
+    ...     def cost(self, num_classes):
+    ...         return self.first.cost(num_classes)
 """
 
 from __future__ import annotations

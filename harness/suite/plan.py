@@ -77,17 +77,23 @@ class Plan:
         }
 
 
-def load_suite(path: Path, *, limit: int | None = None, only: str | None = None) -> Plan:
+def load_suite(path: str | Path, *, limit: int | None = None, only: str | None = None) -> Plan:
     """Reads a suite and checks all of it. Builds attacks, to see their budgets, but neither defenses nor datasets.
 
     Args:
+        path: of the YAML file.
         limit: keep the first so many images of those that the suite chooses.
         only: "DEFENSE" or "DEFENSE/ATTACK": run only these pairings. The name of a swept one means all its variants.
 
     Raises:
         UserError: whatever is wrong with it, with its line.
+
+    Example:
+        >>> plan = load_suite("suites/quickstart.yaml", only="undefended")
+        >>> [(cell.defense.name, cell.attack.name) for cell in plan.cells]
+        [('undefended', 'linf'), ('undefended', 'l2')]
     """
-    return check(read(path), limit=limit, only=only)
+    return check(read(Path(path).expanduser()), limit=limit, only=only)
 
 
 def check(document: Document, *, limit: int | None = None, only: str | None = None) -> Plan:

@@ -30,10 +30,11 @@ class Attacked:
     num_classes: int
 
 
-def attacked(manifest: Manifest, folder: Path) -> Attacked:
+def attacked(manifest: Manifest, root: Path, folder: Path) -> Attacked:
     """The clean images, from the dataset as it is here.
 
     Args:
+        root: the results directory.
         folder: where the suite's relative paths start.
 
     Raises:
@@ -41,9 +42,7 @@ def attacked(manifest: Manifest, folder: Path) -> Attacked:
         Mismatch: it is here, and another one; or the images are not those that the suite chose.
     """
     facts, resolved = manifest.dataset, manifest.resolved.dataset
-    path = resolved.get("path")
-    place = folder / path if isinstance(path, str) else None
-    dataset = datasets.load(facts.name, facts.split, place, classes=facts.labels)
+    dataset = datasets.load(facts.name, facts.split, manifest.data_path(root, folder), classes=facts.labels)
     chosen = dataset.select(facts.indices)
     found = datasets.fingerprint(chosen.images, chosen.labels)
     if found != facts.fingerprint:

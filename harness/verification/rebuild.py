@@ -12,6 +12,7 @@ from harness import __version__
 from harness.attack import Attack
 from harness.config import registry
 from harness.config.component import BUDGET, Component, bind, parameters
+from harness.config.given import PREFIX, is_given
 from harness.config.yaml_file import Node
 from harness.errors import Place, UserError
 from harness.evaluation.seeds import Seeds
@@ -21,6 +22,10 @@ from harness.results.manifest import CellFacts, Manifest, Part
 from harness.results.store import MANIFEST
 from harness.suite.cell_key import Identities, Identity, RunSetting
 from harness.verification.inputs import Mismatch
+
+
+class Unbuildable(UserError):
+    """A defense or an attack was given as an object in Python, which nothing can build again."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,12 @@ def _recorded(parts: dict[str, Part], name: str) -> Part:
 
 
 def _component(kind: str, name: str, part: Part, folder: Path) -> Component:
-    return bind(kind, name, _node(_entry(kind, part.type, part.arguments, folder), Place(folder / MANIFEST)))
+    if is_given(part.type):
+        raise Unbuildable(
+            f"{kind[:-1]} '{name}' was given as an object in Python ({part.type.removeprefix(PREFIX)}), and no file "
+            "tells how to build it again: its images and budgets are checked, its answers are not"
+        )
+    return bind(kind, name, Node.of(_entry(kind, part.type, part.arguments, folder), Place(folder / MANIFEST)))
 
 
 def _entry(kind: str, written: str, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -107,7 +117,7 @@ def _unresolved(value: Any, folder: Path) -> Any:
 def _defaults(kind: str, written: str, folder: Path) -> dict[str, Any]:
     cls, place = registry.find(kind, written, folder), Place(folder / MANIFEST)
     optional = {n: p.default for n, p in parameters(cls).items() if p.default is not inspect.Parameter.empty}
-    return Component(kind, written, written, cls, optional, None, place, _node({}, place)).resolved()
+    return Component(kind, written, written, cls, optional, None, place, Node.of({}, place)).resolved()
 
 
 def _kind(written: str, folder: Path) -> str:
@@ -119,14 +129,6 @@ def _kind(written: str, folder: Path) -> str:
     except UserError:
         return "attacks"
     return "defenses"
-
-
-def _node(value: Any, place: Place) -> Node:
-    if isinstance(value, dict):
-        value = {name: _node(item, place) for name, item in value.items()}
-    elif isinstance(value, list):
-        value = [_node(item, place) for item in value]
-    return Node(value, place, place)
 
 
 def _changed(claims: Manifest, facts: CellFacts, here: list[Identity]) -> list[str]:

@@ -23,7 +23,7 @@ from harness.verification.budget import faults, malformed, threat_of
 from harness.verification.cell_report import CellReport
 from harness.verification.gates import Remarks, remarks_here
 from harness.verification.inputs import Attacked, Mismatch, absent_pairings, attacked, changed_environment, chosen_cells
-from harness.verification.rebuild import Rebuilt, rebuild
+from harness.verification.rebuild import Rebuilt, Unbuildable, rebuild
 from harness.verification.recorded import draws, misdescribed, misstated, overspent
 from harness.verification.replay import MISSTATED, ROUNDING, ReplayedPredictions, ask_again, compared
 
@@ -62,7 +62,7 @@ def verify(
     whole = CellReport(MANIFEST, "", 0)
     found: Attacked | None = None
     try:
-        found = attacked(manifest, _folder(suite))
+        found = attacked(manifest, root, _folder(suite))
     except UserError as error:
         whole.unchecked = _told(error, suite)
     except Mismatch as error:
@@ -153,6 +153,9 @@ class _Session:
                     self.defenses[facts.defense] = defense
         except registry.Foreign as error:
             report.unreplayed = f"{error.message}; add --trust to run it"
+            return None
+        except Unbuildable as error:
+            report.unreplayed = error.message
             return None
         except UserError as error:
             report.unreplayed = _told(error, self.suite)

@@ -62,6 +62,11 @@ class Checkpoint:
         notes: what was chosen, left aside or taken off when the network was made, one sentence each.
         remarks: those of them that a table should tell, since another reading would give other numbers.
         normalization: what the file's own layer before the network does to images, where the network was given it.
+
+    Example:
+        >>> checkpoint = Checkpoint.find("digits-cnn")
+        >>> checkpoint.card.dataset, checkpoint.card.num_classes
+        ('digits', 10)
     """
 
     def __init__(self, ref: str, path: Path, card: Card | Published | None, base: Path | None = None) -> None:

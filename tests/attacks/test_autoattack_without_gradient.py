@@ -18,7 +18,7 @@ from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.reporting import summarise
-from harness.results.load import load_results as results
+from harness.results.load import read_run as results
 from harness.suite import load_suite
 from harness.target import Target
 

@@ -17,7 +17,7 @@ import torch
 from harness.errors import UserError
 from harness.reporting import report
 from harness.reporting.tables.comparison import compare
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.verification import verify
 
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def test_a_hostile_directory_is_refused_or_seen_through(sound: Path, tmp_path: P
     shutil.copytree(sound, root)
     directories.CASES[case](root)
     began = time.process_time()
-    for read in (lambda: report(root, "html"), lambda: compare(load_results(root), load_results(sound))):
+    for read in (lambda: report(root, "html"), lambda: compare(read_run(root), read_run(sound))):
         try:
             read()
         except UserError as error:

@@ -36,7 +36,7 @@ def gallery(run: Run, most: int | None = None) -> dict[str, Any]:
     Args:
         most: images per pairing; `MOST`, or as many as `PIXELS` allow, if left out.
     """
-    clean = originals(run.manifest)
+    clean = originals(run.manifest, run.path)
     pairings = [pairing for pairing in run.pairings.values() if pairing.done]
     shown = [(pairing, _images(run, pairing, _bound(run, pairing, len(pairings), most))) for pairing in pairings]
     used = {_record(pairing, place)["index"] for pairing, images in shown for place in images}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -27,16 +28,16 @@ class Originals:
         return self.classes[label] if 0 <= label < len(self.classes) else str(label)
 
 
-def originals(manifest: Manifest) -> Originals:
+def originals(manifest: Manifest, root: Path) -> Originals:
     """The run's images, if they are on this machine and are still what they were. Nothing is downloaded.
 
-    A path is taken as the suite wrote it, from the current folder.
+    A path is taken as the suite wrote it, from the current folder. root: the results directory, which keeps images that
+    were given in Python.
     """
-    facts, path = manifest.dataset, manifest.resolved.dataset.get("path")
+    facts, place = manifest.dataset, manifest.data_path(root, Path())
     where = f"dataset {facts.name}"
     try:
-        place, labels = path if isinstance(path, str) else None, facts.labels
-        split = datasets.load(facts.name, facts.split, place, offline=True, classes=labels)
+        split = datasets.load(facts.name, facts.split, place, offline=True, classes=facts.labels)
         chosen = split.select(facts.indices)
     except UserError:
         return Originals({}, [], f"the {where} was not on the machine that made this page")

@@ -20,7 +20,7 @@ from harness.files import write_atomically
 from harness.reporting.render.layout import FAILED, NOTHING
 from harness.reporting.tables.charts import Chart, Line, charts
 from harness.reporting.tables.table import summarise
-from harness.results.load import find_runs, load_results
+from harness.results.load import find_runs, read_run
 
 PlotFormat = Literal["png", "pdf"]
 
@@ -64,7 +64,7 @@ def draw(root: Path, folder: Path, format: PlotFormat) -> list[Path]:
     Raises:
         UserError: there is no run, none has anything finished, or the folder cannot be written.
     """
-    tables = [summarise(load_results(path)) for path in find_runs(root)]
+    tables = [summarise(read_run(path)) for path in find_runs(root)]
     written: list[Path] = []
     for table in tables:
         for chart in charts(table):

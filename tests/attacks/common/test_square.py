@@ -25,7 +25,7 @@ from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.randomness import fenced, normal, uniform
 from harness.reporting import summarise
-from harness.results.load import load_results as results
+from harness.results.load import read_run as results
 from harness.suite import load_suite
 
 SQUARES = [(side, side) for side in range(5, 41)]

@@ -15,7 +15,7 @@ from harness.process.signals import Stopped
 from harness.reporting import report, summarise
 from harness.reporting.render.plots import figure
 from harness.reporting.tables.charts import charts
-from harness.results.load import load_results
+from harness.results.load import read_run
 
 FAKES = '''
 import torch
@@ -146,7 +146,7 @@ def test_findings_join_the_report_until_the_defense_changes(suite: Path, capsys:
     markdown = str(report(folder, "md"))
     assert "Gradient diagnostics" in markdown and "gradient randomness" in markdown
     assert "L2 1, exact, 4 images" in markdown and "Class means" in markdown
-    chart = charts(summarise(load_results(folder)))[-1]
+    chart = charts(summarise(read_run(folder)))[-1]
     data = next(each["data"] for each in diagnosed(suite.parent)["findings"] if each["name"] == "gradient randomness")
     (line,) = chart.lines
     assert (chart.measure, chart.scale, line.label) == ("cosine", 1, "Class means")

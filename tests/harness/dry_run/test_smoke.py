@@ -14,7 +14,7 @@ from harness.dry_run.placeholders import absent, is_empty, network_of, placehold
 from harness.dry_run.smoke import TITLE, reduced, same_when_small, smoke
 from harness.errors import UserError
 from harness.reporting import report
-from harness.results.load import find_runs, load_results
+from harness.results.load import find_runs, read_run
 from harness.suite import load_suite
 from harness.weights.published import find
 
@@ -50,7 +50,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_published_classifier_goes_from_its_file_to_the_table(real: Path) -> None:
     folder = smoke(real, None, CPU)
     assert folder == Path("results/real-smoke")
-    pairings = [pairing for path in find_runs(folder) for pairing in load_results(path).pairings.values()]
+    pairings = [pairing for path in find_runs(folder) for pairing in read_run(path).pairings.values()]
     assert len(pairings) == 2
     for pairing in pairings:
         records = pairing.records
@@ -94,7 +94,7 @@ def test_what_is_here_is_used_as_it_is(small_suite: Path, tmp_path: Path) -> Non
     folder = smoke(small_suite, tmp_path / "out", CPU)
     told = str(report(folder, "md"))
     assert "random" not in told and all(
-        len(p.records) == 2 for path in find_runs(folder) for p in load_results(path).pairings.values()
+        len(p.records) == 2 for path in find_runs(folder) for p in read_run(path).pairings.values()
     )
 
 

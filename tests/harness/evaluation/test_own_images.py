@@ -16,7 +16,7 @@ from harness import cli
 from harness.errors import UserError
 from harness.evaluation.pending import load_images
 from harness.reporting.page.originals import originals
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.suite import load_suite
 from harness.verification import verify
 
@@ -87,7 +87,7 @@ def accuracies(suite: Path) -> dict[str, float]:
     """Of each attack, in a finished run; `Clean` as well."""
     out = suite.parent / "out"
     assert command("run", str(suite), "--out", str(out)) == 0
-    found = load_results(out).pairings
+    found = read_run(out).pairings
     clean = next(iter(found.values())).records
     right = {"Clean": float(np.mean([row.clean_votes[0] == row.label for row in clean.itertuples()]))}
     return right | {a: float((p.records["verdict"] == "robust").mean()) for (_, a), p in found.items()}
@@ -130,7 +130,7 @@ def test_a_part_of_the_classes_is_judged_by_the_whole_network(
     out = tmp_path / "out"
     assert {report.outcome for report in verify(out, torch.device("cpu"), suite=suite, trust=True)} == {"holds"}
     monkeypatch.chdir(tmp_path)
-    kept = originals(load_results(out).manifest)
+    kept = originals(read_run(out).manifest, out)
     assert (len(kept.images), kept.class_name(10)) == (9, "n10")
 
 

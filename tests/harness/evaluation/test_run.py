@@ -24,7 +24,7 @@ from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.run import run
 from harness.evaluation.write_manifest import all_remarks
 from harness.reporting import summarise
-from harness.results.load import load_results as read_results
+from harness.results.load import read_run as read_results
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.suite import load_suite

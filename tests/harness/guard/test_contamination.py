@@ -18,7 +18,7 @@ from harness.guard.contamination import Contamination, Guard, settings_kept
 from harness.guard.fingerprint import checksum, fingerprint
 from harness.guard.process_settings import Settings
 from harness.randomness import normal
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.suite import load_suite
 
 CAST = '''
@@ -264,7 +264,7 @@ def ran(folder: Path, defenses: list[str], attacks: list[str], gates: str = "off
     before = Settings.now(), *_generators()
     run(load_suite(path), out, torch.device("cpu"))
     assert (Settings.now(), *_generators()) == before
-    return {names: pairing.records for names, pairing in load_results(out).pairings.items()}
+    return {names: pairing.records for names, pairing in read_run(out).pairings.items()}
 
 
 def _generators() -> tuple[object, ...]:

@@ -18,7 +18,7 @@ from harness.reporting.render import terminal
 from harness.reporting.render.comparison_layout import lay_out
 from harness.reporting.tables.comparison import Match, compare, contrast
 from harness.reporting.tables.table import summarise
-from harness.results.load import Run, load_results
+from harness.results.load import Run, read_run
 from harness.results.manifest import Manifest
 from harness.results.record import Record
 
@@ -36,7 +36,7 @@ def two(maker: Any, rec: Callable[..., Record], tmp_path: Path) -> Two:
             made.cell(
                 "d", "a", [rec(i + moved, "r", letter) for i, letter in enumerate(letters)], key=own.pop("key", "k")
             )
-            runs.append(load_results(made.finish(**own)))
+            runs.append(read_run(made.finish(**own)))
         return runs[0], runs[1]
 
     return make
@@ -117,7 +117,7 @@ def test_cells_of_one_side_are_named(maker: Any, column: Callable[..., list[Reco
     other = type(maker)(tmp_path / "other")
     other.cell("d", "a", column("rrrw"))
     other.cell("new", "a", [])
-    found = compare(load_results(maker.finish()), load_results(other.finish()))
+    found = compare(read_run(maker.finish()), read_run(other.finish()))
     assert found.only_first == (("old", "a"),) and found.only_second == (("new", "a"),)
     assert len(found.matches) == 1
 
@@ -137,14 +137,14 @@ def test_runs_with_nothing_in_common_are_refused(maker: Any, column: Any, tmp_pa
     other = type(maker)(tmp_path / "other")
     other.cell("e", "a", column("rrrr"))
     with pytest.raises(UserError, match="no pairing of the same names"):
-        compare(load_results(maker.finish()), load_results(other.finish()))
+        compare(read_run(maker.finish()), read_run(other.finish()))
 
 
 def test_a_cell_that_failed_is_not_compared(maker: Any, rec: Callable[..., Record], tmp_path: Path) -> None:
     maker.cell("d", "a", [rec(i) for i in range(4)])
     other = type(maker)(tmp_path / "other")
     other.cell("d", "a", [rec(i, adv="", verdict="error", error="x") for i in range(4)])
-    found = compare(load_results(maker.finish()), load_results(other.finish()))
+    found = compare(read_run(maker.finish()), read_run(other.finish()))
     match = only(found)
     assert match.robust is None and match.clean is None and match.failed == ("second",) and not match.significant
     sheet = lay_out(found)
@@ -161,7 +161,7 @@ def test_images_that_ended_in_an_error_on_either_side_are_left_out_and_counted(
         records = [rec(i, adv="w" if i < 20 else "r") for i in range(40)]
         records[broken] = rec(broken, adv="", verdict="error", error="x")
         made.cell("d", "a", records)
-        runs.append(load_results(made.finish()))
+        runs.append(read_run(made.finish()))
     found = compare(*runs)
     match = only(found)
     assert match.errors == 2 and match.robust is not None and match.clean is not None
@@ -177,7 +177,7 @@ def test_a_comparison_and_the_table_say_the_same_of_every_cell(
     maker.count = 8
     maker.cell("one", "a", [rec(i, "rrr", ("rrr", "rwr", "wwr", "www")[i % 4]) for i in range(8)], stochastic=True)
     maker.cell("two", "a", [rec(i, "rwr", ("wrr", "rww", "wwr", "www")[i % 4]) for i in range(8)], stochastic=True)
-    run = load_results(maker.finish(votes=3, report={"vote": rule}))
+    run = read_run(maker.finish(votes=3, report={"vote": rule}))
     match = only(contrast(run))
     tabled = [row.entries[1].estimate for row in summarise(run).rows]
     assert match.robust is not None and [match.robust.first, match.robust.second] == tabled
@@ -193,7 +193,7 @@ def test_a_second_run_is_judged_by_the_rule_of_the_first_and_it_is_said(
     for name, vote in (("one", "mean"), ("two", "worst")):
         made = type(maker)(tmp_path / name)
         made.cell("d", "a", [rec(i, "rrr", "rrw") for i in range(4)], stochastic=True)
-        runs.append(load_results(made.finish(votes=3, report={"vote": vote})))
+        runs.append(read_run(made.finish(votes=3, report={"vote": vote})))
     found = compare(*runs)
     match = only(found)
     assert match.robust is not None and match.robust.first.value == match.robust.second.value == pytest.approx(2 / 3)
@@ -206,7 +206,7 @@ def test_the_defenses_of_one_run_are_compared_under_each_attack(maker: Any, colu
         maker.cell("weak", attack, column("w" * 8))
         maker.cell("strong", attack, column("r" * 8))
     maker.cell("lone", "c", column("r" * 8))
-    found = contrast(load_results(maker.finish()))
+    found = contrast(read_run(maker.finish()))
     assert [(m.first, m.second) for m in found.matches] == [
         (("weak", "a"), ("strong", "a")),
         (("weak", "b"), ("strong", "b")),

@@ -11,7 +11,7 @@ import pytest
 
 from harness.reporting import summarise
 from harness.reporting.tables.contradiction import IMPOSSIBLE, UNLIKELY, above_clean
-from harness.results.load import load_results
+from harness.results.load import read_run
 
 VOTES = 5
 
@@ -35,7 +35,7 @@ def test_an_image_of_a_deterministic_defense_is_robust_only_where_it_is_right(
 ) -> None:
     maker.count = 3
     maker.cell("d", "a", column(adv, clean))
-    entry = summarise(load_results(maker.finish())).rows[0].entries[1]
+    entry = summarise(read_run(maker.finish())).rows[0].entries[1]
     assert (told in entry.remarks) if told else entry.remarks == ()
 
 

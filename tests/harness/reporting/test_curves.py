@@ -16,7 +16,7 @@ from rich.console import Console
 from harness.reporting import report, summarise
 from harness.reporting.stats.change import change
 from harness.reporting.tables.curves import curves, judged
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.results.record import Record
 
 ETA = {
@@ -108,7 +108,7 @@ def test_products_have_no_steps_and_deterministic_defenses_no_verdict(
     for name in ("linf.a", "linf.b", "l2.eot-1", "l2.eot-5"):
         maker.cell("plain", name, column("rrww"))
     root = maker.finish(sweeps=[both, eot(1, 5, name="l2")])
-    product, single = curves(summarise(load_results(root)))
+    product, single = curves(summarise(read_run(root)))
     assert product.points[1].change is None and single.points[1].change is not None
     assert product.verdict is None and single.verdict is None
     assert "eot  steps" in text(root, "table")
@@ -117,7 +117,7 @@ def test_products_have_no_steps_and_deterministic_defenses_no_verdict(
 def test_what_the_run_does_not_have_is_left_out(maker: Any, column: Callable[..., list[Record]]) -> None:
     maker.cell("noisy", "linf.eot-5", column("rrww"), stochastic=True)
     root = maker.finish(sweeps=[ETA, eot(1, 5, 10)])
-    (curve,) = curves(summarise(load_results(root)))
+    (curve,) = curves(summarise(read_run(root)))
     assert [point.values for point in curve.points] == [(5,)] and curve.verdict is None
     assert "RDC" not in text(root, "table")
 

@@ -20,7 +20,7 @@ from harness.process.visible_text import is_hidden
 from harness.reporting import FORMATS, report, summarise
 from harness.reporting.render import csv as csv_format
 from harness.reporting.render import latex, markdown
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.results.record import Record
 
 NASTY = "a|b_&[bold]x[/bold] <i>*#%$~^\\{}"
@@ -206,7 +206,7 @@ def test_escaped_latex_has_balanced_braces_and_no_bare_special(name: str) -> Non
 
 
 def test_csv_reads_back_as_the_very_numbers(run: Path) -> None:
-    table = summarise(load_results(run))
+    table = summarise(read_run(run))
     rows = list(csv.DictReader(io.StringIO(text(run, "csv"))))
     lines = list(csv_format.lines(table))
     assert len(rows) == len(lines) == 3 * 5 + 3 * 5  # the headline, and three more rules of one defense

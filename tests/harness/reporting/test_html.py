@@ -28,7 +28,7 @@ from harness.reporting.page.pictures import arrows, difference, gain_of, png
 from harness.reporting.page.render import POLICY
 from harness.reporting.render.layout import lay_out
 from harness.reporting.tables.comparison import contrast
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.threat import warp
@@ -129,7 +129,7 @@ def test_a_hostile_name_is_text(run: Path) -> None:
 
 
 def test_the_page_holds_every_number_interval_footnote_and_note_of_the_other_formats(run: Path) -> None:
-    sheet = lay_out(summarise(load_results(run)))
+    sheet = lay_out(summarise(read_run(run)))
     texts = Parsed(page_of(run)).texts
     assert sheet.main and sheet.draws and sheet.footnotes
     for grid in (sheet.main, sheet.draws):
@@ -162,7 +162,7 @@ def test_a_cell_that_failed_leads_to_its_images_and_says_why(maker: Any, rec: Ca
 def test_differences_to_a_cell_that_failed_are_not_shown(maker: Any, rec: Callable[..., Record]) -> None:
     maker.cell("fine", "a", [rec(i) for i in range(4)])
     maker.cell("broken", "a", [rec(i, adv="", verdict="error", error="x") for i in range(4)])
-    run = load_results(maker.finish())
+    run = read_run(maker.finish())
     (matrix,) = matrices(contrast(run).matches, run.manifest)
     assert [[place.text for place in line] for _, line in matrix.lines] == [["", "failed"], ["failed", ""]]
 
@@ -170,14 +170,14 @@ def test_differences_to_a_cell_that_failed_are_not_shown(maker: Any, rec: Callab
 def test_the_explorer_decides_ties_and_errors_for_no_class(maker: Any, rec: Callable[..., Record]) -> None:
     records = [rec(0, adv="rrw"), rec(1, adv="rw"), rec(2, adv="r", verdict="error", error="x"), rec(3, adv="ww")]
     maker.cell("d", "a", records, stochastic=True)
-    (pairing,) = gallery(load_results(maker.finish(votes=2)))["pairings"]
+    (pairing,) = gallery(read_run(maker.finish(votes=2)))["pairings"]
     assert [image["answer"] for image in pairing["images"]] == ["1", "tie", "error", "2"]
     assert [image["decided"] for image in pairing["images"]] == [True, False, False, True]
 
 
 def test_published_numbers_stand_beside_ours(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pub." not in page_of(run)
-    sheet = lay_out(summarise(load_results(run)))
+    sheet = lay_out(summarise(read_run(run)))
     assert sheet.main
     beside = replace(sheet.main.lines[0][1], published="pub. 71.00, −4.0")
     main_grid = replace(sheet.main, lines=[[sheet.main.lines[0][0], beside]])
@@ -190,7 +190,7 @@ def test_the_same_results_give_the_same_page(run: Path) -> None:
 
 
 def test_pictures_are_the_stored_images(run: Path) -> None:
-    found = gallery(load_results(run))
+    found = gallery(read_run(run))
     stored = Store(run).cell("plain", "linf", "plain-linf").images(2, 4)["images"]
     shown = next(p for p in found["pairings"] if (p["defense"], p["attack"]) == ("plain", "linf"))["images"][2]
     assert np.array_equal(_decoded(shown["adv"]), (stored[0, 0] * 255).round().numpy())
@@ -206,22 +206,22 @@ def _decoded(uri: str) -> np.ndarray:
 
 
 def test_an_image_that_the_attack_left_alone_is_embedded_once(run: Path) -> None:
-    images = gallery(load_results(run))["pairings"][0]["images"]
+    images = gallery(read_run(run))["pairings"][0]["images"]
     assert images[0]["adv"] is None and images[0]["difference"] is None and images[1]["adv"]
 
 
 def test_only_so_many_images_are_embedded_and_only_their_originals(run: Path) -> None:
-    found = gallery(load_results(run), most=3)
+    found = gallery(read_run(run), most=3)
     assert [len(pairing["images"]) for pairing in found["pairings"]] == [3, 3, 3]
     assert all(pairing["total"] == COUNT for pairing in found["pairings"]) and len(found["clean"]) == 3
-    assert gallery(load_results(run), most=0)["clean"] == {}
+    assert gallery(read_run(run), most=0)["clean"] == {}
 
 
 def test_large_images_are_embedded_in_smaller_numbers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.reporting.page.gallery.PIXELS", 3 * 2 * 3 * 2 * 64)
-    assert [len(pairing["images"]) for pairing in gallery(load_results(run))["pairings"]] == [6, 6, 6]
+    assert [len(pairing["images"]) for pairing in gallery(read_run(run))["pairings"]] == [6, 6, 6]
     monkeypatch.setattr("harness.reporting.page.gallery.PIXELS", 0)
-    assert [len(pairing["images"]) for pairing in gallery(load_results(run))["pairings"]] == [4, 4, 4]
+    assert [len(pairing["images"]) for pairing in gallery(read_run(run))["pairings"]] == [4, 4, 4]
 
 
 def test_without_the_dataset_the_adversarial_images_are_shown_and_it_is_said(run: Path) -> None:
@@ -230,7 +230,7 @@ def test_without_the_dataset_the_adversarial_images_are_shown_and_it_is_said(run
         changed = {**manifest, "dataset": {**manifest["dataset"], **change}}
         changed["resolved"]["dataset"]["name"] = changed["dataset"]["name"]
         (run / "run.json").write_text(json.dumps(changed))
-        found = gallery(load_results(run))
+        found = gallery(read_run(run))
         assert words in found["missing"] and found["clean"] == {}
         assert all(image["adv"] and not image["difference"] for image in found["pairings"][0]["images"])
 
@@ -238,7 +238,7 @@ def test_without_the_dataset_the_adversarial_images_are_shown_and_it_is_said(run
 def test_an_unfinished_pairing_shows_what_is_there(run: Path) -> None:
     for suffix in ("parquet", "safetensors"):
         (run / "cells" / "plain" / "linf" / f"00000-00002.{suffix}").unlink()
-    shown = gallery(load_results(run))["pairings"][0]
+    shown = gallery(read_run(run))["pairings"][0]
     assert [image["index"] for image in shown["images"]] == [102, 103, 104, 105] and shown["total"] == COUNT
 
 

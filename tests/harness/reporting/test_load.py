@@ -10,7 +10,7 @@ import torch
 
 from harness.errors import UserError
 from harness.reporting import find_runs
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.results.record import Record
 from harness.results.store import Store
 
@@ -32,7 +32,7 @@ def test_where_there_is_no_run_the_error_says_how_to_make_one(tmp_path: Path, na
 
 def test_records_come_by_position_with_their_fields(maker: Any, column: Callable[..., list[Record]]) -> None:
     maker.cell("d", "a", column("rwrw"))
-    pairing = load_results(maker.finish()).pairings["d", "a"]
+    pairing = read_run(maker.finish()).pairings["d", "a"]
     assert (pairing.done, pairing.total, pairing.finished) == (4, 4, True)
     assert list(pairing.records.index) == [0, 1, 2, 3]
     assert list(pairing.records["index"]) == [100, 101, 102, 103]
@@ -41,20 +41,20 @@ def test_records_come_by_position_with_their_fields(maker: Any, column: Callable
 
 def test_a_pairing_not_yet_begun_has_no_records(maker: Any) -> None:
     maker.cell("d", "a", [])
-    pairing = load_results(maker.finish()).pairings["d", "a"]
+    pairing = read_run(maker.finish()).pairings["d", "a"]
     assert (pairing.done, pairing.finished) == (0, False)
 
 
 def test_the_last_shard_may_be_shorter(maker: Any, column: Callable[..., list[Record]]) -> None:
     maker.count = 5
     maker.cell("d", "a", column("rwrwr"))
-    assert load_results(maker.finish()).pairings["d", "a"].finished
+    assert read_run(maker.finish()).pairings["d", "a"].finished
 
 
 def test_a_damaged_shard_is_listed_and_not_counted(maker: Any, column: Callable[..., list[Record]]) -> None:
     maker.cell("d", "a", column("rwrw"))
     (maker.root / "cells/d/a/00002-00004.safetensors").unlink()
-    pairing = load_results(maker.finish()).pairings["d", "a"]
+    pairing = read_run(maker.finish()).pairings["d", "a"]
     assert list(pairing.records.index) == [0, 1] and not pairing.finished
     assert len(pairing.damaged) == 1 and "00002-00004" in pairing.damaged[0]
 
@@ -63,7 +63,7 @@ def test_records_of_another_claim_are_stale_and_not_counted(maker: Any, column: 
     maker.cell("d", "a", column("rr"))
     other = Store(maker.root).cell("d", "a", "the key of another claim")
     other.write(2, 4, column("ww"), {"images": torch.zeros(2, 1, 2, 2)})
-    pairing = load_results(maker.finish()).pairings["d", "a"]
+    pairing = read_run(maker.finish()).pairings["d", "a"]
     assert pairing.stale == ("2-4",) and not pairing.damaged
     assert list(pairing.records["verdict"]) == ["robust", "robust"]
 
@@ -71,7 +71,7 @@ def test_records_of_another_claim_are_stale_and_not_counted(maker: Any, column: 
 def test_a_shard_of_another_size_is_stale(maker: Any, column: Callable[..., list[Record]]) -> None:
     maker.cell("d", "a", column("rrrr"))
     Store(maker.root).cell("d", "a", "d-a").write(0, 3, column("www"), {"images": torch.zeros(3, 1, 2, 2)})
-    pairing = load_results(maker.finish()).pairings["d", "a"]
+    pairing = read_run(maker.finish()).pairings["d", "a"]
     assert pairing.stale == ("0-3",) and pairing.done == 4
 
 
@@ -81,9 +81,9 @@ def test_a_manifest_that_lacks_something_is_refused_by_name(maker: Any) -> None:
     del manifest["dataset"]["count"]
     (root / "run.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"run\.json: 'dataset\.count'.*field required"):
-        load_results(root)
+        read_run(root)
 
 
 def test_a_directory_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run has begun"):
-        load_results(tmp_path)
+        read_run(tmp_path)

@@ -13,7 +13,7 @@ from scipy import stats
 from harness.reporting import report, summarise
 from harness.reporting.stats.naive import compare
 from harness.reporting.tables.table import Row
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.results.record import Record
 
 Column = Callable[..., list[Record]]
@@ -21,7 +21,7 @@ WEAK, STRONG = "r" * 16, "rr" + "w" * 14
 
 
 def row(maker: Any, *naive: str, **report: Any) -> Row:
-    (found,) = summarise(load_results(maker.finish(report={"naive": list(naive), **report}))).rows
+    (found,) = summarise(read_run(maker.finish(report={"naive": list(naive), **report}))).rows
     return found
 
 
@@ -52,7 +52,7 @@ def test_five_images_are_too_few_to_mislead_and_six_are_enough(maker: Any, colum
     for defense, lost in (("five", 5), ("six", 6)):
         maker.cell(defense, "weak", column(WEAK))
         maker.cell(defense, "strong", column("w" * lost + "r" * (16 - lost)))
-    five, six = summarise(load_results(maker.finish(report={"naive": ["weak"]}))).rows
+    five, six = summarise(read_run(maker.finish(report={"naive": ["weak"]}))).rows
     assert [bool(found.remarks) for found in (five, six)] == [False, True]
     assert five.naive[0].p == pytest.approx(1 / 16) and six.naive[0].p == pytest.approx(1 / 32)
 

@@ -18,14 +18,14 @@ from harness.reporting.page.svg import BOTTOM, HEIGHT, TOP, drawing
 from harness.reporting.render.plots import draw, figure
 from harness.reporting.stats.accuracy import wilson
 from harness.reporting.tables.charts import Chart, charts
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.results.record import Record
 
 Column = Callable[..., list[Record]]
 
 
 def drawn(root: Path) -> dict[str, Chart]:
-    return {chart.title: chart for chart in charts(summarise(load_results(root)))}
+    return {chart.title: chart for chart in charts(summarise(read_run(root)))}
 
 
 @pytest.fixture

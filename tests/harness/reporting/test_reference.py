@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.reporting import report, summarise
 from harness.reporting.render.layout import lay_out
 from harness.reporting.tables.reference import COLUMNS, PublishedNumber, find, named, read
-from harness.results.load import load_results
+from harness.results.load import read_run
 
 FILES = sorted((Path(__file__).parents[3] / "results" / "reference").glob("*.csv"))
 HEAD = ",".join(COLUMNS)
@@ -104,7 +104,7 @@ def run(maker: Any, column: Callable, here: Path) -> Path:
 
 
 def test_the_published_number_and_the_difference_stand_beside_ours(run: Path) -> None:
-    sheet = lay_out(summarise(load_results(run)))
+    sheet = lay_out(summarise(read_run(run)))
     assert sheet.main is not None
     lines = {line[0].text: [shown.published for shown in line[1:]] for line in sheet.main.lines}
     assert lines["dc"][:2] == ["pub. 93.54, +6.5", "pub. 35.94, +39.1"]
@@ -137,5 +137,5 @@ def test_data_formats_hold_it_as_numbers(run: Path) -> None:
 
 def test_numbers_that_are_not_here_are_told_and_not_fatal(maker: Any, column: Callable, here: Path) -> None:
     maker.cell("dc", "linf", column("rrrw"))
-    sheet = lay_out(summarise(load_results(maker.finish(report={"reference": "gone"}))))
+    sheet = lay_out(summarise(read_run(maker.finish(report={"reference": "gone"}))))
     assert any("'gone' are not here" in note and "results/reference/gone.csv" in note for note in sheet.notes)

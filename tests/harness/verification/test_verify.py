@@ -25,7 +25,7 @@ from harness.evaluation.run import run
 from harness.predict import predict_votes
 from harness.process.signals import Stopped
 from harness.reporting import report as rendered
-from harness.results.load import load_results
+from harness.results.load import read_run
 from harness.results.manifest import Manifest
 from harness.results.record import Record
 from harness.results.store import Store
@@ -541,7 +541,7 @@ def test_a_manifest_of_an_earlier_version_could_not_be_verified_and_is_reported(
     edit_manifest(out, earlier)
     found = examined(out)
     assert found.pop("run.json").outcome == "in part" and all(r.outcome == "holds" for r in found.values())
-    assert load_results(out).pairings["plain", "weak"].finished
+    assert read_run(out).pairings["plain", "weak"].finished
 
 
 # The remarks of gates
