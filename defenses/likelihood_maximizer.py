@@ -22,6 +22,7 @@ from defenses.diffusion.timesteps import Spacing, Weighting, levels
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.quantity import Quantity
+from harness.search import Narrowing
 from harness.suite.nested import InnerDefense, built
 from harness.weights import Checkpoint
 
@@ -98,7 +99,7 @@ class LikelihoodMaximizer(Defense):
         )
 
     def purify(self, x: Tensor) -> Tensor:
-        return self.maximization(x, self.noise_seeds(x))
+        return self.maximization(x, self.noise_seeds(x), self.narrowing_for(x))
 
     def classify(self, x: Tensor) -> Tensor:
         return self.classifier(x)
@@ -119,3 +120,6 @@ class LikelihoodMaximizer(Defense):
     def cost(self) -> float:
         """Likelihood maximisation, and the classifier after it."""
         return self.maximization.cost() + self.classifier.cost()
+
+    def narrowed_cost(self, narrowing: Narrowing) -> float:
+        return self.classifier.narrowed_cost(narrowing) + self.maximization.narrowed_cost(narrowing)

@@ -17,6 +17,7 @@ from defenses.diffusion.random_times import Times
 from defenses.diffusion.timesteps import Spacing, Weighting
 from harness.errors import UserError
 from harness.quantity import Quantity
+from harness.search import Narrowing
 from harness.weights import Checkpoint
 
 
@@ -109,8 +110,11 @@ class RDC(DC):
         )
 
     def purify(self, x: Tensor) -> Tensor:
-        return self.maximization(x, self.noise_seeds(x))
+        return self.maximization(x, self.noise_seeds(x), self.narrowing_for(x))
 
     def cost(self) -> float:
         """Classification, and likelihood maximisation before it."""
         return super().cost() + self.maximization.cost()
+
+    def narrowed_cost(self, narrowing: Narrowing) -> float:
+        return super().narrowed_cost(narrowing) + self.maximization.narrowed_cost(narrowing)

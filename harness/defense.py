@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.config.caps import CAPS, capped
 from harness.randomness import derive, fenced, fold
+from harness.search import Narrowing
 
 INNER = derive("inner defense")
 """Sets the noise of a defense inside another apart from the outer one's."""
@@ -64,6 +65,7 @@ class Defense(nn.Module):
     num_classes: int | None = None
     expected_accuracy: float | None = None
     expected_dataset: str | None = None
+    _narrowing: Narrowing | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,6 +94,10 @@ class Defense(nn.Module):
     def cost(self) -> float:
         """Network evaluations that one image's forward pass takes; `harness show` multiplies by it."""
         return 1.0
+
+    def narrowed_cost(self, narrowing: Narrowing) -> float:
+        """The same of a query that a search has narrowed: `cost()`, where a defense does not know how."""
+        return self.cost()
 
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Defense], dict[str, Any]]:
@@ -135,23 +141,32 @@ class Defense(nn.Module):
             raise ValueError(f"{len(self._seeds)} noise seeds for a batch of {len(x)} images")
         return self._seeds
 
+    def narrowing_for(self, x: Tensor) -> Narrowing | None:
+        """What this call may leave out, since it only serves an attack's search; None, most often, for nothing.
+
+        A defense may heed it or not, see `harness.search`: it changes what an attack is told, and no verdict.
+        """
+        return self._narrowing
+
     @contextmanager
-    def drawing(self, seeds: Tensor) -> Iterator[Callable[[], bool]]:
+    def drawing(self, seeds: Tensor, narrowing: Narrowing | None = None) -> Iterator[Callable[[], bool]]:
         """Fixes every source of randomness for the calls inside. seeds: (N,) int64, one per row of the coming batch.
 
         Defenses inside this one get seeds of their own, derived from these. Yields a question, as `fenced` does: was
         anything drawn from a global generator, where the noise of an image depends on its place in the batch?
+
+        narrowing: what may be left out, of the same rows.
         """
         parts = [part for part in self.modules() if isinstance(part, Defense)]
-        previous = [part._seeds for part in parts]
+        previous = [(part._seeds, part._narrowing) for part in parts]
         for place, part in enumerate(parts):
-            part._seeds = fold(seeds, INNER, place) if place else seeds
+            part._seeds, part._narrowing = fold(seeds, INNER, place) if place else seeds, narrowing
         try:
             with fenced(int(seeds.sum()) % (1 << 63)) as drawn:
                 yield drawn
         finally:
             for part, before in zip(parts, previous, strict=True):
-                part._seeds = before
+                part._seeds, part._narrowing = before
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)

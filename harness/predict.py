@@ -20,14 +20,23 @@ from torch import Tensor
 from harness.defense import Defense
 from harness.guard.contamination import settings_kept
 from harness.randomness import fold
+from harness.search import Narrowing, gather, split_of
 
 
-def query(defense: Defense, x: Tensor, seeds: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def query(
+    defense: Defense,
+    x: Tensor,
+    seeds: Tensor,
+    part: Callable[[Tensor], Tensor] | None = None,
+    *,
+    narrowing: Narrowing | None = None,
+) -> Tensor:
     """What a defense makes of copies of images, every source of randomness fixed.
 
     Args:
         x: images, (N, C, H, W) in [0, 1]; seeds: one per image, (N,) int64.
         part: the part of the defense that is asked, such as its `purify`; the whole of it if left out.
+        narrowing: what the defense may leave out, in a search; nothing if left out.
 
     Returns:
         What the part returns, a row per image: logits (N, K), or images (N, C, H, W).
@@ -37,12 +46,16 @@ def query(defense: Defense, x: Tensor, seeds: Tensor, part: Callable[[Tensor], T
     """
     part = part or defense
     if len(x) == 1 or not draws_globally(defense):
-        with settings_kept("answering"), defense.drawing(seeds) as drawn:
+        with settings_kept("answering"), defense.drawing(seeds, narrowing) as drawn:
             answer = part(x.clone())  # what it writes into its input stays there
             if len(x) == 1 or not isinstance(answer, Tensor) or not drawn():
                 return answer
         defense._one_by_one = True
-    return torch.cat([query(defense, *row, part) for row in zip(x.split(1), seeds.split(1), strict=True)])
+    narrowings = split_of(narrowing, len(x), 1)
+    rows = zip(x.split(1), seeds.split(1), narrowings, strict=True)
+    answers = torch.cat([query(defense, image, seed, part, narrowing=own) for image, seed, own in rows])
+    gather(narrowing, narrowings)
+    return answers
 
 
 def draws_globally(defense: Defense) -> bool:

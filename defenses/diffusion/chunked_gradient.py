@@ -85,12 +85,12 @@ class ChunkedSum:
         found: Tensor = _Gradients.apply(x, self)
         return found
 
-    def values(self, x: Tensor) -> Tensor:
-        """L, (N, K), without a graph."""
+    def values(self, x: Tensor, only: Tensor | None = None) -> Tensor:
+        """L, (N, K), without a graph; or a part of it, the sum over the terms `only` (J',)."""
         pairs = self._all_pairs(x)
         sums = x.new_zeros(len(pairs))
         with torch.no_grad():
-            for some, terms in self._chunks(pairs):
+            for some, terms in self._chunks(pairs, only):
                 images, classes = pairs[some].unbind(1)
                 sums[some] += self.terms(x[images], images, classes, terms)
         return sums.view(len(x), self.num_classes)
@@ -132,10 +132,11 @@ class ChunkedSum:
     def _all_pairs(self, x: Tensor) -> Tensor:
         return torch.ones(len(x), self.num_classes, device=x.device).nonzero()
 
-    def _chunks(self, pairs: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def _chunks(self, pairs: Tensor, only: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of pairs x terms, at most `chunk` evaluations each. pairs: (n, k), (P, 2) int64."""
-        size = max(1, self.chunk // self.num_terms)
-        parts = torch.arange(self.num_terms, device=pairs.device).chunk(math.ceil(self.num_terms / self.chunk))
+        every = torch.arange(self.num_terms, device=pairs.device) if only is None else only
+        size = max(1, self.chunk // len(every))
+        parts = every.chunk(math.ceil(len(every) / self.chunk))
         for start in range(0, len(pairs), size):
             for terms in parts:
                 yield slice(start, start + size), terms

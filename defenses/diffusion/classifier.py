@@ -7,8 +7,10 @@ from torch import Tensor
 
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.loss import DiffusionLoss
+from defenses.diffusion.narrowed import MEASURED, importance, measures, narrowed, taken
 from defenses.diffusion.noise import seeds_of
 from harness.defense import Defense
+from harness.search import Narrowing
 
 
 class DiffusionClassifier(Defense):
@@ -19,7 +21,23 @@ class DiffusionClassifier(Defense):
     loss: DiffusionLoss
 
     def classify(self, x: Tensor) -> Tensor:
-        return -self.loss(x, torch.arange(self.num_classes), self.noise_seeds(x))
+        narrowing, classes, seeds = self.narrowing_for(x), torch.arange(self.num_classes), self.noise_seeds(x)
+        if narrowing is None:
+            return -self.loss(x, classes, seeds)
+        return self._searched(x, classes, seeds, narrowing)
+
+    def _searched(self, x: Tensor, classes: Tensor, seeds: Tensor, narrowing: Narrowing) -> Tensor:
+        """The answer to an attack's search: -inf for classes that it leaves out, where leaving them out is cheaper."""
+        loss = narrowed(self.loss, narrowing, seeds)
+        if narrowing.classes is None or self.loss.at_once(classes) is not None:
+            logits = -loss(x, classes, seeds)
+        else:
+            asked = -loss(x, narrowing.classes, seeds)
+            nothing = asked.new_full((len(x), self.num_classes), -torch.inf)
+            logits = nothing.scatter(1, narrowing.classes, asked)
+        if narrowing.labels is not None and measures(narrowing):
+            narrowing.measured = importance(loss, x.detach(), logits.detach(), seeds, narrowing.labels)
+        return logits
 
     def energy(self, x: Tensor) -> Tensor:
         """The unconditional diffusion loss, which bounds -log p(x) (Eq. 4): (N, C, H, W) -> (N,).
@@ -38,3 +56,12 @@ class DiffusionClassifier(Defense):
 
     def cost(self) -> float:
         return float(self.loss.evaluations(torch.arange(self.num_classes)))
+
+    def narrowed_cost(self, narrowing: Narrowing) -> float:
+        classes = torch.arange(self.num_classes)
+        if narrowing.full:
+            measured = min(self.num_classes, 1 + MEASURED) * self.loss.evaluations(classes[:1])
+            return self.cost() + (measured if measures(narrowing) else 0)
+        some = classes if narrowing.classes is None else classes[: narrowing.classes.shape[-1]]
+        terms = len(self.loss.grid)
+        return self.loss.evaluations(some) * taken(terms, narrowing.search.timesteps) / terms

@@ -42,10 +42,12 @@ from defenses.diffusion.adam import LEARNING_RATE, maximize_by_adam
 from defenses.diffusion.chunked_gradient import GRADIENT_COST
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.loss import DiffusionLoss
+from defenses.diffusion.narrowed import narrowed_purification, taken
 from defenses.diffusion.random_times import Draws
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.randomness import derive, fold
+from harness.search import Narrowing
 from harness.threat import LARGEST, NORMS, Pixels
 
 Norm = Literal["Linf", "L2"]
@@ -126,13 +128,20 @@ class LikelihoodMaximization:
     def ball(self) -> Pixels:
         return NORMS[self.norm](BUDGETS[self.norm] if self.eta is None else self.eta)
 
-    def __call__(self, x: Tensor, seeds: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] -> the same, of lower loss. seeds: of each image's noise, (N,) int64."""
+    def __call__(self, x: Tensor, seeds: Tensor, narrowing: Narrowing | None = None) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] -> the same, of lower loss.
+
+        Args:
+            seeds: of each image's noise, (N,) int64.
+            narrowing: what may be left out, in a search.
+        """
         nothing = torch.tensor([NO_CLASS])
 
         def gradient(images: Tensor, step: int) -> Tensor:
             own = fold(seeds, PURIFY, step)
             loss = self.loss if self.draws is None else replace(self.loss, grid=self.draws(own))
+            if narrowing is not None:
+                loss = narrowed_purification(loss, narrowing, own)
             return loss.gradients(images, nothing, own).squeeze(1)
 
         if self.optimizer == "adam":
@@ -157,6 +166,13 @@ class LikelihoodMaximization:
         """Network evaluations per image: N gradients, at `GRADIENT_COST` for each term of the loss."""
         timesteps = len(self.loss.grid) if self.draws is None else self.draws.count
         return GRADIENT_COST * self.steps * timesteps * self.loss.samples
+
+    def narrowed_cost(self, narrowing: Narrowing) -> float:
+        """The same in a search."""
+        if self.draws is not None:
+            return self.cost()
+        timesteps = len(self.loss.grid)
+        return self.cost() * taken(timesteps, narrowing.search.purify_timesteps) / timesteps
 
 
 def maximize_likelihood(

@@ -9,6 +9,7 @@ and `all_classes` for that of a network that predicts for all classes in one eva
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -21,7 +22,9 @@ from defenses.diffusion.chunked_gradient import ChunkedSum, Passes
 from defenses.diffusion.conditioning import ClassesOnly, Pair
 from defenses.diffusion.denoiser import NO_CLASS, AllClassesDenoiser, Denoiser
 from defenses.diffusion.noise import NoiseSource
+from defenses.diffusion.precision import evaluated
 from defenses.diffusion.timesteps import TimeGrid
+from harness.search import Precision
 
 Reduction = Literal["mean", "sum"]
 
@@ -43,6 +46,7 @@ class DiffusionLoss:
         chunk: network evaluations held in memory at once; None takes `CHUNK_PIXELS` of them: on a CPU 256 images of
             8x8 or 16 of 32x32, elsewhere four times as many.
         passes: how the gradient is computed, see `exact_gradient`; a matter of two for all classes at once.
+        precision, channels_last: of the network's evaluations, see `harness.search.Search`; verdicts are in float32.
     """
 
     denoiser: Denoiser
@@ -52,17 +56,19 @@ class DiffusionLoss:
     reduction: Reduction = "mean"
     chunk: int | None = None
     passes: Passes = "auto"
+    precision: Precision = "float32"
+    channels_last: bool = False
 
     def __call__(self, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
         """Losses, (N, K), non-negative.
 
         Args:
             x: images, (N, C, H, W) in [0, 1].
-            classes: which classes, (K,) int64; `NO_CLASS` for the unconditional loss.
+            classes: which classes, (K,) int64, or those of each image, (N, K); `NO_CLASS` for the unconditional loss.
             seeds: of each image's noise, (N,) int64.
         """
         terms = self._terms(x, classes, seeds)
-        at_once = self._at_once(classes)
+        at_once = self.at_once(classes)
         if at_once is None:
             return self._each(x, terms)(x)
         return AllClassesSum(partial(terms.at_once, at_once), len(classes), self._num_terms, self._chunk(x))(x)
@@ -71,28 +77,37 @@ class DiffusionLoss:
         """d loss[n, k] / d x_n, (N, K, C, H, W), differentiable (once); gradients need not be enabled."""
         return self._each(x, self._terms(x, classes, seeds)).gradients(x)
 
+    def by_timestep(self, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
+        """The losses apart by timestep, (N, K, T'), whose sum over T' is the loss; without a graph. See `__call__`."""
+        terms, each = self._terms(x, classes, seeds), []
+        with torch.no_grad():
+            for j in range(len(self.grid)):
+                places = torch.arange(j * self.samples, (j + 1) * self.samples, device=x.device)
+                each.append(self._each(x, terms).values(x, places))
+        return torch.stack(each, 2)
+
     def scale(self, x: Tensor) -> float:
         """What a loss of images like x is to be multiplied by to be Eq. 5's, which sums over pixels."""
         return 1.0 if self.reduction == "sum" else float(x[0].numel())
 
     def evaluations(self, classes: Tensor) -> int:
         """Of the network, for the losses of one image."""
-        return (len(classes) if self._at_once(classes) is None else 1) * self._num_terms
+        return (classes.shape[-1] if self.at_once(classes) is None else 1) * self._num_terms
 
     @property
     def _num_terms(self) -> int:
         return len(self.grid) * self.samples
 
-    def _at_once(self, classes: Tensor) -> AllClassesDenoiser | None:
+    def at_once(self, classes: Tensor) -> AllClassesDenoiser | None:
         """What answers for these classes at once: nothing for one alone, which is as cheap, nor for `NO_CLASS`."""
-        several = len(classes) > 1 and bool((classes != NO_CLASS).all())
+        several = classes.dim() == 1 and len(classes) > 1 and bool((classes != NO_CLASS).all())
         return all_classes_of(self.denoiser) if several else None
 
     def _terms(self, x: Tensor, classes: Tensor, seeds: Tensor) -> _Terms:
         return _Terms(self, self.grid.to(x), classes.to(x.device), seeds.to(x.device))
 
     def _each(self, x: Tensor, terms: _Terms) -> ChunkedSum:
-        return ChunkedSum(terms, len(terms.classes), self._num_terms, self._chunk(x), self.passes)
+        return ChunkedSum(terms, terms.classes.shape[-1], self._num_terms, self._chunk(x), self.passes)
 
     def _chunk(self, x: Tensor) -> int:
         pixels = CHUNK_PIXELS["cpu" if x.device.type == "cpu" else "cuda"]
@@ -119,10 +134,11 @@ class _Terms:
 
     def __call__(self, x: Tensor, images: Tensor, classes: Tensor, terms: Tensor) -> Tensor:
         """Sums of pairs (image, class), (P,)."""
-        y, grid = self.classes[classes], self._grid(images, terms)
+        y = self.classes[classes] if self.classes.dim() == 1 else self.classes[images, classes]
+        grid = self._grid(images, terms)
         eps, x_t = self._noisy(x, images, y, terms, grid)
         times, labels = grid.timesteps.expand(len(y), -1), y[:, None].expand(-1, len(terms))
-        found = self.loss.denoiser.eps(x_t.flatten(0, 1), times.flatten(), labels.flatten())
+        found = self._evaluated(partial(self.loss.denoiser.eps, t=times.flatten(), y=labels.flatten()), x_t)
         error = self._error(found.unflatten(0, eps.shape[:2]) - eps)
         return error @ grid.weights if grid.weights.dim() == 1 else (error * grid.weights).sum(1)
 
@@ -130,9 +146,18 @@ class _Terms:
         """Sums of images, for each class, (P, K)."""
         grid = self._grid(images, terms)
         eps, x_t = self._noisy(x, images, torch.zeros_like(images), terms, grid)
-        found = denoiser.eps_all(x_t.flatten(0, 1), grid.timesteps.expand(len(x), -1).flatten())[:, self.classes]
+        times = grid.timesteps.expand(len(x), -1).flatten()
+        found = self._evaluated(partial(denoiser.eps_all, t=times), x_t)[:, self.classes]
         error = self._error(found.unflatten(0, eps.shape[:2]) - eps[:, :, None])
         return torch.einsum("pjk,j->pk" if grid.weights.dim() == 1 else "pjk,pj->pk", error, grid.weights)
+
+    def _evaluated(self, network: Callable[[Tensor], Tensor], x_t: Tensor) -> Tensor:
+        """The network's answers to noisy images, (P, J', C, H, W), at the precision of the search."""
+        loss, rows = self.loss, x_t.flatten(0, 1)
+        if loss.channels_last:
+            rows = rows.contiguous(memory_format=torch.channels_last)
+        weight = loss.scale(x_t[0]) * self.loss._num_terms
+        return evaluated(network, rows, loss.precision, weight)
 
     def _grid(self, images: Tensor, terms: Tensor) -> TimeGrid:
         """What belongs to these terms, with the weight of each: (J',), or (P, J') where images have their own."""

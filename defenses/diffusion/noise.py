@@ -7,7 +7,7 @@ paper's setting (Sec. 3.5); sharing it is the ablation of Sec. 4.5.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -67,3 +67,10 @@ class GaussianNoise:
             timesteps = torch.zeros_like(timesteps)
         distinct, place = fold(seeds, classes, timesteps, samples).unique(return_inverse=True)
         return normal(distinct, shape, dtype)[place]
+
+
+def with_common_classes(noise: NoiseSource) -> NoiseSource:
+    """The same source with one draw for all classes, as far as it knows how."""
+    if not isinstance(noise, GaussianNoise):
+        return noise
+    return replace(noise, share="both" if noise.share in ("timesteps", "both") else "classes")

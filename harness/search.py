@@ -1,0 +1,188 @@
+"""What a defense may leave out while an attack searches. No verdict leaves anything out.
+
+An attack that climbs for hundreds of steps does not need the defense's own precision at each: it needs directions. It
+says in a `Search` what may be saved, gives that to `Target.with_view`, and asks the view it gets like any other. A
+defense that knows how finds, in each call, a `Narrowing` under `Defense.narrowing_for`; one that does not know of it
+answers in full. `Target.defense_logits`, and whatever the harness itself asks, is always in full.
+
+    full look    every class, every timestep. The first query of each image, and every `look_every`-th after it
+    narrowed     the true class and the `rivals` that were strongest at the last full look, a share of the timesteps
+
+The logit of a class that a narrowed query leaves out is a constant, without a gradient:
+
+    z_k = min( z_y + (l_k - l_y),  the lowest logit among the rivals asked )        l: logits at the last full look
+
+It keeps its distance from the true class and never overtakes a rival that was asked: two queries on different timesteps
+have different levels, and no loss takes a left-out class for the strongest. So `margin`, `dlr` and cross-entropy are
+all defined, and all of their gradient goes to the classes asked.
+
+A narrowed query counts as the share of a whole pass that its network evaluations are (`Defense.narrowed_cost`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+Precision = Literal["float32", "tf32", "bf16", "fp16"]
+
+
+class Search(BaseModel):
+    """What a search may save; what is left out is asked in full. A suite writes `{timesteps: 0.5, rivals: 2}`.
+
+    Args:
+        timesteps: the share of a diffusion classifier's timesteps that a narrowed query takes, in (0, 1]. Which ones is
+            drawn anew at each query, one from each stratum of the grid, and weighted so that the mean stays the same.
+        importance: draw a timestep the more often the more it was seen to contribute to the image's margin.
+        purify_timesteps: the same share for each step of likelihood maximisation, at full looks too.
+        rivals: classes asked beside the true one in a narrowed query, at least 1; None for all.
+        look_every: every so many queries of an image one is a full look; 1 makes all of them full.
+        common_noise: one draw of noise for all classes, whose differences are then less noisy.
+        precision: of the networks. "tf32" concerns GPUs only; half precisions keep norms and sums in float32.
+        channels_last: lay feature maps out with the channels last. Faster on GPUs in half precision, slower on CPUs.
+
+    Example:
+        >>> Search(timesteps=0.5, rivals=2).narrows
+        True
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    timesteps: float = Field(1.0, gt=0, le=1)
+    importance: bool = False
+    purify_timesteps: float = Field(1.0, gt=0, le=1)
+    rivals: int | None = Field(None, ge=1)
+    look_every: int = Field(20, ge=1)
+    common_noise: bool = False
+    precision: Precision = "float32"
+    channels_last: bool = False
+
+    @property
+    def narrows(self) -> bool:
+        """Whether some queries leave out classes or timesteps that a full look asks about."""
+        return self.look_every > 1 and (self.rivals is not None or self.timesteps < 1)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the true classes must be known."""
+        return self.rivals is not None or self.importance
+
+    @contextmanager
+    def matrix_products(self) -> Iterator[None]:
+        """TensorFloat-32 inside, if that is the precision; a setting of the whole process."""
+        products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        if self.precision == "tf32":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
+
+
+@dataclass
+class Narrowing:
+    """How one query of a search is narrowed, for the images of one batch, (N,).
+
+    Args:
+        search: the options; precision and noise hold at full looks too.
+        full: a full look.
+        classes: the classes to be asked, those of each image, (N, K') int64; None for all. The logits of the others are
+            to be -inf.
+        labels: true classes, (N,) int64, where the attack gave them.
+        importance: how much each timestep contributed to the margin so far, (N, T'), in any unit; None if unknown.
+        measured: what the defense found of that at this full look, (N, T'), written by the defense.
+    """
+
+    search: Search
+    full: bool
+    classes: Tensor | None = None
+    labels: Tensor | None = None
+    importance: Tensor | None = None
+    measured: Tensor | None = None
+
+
+def split_of(narrowing: Narrowing | None, images: int, size: int) -> list[Narrowing | None]:
+    """A narrowing of so many images for each batch of `size` of them."""
+    if narrowing is None:
+        return [None] * math.ceil(images / size)
+
+    def batch(some: slice) -> Narrowing:
+        parts = (narrowing.classes, narrowing.labels, narrowing.importance)
+        return Narrowing(narrowing.search, narrowing.full, *(None if part is None else part[some] for part in parts))
+
+    return [batch(slice(start, start + size)) for start in range(0, images, size)]
+
+
+def gather(narrowing: Narrowing | None, parts: list[Narrowing | None]) -> None:
+    """Tells the whole what was measured in its batches."""
+    measured = [part.measured for part in parts if part is not None and part.measured is not None]
+    if narrowing is not None and measured:
+        narrowing.measured = torch.cat(measured)
+
+
+class Looks:
+    """What a search remembers of each of its images from the full looks.
+
+    Args:
+        labels: true classes, (M,), where they are known.
+        images: M.
+    """
+
+    def __init__(self, search: Search, labels: Tensor | None, images: int) -> None:
+        if search.needs_labels and labels is None:
+            raise ValueError("a search that leaves classes out, or weighs timesteps by the margin, needs the labels")
+        self.search, self.labels = search, labels
+        self._logits: Tensor | None = None
+        self._importance: Tensor | None = None
+        self._queries = torch.zeros(images, dtype=torch.int64)
+
+    def due(self, rows: Tensor) -> Tensor:
+        """Which of the images `rows` (R,) are to be looked at in full now: (R,) bool, on the CPU. Counts the query."""
+        rows = rows.cpu()
+        due = self._queries[rows] % self.search.look_every == 0
+        self._queries[rows] += 1
+        return due if self.search.narrows else torch.ones_like(due)
+
+    def narrowing(self, rows: Tensor, *, full: bool) -> Narrowing:
+        """Of a query about the images `rows` (R,)."""
+        labels = None if self.labels is None else self.labels[rows]
+        if full:
+            return Narrowing(self.search, True, labels=labels)
+        importance = None if self._importance is None else self._importance[rows]
+        return Narrowing(self.search, False, self._asked(rows), labels, importance)
+
+    def completed(self, rows: Tensor, narrowing: Narrowing, logits: Tensor) -> Tensor:
+        """Logits (R, K) of a narrowed query with those that were left out, see above."""
+        if narrowing.classes is None or self._logits is None or self.labels is None:
+            return logits
+        asked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, narrowing.classes, True)
+        missing = ~asked & (logits == -torch.inf)
+        label, last = self.labels[rows, None], self._logits[rows]
+        rivals = logits.masked_fill(missing, torch.inf).scatter(1, label, torch.inf)
+        distant = logits.gather(1, label) + last - last.gather(1, label)
+        return torch.where(missing, torch.minimum(distant, rivals.amin(1, keepdim=True)).detach(), logits)
+
+    def remember(self, rows: Tensor, logits: Tensor, measured: Tensor | None) -> None:
+        """A full look at the images `rows` (R,). logits: (R, K), mean over draws; measured: (R, T') or None."""
+        if self._logits is None:
+            self._logits = logits.new_zeros(len(self._queries), logits.shape[1])
+        self._logits[rows] = logits.detach()
+        if measured is not None:
+            if self._importance is None:
+                self._importance = measured.new_zeros(len(self._queries), measured.shape[1])
+            self._importance[rows] += measured
+
+    def _asked(self, rows: Tensor) -> Tensor | None:
+        """The true class, then the rivals by their strength at the last full look, (R, 1 + rivals)."""
+        rivals = self.search.rivals
+        if rivals is None or self._logits is None or self.labels is None or rivals + 1 >= self._logits.shape[1]:
+            return None
+        label = self.labels[rows, None]
+        return torch.cat([label, self._logits[rows].scatter(1, label, -torch.inf).topk(rivals, dim=1).indices], 1)
