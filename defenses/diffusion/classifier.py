@@ -61,7 +61,7 @@ class DiffusionClassifier(Defense):
         classes = torch.arange(self.num_classes)
         if narrowing.full:
             measured = min(self.num_classes, 1 + MEASURED) * self.loss.evaluations(classes[:1])
-            return self.cost() + (measured if measures(narrowing) else 0)
+            return self.loss.evaluations(classes) + (measured if measures(narrowing) else 0)
         some = classes if narrowing.classes is None else classes[: narrowing.classes.shape[-1]]
         terms = len(self.loss.grid)
         return self.loss.evaluations(some) * taken(terms, narrowing.search.timesteps) / terms
