@@ -156,8 +156,8 @@ class _Terms:
         loss, rows = self.loss, x_t.flatten(0, 1)
         if loss.channels_last:
             rows = rows.contiguous(memory_format=torch.channels_last)
-        weight = loss.scale(x_t[0]) * self.loss._num_terms
-        return evaluated(network, rows, loss.precision, weight)
+        pixels = x_t.shape[-3:].numel() if loss.reduction == "mean" else 1
+        return evaluated(network, rows, loss.precision, pixels * loss._num_terms)
 
     def _grid(self, images: Tensor, terms: Tensor) -> TimeGrid:
         """What belongs to these terms, with the weight of each: (J',), or (P, J') where images have their own."""
