@@ -184,8 +184,5 @@ def _spans(steps: int) -> Iterator[int]:
 
 
 def _projected(threat: Pixels, x: Tensor, moved: Tensor) -> Tensor:
-    if not isinstance(threat, L2):
-        return threat.project(x, moved)
-    delta = moved.double() - x
-    norm = column(torch.linalg.vector_norm(delta.flatten(1), dim=1), x)
-    return (x + delta * (float(threat.eps) / norm.clamp(min=1e-30)).clamp(max=1)).to(x.dtype).clamp(0, 1)
+    """As AutoAttack does: in L2 onto the ball first, then onto [0, 1]."""
+    return threat.shrink(x, moved).clamp(0, 1) if isinstance(threat, L2) else threat.project(x, moved)

@@ -79,6 +79,22 @@ class Predictions:
         return ~(self.votes < 0).any(0)
 
 
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The true class's logit minus the largest other: positive where an image is classified right. Differentiable.
+
+    Args:
+        logits: (N, K), K at least 2; y: labels, (N,) int64 on the same device.
+
+    Returns:
+        (N,). Attacks maximise its negative.
+
+    Example:
+        >>> margin(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
+        tensor([1.])
+    """
+    return logits.gather(1, y[:, None]).squeeze(1) - logits.scatter(1, y[:, None], -torch.inf).amax(1)
+
+
 def predict_votes(defense: Defense, x: Tensor, y: Tensor, seeds: Tensor, *, votes: int, batch_size: int) -> Predictions:
     """Classifies each image `votes` times (once if the defense is deterministic), in float32, without gradients.
 
@@ -120,6 +136,4 @@ def exactly() -> Iterator[None]:
 
 def _read(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     finite = torch.isfinite(logits).all(1)
-    true = logits.gather(1, y[:, None]).squeeze(1)
-    other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    return torch.where(finite, logits.argmax(1), -1), torch.where(finite, true - other, torch.nan)
+    return torch.where(finite, logits.argmax(1), -1), torch.where(finite, margin(logits, y), torch.nan)

@@ -124,7 +124,11 @@ class L2(Pixels):
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Clips to [0, 1] first, then shrinks towards x: [0, 1] is convex and holds x, so the result stays in it."""
-        delta = x_adv.clamp(0, 1).double() - x  # double: at large radii a float norm is off by more than TOLERANCE
+        return self.shrink(x, x_adv.clamp(0, 1))
+
+    def shrink(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The nearest point of the ball around x, which may lie outside [0, 1]. Both (N, C, H, W)."""
+        delta = x_adv.double() - x  # double: at large radii a float norm is off by more than TOLERANCE
         norm = _column(torch.linalg.vector_norm(delta.flatten(1), dim=1), x)
         return (x + delta * (float(self.eps) / norm.clamp(min=1e-30)).clamp(max=1)).to(x.dtype)
 

@@ -36,6 +36,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness import predict
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K) and labels (N,) to a value per image (N,), to be maximised."""
 
@@ -52,7 +54,7 @@ _SMALLEST = 1e-30
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best rival's logit less the true class's; in the logits' own units."""
-    return _rival(logits, y) - _of(logits, y)
+    return -predict.margin(logits, y)
 
 
 def ce_plain(logits: Tensor, y: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def ce_plain(logits: Tensor, y: Tensor) -> Tensor:
 
 def ce(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy for logits of any scale; see the module's head."""
-    scale = _scale(logits, _of(logits, y) - _rival(logits, y))
+    scale = _scale(logits, predict.margin(logits, y))
     return scale.clamp(max=1) * ce_plain(logits / scale[:, None], y)
 
 
@@ -128,10 +130,6 @@ def rivals(logits: Tensor, y: Tensor) -> Tensor:
 
 def _of(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None])[:, 0]
-
-
-def _rival(logits: Tensor, y: Tensor) -> Tensor:
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1)
 
 
 def _scale(logits: Tensor, gap: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.attack import Adversarial, Attack
 from harness.checks.finding import Finding, Outcome, check
 from harness.defense import Defense
-from harness.predict import query
+from harness.predict import margin, query
 from harness.randomness import derive, fenced, row_seeds
 from harness.target import Target
 from harness.threat import TOLERANCE
@@ -40,10 +40,8 @@ class NearestMean(Defense):
 
     def margins(self, x: Tensor, y: Tensor) -> Tensor:
         """How far an image is from being misclassified, (N,); inf for one that is."""
-        logits = self.classify(x)
-        true = logits.gather(1, y[:, None]).squeeze(1)
-        margin = true - logits.scatter(1, y[:, None], -torch.inf).amax(1)
-        return torch.where(margin > 0, margin, torch.inf)
+        lead = margin(self.classify(x), y)
+        return torch.where(lead > 0, lead, torch.inf)
 
 
 class Trial:

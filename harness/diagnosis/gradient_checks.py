@@ -23,7 +23,7 @@ from torch import Tensor
 from harness.checks.finding import Measured, check
 from harness.datasets.batch import Images
 from harness.diagnosis.sources import AUTOATTACK, INDICATORS, OBFUSCATED, RDC
-from harness.diagnosis.subject import Loss, Subject, margin
+from harness.diagnosis.subject import Loss, Subject, margin_loss
 
 GRADIENTS = 10
 """Per image, as in the paper."""
@@ -100,7 +100,7 @@ def cosine_by_eot(subject: Subject, counts: list[int]) -> tuple[dict[int, Tensor
     cosines, undefined = {}, 0
     for k in range(1, counts[-1] + 1):
         for group in sums:
-            group += subject.gradient(target, images, margin).cpu()
+            group += subject.gradient(target, images, margin_loss).cpu()
         if k in counts:
             found = pairwise_cosine(sums.flatten(2))
             known = found[~found.isnan()]
@@ -140,7 +140,7 @@ def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
-LOSSES: dict[str, Loss] = {"margin": margin, "cross_entropy": _cross_entropy}
+LOSSES: dict[str, Loss] = {"margin": margin_loss, "cross_entropy": _cross_entropy}
 
 
 def _gradient(subject: Subject, images: Images, loss: Loss) -> Tensor:

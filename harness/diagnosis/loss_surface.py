@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.checks.finding import Measured, check
 from harness.diagnosis.sources import ENSEMBLE, OBFUSCATED
-from harness.diagnosis.subject import Subject, margin
+from harness.diagnosis.subject import Subject, margin_loss
 from harness.randomness import derive, fold, normal
 from harness.threat import Pixels
 
@@ -35,7 +35,7 @@ GRID = 9
 def surface(subject: Subject) -> Measured:
     images, target = subject.images, subject.target("surface", subject.images)
     threat, eps = subject.threat(), float(subject.settings.eps)
-    grad = subject.gradient(target, images, margin)
+    grad = subject.gradient(target, images, margin_loss)
     uphill = threat.steepest(grad.nan_to_num(0, 0, 0), images.x)
     noise = [normal(fold(target.seeds, derive("direction"), d), images.x.shape[1:]) for d in range(DIRECTIONS)]
     others = [threat.steepest(each, images.x) for each in noise]
@@ -64,7 +64,7 @@ def _margin(subject: Subject, x: Tensor) -> Tensor:
     """Of the images as x, under draws that every point shares and that the gradient has not seen: (N,)."""
     target = subject.target("surface points", subject.images)
     with torch.no_grad():
-        return margin(target(x, torch.arange(len(x), device=x.device)), subject.images.y)
+        return margin_loss(target(x, torch.arange(len(x), device=x.device)), subject.images.y)
 
 
 def _rise(subject: Subject, threat: Pixels, start: Tensor, step: Tensor) -> Tensor:
@@ -84,5 +84,5 @@ def _grid(subject: Subject, threat: Pixels, uphill: Tensor, other: Tensor) -> di
     target = subject.target("plane", first)
     with torch.no_grad():
         logits = target(plane.clamp(0, 1), torch.zeros(len(plane), dtype=torch.int64, device=first.x.device))
-    values = margin(logits, first.y.expand(len(plane))).view(GRID, GRID)
+    values = margin_loss(logits, first.y.expand(len(plane))).view(GRID, GRID)
     return {"index": int(first.index[0]), "offsets": offsets.tolist(), "margin": values.tolist()}

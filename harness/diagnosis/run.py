@@ -19,7 +19,6 @@ from harness.checks.finding import Finding
 from harness.config.component import Component
 from harness.datasets.batch import Images
 from harness.datasets.dataset import Dataset
-from harness.defense import Defense
 from harness.diagnosis.checks import CHECKS
 from harness.diagnosis.subject import Settings, Subject
 from harness.errors import UserError, nearest
@@ -28,6 +27,7 @@ from harness.gradients import Gradient
 from harness.results.diagnosis import Diagnosis, path_of, read, write
 from harness.results.manifest import find_manifest
 from harness.results.store import Store
+from harness.suite.build import build_defense, refuse_unsuitable
 from harness.suite.cell_key import cell_key, component_hash
 from harness.suite.plan import Cell, Plan
 from harness.threat import NORMS
@@ -179,22 +179,13 @@ def _kept(old: Diagnosis | None, key: str) -> dict[str, Finding]:
 
 
 def _subject(case: _Case, dataset: Dataset, device: torch.device) -> Subject:
-    defense = _ready(case.cell.defense, dataset, device)
-    if reason := case.cell.attack.build().unsuitable(defense):
-        raise UserError(
-            f"{case.cell.attack.title} does not fit {case.cell.defense.title}: {reason}", where=case.cell.attack.place
-        )
+    defense = build_defense(case.cell.defense, dataset).to(device)
+    refuse_unsuitable(case.cell, case.cell.attack.build(), defense)
     other = case.surrogate
     return Subject(
         defense,
         case.images.to(device),
         case.settings,
-        surrogate=None if other is None else (other.name, _ready(other, dataset, device)),
+        surrogate=None if other is None else (other.name, build_defense(other, dataset).to(device)),
         batch_size=case.plan.suite.protocol.batch_size,
     )
-
-
-def _ready(component: Component, dataset: Dataset, device: torch.device) -> Defense:
-    defense: Defense = component.build().eval().requires_grad_(False)
-    dataset.refuse_classes_of(defense, component.title, component.place)
-    return defense.to(device)

@@ -24,10 +24,10 @@ from harness.config.component import bind
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.gradients import Gradient
-from harness.predict import predict_votes
+from harness.predict import margin, predict_votes
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced, row_seeds
-from harness.results.record import vote
+from harness.results.record import verdict_of
 from harness.target import Target
 from harness.threat import NORMS, Pixels
 
@@ -175,16 +175,16 @@ class Subject:
         answers = predict_votes(self.defense, x, images.y, seeds, votes=self.settings.votes, batch_size=self.batch_size)
         if not bool(answers.valid.all()):
             raise ValueError("the defense gave NaN or infinite logits")
-        found = torch.tensor([vote(votes) for votes in answers.votes.T.tolist()])
-        return found != images.y.cpu()
+        pairs = zip(answers.votes.T.tolist(), images.y.tolist(), strict=True)
+        return torch.tensor([verdict_of(votes, label) == "fooled" for votes, label in pairs])
 
     def _seeds(self, images: Images, tag: str) -> Tensor:
         return row_seeds(derive(self.settings.seed, "diagnose", tag), images.index)
 
 
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Best rival's logit less the true class's: (N, K), (N,) -> (N,)."""
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
+def margin_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """The largest other logit minus the true class's, for attacks to maximise: (N, K), (N,) -> (N,)."""
+    return -margin(logits, y)
 
 
 def entry_of(part: str, norm: str, eps: Quantity, **arguments: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from harness.datasets.names import KNOWN
 from harness.defense import Defense
 from harness.dry_run.placeholders import absent_dataset
 from harness.dry_run.smoke import reduced
-from harness.errors import UserError
 from harness.evaluation.pending import load_images
+from harness.suite.build import build_defense, refuse_unsuitable
 from harness.suite.plan import Plan
 
 BATCH = {"cpu": 2, "cuda": 32}
@@ -61,12 +61,9 @@ def estimate(plan: Plan) -> list[CellCost]:
     name, defense = "", None
     for cell in plan.cells:
         if cell.defense.name != name or defense is None:
-            name, defense = cell.defense.name, cell.defense.build()
+            name, defense = cell.defense.name, build_defense(cell.defense)
         attack = cell.attack.build()
-        if reason := attack.unsuitable(defense) or attack.unsuitable_images(shape):
-            raise UserError(
-                f"attack '{cell.attack.name}' does not fit defense '{name}': {reason}", where=cell.attack.place
-            )
+        refuse_unsuitable(cell, attack, defense, shape)
         search = attack.cost(known or defense.num_classes or UNKNOWN_CLASSES)
         forwards = search.forwards + 2 * (votes if defense.stochastic else 1)
         per_image = defense.cost() * (forwards + defense.backward_cost * search.backwards)
@@ -85,7 +82,7 @@ def speeds(plan: Plan, device: torch.device) -> dict[str, float]:
     """
     _, _, shape = _dataset(plan)
     components: dict[str, Component] = {cell.defense.name: reduced(cell.defense) for cell in plan.cells}
-    return {name: _speed(component.build(), shape, device) for name, component in components.items()}
+    return {name: _speed(build_defense(component), shape, device) for name, component in components.items()}
 
 
 def hours(costs: list[CellCost], speed: Mapping[str, float]) -> list[float]:
@@ -105,7 +102,7 @@ def _dataset(plan: Plan) -> tuple[int, int | None, tuple[int, ...]]:
 
 def _speed(defense: Defense, shape: tuple[int, ...], device: torch.device) -> float:
     materialise(defense)
-    defense = defense.to(device).eval().requires_grad_(False)
+    defense = defense.to(device)
     batch = BATCH.get(device.type, BATCH["cpu"])
     x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     rounds, spent = 0, 0.0

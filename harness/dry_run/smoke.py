@@ -39,6 +39,7 @@ from harness.quantity import Quantity
 from harness.randomness import derive, row_seeds
 from harness.results.load import find_runs, read_run
 from harness.results.store import MANIFEST, Store
+from harness.suite.build import build_defense
 from harness.suite.plan import Plan, load_suite
 
 IMAGES = 2
@@ -93,7 +94,7 @@ def _one(
     plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.defense.name == name))
     plan = small(replace(plan, all_cells=plan.cells))
     component = plan.cells[0].defense
-    defense: Defense = component.build().eval().requires_grad_(False)
+    defense = build_defense(component)
     images = _images(plan)
     logits = _logits(defense.to(device), images.to(device)).cpu()
     file = root / f"{name}-smoke.npz"

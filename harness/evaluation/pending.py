@@ -16,7 +16,7 @@ from harness.datasets.image_folder import read_labels
 from harness.errors import UserError, nearest
 from harness.evaluation.seeds import Seeds
 from harness.results.record import Record
-from harness.results.store import MANIFEST, Damaged, ShardRange, Stale, Store
+from harness.results.store import MANIFEST, Damaged, ShardRange, Stale, Store, shard_ranges
 from harness.results.store import CellStore as StoredCell
 from harness.suite.cell_key import Identities, Identity, RunSetting, refuse_unsteady
 from harness.suite.plan import Cell, Plan
@@ -125,7 +125,7 @@ def pending_work(
     """
     protocol, known = plan.suite.protocol, Identities()
     setting = RunSetting.of(datasets.fingerprint(images.x, images.y), protocol)
-    bounds = [(start, min(start + protocol.shard, len(images))) for start in range(0, len(images), protocol.shard)]
+    bounds = shard_ranges(len(images), protocol.shard)
 
     def stored(cell: Cell, attack: str) -> StoredCell:
         return store.cell(cell.defense.name, cell.attack.name, setting.key(known.key(cell.defense), attack))

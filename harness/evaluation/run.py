@@ -33,7 +33,7 @@ from harness.process import signals
 from harness.results.environment import describe
 from harness.results.record import Record
 from harness.results.store import Damaged, Lock, ShardRange, Store
-from harness.suite.cell_key import Identity, refuse_unsteady
+from harness.suite.build import build_defense, refuse_unsuitable
 from harness.suite.plan import Plan
 from harness.weights.checkpoint import checkpoints
 
@@ -120,39 +120,33 @@ class _Session:
         """Builds what is needed and refuses what cannot work, before anything is attacked."""
         component = pending.cell.defense
         if component.name not in self.defenses and component.name not in self.broken:
-            self._build(component, pending.parts[0])
+            self._build(pending)
             self._mend(component.title)
         if component.name in self.broken:
             return
-        fault = pending.attack.unsuitable(self.defenses[component.name])
-        if fault := fault or pending.attack.unsuitable_images(tuple(self.images.x.shape[1:])):
-            raise UserError(
-                f"attack '{pending.cell.attack.name}' does not fit defense '{component.name}': {fault}",
-                remedy="Give this pairing another attack under `pairings`, or leave it out",
-                where=pending.cell.attack.place,
-            )
+        defense, shape = self.defenses[component.name], tuple(self.images.x.shape[1:])
+        refuse_unsuitable(pending.cell, pending.attack, defense, shape)
 
-    def _build(self, component: Component, identity: Identity) -> None:
-        """Makes a defense that the suite names, and refuses it where it cannot be what the suite wants."""
-        if (defense := self._made(component)) is None:
+    def _build(self, pending: CellRun) -> None:
+        """Builds the defense of a pairing, and tells what there is to know of its checkpoints."""
+        component = pending.cell.defense
+        if (defense := self._made(pending)) is None:
             return
-        self.dataset.refuse_classes_of(defense, component.title, component.place)
-        refuse_unsteady(component, identity, defense)
         for checkpoint in checkpoints(component):
             for note in checkpoint.notes:
                 self.callback.note(f"{component.name}: {checkpoint.ref}: {note}")
         self.defenses[component.name] = defense
         self.guard.add(component.name, defense)
 
-    def _made(self, component: Component) -> Defense | None:
+    def _made(self, pending: CellRun) -> Defense | None:
         """A defense as it is used, or a note that it cannot be made."""
+        component = pending.cell.defense
         try:
             with self.guard.watching(f"building {component.title}", others=True):
-                defense: Defense = component.build().eval().requires_grad_(False)
+                return build_defense(component, self.dataset, identity=pending.parts[0])
         except Failed as error:
             self._give_up(component, error)
             return None
-        return defense
 
     def _give_up(self, component: Component, error: Failed) -> None:
         self.broken[component.name] = error.message
@@ -162,15 +156,20 @@ class _Session:
     def _mend(self, culprit: str) -> None:
         """Makes anew what `culprit` changed, so that the other rows are what they would have been without it."""
         self.guard.refuse_other_images(culprit)
-        components = {work.cell.defense.name: work.cell.defense for work in self.works}
+        users = {work.cell.defense.name: work for work in self.works}
         for name in sorted(self.guard.spoiled):
             del self.defenses[name]
-            if (defense := self._made(components[name])) is None:
-                continue
-            self.defenses[name] = defense
-            if not self.guard.add(name, defense):
-                told = f"{components[name].title} cannot be made again as it was before {culprit} changed it"
-                self._give_up(components[name], Failed(told, where=components[name].place))
+            component, message = users[name].cell.defense, ""
+            try:
+                if (defense := self._made(users[name])) is None:
+                    continue
+                self.defenses[name] = defense
+                same = self.guard.add(name, defense)
+            except UserError as error:  # what it is built from has changed too
+                same, message = False, f": {error.message}"
+            if not same:
+                message = f"{component.title} cannot be made again as it was before {culprit} changed it{message}"
+                self._give_up(component, Failed(message, where=component.place))
 
     def gate(self) -> dict[str, list[str]]:
         """Looks at each defense before it is attacked. Returns remarks by defense, or stops, as the suite says.

@@ -22,7 +22,7 @@ from harness.predict import Predictions, predict_votes
 from harness.process.foreign_code import definition
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced
-from harness.results.record import Record, Verdict, vote
+from harness.results.record import Record, verdict_of
 from harness.target import Target
 from harness.threat import L1, L2, TOLERANCE, Linf
 
@@ -239,13 +239,12 @@ def _records(job: Job, outcome: Outcome, answers: Predictions | None, seconds: f
         heard = _heard(job, outcome, answers, row)
         votes = [] if heard is None else heard.votes[:, row].tolist()
         error = _error(job, outcome, answers, row)
-        verdict: Verdict = "error" if error else "robust" if vote(votes) == label else "fooled"
         violation = float(outcome.violation[row])
         records.append(
             Record(
                 index=index,
                 label=label,
-                verdict=verdict,
+                verdict=verdict_of(votes, label, error),
                 clean_votes=job.clean.votes[:, row].tolist(),
                 adv_votes=votes,
                 clean_margins=job.clean.margins[:, row].tolist(),

@@ -30,8 +30,8 @@ class Record:
     Attributes:
         index: the image's index in its dataset split.
         label: its true class.
-        verdict: "robust" if `vote` of the votes on the adversarial image is the true class, "fooled" if not, "error" if
-            the attack or the defense failed; an error counts as neither.
+        verdict: as `verdict_of` makes it: "robust" if `vote` of the votes on the adversarial image is the true class,
+            "fooled" if not, "error" if the attack or the defense failed; an error counts as neither.
         clean_votes, adv_votes: predicted class in each draw, on the clean and on the adversarial image; `NO_CLASS` if
             the logits were not finite. One draw for a deterministic defense; empty where an error kept the defense from
             answering.
@@ -99,6 +99,23 @@ def vote(votes: Sequence[int]) -> int:
     most = max(counts.values(), default=0)
     leaders = [choice for choice, count in counts.items() if count == most]
     return leaders[0] if len(leaders) == 1 else NO_CLASS
+
+
+def verdict_of(votes: Sequence[int], label: int, error: str | None = None) -> Verdict:
+    """What becomes of an image: the one place where a verdict is made.
+
+    Args:
+        votes: predicted class in each draw on the adversarial image.
+        label: the image's true class.
+        error: why the attack or the defense failed on it, if one did.
+
+    Example:
+        >>> verdict_of([3, 3, 5], 3), verdict_of([3, 5], 3), verdict_of([3], 3, "the attack failed")
+        ('robust', 'fooled', 'error')
+    """
+    if error is not None:
+        return "error"
+    return "robust" if vote(votes) == label else "fooled"
 
 
 def from_row(row: dict[str, Any]) -> Record:

@@ -59,6 +59,19 @@ LARGEST_MANIFEST = 1 << 24
 
 Result = TypeVar("Result")
 
+ShardRange = tuple[int, int]
+"""A contiguous range of the suite's images, [start, stop)."""
+
+
+def shard_ranges(images: int, shard: int) -> list[ShardRange]:
+    """The shards of a pairing, in order: so many images each, the last one with what is left.
+
+    Example:
+        >>> shard_ranges(10, 4)
+        [(0, 4), (4, 8), (8, 10)]
+    """
+    return [(start, min(start + shard, images)) for start in range(0, images, shard)]
+
 
 class Damaged(Exception):
     """A shard's files exist but cannot be believed; the message says why."""
@@ -176,14 +189,14 @@ class CellStore:
         except (FileNotFoundError, Unreadable):
             return None
 
-    def shards(self) -> list[tuple[int, int]]:
+    def shards(self) -> list[ShardRange]:
         """Bounds of the shards that lie here, in order."""
         names = (
             re.fullmatch(r"([0-9]{5,9})-([0-9]{5,9})\.parquet", path.name) for path in self.folder.glob("*.parquet")
         )
         return sorted((int(name[1]), int(name[2])) for name in names if name)
 
-    def paths(self, shards: Iterable[tuple[int, int]]) -> list[Path]:
+    def paths(self, shards: Iterable[ShardRange]) -> list[Path]:
         """The files of these shards."""
         return [self._path(*bounds, suffix) for bounds in shards for suffix in ("safetensors", "parquet")]
 
@@ -310,7 +323,3 @@ class Lock:
 
 def _without_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-
-
-ShardRange = tuple[int, int]
-"""A contiguous range of the suite's images, [start, stop)."""

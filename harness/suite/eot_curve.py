@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.config.component import parameters
 from harness.config.yaml_file import Document, Node
 from harness.errors import UserError
+from harness.suite.build import build_defense
 from harness.suite.plan import Cell, Plan, check, load_suite
 from harness.suite.sweep import shortened
 
@@ -38,7 +39,7 @@ def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: i
         raise UserError(f"a curve of EOT over {list(draws)}", remedy="Give two or more counts, such as --draws 1,5,10")
     suite = load_suite(path, only=only)
     cell = _cell(suite, only)
-    defense = cell.defense.build()
+    defense = build_defense(cell.defense)
     if not defense.stochastic:
         raise UserError(
             f"{cell.defense.title} is deterministic: every draw is the same, and EOT changes nothing",

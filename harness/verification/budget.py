@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.datasets.batch import Images
 from harness.quantity import Quantity
 from harness.results.manifest import CellFacts
-from harness.results.record import Record, vote
+from harness.results.record import Record, verdict_of
 from harness.results.shard_files import Shapes
 from harness.threat import NORMS, TOLERANCE, Flow, ThreatModel
 
@@ -109,7 +109,7 @@ def _inconsistent(record: Record, index: int, label: int) -> str | None:
         return f"the record says violation {record.violation + 0.0:.3g} and has the flags {record.flags}"
     if not record.adv_votes:
         return f"the record says {record.verdict}, without a vote"
-    follows = "robust" if vote(record.adv_votes) == label else "fooled"
+    follows = verdict_of(record.adv_votes, label)
     if record.verdict != follows:
         return f"the record says {record.verdict}, its votes {record.adv_votes} make it {follows}"
     return None

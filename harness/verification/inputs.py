@@ -24,9 +24,10 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True)
 class Attacked:
-    """The images of a run before any attack, and how many classes there are."""
+    """The images of a run before any attack, the dataset that they are from, and how many classes there are."""
 
     images: Images
+    dataset: datasets.Dataset
     num_classes: int
 
 
@@ -53,7 +54,7 @@ def attacked(manifest: Manifest, root: Path, folder: Path) -> Attacked:
     if _chosen(resolved, len(dataset)) != list(facts.indices):
         raise Mismatch(f"the {facts.count} images are not those that the suite chose from '{facts.name}'")
     classes = dataset.num_classes or facts.num_classes or int(dataset.labels.max()) + 1
-    return Attacked(Images(torch.tensor(facts.indices), chosen.images, chosen.labels), classes)
+    return Attacked(Images(torch.tensor(facts.indices), chosen.images, chosen.labels), dataset, classes)
 
 
 def _chosen(resolved: dict[str, Any], available: int) -> list[int]:

@@ -16,8 +16,9 @@ from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import UserError, one_line
 from harness.results.manifest import CellFacts, Manifest, read_manifest
-from harness.results.record import Record, vote
-from harness.results.store import MANIFEST, CellStore, Damaged, ShardRange, Store
+from harness.results.record import Record, verdict_of
+from harness.results.store import MANIFEST, CellStore, Damaged, ShardRange, Store, shard_ranges
+from harness.suite.build import build_defense
 from harness.suite.cell_key import Identities
 from harness.verification.budget import faults, malformed, threat_of
 from harness.verification.cell_report import CellReport
@@ -115,7 +116,7 @@ class _Session:
         replay: bool,
     ) -> Iterator[CellReport]:
         """The checks of one pairing, shard by shard."""
-        rebuilt = self._rebuilt(report, facts) if replay else None
+        rebuilt = self._rebuilt(report, facts, found) if replay else None
         threat = rebuilt.attack.threat if rebuilt else threat_of(facts)
         if rebuilt:
             report.problems += misdescribed(facts, rebuilt.attack)
@@ -141,7 +142,7 @@ class _Session:
         if rebuilt and not report.unreplayed:
             self._gate(report, facts, rebuilt, found)
 
-    def _rebuilt(self, report: CellReport, facts: CellFacts) -> Rebuilt | None:
+    def _rebuilt(self, report: CellReport, facts: CellFacts, found: Attacked) -> Rebuilt | None:
         """What the pairing was made with, and its defense ready to be asked; or the reason in the report."""
         try:
             with self._fence():
@@ -149,8 +150,9 @@ class _Session:
                 if facts.defense not in self.defenses:
                     self.defenses.clear()  # before the next is built: one of them may fill the memory
                     self.clean.clear()
-                    defense = rebuilt.defense.build().eval().requires_grad_(False).to(self.device)
-                    self.defenses[facts.defense] = defense
+                    identity = self.known.of(rebuilt.defense)
+                    defense = build_defense(rebuilt.defense, found.dataset, identity=identity)
+                    self.defenses[facts.defense] = defense.to(self.device)
         except registry.Foreign as error:
             report.unreplayed = f"{error.message}; add --trust to run it"
             return None
@@ -206,7 +208,7 @@ class _Session:
 
     def _gate(self, report: CellReport, facts: CellFacts, rebuilt: Rebuilt, found: Attacked) -> None:
         """The remarks of the run's gates, against what the gates remark here."""
-        name, first = facts.defense, (0, min(facts.shard, facts.count))
+        name, first = facts.defense, shard_ranges(facts.count, facts.shard)[0]
         try:
             if name not in self.gates:
                 attacks = self._attacks(name)
@@ -250,7 +252,7 @@ def _compare(
     report.borderline += "contradiction" not in kinds and "borderline" in kinds
     report.equal += kinds == ["equal", "equal"]
     report.moved = max(report.moved, *(comparison.moved for comparison in found))
-    report.replayed += vote(answers.votes[:, row].tolist()) == record.label
+    report.replayed += verdict_of(answers.votes[:, row].tolist(), record.label) == "robust"
     for comparison in found:
         told = f"image {record.index}, {comparison.told}"
         if comparison.sameness == "contradiction" or (comparison.moved > MISSTATED and same):
@@ -291,8 +293,9 @@ def _read(
 
 
 def _shards(facts: CellFacts, limit: int | None) -> list[ShardRange]:
-    wanted = min(limit or facts.count, facts.count)
-    return [(start, min(start + facts.shard, facts.count)) for start in range(0, wanted, facts.shard)]
+    """The shards of a pairing that hold its first images, all of them without a limit."""
+    ranges = shard_ranges(facts.count, facts.shard)
+    return ranges if limit is None else [bounds for bounds in ranges if bounds[0] < limit]
 
 
 def _folder(suite: Path | None) -> Path:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from harness.defense import Defense
 from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.run import run
-from harness.predict import draws_globally, predict_votes, query
-from harness.randomness import fenced, normal, row_seeds
+from harness.predict import draw_logits, draws_globally, margin, predict_votes, predictions, query
+from harness.randomness import fenced, fold, normal, row_seeds
 from harness.results.store import Store
 from harness.suite import load_suite
 from harness.target import Target
@@ -207,3 +207,61 @@ def test_a_run_gives_the_same_records_whatever_the_batch_size(tmp_path: Path) ->
             for kind in ("clean", "adv"):
                 assert other[f"{kind}_votes"] == one[f"{kind}_votes"]
                 assert other[f"{kind}_margins"] == pytest.approx(one[f"{kind}_margins"], abs=1e-4)
+
+
+# Votes and margins
+
+
+class Harness(Linear):
+    """Takes its noise from the harness's seeds."""
+
+    def noise(self, x: Tensor) -> Tensor:
+        return 0.3 * normal(self.seeds_for(x), x.shape[1:])
+
+
+class Steady(Linear):
+    stochastic = False
+
+
+def test_a_margin_is_the_true_logit_less_the_largest_other() -> None:
+    logits = torch.randn(50, 6, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    y = torch.arange(50) % 6
+    naive = [
+        row[label].item() - max(value.item() for place, value in enumerate(row) if place != label)
+        for row, label in zip(logits, y.tolist(), strict=True)
+    ]
+    found = margin(logits, y)
+    assert found.tolist() == pytest.approx(naive)
+    assert torch.equal(found > 0, logits.argmax(1) == y)
+    [grad] = torch.autograd.grad(found.sum(), logits)
+    assert torch.equal(grad.sum(1), torch.zeros(50)) and torch.equal(grad.gather(1, y[:, None]), torch.ones(50, 1))
+
+
+def test_predictions_are_classes_and_margins_by_draw_and_a_nan_makes_both_none() -> None:
+    logits = torch.tensor([[[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]], [[1.0, 4.0, 2.0], [torch.nan, 9.0, 1.0]]])
+    found = predictions(logits, torch.tensor([0, 1]))
+    assert found.votes.tolist() == [[0, 1], [1, -1]]
+    assert found.margins[:, 0].tolist() == [1.0, -3.0] and found.margins[0, 1] == 4
+    assert found.margins[1, 1].isnan() and found.valid.tolist() == [True, False]
+
+
+def test_an_infinite_logit_is_no_prediction_either() -> None:
+    found = predictions(torch.tensor([[[torch.inf, 0.0], [0.0, -torch.inf]]]), torch.tensor([0, 0]))
+    assert found.votes.tolist() == [[-1, -1]] and bool(found.margins.isnan().all())
+
+
+def test_every_draw_is_a_query_of_the_defense_under_its_own_seeds() -> None:
+    defense = Harness()
+    found = predict_votes(defense, X, Y, SEEDS, votes=4, batch_size=3)
+    draws = torch.stack([query(defense, X, fold(SEEDS, draw)) for draw in range(4)])
+    assert torch.equal(found.votes, draws.argmax(2))
+    assert found.votes.shape == found.margins.shape == (4, 7) and len({str(votes) for votes in draws.tolist()}) == 4
+    torch.testing.assert_close(draw_logits(defense, X, SEEDS, votes=4, batch_size=7), draws)
+
+
+def test_a_deterministic_defense_is_asked_once_and_no_gradient_is_kept() -> None:
+    defense = Steady()
+    defense.weight.requires_grad_(True)
+    found = predict_votes(defense, X, Y, SEEDS, votes=4, batch_size=3)
+    assert found.votes.shape == (1, 7) and defense.batches == [3, 3, 1]
+    assert not found.margins.requires_grad and found.margins.dtype == torch.float32

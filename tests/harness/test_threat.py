@@ -166,3 +166,14 @@ def test_a_dishonest_flow_is_a_violation() -> None:
 
 def test_a_threat_prints_as_it_was_written() -> None:
     assert str(Linf(Quantity("8/255"))) == "Linf 8/255"
+
+
+def test_an_l2_ball_without_the_box_shrinks_only_what_lies_outside_along_its_ray() -> None:
+    x, direction = torch.rand(4, 1, 3, 3), normal(torch.arange(4), (1, 3, 3))
+    direction = direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    threat, lengths = L2(Quantity(2)), torch.tensor([0.5, 1.9, 2.1, 50.0])
+    shrunk = threat.shrink(x, x + lengths.view(-1, 1, 1, 1) * direction)
+    expected = x + lengths.clamp(max=2).view(-1, 1, 1, 1) * direction
+    assert torch.allclose(shrunk, expected, atol=1e-5)
+    assert shrunk.amin() < 0 or shrunk.amax() > 1
+    assert torch.equal(threat.project(x, expected * 3), threat.shrink(x, (expected * 3).clamp(0, 1)))

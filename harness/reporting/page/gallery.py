@@ -17,7 +17,7 @@ from harness.reporting.page.originals import Originals, originals
 from harness.reporting.page.pictures import arrows, difference, gain_of, png
 from harness.results.load import CellResults, Run
 from harness.results.record import NO_CLASS, vote
-from harness.results.store import CellStore, Store
+from harness.results.store import CellStore, ShardRange, Store, shard_ranges
 
 MOST = 64
 """Images per pairing, unless the user says otherwise."""
@@ -66,11 +66,10 @@ def _images(run: Run, pairing: CellResults, most: int) -> dict[int, Shard]:
     return found
 
 
-def _bounds(pairing: CellResults) -> list[tuple[int, int]]:
+def _bounds(pairing: CellResults) -> list[ShardRange]:
     """Shards that count."""
     facts = pairing.facts
-    starts = (int(start) for start in pairing.records.index if start % facts.shard == 0)
-    return [(start, min(start + facts.shard, facts.count)) for start in starts]
+    return [bounds for bounds in shard_ranges(facts.count, facts.shard) if bounds[0] in pairing.records.index]
 
 
 def _cell(run: Run, pairing: CellResults) -> CellStore:

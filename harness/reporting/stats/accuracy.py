@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from harness.results.record import NO_CLASS, Rule, vote
+from harness.results.record import NO_CLASS, Rule, verdict_of
 
 Successes = NDArray[np.float64]
 """In [0, 1]; NaN where an image ended in an error."""
@@ -73,7 +73,7 @@ def success(votes: Sequence[int], label: int, rule: Rule) -> float:
     if rule == "mean":
         return sum(right) / len(right)
     if rule == "majority":
-        return float(vote(votes) == label)
+        return float(verdict_of(votes, label) == "robust")
     return float(all(right))
 
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.results.record import NO_CLASS, SCHEMA, Record, vote
+from harness.results.record import NO_CLASS, SCHEMA, Record, verdict_of, vote
 
 
 def test_the_schema_has_the_records_fields_in_their_order() -> None:
@@ -31,3 +32,22 @@ def test_the_winner_leads_alone_and_neither_order_nor_index_decides(votes: list[
     assert vote(votes[::-1]) == winner
     renamed = [NO_CLASS if guess == NO_CLASS else names[guess] for guess in votes]
     assert vote(renamed) == (NO_CLASS if winner == NO_CLASS else names[winner])
+
+
+@pytest.mark.parametrize(
+    ("votes", "error", "verdict"),
+    [
+        ([1], None, "robust"),
+        ([1, 1, 2], None, "robust"),
+        ([2, 1, 3], None, "fooled"),
+        ([1, 2], None, "fooled"),
+        ([NO_CLASS], None, "fooled"),
+        ([], None, "fooled"),
+        ([1, 1, 1], "the attack failed", "error"),
+        ([2], "", "error"),
+    ],
+)
+def test_an_image_is_robust_only_if_its_class_leads_alone_and_nothing_failed(
+    votes: list[int], error: str | None, verdict: str
+) -> None:
+    assert verdict_of(votes, 1, error) == verdict

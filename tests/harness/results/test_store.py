@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.results.record import SCHEMA_VERSION, Record
-from harness.results.store import CellStore, Damaged, Stale, Store
+from harness.results.store import CellStore, Damaged, Stale, Store, shard_ranges
 
 COUNT = st.integers(0, 2**63 - 1)
 SIZE = st.floats(0, width=32, allow_infinity=False)
@@ -71,6 +71,13 @@ def cell(tmp_path: Path) -> CellStore:
     cell.write(0, 2, [make(0), make(1, "fooled")], images())
     cell.write(2, 4, [make(2), make(3)], images(1.0))
     return cell
+
+
+@given(st.integers(0, 200), st.integers(1, 250))
+def test_shards_cover_every_image_once_and_all_but_the_last_are_full(images: int, shard: int) -> None:
+    ranges = shard_ranges(images, shard)
+    assert [place for start, stop in ranges for place in range(start, stop)] == list(range(images))
+    assert all(stop - start == shard for start, stop in ranges[:-1]) and all(0 < b - a <= shard for a, b in ranges)
 
 
 # Round trips
