@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(root), str(root / "tests")]
 
-from benchmarks.faults import attempt, components, damage, directories, forgeries, kills
+from benchmarks.faults import components, damage, directories, forgeries, kills
 from benchmarks.faults.trial import Trial
+from helpers.forked import preload
 
 FAMILIES: dict[str, Callable[[Path], Iterator[Trial]]] = {
     "kills": kills.trials,
@@ -56,7 +58,7 @@ def main(families: list[str]) -> int:
     if unknown:
         print(f"there is no family {unknown[0]}; there are {', '.join(FAMILIES)}", file=sys.stderr)
         return 2
-    attempt.preload()
+    preload()
     found = [trial for family in families or FAMILIES for trial in _tried(family)]
     page = _page(found)
     if families:

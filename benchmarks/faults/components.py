@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.faults import bad_attacks, bad_defenses
-from benchmarks.faults.attempt import Attempt, run
 from benchmarks.faults.trial import Number, Trial, numbers
+from helpers.forked import Attempt, run
 
 LIMIT = 120
 

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.faults.attempt import Attempt, run
 from benchmarks.faults.trial import Trial, bounded, contents, numbers, prepare
+from helpers.forked import Attempt, run
 
 DAMAGES = 240
 RUN = ["run", "suite.yaml", "--out", "hurt", "--device", "cpu"]

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.faults.attempt import run
 from benchmarks.faults.trial import SUITE, Trial, bounded, manifest, prepare
+from helpers.forked import run
 
 COMMANDS = (
     ["report", "bad"],

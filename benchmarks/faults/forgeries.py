@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from benchmarks.faults.attempt import run
 from benchmarks.faults.trial import Trial, bounded, prepare
 from harness import datasets
 from harness.results.manifest import write_manifest
 from harness.results.store import Store
+from helpers.forked import run
 
 CLEAN = datasets.load("digits", "test").images.numpy()
 

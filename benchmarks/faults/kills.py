@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.faults.attempt import run
 from benchmarks.faults.trial import Trial, contents, finish, prepare
+from helpers.forked import run
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 KILLS = 56

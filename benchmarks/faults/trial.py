@@ -12,7 +12,7 @@ from typing import Literal
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from benchmarks.faults.attempt import Attempt, run
+from helpers.forked import Attempt, run
 
 Outcome = Literal["right", "said", "unseen", "wrong"]
 """right: the numbers are those of an undisturbed run. said: refused, shown as failed, marked, or contradicted by

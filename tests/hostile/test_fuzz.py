@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,8 @@ from harness.results.manifest import find_manifest
 from harness.results.store import CellStore, Damaged, Store
 from harness.suite import load_suite
 from harness.verification import verify
+from helpers import hostile
 
-HERE = Path(__file__).parent
 FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 ODD = [
@@ -66,21 +64,9 @@ ODD = [
 """What a place of a manifest is given instead of what it had."""
 
 
-def beside(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"hostile_{name}", HERE / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-directories = beside("directories")
-
-
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = directories.sound(tmp_path_factory.mktemp("sound"))
+    folder: Path = hostile.sound(tmp_path_factory.mktemp("sound"))
     return folder
 
 
@@ -169,7 +155,7 @@ WORDS = (
 @given(seed=st.integers(0, 2**32), words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=4))
 def test_a_damaged_suite_is_refused_or_read(tmp_path: Path, seed: int, words: list[str]) -> None:
     """Each word is put somewhere into a sound suite."""
-    text, chance = directories.SUITE, random.Random(seed)
+    text, chance = hostile.SUITE, random.Random(seed)
     for word in words:
         place = chance.randrange(len(text))
         text = text[:place] + word + text[place + chance.choice((0, 0, 1, 10)) :]

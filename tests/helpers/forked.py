@@ -44,8 +44,6 @@ def preload() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import harness.report
-    import harness.verify
     import matplotlib.pyplot
     import pyarrow.parquet
     import sklearn.datasets
@@ -54,9 +52,11 @@ def preload() -> None:
     import defenses.undefended
     import harness.cli
     import harness.datasets
+    import harness.reporting
+    import harness.verification
 
     assert all((matplotlib.pyplot, pyarrow.parquet, sklearn.datasets, attacks.autoattack, defenses.undefended))
-    assert all((harness.cli, harness.datasets, harness.report, harness.verify))
+    assert all((harness.cli, harness.datasets, harness.reporting, harness.verification))
 
 
 def run(
