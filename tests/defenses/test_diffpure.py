@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from defenses import diffpure
 from defenses.diffpure import FORWARD, PURIFY, DiffPure
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.undefended import Undefended
@@ -167,7 +168,7 @@ def test_images_rounds_and_steps_have_noise_of_their_own(make, x, monkeypatch) -
         seen.append(seeds)
         return normal(seeds, shape, dtype)
 
-    monkeypatch.setattr("defenses.diffpure.normal", spy)
+    monkeypatch.setattr(diffpure, "normal", spy)
     purified(make(rounds=2), x)
     used = torch.cat([*seen, SEEDS])
     assert len(seen) == 2 * (1 + 10)

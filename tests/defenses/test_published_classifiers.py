@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from defenses import jem
 from defenses.jem import JEM
 from defenses.pat import PAT
 from defenses.undefended import Undefended
@@ -95,7 +96,7 @@ def test_jems_energy_is_low_where_the_originals_logsumexp_is_high(
 def test_jems_noise_is_that_of_the_original_on_images_of_minus_one_to_one(
     build: Callable, golden: Callable, rule_image: Callable, rule_noise: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("defenses.jem.normal", lambda seeds, shape, dtype: rule_noise((len(seeds), *shape), 0, dtype))
+    monkeypatch.setattr(jem, "normal", lambda seeds, shape, dtype: rule_noise((len(seeds), *shape), 0, dtype))
     logits = build(JEM, noise=0.03)(rule_image((2, 3, 32, 32)))
     assert_close(logits, golden("jem_wrn")["outputs"]["classify_logits_x_plus_0.03_noise_k0"])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.cli import listing
 
 Mutation = Callable[[Path], list[str]]
 """Spoils a valid suite in place; returns the arguments of `harness run`."""
@@ -188,7 +189,7 @@ def test_listing_does_not_wait_for_torch() -> None:
 def test_a_fault_of_ours_shows_its_traceback_and_a_status_that_says_nothing_of_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.cli.listing.listing", {}.__getitem__)
+    monkeypatch.setattr(listing, "listing", {}.__getitem__)
     assert call("list") == 70
     assert "KeyError: 'defenses'" in capsys.readouterr().err
 

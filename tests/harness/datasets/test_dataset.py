@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_without_a_network_the_address_and_the_place_are_told(
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     for offline in (False, True):
         with pytest.raises(UserError) as caught:
             datasets.load(name, offline=offline)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from harness.cli import main
 from harness.cli.show import _cost_table
+from harness.dry_run import cost
 from harness.dry_run.cost import CellCost, estimate, hours, materialise, speeds
 from harness.dry_run.meta_checkpoints import all_on_meta
 from harness.dry_run.placeholders import placeholder_cache
@@ -96,7 +97,7 @@ def test_show_measures_a_speed_and_estimates_hours(
     small_suite: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("harness.dry_run.cost.SHORTEST", 0.01)
+    monkeypatch.setattr(cost, "SHORTEST", 0.01)
     main_or_exit("show", str(small_suite), "--measure", "--device", "cpu")
     told = capsys.readouterr().out
     assert "hours" in told and "measured on cpu" in told and "Not here" not in told

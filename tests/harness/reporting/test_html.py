@@ -22,7 +22,7 @@ from torch import Tensor
 from harness import datasets
 from harness.cli import main
 from harness.reporting import report, summarise
-from harness.reporting.page.gallery import gallery
+from harness.reporting.page import gallery, render
 from harness.reporting.page.matrix import matrices
 from harness.reporting.page.pictures import arrows, difference, gain_of, png
 from harness.reporting.page.render import POLICY
@@ -170,7 +170,7 @@ def test_differences_to_a_cell_that_failed_are_not_shown(maker: Any, rec: Callab
 def test_the_explorer_decides_ties_and_errors_for_no_class(maker: Any, rec: Callable[..., Record]) -> None:
     records = [rec(0, adv="rrw"), rec(1, adv="rw"), rec(2, adv="r", verdict="error", error="x"), rec(3, adv="ww")]
     maker.cell("d", "a", records, stochastic=True)
-    (pairing,) = gallery(read_run(maker.finish(votes=2)))["pairings"]
+    (pairing,) = gallery.gallery(read_run(maker.finish(votes=2)))["pairings"]
     assert [image["answer"] for image in pairing["images"]] == ["1", "tie", "error", "2"]
     assert [image["decided"] for image in pairing["images"]] == [True, False, False, True]
 
@@ -181,7 +181,7 @@ def test_published_numbers_stand_beside_ours(run: Path, monkeypatch: pytest.Monk
     assert sheet.main
     beside = replace(sheet.main.lines[0][1], published="pub. 71.00, −4.0")
     main_grid = replace(sheet.main, lines=[[sheet.main.lines[0][0], beside]])
-    monkeypatch.setattr("harness.reporting.page.render.lay_out", lambda table: replace(sheet, main=main_grid))
+    monkeypatch.setattr(render, "lay_out", lambda table: replace(sheet, main=main_grid))
     assert "pub. 71.00, −4.0" in Parsed(page_of(run)).texts
 
 
@@ -190,7 +190,7 @@ def test_the_same_results_give_the_same_page(run: Path) -> None:
 
 
 def test_pictures_are_the_stored_images(run: Path) -> None:
-    found = gallery(read_run(run))
+    found = gallery.gallery(read_run(run))
     stored = Store(run).cell("plain", "linf", "plain-linf").images(2, 4)["images"]
     shown = next(p for p in found["pairings"] if (p["defense"], p["attack"]) == ("plain", "linf"))["images"][2]
     assert np.array_equal(_decoded(shown["adv"]), (stored[0, 0] * 255).round().numpy())
@@ -206,22 +206,22 @@ def _decoded(uri: str) -> np.ndarray:
 
 
 def test_an_image_that_the_attack_left_alone_is_embedded_once(run: Path) -> None:
-    images = gallery(read_run(run))["pairings"][0]["images"]
+    images = gallery.gallery(read_run(run))["pairings"][0]["images"]
     assert images[0]["adv"] is None and images[0]["difference"] is None and images[1]["adv"]
 
 
 def test_only_so_many_images_are_embedded_and_only_their_originals(run: Path) -> None:
-    found = gallery(read_run(run), most=3)
+    found = gallery.gallery(read_run(run), most=3)
     assert [len(pairing["images"]) for pairing in found["pairings"]] == [3, 3, 3]
     assert all(pairing["total"] == COUNT for pairing in found["pairings"]) and len(found["clean"]) == 3
-    assert gallery(read_run(run), most=0)["clean"] == {}
+    assert gallery.gallery(read_run(run), most=0)["clean"] == {}
 
 
 def test_large_images_are_embedded_in_smaller_numbers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.reporting.page.gallery.PIXELS", 3 * 2 * 3 * 2 * 64)
-    assert [len(pairing["images"]) for pairing in gallery(read_run(run))["pairings"]] == [6, 6, 6]
-    monkeypatch.setattr("harness.reporting.page.gallery.PIXELS", 0)
-    assert [len(pairing["images"]) for pairing in gallery(read_run(run))["pairings"]] == [4, 4, 4]
+    monkeypatch.setattr(gallery, "PIXELS", 3 * 2 * 3 * 2 * 64)
+    assert [len(pairing["images"]) for pairing in gallery.gallery(read_run(run))["pairings"]] == [6, 6, 6]
+    monkeypatch.setattr(gallery, "PIXELS", 0)
+    assert [len(pairing["images"]) for pairing in gallery.gallery(read_run(run))["pairings"]] == [4, 4, 4]
 
 
 def test_without_the_dataset_the_adversarial_images_are_shown_and_it_is_said(run: Path) -> None:
@@ -230,7 +230,7 @@ def test_without_the_dataset_the_adversarial_images_are_shown_and_it_is_said(run
         changed = {**manifest, "dataset": {**manifest["dataset"], **change}}
         changed["resolved"]["dataset"]["name"] = changed["dataset"]["name"]
         (run / "run.json").write_text(json.dumps(changed))
-        found = gallery(read_run(run))
+        found = gallery.gallery(read_run(run))
         assert words in found["missing"] and found["clean"] == {}
         assert all(image["adv"] and not image["difference"] for image in found["pairings"][0]["images"])
 
@@ -238,7 +238,7 @@ def test_without_the_dataset_the_adversarial_images_are_shown_and_it_is_said(run
 def test_an_unfinished_pairing_shows_what_is_there(run: Path) -> None:
     for suffix in ("parquet", "safetensors"):
         (run / "cells" / "plain" / "linf" / f"00000-00002.{suffix}").unlink()
-    shown = gallery(read_run(run))["pairings"][0]
+    shown = gallery.gallery(read_run(run))["pairings"][0]
     assert [image["index"] for image in shown["images"]] == [102, 103, 104, 105] and shown["total"] == COUNT
 
 

@@ -19,8 +19,10 @@ import pytest
 import torch
 
 import harness
+from harness import files
 from harness.errors import UserError
 from harness.files import write_atomically
+from harness.results import store
 from harness.results.record import Record
 from harness.results.store import CellStore, Store
 
@@ -72,7 +74,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     old: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if stage == "write":
-        monkeypatch.setattr("harness.files.open", FullFile, raising=False)
+        monkeypatch.setattr(files, "open", FullFile, raising=False)
     else:
         monkeypatch.setattr(os, stage, fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(UserError, match=r"No space left on device.*Free some space") as caught:
@@ -120,8 +122,8 @@ def test_a_folder_that_cannot_be_made_is_told_with_a_remedy(tmp_path: Path) -> N
 def test_a_read_only_directory_is_told_with_a_remedy(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.files.open", fail(OSError(code, os.strerror(code))), raising=False)
-    monkeypatch.setattr("harness.results.store.open", fail(OSError(code, os.strerror(code))), raising=False)
+    monkeypatch.setattr(files, "open", fail(OSError(code, os.strerror(code))), raising=False)
+    monkeypatch.setattr(store, "open", fail(OSError(code, os.strerror(code))), raising=False)
     for attempt in (lambda: Store(tmp_path).write_manifest({}), lambda: Store(tmp_path).locked().__enter__()):
         with pytest.raises(UserError, match=rf"{os.strerror(code)}.*--out"):
             attempt()
