@@ -107,7 +107,8 @@ def test_pytest_imports_tests_by_path() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     assert "--import-mode=importlib" in config["tool:pytest"]["addopts"]
-    assert [path.parent.name for path in (ROOT / "tests").rglob("__init__.py")] == ["helpers"]
+    packages = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("__init__.py")}
+    assert packages == {"helpers"}
 
 
 PYTHON_STUB = """#!/bin/sh
