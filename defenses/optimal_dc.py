@@ -26,6 +26,7 @@ from defenses.diffusion.optimal import OptimalDenoiser
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import Spacing, time_grid
 from harness import datasets
+from harness.datasets.by_name import find as find_dataset
 from harness.datasets.image_folder import content_hash
 from harness.errors import UserError
 
@@ -108,7 +109,7 @@ class OptimalDC(DiffusionClassifier):
         for name, number in {"per_class": per_class, "samples": samples, "chunk": chunk}.items():
             if number is not None and number < 1:
                 raise UserError(f"{name} is {number}", remedy="It must be at least 1")
-        if path is not None and dataset not in ("folder", "npz"):
+        if path is not None and not find_dataset(dataset).needs_path:
             raise UserError(
                 f"path is given for the dataset '{dataset}', which has a place of its own",
                 remedy="Remove it; $HARNESS_DATA or `harness --cache` moves that place",

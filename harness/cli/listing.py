@@ -7,7 +7,6 @@ from pathlib import Path
 import yaml
 
 from harness.config.registry import entries
-from harness.datasets.names import DATASETS
 from harness.process.foreign_code import folder_of
 
 Row = dict[str, str]
@@ -15,8 +14,6 @@ Row = dict[str, str]
 
 def listing(kind: str) -> list[Row]:
     """Rows with name, summary and arguments. kind: "defenses", "attacks", "datasets" or "suites"."""
-    if kind == "datasets":
-        return [{"name": name, "summary": summary, "arguments": ""} for name, summary in DATASETS.items()]
     if kind == "suites":
         return [_suite(path) for path in suite_files()]
     return [

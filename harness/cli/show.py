@@ -143,7 +143,8 @@ def _hours(value: float) -> str:
 
 
 def _print_absent(plan: Plan, console: Console) -> None:
-    from harness.dry_run.placeholders import absent, absent_dataset, how_to_get
+    from harness.datasets.by_name import absent_dataset
+    from harness.dry_run.placeholders import absent, how_to_get
 
     defenses = {cell.defense.name: cell.defense for cell in plan.cells}
     entries = {entry.name: entry for defense in defenses.values() for entry in absent(defense)}

@@ -24,7 +24,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that a suite can name. summary: the first line of its docstring."""
+    """Something that a suite can name. summary: its class's attribute `summary`, or the first line of its docstring."""
 
     name: str
     summary: str
@@ -44,8 +44,17 @@ def describe(name: str, module: str, cls: str) -> Entry:
     found = _class(module, cls)
     if found is None:
         return Entry(name, "", module, cls, ())
-    text = (ast.get_docstring(found.node) or "").strip()
+    text = _stated(found.node, "summary") or (ast.get_docstring(found.node) or "").strip()
     return Entry(name, text.split("\n")[0], module, cls, _parameters(found))
+
+
+def _stated(cls: ast.ClassDef, name: str) -> str:
+    """The text that a class gives an attribute, or ""."""
+    for node in cls.body:
+        targets = node.targets if isinstance(node, ast.Assign) else ()
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in targets):
+            return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
+    return ""
 
 
 def class_in(path: Path, stem: str, contract: str) -> str | None:

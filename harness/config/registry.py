@@ -33,6 +33,7 @@ PACKAGES = {
     "attacks": "attacks",
     "networks": "defenses.networks",
     "trainers": "defenses.training",
+    "datasets": "harness.datasets.sources",
 }
 """Kinds of things that have names, and where the built-in ones live."""
 
@@ -41,6 +42,7 @@ CONTRACTS = {
     "attacks": "harness.attack:Attack",
     "networks": "torch.nn:Module",
     "trainers": "harness.training.trainer:Trainer",
+    "datasets": "harness.datasets.source:Source",
 }
 """What a class of each kind must extend."""
 

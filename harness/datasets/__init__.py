@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from harness.lazy import lazy
 
 if TYPE_CHECKING:
-    from harness.datasets.dataset import Dataset, Split, fingerprint, load, state
+    from harness.datasets.by_name import load, state
+    from harness.datasets.dataset import Dataset, Split, fingerprint
 
 __all__ = ["Dataset", "Split", "fingerprint", "load", "state"]
 
@@ -17,7 +18,7 @@ __getattr__ = lazy(
         "Dataset": "harness.datasets.dataset",
         "Split": "harness.datasets.dataset",
         "fingerprint": "harness.datasets.dataset",
-        "load": "harness.datasets.dataset",
-        "state": "harness.datasets.dataset",
+        "load": "harness.datasets.by_name",
+        "state": "harness.datasets.by_name",
     },
 )

@@ -11,9 +11,8 @@ from torch import nn
 
 from harness.attack import UNKNOWN_CLASSES
 from harness.config.component import Component
-from harness.datasets.names import KNOWN
+from harness.datasets.by_name import absent_dataset
 from harness.defense import Defense
-from harness.dry_run.placeholders import absent_dataset
 from harness.dry_run.smoke import reduced
 from harness.evaluation.pending import load_images
 from harness.suite.build import build_defense, refuse_unsuitable
@@ -93,8 +92,7 @@ def hours(costs: list[CellCost], speed: Mapping[str, float]) -> list[float]:
 def _dataset(plan: Plan) -> tuple[int, int | None, tuple[int, ...]]:
     """How many images the suite attacks, of how many classes, if that is known, and their shape, (C, H, W)."""
     spec = plan.suite.dataset
-    if absent_dataset(spec.name):
-        known = KNOWN[spec.name]
+    if known := absent_dataset(spec.name):
         return len(spec.choose(known.test if spec.split == "test" else known.train)), known.classes, known.shape
     dataset, images = load_images(plan)
     return len(images), dataset.num_classes, tuple(images.x.shape[1:])

@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import TypeAdapter
 from torch import nn
 
-from harness import datasets
 from harness.config.component import Class, Component
-from harness.datasets.names import KNOWN
+from harness.datasets.by_name import absent_dataset
+from harness.datasets.source import Known
 from harness.dry_run.fake_checkpoints import WRITERS, write
 from harness.randomness import derive, fenced
 from harness.settings import weights_root
@@ -64,11 +64,6 @@ def placeholder_cache(folder: Path | None = None) -> Iterator[Path]:
 def absent(component: Component) -> list[Published]:
     """The published checkpoints of a defense, and of those inside it, that are empty files here."""
     return list({entry.name: entry for entry in _named(component) if is_empty(entry.path())}.values())
-
-
-def absent_dataset(name: str) -> bool:
-    """Whether a dataset would have to be downloaded."""
-    return name in KNOWN and not next(found.present for found in datasets.state() if found.name == name)
 
 
 def how_to_get(entry: Published) -> str:
@@ -136,9 +131,9 @@ def fill(entry: Published) -> None:
     write(entry.format, network_of(entry), entry.network or {}, entry.path())
 
 
-def random_images(name: str) -> Path:
+def random_images(name: str, known: Known) -> Path:
     """An .npz file of images of a dataset's shape and classes, inside the block of `placeholder_cache`."""
-    known, path = KNOWN[name], weights_root() / f"{name}.npz"
+    path = weights_root() / f"{name}.npz"
     if not path.is_file():
         count, generator = PER_CLASS * known.classes, np.random.RandomState(0)
         images = generator.rand(count, *known.shape).astype(np.float32)
@@ -149,7 +144,7 @@ def random_images(name: str) -> Path:
 def with_dataset(arguments: dict[str, Any], cls: Class) -> dict[str, Any]:
     """A defense's arguments, with random images in the place of a dataset that is not here."""
     name, hints = arguments.get("dataset"), get_type_hints(cls.__init__, include_extras=True)
-    if "path" not in hints or not isinstance(name, str) or not absent_dataset(name):
+    if "path" not in hints or not isinstance(name, str) or not (known := absent_dataset(name)):
         return arguments
-    path = TypeAdapter(hints["path"]).validate_python(str(random_images(name)), context={"base": Path()})
+    path = TypeAdapter(hints["path"]).validate_python(str(random_images(name, known)), context={"base": Path()})
     return arguments | {"dataset": "npz", "path": path}

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from harness.callback import SILENT, Callback
 from harness.config.component import Component
+from harness.datasets.by_name import absent_dataset
 from harness.datasets.spec import Dataset
 from harness.defense import Defense
 from harness.dry_run.meta_checkpoints import changed
-from harness.dry_run.placeholders import absent, absent_dataset, fill, placeholder_cache, random_images, with_dataset
+from harness.dry_run.placeholders import absent, fill, placeholder_cache, random_images, with_dataset
 from harness.errors import UserError
 from harness.evaluation.pending import load_images
 from harness.evaluation.run import run
@@ -153,8 +154,8 @@ def _reduced_inside(value: Any) -> Any:
 def _images(plan: Plan) -> Tensor:
     """The suite's first images, (2, C, H, W), or random ones."""
     spec = plan.suite.dataset
-    if absent_dataset(spec.name):
-        path = random_images(spec.name)
+    if known := absent_dataset(spec.name):
+        path = random_images(spec.name, known)
         plan = replace(plan, suite=plan.suite.model_copy(update={"dataset": Dataset(name="npz", path=path)}))
     return load_images(plan)[1].x[:IMAGES]
 

@@ -11,8 +11,9 @@ import torch
 from harness import datasets
 from harness.attack import Attack
 from harness.datasets.batch import Images
+from harness.datasets.by_name import class_labels
 from harness.datasets.class_labels import ClassLabels
-from harness.datasets.image_folder import read_labels
+from harness.datasets.source import Request
 from harness.errors import UserError, nearest
 from harness.evaluation.seeds import Seeds
 from harness.results.record import Record
@@ -93,7 +94,12 @@ def load_images(plan: Plan) -> tuple[datasets.Dataset, Images]:
     spec = plan.suite.dataset
     try:
         dataset = datasets.load(
-            spec.name, spec.split, path=spec.path, classes=spec.classes, num_classes=spec.num_classes
+            spec.name,
+            spec.split,
+            path=spec.path,
+            classes=spec.classes,
+            num_classes=spec.num_classes,
+            base=plan.dataset_base(),
         )
         index = torch.as_tensor(spec.choose(len(dataset.images)), dtype=torch.int64)
     except UserError as error:
@@ -104,10 +110,9 @@ def load_images(plan: Plan) -> tuple[datasets.Dataset, Images]:
 def load_labels(plan: Plan) -> ClassLabels | None:
     """The labels of the suite's class folders, if it has such; opens no image. Raises as `load_images` does."""
     spec = plan.suite.dataset
-    if spec.name != "folder" or spec.path is None:
-        return None
     try:
-        return read_labels(spec.path, spec.split, spec.classes, spec.num_classes)
+        request = Request(spec.split, spec.path, classes=spec.classes, num_classes=spec.num_classes)
+        return class_labels(spec.name, request, plan.dataset_base())
     except UserError as error:
         raise error.at(plan.place("dataset")) from error
 

@@ -10,7 +10,7 @@ from typing import Any
 from harness.config.component import BUDGET, Component, bind, check_budget, class_of, parameters
 from harness.config.validation import parse
 from harness.config.yaml_file import Document, Key, Node, read
-from harness.datasets.names import DATASETS
+from harness.datasets import by_name
 from harness.datasets.spec import CHOICES, Dataset
 from harness.errors import Place, UserError, nearest
 from harness.suite.limits import MOST_CELLS, MOST_PLACES
@@ -49,6 +49,10 @@ class Plan:
     def place(self, *path: Key) -> Place:
         """The line of the value at `path`, such as "defenses", "rdc"; of what is nearest above where there is none."""
         return self.document.place(*path)
+
+    def dataset_base(self) -> Path:
+        """The folder that a dataset's name such as `./mine.py:MyData` is relative to."""
+        return self.place("dataset", "name").file.parent
 
     def resolved(self) -> dict[str, Any]:
         """Everything that decides results, for JSON. It does not depend on `only`, batch size or device."""
@@ -160,9 +164,11 @@ def _spelt_out(document: Document, suite: Suite, limit: int | None, sweeps: tupl
 
 
 def _check_dataset(document: Document, dataset: Dataset) -> None:
-    if dataset.name not in DATASETS:
-        remedy = nearest(dataset.name, DATASETS)
-        raise UserError(f"there is no dataset '{dataset.name}'", remedy=remedy, where=document.place("dataset", "name"))
+    written = document.place("dataset", "name")
+    try:
+        by_name.find(dataset.name, written.file.parent)
+    except UserError as error:
+        raise error.at(written) from error
     chosen = [key for key in CHOICES if getattr(dataset, key) is not None]
     if len(chosen) > 1:
         raise UserError(

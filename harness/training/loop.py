@@ -80,7 +80,8 @@ def train(
 
 def _load(plan: Plan, split: Split) -> Dataset:
     try:
-        data = datasets.load(plan.recipe.dataset.name, split, plan.data_path())
+        base = plan.place("dataset", "name").file.parent
+        data = datasets.load(plan.recipe.dataset.name, split, plan.data_path(), base=base)
         _classes(data)
     except UserError as error:
         raise error.at(plan.place("dataset")) from error

@@ -43,7 +43,8 @@ def attacked(manifest: Manifest, root: Path, folder: Path) -> Attacked:
         Mismatch: it is here, and another one; or the images are not those that the suite chose.
     """
     facts, resolved = manifest.dataset, manifest.resolved.dataset
-    dataset = datasets.load(facts.name, facts.split, manifest.data_path(root, folder), classes=facts.labels)
+    place = manifest.data_path(root, folder)
+    dataset = datasets.load(facts.name, facts.split, place, classes=facts.labels, base=folder)
     chosen = dataset.select(facts.indices)
     found = datasets.fingerprint(chosen.images, chosen.labels)
     if found != facts.fingerprint:

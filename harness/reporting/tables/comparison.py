@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.datasets.by_name import fixed
 from harness.errors import UserError
 from harness.reporting.stats.accuracy import both_known, failed
 from harness.reporting.stats.paired import Difference, holm, paired, unpaired
@@ -28,9 +29,6 @@ from harness.results.load import CellResults, Run
 from harness.results.record import Rule
 
 CellName = tuple[str, str]
-
-FIXED = ("digits", "cifar10", "cifar100", "fashion_mnist")
-"""Datasets whose name, split and index settle the image."""
 
 ENOUGH = 0.5
 """Share of the smaller set of images that must be in both for a comparison image by image."""
@@ -142,7 +140,7 @@ def _same_content(first: Run, second: Run) -> bool:
     one, other = first.manifest.dataset, second.manifest.dataset
     if (one.name, one.split) != (other.name, other.split):
         return False
-    return one.name in FIXED or one.fingerprint == other.fingerprint
+    return fixed(one.name) or one.fingerprint == other.fingerprint
 
 
 class _Sides:

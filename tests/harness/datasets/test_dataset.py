@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from harness import datasets
-from harness.datasets.names import DATASETS
+from harness.config.registry import entries
 from harness.defense import Defense
 from harness.errors import Place, UserError
 
@@ -186,4 +186,4 @@ def test_state_knows_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "cifar100" / "cifar-100-python").mkdir(parents=True)
     present = {found.name: found.present for found in datasets.state()}
     assert present == {"digits": True, "cifar10": False, "cifar100": True, "fashion_mnist": False}
-    assert present.keys() < DATASETS.keys()
+    assert present.keys() < {entry.name for entry in entries("datasets")}

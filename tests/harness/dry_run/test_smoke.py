@@ -10,6 +10,7 @@ import torch
 
 from harness import datasets
 from harness.config.component import Component
+from harness.datasets.by_name import find as find_dataset
 from harness.dry_run.placeholders import absent, is_empty, network_of, placeholder_cache, random_images
 from harness.dry_run.smoke import TITLE, reduced, same_when_small, smoke
 from harness.errors import UserError
@@ -211,6 +212,8 @@ def test_an_attack_in_small_keeps_its_budget_and_its_view(attack: str, tmp_path:
 
 def test_random_images_have_the_shape_and_the_classes_of_the_dataset(real: Path) -> None:
     with placeholder_cache():
-        found = datasets.load("npz", path=random_images("cifar10"))
+        known = find_dataset("cifar10").known
+        assert known is not None
+        found = datasets.load("npz", path=random_images("cifar10", known))
     assert (found.images.shape[1:], found.num_classes) == ((3, 32, 32), 10)
     assert absent(load_suite(DIGITS).cells[0].defense) == []

@@ -1,0 +1,162 @@
+"""Datasets by their names: what a suite's `dataset` section means, loaded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from harness.config import registry
+from harness.datasets.class_labels import MOST, Classes, ClassLabels
+from harness.datasets.dataset import Dataset, Split
+from harness.datasets.source import Known, Presence, Request, Source
+from harness.errors import UserError, one_line
+from harness.process.foreign_code import is_theirs
+
+SPLITS = get_args(Split)
+
+
+def load(
+    name: str,
+    split: Split = "test",
+    path: str | Path | None = None,
+    *,
+    offline: bool = False,
+    classes: Classes | None = None,
+    num_classes: int | None = None,
+    base: Path | None = None,
+) -> Dataset:
+    """A dataset by name, see `harness.datasets.source`.
+
+    Args:
+        path: the folder, zip or npz file; for a torchvision dataset, its folder in place of the cache.
+        offline: refuse to download.
+        classes: of class folders, the names in the order of their labels, see `harness.datasets.class_labels`.
+        num_classes: of class folders or an npz file, how many labels there are, where more than those of the images.
+        base: the folder that a name such as `./mine.py:MyData` is relative to; left out, code of the user's is no
+            dataset.
+
+    Example:
+        >>> len(load("digits", "test"))
+        500
+
+    Raises:
+        UserError: an unknown name or split, files that are absent and cannot be fetched, that are malformed, or that
+            `classes` and `num_classes` do not fit.
+    """
+    source = find(name, base)
+    request = Request(split, Path(path).expanduser() if path else None, offline, classes, num_classes)
+    _check(name, source, request)
+    try:
+        return replace(_sound(name, source.load(request)), name=name, split=split)
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_theirs(error):
+            raise
+        raise UserError(f"dataset '{name}' cannot be loaded: {one_line(error)}") from error
+
+
+def find(name: str, base: Path | None = None) -> Source:
+    """What loads a dataset. base: as for `load`.
+
+    Raises:
+        UserError: there is none of this name, or it cannot be imported or made.
+    """
+    if base is not None:
+        cls = registry.find("datasets", name, base)
+    else:
+        try:
+            with registry.built_in_only():
+                cls = registry.find("datasets", name)
+        except registry.Foreign as error:
+            raise UserError(
+                f"dataset '{name}' is code that does not come with this package", remedy="Name it in a suite"
+            ) from error
+    try:
+        source: Source = cls()
+    except Exception as error:
+        if not is_theirs(error):
+            raise
+        raise UserError(f"dataset '{name}' cannot be loaded: {one_line(error)}") from error
+    return source
+
+
+def class_labels(name: str, request: Request, base: Path | None = None) -> ClassLabels | None:
+    """The labels of class folders, if the dataset has such; opens no image. base, errors: as for `load`."""
+    return find(name, base).class_labels(request)
+
+
+def state() -> list[Presence]:
+    """Which of this package's datasets that have a fixed place are there."""
+    return list(_state())
+
+
+def _state() -> Iterator[Presence]:
+    for entry in registry.entries("datasets"):
+        with suppress(registry.Foreign), registry.built_in_only():
+            source: Source = registry.find("datasets", entry.name)()
+            if presence := source.presence():
+                yield Presence(entry.name, *presence)
+
+
+def absent_dataset(name: str) -> Known | None:
+    """What is known of a dataset that would have to be downloaded; None if it need not be, or nothing is known."""
+    with suppress(UserError):
+        source = find(name)
+        if (presence := source.presence()) and not presence[0]:
+            return source.known
+    return None
+
+
+def fixed(name: str) -> bool:
+    """Whether the name, the split and the index of an image settle it everywhere. Imports no code of a user's."""
+    with suppress(UserError):
+        return find(name).fixed
+    return False
+
+
+def _check(name: str, source: Source, request: Request) -> None:
+    """Raises a UserError where a request is none for this source."""
+    if request.split not in SPLITS:
+        raise UserError(f"no split is called '{request.split}'", remedy="Valid names: train, test")
+    for which in ("classes", "num_classes"):
+        if getattr(request, which) is not None and which not in source.takes:
+            raise UserError(f"dataset '{name}' says itself which classes it has", remedy=f"Remove `{which}:`")
+    if not source.needs_path:
+        return
+    if request.path is None:
+        raise UserError(f"dataset '{name}' needs a path", remedy=f"Add `path:`, {source.summary}")
+    if not request.path.exists():
+        raise UserError(f"dataset '{name}': there is no file or folder {request.path}", remedy="Check the path")
+    if not (request.path.is_file() or request.path.is_dir()):  # reading a pipe would never end
+        raise UserError(f"dataset '{name}': {request.path} is neither a file nor a folder", remedy="Check the path")
+
+
+def _sound(name: str, found: Dataset) -> Dataset:
+    """A dataset, if it is what attacks and defenses rely on. Raises a UserError, which a user's own source may earn."""
+    if not isinstance(found, Dataset):
+        raise UserError(
+            f"dataset '{name}': its source gives a {type(found).__name__}", remedy="Return a harness.datasets.Dataset"
+        )
+    images, labels = found.images, found.labels
+    if images.dtype != torch.float32 or images.dim() != 4 or not images.numel():
+        told = f"dataset '{name}': its images are {images.dtype} {tuple(images.shape)}"
+        raise UserError(told, remedy="Give float32 (N, C, H, W) in [0, 1]")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        told = f"dataset '{name}': its labels are {labels.dtype} {tuple(labels.shape)}"
+        raise UserError(told, remedy="Give one int64 per image, (N,)")
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise UserError(f"dataset '{name}': its images range from {low:g} to {high:g}", remedy="Give values in [0, 1]")
+    most = MOST if found.num_classes is None else found.num_classes
+    if labels.min() < 0 or labels.max() >= most:
+        raise UserError(
+            f"dataset '{name}': its labels range from {labels.min()} to {labels.max()}, and it has {most} classes",
+            remedy="Labels count from 0",
+        )
+    return found
