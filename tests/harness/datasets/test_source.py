@@ -136,9 +136,7 @@ def test_a_name_that_is_none_is_told_with_its_line(folder: Path, name: str, expe
 
 
 def test_code_that_fails_is_told_with_its_line(folder: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"'./mine.py:Faulty' cannot be loaded: KeyError: .*mine\.py:19, in load"
-    ):
+    with pytest.raises(UserError, match=r"'./mine.py:Faulty' cannot be loaded: KeyError: .*mine\.py:19, in load"):
         datasets.load("./mine.py:Faulty", base=folder)
 
 
