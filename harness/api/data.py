@@ -15,7 +15,6 @@ from torch import Tensor
 
 from harness import datasets
 from harness.datasets.arrays import Arrays, read_arrays
-from harness.datasets.names import DATASETS
 from harness.datasets.spec import Dataset as DatasetSection
 from harness.errors import Place, UserError, nearest
 from harness.files import write_atomically
@@ -112,14 +111,14 @@ def data_of(data: Data, split: str, size: int | None, num_classes: int | None, p
 def _named(data: str | Path, split: str, size: int | None, num_classes: int | None, place: Place) -> GivenData:
     section: dict[str, Any] = {"split": split} | ({"size": size} if size is not None else {})
     path = Path(data).expanduser()
-    if str(data) in DATASETS and str(data) not in ("folder", "npz"):
+    named = [found.name for found in datasets.state()]  # those that need no path
+    if str(data) in named:
         if num_classes is not None:
             raise UserError(
                 f"dataset '{data}' says itself which classes it has", remedy="Leave out `num_classes`", where=place
             )
         return GivenData({"name": str(data), **section}, str(data))
     if not path.exists():
-        named = [name for name in DATASETS if name not in ("folder", "npz")]
         raise UserError(
             f"there is no dataset '{data}', and no such file or folder",
             remedy=nearest(str(data), named),
