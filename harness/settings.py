@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,8 @@ from harness.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+_OTHER_WEIGHTS: ContextVar[Path | None] = ContextVar("the folder of checkpoints in place of the user's", default=None)
 
 
 def data_root() -> Path:
@@ -24,7 +29,9 @@ def offline() -> bool:
 
 
 def weights_root() -> Path:
-    """Where fetched checkpoints live: $HARNESS_WEIGHTS, or a folder of the user's cache."""
+    """Where fetched checkpoints live: $HARNESS_WEIGHTS, or a folder of the user's cache; see `weights_kept_in`."""
+    if other := _OTHER_WEIGHTS.get():
+        return other
     chosen = os.environ.get("HARNESS_WEIGHTS")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "adversarial-harness" / "weights"
 
@@ -49,3 +56,13 @@ def device_of(name: str | torch.device | None) -> torch.device:
             remedy="Choose the device cpu, on the command line --device cpu",
         ) from error
     return device
+
+
+@contextmanager
+def weights_kept_in(folder: Path) -> Iterator[None]:
+    """While the block runs, fetched checkpoints live in another folder; the environment stays as it is."""
+    before = _OTHER_WEIGHTS.set(folder)
+    try:
+        yield
+    finally:
+        _OTHER_WEIGHTS.reset(before)

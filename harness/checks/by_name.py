@@ -14,7 +14,8 @@ from harness.checks.attack import NearestMean, check_attack
 from harness.checks.defense import check_defense
 from harness.checks.finding import Finding
 from harness.config import registry, yaml_file
-from harness.config.component import bind, check_budget, parameters
+from harness.config.component import bind, check_budget
+from harness.config.signature import parameters
 from harness.config.yaml_file import Node
 from harness.errors import Place, UserError
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import keyword
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from harness.config import registry
-from harness.config.introspect import in_suite
+from harness.config.signature import Class, entries_inside, in_python, parameters, type_hints
 from harness.config.validation import Line, conform, shown
 from harness.config.yaml_file import Node
 from harness.errors import Failed, Place, UserError, nearest, one_line
@@ -25,13 +24,14 @@ from harness.quantity import Quantity
 from harness.randomness import derive, fenced
 from harness.threat import LARGEST, Linf, ThreatModel
 
-Class = type[Any]
-
 RESERVED = ("type", "label")
 """Keys of an entry that are not arguments."""
 
 BUDGET = ("eps", "norm", "bound")
 """What an attack that stands in for another inherits from it: a column of the table has one budget."""
+
+INSIDE = "inner"
+"""The name of an entry inside another, until its type is known."""
 
 CONSTRUCTION = derive("construction")
 """Seeds the global generators while an instance is made."""
@@ -79,13 +79,15 @@ class Component:
         """
         try:
             with settings_kept("its constructor"), fenced(CONSTRUCTION):
-                return self.cls(**{_in_python(name): value for name, value in self.arguments.items()})
+                return self.cls(**{in_python(name): value for name, value in self.arguments.items()})
         except UserError as error:
             raise type(error)(
-                f"{self.title}: {error.message}", remedy=error.remedy, where=error.where or self._blamed(error.message)
+                f"{self.title}: {error.message}",
+                remedy=error.remedy,
+                where=error.where or self._place_of(error.message),
             ) from error
         except ValueError as error:
-            raise UserError(f"{self.title}: {error}", where=self._blamed(str(error))) from error
+            raise UserError(f"{self.title}: {error}", where=self._place_of(str(error))) from error
         except Exception as error:
             raise Failed(f"{self.title} cannot be built: {one_line(error)}", where=self.place) from error
 
@@ -117,10 +119,24 @@ class Component:
                 where=self.place,
             ) from error
 
-    def _blamed(self, message: str) -> Place:
-        """The line of the first argument that a message mentions."""
-        words = re.findall(r"\w+", message)
-        return next((node.where for word in words if (node := self.node.child(word))), self.place)
+    def _place_of(self, message: str) -> Place:
+        """Where a mistake that a constructor reports was made.
+
+        A constructor raises ValueError("steps must be at least 1") and knows nothing of files, but it names the
+        argument: that is the place, or the whole entry where the message names none that is written.
+        """
+        named = [word for word in re.findall(r"\w+", message) if word in self.node.value]
+        argument: Node | None = self.node.value[named[0]] if named else None
+        return argument.where if argument else self.place
+
+
+Other = TypeVar("Other", bound=Component)
+
+
+def recast(component: Component, cls: type[Other], **changes: Any) -> Other:
+    """The same entry as an instance of a subclass of `Component`, with some of its fields changed or added."""
+    fields = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
+    return cls(**{**fields, **changes})
 
 
 def bind(kind: str, name: str, node: Node) -> Component:
@@ -150,13 +166,6 @@ def class_of(kind: str, name: str, node: Node) -> Class:
             return registry.find(kind, _type(name, node), written.place.file.parent)
     except UserError as error:
         raise error.at(written.where) from error
-
-
-def parameters(cls: Class) -> dict[str, inspect.Parameter]:
-    """The constructor's arguments that can be given by name. One that Python must call `from_` is `from` in a suite."""
-    signature = inspect.signature(cls.__init__)
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {in_suite(name): found for name, found in list(signature.parameters.items())[1:] if found.kind in named}
 
 
 def check_budget(attack: Component) -> None:
@@ -190,14 +199,14 @@ def _type(name: str, node: Node) -> str:
 
 def _arguments(cls: Class, given: Mapping[str, Node], title: str, place: Place) -> dict[str, Any]:
     accepted = parameters(cls)
-    hints = _hints(cls, title, place)
+    hints = type_hints(cls, title, place)
     for name, node in given.items():
         if name not in accepted:
             raise UserError(f"{title} has no argument '{name}'", remedy=nearest(name, accepted), where=node.key)
     values = {}
     for name, parameter in accepted.items():
         if name in given:
-            values[name] = _argument(given[name], hints.get(_in_python(name), Any), f"'{name}' of {title}", given)
+            values[name] = _argument(given[name], hints.get(in_python(name), Any), f"'{name}' of {title}", given)
         elif parameter.default is not inspect.Parameter.empty:
             values[name] = parameter.default
         else:
@@ -206,13 +215,46 @@ def _arguments(cls: Class, given: Mapping[str, Node], title: str, place: Place) 
 
 
 def _argument(node: Node, hint: Any, subject: str, entry: Mapping[str, Node]) -> Any:
+    """The value of an argument. entry: all arguments as written; an attack inside this one inherits its budget."""
+    kind, many = entries_inside(hint)
+    if kind and node.value is not None:
+        parts = _items(node, subject) if many else [node]
+        bound = [_bind_inside(kind, part, subject, entry) for part in parts]
+        return bound if many else bound[0]
     try:
-        return _rebased(conform(node, hint, subject, {"node": node, "entry": entry}), node.place.file.parent)
+        return _rebased(conform(node, hint, subject), node.place.file.parent)
     except PydanticUserError as error:
         kind = inspect.formatannotation(hint)
         raise UserError(
             f"{subject} is a {kind}, which YAML cannot write", remedy="Leave it out", where=node.where
         ) from error
+
+
+def _items(node: Node, subject: str) -> list[Node]:
+    """The items of a list. Raises UserError if it is none."""
+    conform(node, list[Any], subject)
+    items: list[Node] = node.value
+    return items
+
+
+def _bind_inside(kind: str, node: Node, subject: str, outer: Mapping[str, Node]) -> Component:
+    """An entry inside another. outer: the arguments of that one; an attack inherits its budget from them."""
+    if not isinstance(node.value, dict):
+        raise UserError(
+            f"{subject} is {shown(node.plain())}: it must be an entry of its own, such as {{type: NAME, ...}}",
+            remedy=f"`harness list {kind}` lists the names",
+            where=node.where,
+        )
+    try:
+        if kind != "attacks":
+            return bind(kind, _type(INSIDE, node), node)
+        accepted = parameters(class_of(kind, INSIDE, node))
+        inherited = {key: outer[key] for key in BUDGET if key in outer and key in accepted and key not in node.value}
+        attack = bind(kind, _type(INSIDE, node), Node({**inherited, **node.value}, node.place, node.key))
+        check_budget(attack)
+        return attack
+    except UserError as error:
+        raise UserError(f"{subject}: {error.message}", remedy=error.remedy, where=error.where or node.where) from error
 
 
 def _rebased(value: Any, folder: Path) -> Any:
@@ -224,18 +266,3 @@ def _rebased(value: Any, folder: Path) -> Any:
     if type(value) is dict:
         return {key: _rebased(item, folder) for key, item in value.items()}
     return value
-
-
-def _in_python(name: str) -> str:
-    return f"{name}_" if keyword.iskeyword(name) else name
-
-
-def _hints(cls: Class, title: str, place: Place) -> dict[str, Any]:
-    try:
-        return get_type_hints(cls.__init__, include_extras=True)
-    except Exception as error:
-        raise UserError(
-            f"the annotations of {cls.__name__}, the class of {title}, cannot be read: {one_line(error)}",
-            remedy="Import what they name outside `if TYPE_CHECKING`",
-            where=place,
-        ) from error

@@ -27,7 +27,7 @@ SHORTEST = 1.0
 
 @dataclass(frozen=True)
 class CellCost:
-    """Upper bounds for one pairing: passes per image that is never fooled, verdicts included.
+    """Upper bounds for one pairing: passes per image that is never misclassified, verdicts included.
 
     Attributes:
         per_image: network evaluations of one image, a backward pass counted as the defense's `backward_cost`.
@@ -49,7 +49,7 @@ class CellCost:
 
 
 def estimate(plan: Plan) -> list[CellCost]:
-    """The cost of every pairing. Builds the defenses, so checkpoints must be there, or blueprints of them.
+    """The cost of every pairing. Builds the defenses, so checkpoints must be there, or placeholders on the meta device.
 
     Raises:
         UserError: as `harness.evaluation.run.run` does before it attacks anything.
@@ -66,8 +66,18 @@ def estimate(plan: Plan) -> list[CellCost]:
         search = attack.cost(known or defense.num_classes or UNKNOWN_CLASSES)
         forwards = search.forwards + 2 * (votes if defense.stochastic else 1)
         per_image = defense.cost() * (forwards + defense.backward_cost * search.backwards)
-        facts = (name, cell.attack.name, str(attack.threat), attack.describe(), images)
-        costs.append(CellCost(*facts, forwards, search.backwards, per_image))
+        costs.append(
+            CellCost(
+                defense=name,
+                attack=cell.attack.name,
+                threat=str(attack.threat),
+                method=attack.describe(),
+                images=images,
+                forwards=forwards,
+                backwards=search.backwards,
+                per_image=per_image,
+            )
+        )
     return costs
 
 
@@ -118,7 +128,7 @@ def _timed(defense: Defense, x: torch.Tensor) -> float:
 
 
 def materialise(network: nn.Module) -> None:
-    """Gives the tensors of a blueprint memory and random values."""
+    """Gives tensors on the meta device memory and random values."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         for name, parameter in module._parameters.items():

@@ -1,4 +1,4 @@
-"""Defenses of checkpoints that are not here: their architectures, on PyTorch's "meta" device, have no memory.
+"""Defenses whose checkpoints are missing: their architectures, on PyTorch's "meta" device, take no memory.
 
 That is enough to count network evaluations. It works inside the block of
 `harness.dry_run.placeholders.placeholder_cache`.
@@ -6,7 +6,6 @@ That is enough to count network evaluations. It works inside the block of
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.config.component import Component
+from harness.config.component import Component, recast
 from harness.dry_run.fake_checkpoints import write
 from harness.dry_run.placeholders import absent, is_empty, network_of, with_dataset, zoo_entry
 from harness.suite.plan import Cell, Plan
@@ -23,11 +22,11 @@ from harness.weights.checkpoint import Checkpoint, build_network
 
 
 class MetaCheckpoint(Checkpoint):
-    """A checkpoint that is not here. Its network has shapes and neither weights nor memory."""
+    """A checkpoint that is missing. Its network has shapes and neither weights nor memory."""
 
     @cached_property
     def sha256(self) -> str:
-        return "not here"
+        return "missing"
 
     def network(self, spec: Mapping[str, Any] | None = None) -> nn.Module:
         known = self.card.network if self.card else None
@@ -38,7 +37,7 @@ class MetaCheckpoint(Checkpoint):
 
 @dataclass(frozen=True)
 class MetaZooModel(Component):
-    """A model of RobustBench that is not here, built as a blueprint by RobustBench's own loader."""
+    """A model of RobustBench that is missing, built on the meta device by RobustBench's own loader."""
 
     def build(self) -> Any:
         (entry,) = absent(self)
@@ -50,7 +49,7 @@ class MetaZooModel(Component):
 
 
 def all_on_meta(plan: Plan) -> Plan:
-    """The plan with blueprints of what is not here, inside the block of `cache`."""
+    """The plan with missing checkpoints on the meta device, inside the block of `placeholder_cache`."""
     return changed(plan, on_meta)
 
 
@@ -66,14 +65,15 @@ def changed(plan: Plan, change: Callable[[Component], Component]) -> Plan:
 
 
 def on_meta(component: Component) -> Component:
-    """A defense with blueprints in the place of checkpoints that are not here, and random images likewise."""
-    arguments = with_dataset({name: _blueprint(value) for name, value in component.arguments.items()}, component.cls)
+    """A defense with missing checkpoints on the meta device, and random images for a missing dataset."""
+    arguments = with_dataset(
+        {name: _argument_on_meta(value) for name, value in component.arguments.items()}, component.cls
+    )
     cls = MetaZooModel if (zoo := zoo_entry(component)) and is_empty(zoo.path()) else type(component)
-    facts = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
-    return cls(**facts | {"arguments": arguments})
+    return recast(component, cls, arguments=arguments)
 
 
-def _blueprint(value: Any) -> Any:
+def _argument_on_meta(value: Any) -> Any:
     if isinstance(value, Checkpoint) and is_empty(value.path):
         return MetaCheckpoint(value.ref, value.path, value.card, value.base)
     return on_meta(value) if isinstance(value, Component) else value

@@ -1,14 +1,13 @@
-"""What stands in for checkpoints and datasets that are not here, where no number depends on them.
+"""Placeholders for missing checkpoints and datasets, where no number depends on them.
 
 `harness show` counts network evaluations, which need architectures and no weights. `harness run --smoke` tries every
 path from published file to table, on networks of full size with random weights. Neither may touch the user's cache:
-both work in a cache of their own, which has links to what is there, and an empty file in the place of every published
-checkpoint that is not, so that suites which name it can be read.
+both work in a cache of their own, which has links to the files of the user's, and an empty file in the place of every
+published checkpoint that is missing, so that suites which name it can be read.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,18 +18,19 @@ import numpy as np
 from pydantic import TypeAdapter
 from torch import nn
 
-from harness.config.component import Class, Component
+from harness.config.component import Component
+from harness.config.signature import Class
 from harness.datasets.by_name import absent_dataset
 from harness.datasets.source import Known
 from harness.dry_run.fake_checkpoints import WRITERS, write
 from harness.randomness import derive, fenced
-from harness.settings import weights_root
+from harness.settings import weights_kept_in, weights_root
 from harness.weights import published
 from harness.weights.checkpoint import Checkpoint, build_network
 from harness.weights.published import Published
 
 PER_CLASS = 2
-"""Images of each class in a dataset that stands in for another."""
+"""Images of each class in a placeholder of a dataset."""
 
 
 # --- the cache
@@ -43,7 +43,7 @@ def placeholder_cache(folder: Path | None = None) -> Iterator[Path]:
     Args:
         folder: where to make it; left out, where temporary files go.
     """
-    real, before = weights_root(), os.environ.get("HARNESS_WEIGHTS")
+    real = weights_root()
     with tempfile.TemporaryDirectory(prefix=".harness-", dir=folder) as made:
         root = Path(made).resolve()
         for file in (file for file in real.rglob("*") if file.is_file()):
@@ -51,18 +51,12 @@ def placeholder_cache(folder: Path | None = None) -> Iterator[Path]:
         for entry in published.entries():
             if entry.format in WRITERS and not entry.present(root):
                 _parent(entry.path(root)).touch()
-        os.environ["HARNESS_WEIGHTS"] = str(root)
-        try:
+        with weights_kept_in(root):
             yield root
-        finally:
-            if before is None:
-                del os.environ["HARNESS_WEIGHTS"]
-            else:
-                os.environ["HARNESS_WEIGHTS"] = before
 
 
 def absent(component: Component) -> list[Published]:
-    """The published checkpoints of a defense, and of those inside it, that are empty files here."""
+    """The published checkpoints of a defense, and of those inside it, that are placeholders."""
     return list({entry.name: entry for entry in _named(component) if is_empty(entry.path())}.values())
 
 
@@ -92,7 +86,7 @@ def zoo_entry(component: Component) -> Published | None:
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a file stands in for one that is not here."""
+    """Whether a file is the placeholder of one that is missing."""
     return path.is_file() and path.stat().st_size == 0
 
 
@@ -142,7 +136,7 @@ def random_images(name: str, known: Known) -> Path:
 
 
 def with_dataset(arguments: dict[str, Any], cls: Class) -> dict[str, Any]:
-    """A defense's arguments, with random images in the place of a dataset that is not here."""
+    """A defense's arguments, with random images in the place of a missing dataset."""
     name, hints = arguments.get("dataset"), get_type_hints(cls.__init__, include_extras=True)
     if "path" not in hints or not isinstance(name, str) or not (known := absent_dataset(name)):
         return arguments

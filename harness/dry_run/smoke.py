@@ -12,7 +12,6 @@ once cut are tried once, and so are those of a sweep that differ in its numbers 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from harness.callback import SILENT, Callback
-from harness.config.component import Component
+from harness.config.component import Component, recast
 from harness.datasets.by_name import absent_dataset
 from harness.datasets.spec import Dataset
 from harness.defense import Defense
@@ -100,9 +99,8 @@ def _one(
     logits = _logits(defense.to(device), images.to(device)).cpu()
     file = root / f"{name}-smoke.npz"
     np.savez(file, images=images.numpy(), labels=logits.argmax(1).numpy(), num_classes=logits.shape[1])
-    facts = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
     label = f"{component.label or name} (random weights)" if needed else component.label
-    ready = Ready(**facts | {"label": label, "instance": defense.cpu()})
+    ready = recast(component, Ready, label=label, instance=defense.cpu())
     run(_renamed(changed(plan, lambda _: ready), file), folder, device, callback)
     for entry in needed:
         entry.path().write_bytes(b"")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.config.component import parameters
+from harness.config.signature import parameters
 from harness.config.yaml_file import Document, Node
 from harness.errors import UserError
 from harness.suite.build import build_defense

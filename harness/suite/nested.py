@@ -31,40 +31,13 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
-
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from typing import Annotated, Any, get_type_hints
 
 from harness.attack import Attack
-from harness.config.component import BUDGET, Class, Component, bind, check_budget, class_of, parameters
+from harness.config.component import Component
+from harness.config.signature import Class, Inner, entries_inside
 from harness.config.yaml_file import Node
 from harness.defense import Defense
-
-
-@dataclass(frozen=True)
-class Inner:
-    """Marks an argument as an entry of a kind ("defenses" or "attacks")."""
-
-    kind: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(self._bound)
-
-    def _bound(self, written: Any, info: core_schema.ValidationInfo) -> Component:
-        if not isinstance(written, dict):
-            names = f"`harness list {self.kind}` lists the names"
-            raise ValueError(f"it must be an entry of its own, such as {{type: NAME, ...}}; {names}")
-        context = info.context or {}
-        node = next(found for found in _nodes(context["node"]) if found.plain() == written)
-        if self.kind == "attacks":
-            node = _with_budget(node, context["entry"])
-        component = bind(self.kind, str(written.get("type", "inner")), node)
-        if self.kind == "attacks":
-            check_budget(component)
-        return component
-
 
 InnerDefense = Annotated[Component | Defense, Inner("defenses")]
 InnerAttack = Annotated[Component | Attack, Inner("attacks")]
@@ -84,23 +57,5 @@ def inner_entries(cls: Class, entry: Node) -> Iterator[Node]:
     hints = get_type_hints(cls.__init__, include_extras=True)
     for name, hint in hints.items():
         given = entry.child(name)
-        if given and isinstance(given.value, dict) and Inner("defenses") in _marks(hint):
+        if given and isinstance(given.value, dict) and entries_inside(hint) == ("defenses", False):
             yield given
-
-
-def _marks(hint: Any) -> list[Any]:
-    found = list(getattr(hint, "__metadata__", ()))
-    return found + [mark for part in get_args(hint) if get_origin(hint) is not Annotated for mark in _marks(part)]
-
-
-def _nodes(node: Node) -> Iterator[Node]:
-    yield node
-    children = node.value.values() if isinstance(node.value, dict) else node.value
-    for child in children if isinstance(node.value, dict | list) else ():
-        yield from _nodes(child)
-
-
-def _with_budget(node: Node, outer: dict[str, Node]) -> Node:
-    accepted = parameters(class_of("attacks", "inner", node))
-    inherited = {key: outer[key] for key in BUDGET if key in outer and key in accepted and key not in node.value}
-    return Node({**inherited, **node.value}, node.place, node.key)

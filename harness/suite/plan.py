@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config.component import BUDGET, Component, bind, check_budget, class_of, parameters
+from harness.config.component import BUDGET, Component, bind, check_budget, class_of
+from harness.config.signature import parameters
 from harness.config.validation import parse
 from harness.config.yaml_file import Document, Key, Node, read
 from harness.datasets import by_name

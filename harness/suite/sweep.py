@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.config.component import RESERVED, class_of, parameters
+from harness.config.component import RESERVED, class_of
+from harness.config.signature import parameters
 from harness.config.yaml_file import Key, Node
 from harness.errors import UserError, nearest
 from harness.process.visible_text import visible

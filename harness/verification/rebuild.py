@@ -11,8 +11,9 @@ from typing import Any
 from harness import __version__
 from harness.attack import Attack
 from harness.config import registry
-from harness.config.component import BUDGET, Component, bind, parameters
+from harness.config.component import BUDGET, Component, bind
 from harness.config.given import PREFIX, is_given
+from harness.config.signature import parameters
 from harness.config.yaml_file import Node
 from harness.errors import Place, UserError
 from harness.evaluation.seeds import Seeds

@@ -24,7 +24,8 @@ from pydantic_core import CoreSchema, core_schema
 from torch import Tensor, nn
 
 from harness.config import registry
-from harness.config.component import Component, parameters
+from harness.config.component import Component
+from harness.config.signature import parameters
 from harness.errors import UserError, nearest, one_line
 from harness.files import digest
 from harness.guard.untrusted import Unreadable, contents, parse_json

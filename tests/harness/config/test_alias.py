@@ -11,8 +11,8 @@ from attacks.apgd import APGD
 from attacks.pgd import PGD
 from defenses.undefended import Undefended
 from harness.config.alias import Alias, aliases, class_of_alias
-from harness.config.component import parameters
 from harness.config.registry import PACKAGES, built_in_only, entries, find
+from harness.config.signature import parameters
 from harness.quantity import Quantity
 
 EPS = Quantity("8/255")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.config import registry
-from harness.config.component import parameters
 from harness.config.registry import PACKAGES, entries, find
+from harness.config.signature import parameters
 from harness.defense import Defense
 from harness.errors import UserError
 from helpers.modules import source

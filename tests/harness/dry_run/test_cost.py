@@ -59,7 +59,7 @@ def test_costs_are_passes_times_evaluations_times_images(suite: Path) -> None:
         assert costs[name].evaluations == pytest.approx(7 * expected)
 
 
-def test_blueprints_have_no_memory(suite: Path) -> None:
+def test_networks_on_the_meta_device_have_no_memory(suite: Path) -> None:
     with placeholder_cache():
         defenses = {cell.defense.name: cell.defense.build() for cell in all_on_meta(load_suite(suite)).cells}
     assert all(parameter.is_meta for defense in defenses.values() for parameter in defense.parameters())
@@ -86,7 +86,7 @@ def test_show_tells_what_is_not_here_and_how_to_get_it(
     monkeypatch.setenv("COLUMNS", "200")
     main_or_exit("show", str(suite))
     told = capsys.readouterr().out
-    assert "sha256: not here" in told and "8/255" in told
+    assert "sha256: missing" in told and "8/255" in told
     below = told.partition("Not here yet")[2]
     for name in ("at-edm-cifar10-linf", "ncsnpp-cifar10-cond", "wrn-70-16-dropout", "cifar10: "):
         assert name in below

@@ -123,8 +123,9 @@ def test_a_mistake_inside_is_told_with_its_line(folder: Path) -> None:
     with pytest.raises(UserError, match="no argument 'wights'") as refused:
         changed(folder, "weights: digits-cnn", "wights: digits-cnn")
     assert refused.value.where is not None and refused.value.where.line == 5
-    with pytest.raises(UserError, match="an entry of its own"):
+    with pytest.raises(UserError, match="an entry of its own") as refused:
         changed(folder, "{type: undefended, weights: digits-cnn}", "digits-cnn")
+    assert refused.value.where is not None and refused.value.where.line == 5
 
 
 def test_checkpoints_inside_are_listed(folder: Path) -> None:
