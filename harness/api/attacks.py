@@ -20,7 +20,8 @@ from harness.quantity import Quantity
 AttackLike = str | Attack | Mapping[str, Any]
 """A name, an object, or an entry as in a suite, such as {"type": "pgd", "steps": 40}."""
 
-Attacks = AttackLike | Sequence[AttackLike]
+Attacks = AttackLike | Sequence[AttackLike] | Mapping[str, AttackLike]
+"""One, several, or several by the names that columns of the table get."""
 
 USUAL_NORM = "Linf"
 
@@ -73,17 +74,26 @@ def attacks_of(attacks: Attacks, budget: Budget, stochastic: set[bool]) -> dict[
     Raises:
         UserError: something is no attack, has arguments that it does not take, or two budgets.
     """
-    items = [attacks] if isinstance(attacks, str | Attack | Mapping) else list(attacks)
+    items = _items(attacks)
     if not items:
         raise UserError("there is no attack", remedy='Give one, such as "quick"', where=budget.place)
     found: dict[str, dict[bool, Component | None]] = {}
-    for item in items:
-        for name, kinds in _found(item, budget, stochastic):
+    for wanted, item in items:
+        parts = list(_found(item, budget, stochastic))
+        for own, kinds in parts:
+            name = own if wanted is None else wanted if len(parts) == 1 else f"{wanted}-{own}"
             found[_free(name, found)] = kinds
     return {
         name: {kind: component and _renamed(component, name) for kind, component in kinds.items()}
         for name, kinds in found.items()
     }
+
+
+def _items(attacks: Attacks) -> list[tuple[str | None, AttackLike]]:
+    """Each attack, with the name that the call gives it. A mapping with a type is an entry, another holds names."""
+    if isinstance(attacks, Mapping) and not isinstance(attacks.get("type"), str):
+        return list(attacks.items())
+    return [(None, item) for item in ([attacks] if isinstance(attacks, str | Attack | Mapping) else attacks)]
 
 
 def _found(

@@ -58,7 +58,8 @@ def evaluate(
         model: images (N, C, H, W), float32 in [0, 1], to logits (N, K): a `Defense`, any other module of PyTorch, or a
             function, which is given images on the chosen device. Or several of these by name.
         attacks: the name of a preset ("quick", "standard", "adaptive") or of an attack, an entry as in a suite such as
-            {"type": "pgd", "steps": 40}, an `Attack`; or a list of these. See `attacks/presets.yaml`.
+            {"type": "pgd", "steps": 40}, an `Attack`; or a list of these, or several by the names that columns get. See
+            `attacks/presets.yaml`.
         data: the name of a dataset; the path of a folder, a zip or an .npz file; (images, labels), of shapes
             (N, C, H, W) in [0, 1] and (N,); or a `torch.utils.data.Dataset` of such pairs. Images that come as an
             object are kept beside the results, and their index in records counts the chosen ones.

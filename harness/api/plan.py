@@ -49,7 +49,7 @@ def plan_of(
         "protocol": protocol,
         "defenses": {defense.name: {} for defense in defenses},
         "attacks": {name: {} for name, found in known.items() if any(found.values())},
-        "report": {"average": list(known), "worst": list(known)},
+        "report": {"average": [], "worst": list(known)},
     }
     root = Node.of(written, place)
     suite = parse(Suite, root, "the call of evaluate")

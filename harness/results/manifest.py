@@ -59,6 +59,11 @@ class DatasetFacts(_Facts):
     labels: Annotated[dict[Text, Index], Field(max_length=MOST_CLASSES)] | None = None
     kept: bool = False
 
+    @property
+    def origin(self) -> str:
+        """Where the images come from, behind "so many images"."""
+        return "given in Python" if self.kept else f"of {self.name} ({self.split})"
+
 
 class ProtocolFacts(_Facts):
     votes: int = Field(ge=1, le=MOST_VOTES)

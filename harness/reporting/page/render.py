@@ -81,7 +81,7 @@ def _summary(table: Table) -> list[tuple[str, str]]:
     facts = [
         (str(len(manifest.defenses)), "defense" if len(manifest.defenses) == 1 else "defenses"),
         (str(len(manifest.attacks)), "attack" if len(manifest.attacks) == 1 else "attacks"),
-        (f"{manifest.dataset.count:,}", f"images of {manifest.dataset.name}, {manifest.dataset.split}"),
+        (f"{manifest.dataset.count:,}", f"images {manifest.dataset.origin}"),
     ]
     if manifest.sessions and (started := manifest.sessions[-1].started):
         facts.append((started[:10], f"harness {manifest.harness}"))

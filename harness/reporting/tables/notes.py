@@ -21,7 +21,7 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
     """All notes of a table. changes: whether steps along a sweep are shown."""
     manifest = table.run.manifest
     data = manifest.dataset
-    yield f"Accuracy in % on {data.count} images of {data.name} ({data.split}), with 95% Wilson intervals."
+    yield f"Accuracy in % on {data.count} images {data.origin}, with 95% Wilson intervals."
     if changes:
         yield (
             "Change: in points, on the same images, with 95% score intervals (Tango); p: exact test of its sign, "
