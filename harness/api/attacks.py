@@ -90,10 +90,14 @@ def attacks_of(attacks: Attacks, budget: Budget, stochastic: set[bool]) -> dict[
 
 
 def _items(attacks: Attacks) -> list[tuple[str | None, AttackLike]]:
-    """Each attack, with the name that the call gives it. A mapping with a type is an entry, another holds names."""
-    if isinstance(attacks, Mapping) and not isinstance(attacks.get("type"), str):
-        return list(attacks.items())
-    return [(None, item) for item in ([attacks] if isinstance(attacks, str | Attack | Mapping) else attacks)]
+    """Each attack, with the name that the call gives it. A mapping of attacks by name has no text as its `type`."""
+    if isinstance(attacks, str | Attack):
+        return [(None, attacks)]
+    if not isinstance(attacks, Mapping):
+        return [(None, item) for item in attacks]
+    if isinstance(attacks.get("type"), str) or not all(isinstance(v, str | Attack | Mapping) for v in attacks.values()):
+        return [(None, attacks)]
+    return list(attacks.items())
 
 
 def _found(

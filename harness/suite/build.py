@@ -26,6 +26,7 @@ def build_defense(component: Component, dataset: Dataset | None = None, *, ident
         UserError: it cannot be built, tells other classes apart, or is another each time it is built.
 
     Example:
+        >>> from harness.suite.plan import load_suite
         >>> plan = load_suite("suites/quickstart.yaml")
         >>> defense = build_defense(plan.cells[0].defense)
         >>> defense.training, any(parameter.requires_grad for parameter in defense.parameters())

@@ -225,6 +225,7 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "no such preset": ({"attacks": "standart"}, "Did you mean 'standard'"),
     "no such argument": ({"attacks": {"type": "pgd", "stpes": 2}}, "Did you mean 'steps'"),
     "no type": ({"attacks": {"steps": 2}}, "has no type"),
+    "an attack by name that is none": ({"attacks": {"naive": 3}}, "has no type"),
     "no attack": ({"attacks": []}, "no attack"),
     "two budgets": ({"attacks": {"type": "pgd", "norm": "L2", "eps": 1}, "eps": 0.1}, "own budget"),
     "a budget for nothing": ({"attacks": "clean", "eps": 0.1}, "takes no"),
