@@ -134,6 +134,8 @@ def test_other_images_are_refused_in_the_same_directory_and_those_kept_are_untou
     kept = (tmp_path / "data.npz").read_bytes()
     with pytest.raises(harness.UserError, match="not those that the results"):
         harness.evaluate(Threshold(), "pgd", data=(PIXELS / 2, labels), eps=0.2, out=tmp_path)
+    with pytest.raises(harness.UserError, match="not those that the results"):
+        harness.evaluate(Threshold(), "pgd", data=(PIXELS, labels), eps=0.2, out=tmp_path, num_classes=2)
     assert (tmp_path / "data.npz").read_bytes() == kept
 
 
