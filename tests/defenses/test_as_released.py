@@ -24,6 +24,7 @@ from harness.quantity import Quantity
 from harness.randomness import fold, normal
 from harness.suite import load_suite
 from harness.weights import Checkpoint
+from helpers.originals import fill, rule_image
 
 NCSNPP = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 EDM_ARGUMENTS = dict(
@@ -36,7 +37,7 @@ FREE = {"norm": "L2", "eta": Quantity(100)}
 
 
 @pytest.fixture
-def saved(fill, tmp_path) -> Callable[[torch.nn.Module], Checkpoint]:
+def saved(tmp_path) -> Callable[[torch.nn.Module], Checkpoint]:
     def save(network: torch.nn.Module) -> Checkpoint:
         path = tmp_path / f"{type(network).__name__}.safetensors"
         exempt = [name for name in network.state_dict() if name == "sigmas" or name.endswith("resample_filter")]
@@ -59,7 +60,7 @@ def released(saved) -> Callable[..., RDC]:
 
 
 @pytest.fixture
-def x(rule_image) -> Tensor:
+def x() -> Tensor:
     """Two images with pixels at 0 and at 1."""
     return (1.3 * rule_image((2, 1, 8, 8)) - 0.15).clamp(0, 1).double()
 

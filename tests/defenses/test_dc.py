@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.randomness import fold, normal
 from harness.weights import Checkpoint
 from harness.weights.card import Card
+from helpers.originals import fill, rule_image
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 HEADS = {**ARGUMENTS, "num_classes": None, "heads": 11, "null_head": True}
@@ -28,7 +29,7 @@ SEEDS = torch.tensor([5, 1 << 61])
 
 
 @pytest.fixture
-def saved(fill, tmp_path) -> Callable[..., str]:
+def saved(tmp_path) -> Callable[..., str]:
     """saved(network): the path of a file of rule-made weights for it."""
 
     def save(network: torch.nn.Module) -> str:
@@ -59,7 +60,7 @@ def edm(saved) -> Callable[..., DC]:
 
 
 @pytest.fixture
-def make(fill, tmp_path) -> Callable[..., DC]:
+def make(tmp_path) -> Callable[..., DC]:
     """make(**options): a DC on a tiny network, 8 timesteps unless told otherwise."""
     save_file(fill(NCSNpp(**ARGUMENTS), exempt=["sigmas"]).state_dict(), tmp_path / "tiny.safetensors")
     weights = Checkpoint.find(str(tmp_path / "tiny.safetensors"))
@@ -67,7 +68,7 @@ def make(fill, tmp_path) -> Callable[..., DC]:
 
 
 @pytest.fixture
-def x(rule_image) -> Tensor:
+def x() -> Tensor:
     return rule_image((2, 1, 8, 8))
 
 

@@ -23,6 +23,7 @@ from harness.quantity import Quantity
 from harness.randomness import fold, normal
 from harness.suite import load_suite
 from harness.weights import Checkpoint
+from helpers.originals import fill, rule_image
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[])
@@ -31,7 +32,7 @@ SOLVERS = ["sde", "ode", "ddpm"]
 
 
 @pytest.fixture
-def make(fill, tmp_path) -> Callable[..., DiffPure]:
+def make(tmp_path) -> Callable[..., DiffPure]:
     """make(**options): a DiffPure of ten steps on a tiny network, before the digits' classifier."""
     save_file(fill(NCSNpp(**ARGUMENTS), exempt=["sigmas"]).state_dict(), tmp_path / "tiny.safetensors")
     weights, network = Checkpoint.find(str(tmp_path / "tiny.safetensors")), {"type": "ncsnpp", **ARGUMENTS}
@@ -40,7 +41,7 @@ def make(fill, tmp_path) -> Callable[..., DiffPure]:
 
 
 @pytest.fixture
-def x(rule_image) -> Tensor:
+def x() -> Tensor:
     return rule_image((2, 1, 8, 8))
 
 
@@ -278,7 +279,7 @@ NANO = {"type": "ncsnpp", "image_size": 16, "channels": 3, "nf": 8, "ch_mult": [
     ("name", "network"),
     [("scoresde_nano_checkpoint.pth", NANO | {"attn_resolutions": [8]}), ("edm_tiny_uncond.pkl", None)],
 )
-def test_a_published_file_purifies(published, rule_image, name, network, solver) -> None:
+def test_a_published_file_purifies(published, name, network, solver) -> None:
     defense = DiffPure(published(name), Flat(), network=network, solver=solver, dt=Quantity("0.02"))
     x = rule_image((2, 3, 16, 16))
     assert defense.num_classes == 3

@@ -21,13 +21,14 @@ from harness.quantity import Quantity
 from harness.randomness import fold
 from harness.suite import load_suite
 from harness.weights import Checkpoint
+from helpers.originals import fill, rule_image
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 SEEDS = torch.tensor([5, 1 << 61])
 
 
 @pytest.fixture
-def saved(fill, tmp_path) -> Callable[..., Checkpoint]:
+def saved(tmp_path) -> Callable[..., Checkpoint]:
     """saved(**changes): the weights of a tiny NCSN++."""
 
     def save(**changes) -> Checkpoint:
@@ -51,7 +52,7 @@ def make(saved) -> Callable[..., LikelihoodMaximizer]:
 
 
 @pytest.fixture
-def x(rule_image) -> Tensor:
+def x() -> Tensor:
     """Two images with pixels at 0 and at 1."""
     return (1.3 * rule_image((2, 1, 8, 8)) - 0.15).clamp(0, 1)
 
@@ -143,7 +144,7 @@ def test_a_network_without_classes_serves(saved, x) -> None:
     assert torch.isfinite(gradient(exact, defense, x)).all()
 
 
-def test_a_network_that_was_never_trained_without_a_class_is_refused(fill, tmp_path) -> None:
+def test_a_network_that_was_never_trained_without_a_class_is_refused(tmp_path) -> None:
     spec = dict(img_resolution=8, img_channels=1, label_dim=10, model_channels=8, channel_mult=[1], num_blocks=1)
     save_file(EDM(**spec).state_dict(), tmp_path / "edm.safetensors")
     with pytest.raises(UserError, match="never trained without a class"):

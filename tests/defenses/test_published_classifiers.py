@@ -20,6 +20,7 @@ from harness.checks import gates
 from harness.config.registry import find
 from harness.errors import UserError
 from harness.weights import Checkpoint, build_network
+from helpers.originals import fill, golden, rule_image, rule_noise
 
 HybViT = find("defenses", "hybvit")
 LABELS = torch.tensor([3, 7])
@@ -36,7 +37,9 @@ LOGITS = {
 
 
 @pytest.fixture
-def build(tmp_path: Path, fill: Callable, golden: Callable) -> Callable[..., Undefended]:
+def build(
+    tmp_path: Path,
+) -> Callable[..., Undefended]:
     """A defense on the golden file's network, loaded from a checkpoint as a suite would."""
 
     def built(cls: type[Undefended], **arguments: Any) -> Undefended:
@@ -59,7 +62,8 @@ def gradient(scalar: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("cls", CASES)
 def test_logits_of_images_in_the_unit_range_are_the_originals(
-    cls: type[Undefended], build: Callable, golden: Callable, rule_image: Callable
+    cls: type[Undefended],
+    build: Callable,
 ) -> None:
     name, side, _ = CASES[cls]
     defense = build(cls)
@@ -75,7 +79,10 @@ def test_logits_of_images_in_the_unit_range_are_the_originals(
     [(PAT, "grad_ce_mean_labels_[3,7]_wrt_x01", 1), (HybViT, "grad_ce_mean_labels_[3,7]_wrt_x_raw", 2)],
 )
 def test_gradients_with_respect_to_the_image_are_the_originals(
-    cls: type[Undefended], key: str, scale: float, build: Callable, golden: Callable, rule_image: Callable
+    cls: type[Undefended],
+    key: str,
+    scale: float,
+    build: Callable,
 ) -> None:
     name, side, _ = CASES[cls]
     defense, recorded = build(cls), golden(name)["outputs"][key]
@@ -84,7 +91,7 @@ def test_gradients_with_respect_to_the_image_are_the_originals(
 
 
 def test_jems_energy_is_low_where_the_originals_logsumexp_is_high(
-    build: Callable, golden: Callable, rule_image: Callable
+    build: Callable,
 ) -> None:
     numbers, defense, x = golden("jem_wrn")["outputs"], build(JEM), rule_image((2, 3, 32, 32))
     assert_close(-defense.energy(x), numbers["logsumexp_forward"])
@@ -94,14 +101,14 @@ def test_jems_energy_is_low_where_the_originals_logsumexp_is_high(
 
 
 def test_jems_noise_is_that_of_the_original_on_images_of_minus_one_to_one(
-    build: Callable, golden: Callable, rule_image: Callable, rule_noise: Callable, monkeypatch: pytest.MonkeyPatch
+    build: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jem, "normal", lambda seeds, shape, dtype: rule_noise((len(seeds), *shape), 0, dtype))
     logits = build(JEM, noise=0.03)(rule_image((2, 3, 32, 32)))
     assert_close(logits, golden("jem_wrn")["outputs"]["classify_logits_x_plus_0.03_noise_k0"])
 
 
-def test_jem_with_noise_is_stochastic_and_repeats_itself_from_its_seeds(build: Callable, rule_image: Callable) -> None:
+def test_jem_with_noise_is_stochastic_and_repeats_itself_from_its_seeds(build: Callable) -> None:
     defense, x = build(JEM, noise=0.03), rule_image((2, 3, 32, 32))
     seeds = torch.tensor([1, 2])
     with defense.drawing(seeds):
@@ -134,7 +141,7 @@ def test_pat_takes_the_normalisation_of_other_data(build: Callable) -> None:
 
 
 @pytest.mark.parametrize("cls", CASES)
-def test_the_gates_find_no_fault(cls: type[Undefended], build: Callable, rule_image: Callable) -> None:
+def test_the_gates_find_no_fault(cls: type[Undefended], build: Callable) -> None:
     _, side, _ = CASES[cls]
     assert gates(build(cls), rule_image((2, 3, side, side))) == []
 

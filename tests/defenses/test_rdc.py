@@ -19,13 +19,14 @@ from harness.gradients import bpda, exact
 from harness.quantity import Quantity
 from harness.randomness import fold, normal
 from harness.weights import Checkpoint
+from helpers.originals import fill, rule_image
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 SEEDS = torch.tensor([5, 1 << 61])
 
 
 @pytest.fixture
-def make(fill, tmp_path) -> Callable[..., RDC]:
+def make(tmp_path) -> Callable[..., RDC]:
     """make(**options): an RDC on a tiny network, 4 timesteps and N = 3 unless told otherwise."""
     save_file(fill(NCSNpp(**ARGUMENTS), exempt=["sigmas"]).state_dict(), tmp_path / "tiny.safetensors")
     weights, network = Checkpoint.find(str(tmp_path / "tiny.safetensors")), {"type": "ncsnpp", **ARGUMENTS}
@@ -33,7 +34,7 @@ def make(fill, tmp_path) -> Callable[..., RDC]:
 
 
 @pytest.fixture
-def x(rule_image) -> Tensor:
+def x() -> Tensor:
     """Two images with pixels at 0 and at 1."""
     return (1.3 * rule_image((2, 1, 8, 8)) - 0.15).clamp(0, 1)
 

@@ -16,13 +16,14 @@ from harness.checks import check_defense
 from harness.errors import UserError
 from harness.randomness import fold
 from harness.weights import Checkpoint
+from helpers.originals import fill, golden, rule_image, rule_noise
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 SEEDS = torch.tensor([5, 1 << 61])
 
 
 @pytest.fixture
-def make(fill, tmp_path) -> Callable[..., SBGC]:
+def make(tmp_path) -> Callable[..., SBGC]:
     """make(**options): an SBGC on a tiny network, 3 steps unless told otherwise."""
     save_file(fill(NCSNpp(**ARGUMENTS), exempt=["sigmas"]).state_dict(), tmp_path / "tiny.safetensors")
     weights, network = Checkpoint.find(str(tmp_path / "tiny.safetensors")), {"type": "ncsnpp", **ARGUMENTS}
@@ -30,7 +31,7 @@ def make(fill, tmp_path) -> Callable[..., SBGC]:
 
 
 @pytest.fixture
-def x(rule_image) -> Tensor:
+def x() -> Tensor:
     return rule_image((2, 1, 8, 8))
 
 
@@ -39,7 +40,9 @@ def ask(defense: SBGC, x: Tensor, seeds: Tensor = SEEDS) -> Tensor:
         return defense(x)
 
 
-def test_its_logits_are_the_original_ones(fill, tmp_path, golden, rule_image, rule_noise) -> None:
+def test_its_logits_are_the_original_ones(
+    tmp_path,
+) -> None:
     arguments = dict(image_size=16, nf=32, ch_mult=[1, 2, 2], num_res_blocks=2, attn_resolutions=[8], num_classes=10)
     save_file(fill(NCSNpp(**arguments), exempt=["sigmas"]).state_dict(), tmp_path / "original.safetensors")
     defense = SBGC(

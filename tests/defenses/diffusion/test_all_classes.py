@@ -15,6 +15,7 @@ from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import time_grid
+from helpers.denoisers import naive_loss
 
 CLASSES = torch.arange(4)
 SEEDS = torch.tensor([3, 1 << 60, 11])
@@ -67,7 +68,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 @CHUNKS
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
-def test_losses_and_gradients_equal_one_class_at_a_time_in_one_whole_graph(naive_loss, chunk, guidance) -> None:
+def test_losses_and_gradients_equal_one_class_at_a_time_in_one_whole_graph(chunk, guidance) -> None:
     loss, x = make(multi_head(guidance), chunk=chunk), images()
     losses, expected = loss(x, CLASSES, SEEDS), naive_loss(loss, x, CLASSES, SEEDS)
     close(losses, expected)
@@ -77,7 +78,7 @@ def test_losses_and_gradients_equal_one_class_at_a_time_in_one_whole_graph(naive
 
 
 @CHUNKS
-def test_several_samples_and_weights_are_summed_as_for_one_class(naive_loss, chunk) -> None:
+def test_several_samples_and_weights_are_summed_as_for_one_class(chunk) -> None:
     loss, x = make(samples=3, timesteps=2, chunk=chunk), images()
     close(loss(x, CLASSES, SEEDS), naive_loss(loss, x, CLASSES, SEEDS))
     weighted = make(weighting="elbo", reduction="sum", chunk=chunk)
@@ -85,7 +86,7 @@ def test_several_samples_and_weights_are_summed_as_for_one_class(naive_loss, chu
     close(weighted(x, CLASSES, SEEDS), each)
 
 
-def test_some_classes_have_the_losses_they_have_among_all(naive_loss) -> None:
+def test_some_classes_have_the_losses_they_have_among_all() -> None:
     loss, x = make(), images()
     some = torch.tensor([3, 1])
     close(loss(x, some, SEEDS), loss(x, CLASSES, SEEDS)[:, some])

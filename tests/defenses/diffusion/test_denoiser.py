@@ -27,6 +27,7 @@ from defenses.networks.edm import EDM
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.networks.ncsnpp_config import NCSNppConfig
 from harness.errors import UserError
+from helpers.originals import assert_summary, fill, golden, rule_image, rule_noise
 
 SHAPE = (2, 3, 16, 16)
 PAIR = torch.tensor([0, 3])
@@ -77,7 +78,7 @@ class Known(nn.Module):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_whatever_a_network_predicts_of_gaussian_data_its_noise_is_the_same(name, rule_noise) -> None:
+def test_whatever_a_network_predicts_of_gaussian_data_its_noise_is_the_same(name) -> None:
     process, t, alphas, labels = PROCESSES[name]
     sigmas = VE_SIGMAS.get(name) or [math.sqrt(1 - a) for a in alphas]
     parts = list(zip(alphas, sigmas, strict=True))
@@ -103,7 +104,7 @@ def test_whatever_a_network_predicts_of_gaussian_data_its_noise_is_the_same(name
 
 
 @pytest.fixture
-def ncsnpp(golden, fill) -> Callable[..., nn.Module]:
+def ncsnpp() -> Callable[..., nn.Module]:
     """ncsnpp(file, dtype, **changes): the tiny network of a golden file."""
 
     def build(name: str, dtype: torch.dtype = torch.float64, **changes: int) -> nn.Module:
@@ -114,7 +115,7 @@ def ncsnpp(golden, fill) -> Callable[..., nn.Module]:
 
 
 @pytest.fixture
-def edm(golden, fill) -> Callable[..., EDM]:
+def edm() -> Callable[..., EDM]:
     """edm(case, dtype): a tiny network of edm_songunet."""
 
     def build(case: str = "a_cond_vp", dtype: torch.dtype = torch.float64) -> EDM:
@@ -126,7 +127,10 @@ def edm(golden, fill) -> Callable[..., EDM]:
 
 
 @PRECISIONS
-def test_the_score_of_diffpures_network_is_the_original_one(dtype, golden, ncsnpp, rule_image, assert_summary) -> None:
+def test_the_score_of_diffpures_network_is_the_original_one(
+    dtype,
+    ncsnpp,
+) -> None:
     # The original's own float32 loses digits of sigma where t is small.
     measured, process = golden("ncsnpp_diffpure")["outputs_f64"], ContinuousVP()
     denoiser = NoisePredictor(ncsnpp("ncsnpp_diffpure", dtype), process)
@@ -137,7 +141,8 @@ def test_the_score_of_diffpures_network_is_the_original_one(dtype, golden, ncsnp
 
 @PRECISIONS
 def test_the_class_conditional_ncsnpp_adds_nothing_for_no_class(
-    dtype, golden, ncsnpp, rule_image, assert_summary
+    dtype,
+    ncsnpp,
 ) -> None:
     outputs, tolerance = DTYPES[dtype]
     measured = golden("ncsnpp_rdc_cond")[outputs]
@@ -150,7 +155,8 @@ def test_the_class_conditional_ncsnpp_adds_nothing_for_no_class(
 
 @pytest.mark.parametrize("y", [PAIR, NOTHING, None], ids=["classes", "no_class", "none"])
 def test_edm_predicts_the_image_that_the_original_does_with_a_zero_one_hot_for_no_class(
-    y, golden, edm, rule_image, rule_noise
+    y,
+    edm,
 ) -> None:
     measured, name = golden("edm_songunet")["outputs_f64"], "[0,3]" if y is PAIR else "None"
     denoiser = EDMDenoiser(edm(), ContinuousVE())
@@ -162,7 +168,9 @@ def test_edm_predicts_the_image_that_the_original_does_with_a_zero_one_hot_for_n
         close(image.norm(), double(expected["l2"])[0])
 
 
-def test_edm_finds_the_same_noise_through_any_diffusion(edm, rule_image, rule_noise) -> None:
+def test_edm_finds_the_same_noise_through_any_diffusion(
+    edm,
+) -> None:
     network, y = edm(), torch.tensor([4, NO_CLASS])
     x, noise = 2 * rule_image(SHAPE, torch.float64) - 1, rule_noise(SHAPE, dtype=torch.float64)
     vp, t = discrete_vp(), torch.tensor([3, 700])
@@ -196,7 +204,11 @@ class _Rescaled(nn.Module):
 
 @PRECISIONS
 @pytest.mark.parametrize("guidance", [0, 0.5])
-def test_guided_heads_classify_as_the_original_does(dtype, guidance, golden, ncsnpp, rule_image, rule_noise) -> None:
+def test_guided_heads_classify_as_the_original_does(
+    dtype,
+    guidance,
+    ncsnpp,
+) -> None:
     measured, schedule = golden("ncsnpp_rdc_multihead"), discrete_vp()
     network = ncsnpp("ncsnpp_rdc_multihead", dtype, num_classes=11, heads=11)
     denoiser = MultiHead(network, schedule, null_head=True, guidance=1 + guidance)
@@ -224,7 +236,7 @@ class Heads(nn.Module):
         return torch.arange(1, self.heads + 1)[:, None, None, None] * x[:, None]
 
 
-def test_a_head_answers_for_its_class_and_the_null_head_for_none(rule_noise) -> None:
+def test_a_head_answers_for_its_class_and_the_null_head_for_none() -> None:
     x, t, y = rule_noise((3, 1, 2, 2), dtype=torch.float64), torch.tensor([1, 2, 3]), torch.tensor([1, NO_CLASS, 0])
     plain, guided = (MultiHead(Heads(4), discrete_vp(), null_head=True, guidance=w) for w in (1, 3))
     assert plain.eps_all(x, t).shape == (3, 3, 1, 2, 2)
@@ -236,7 +248,7 @@ def test_a_head_answers_for_its_class_and_the_null_head_for_none(rule_noise) -> 
 
 
 @pytest.mark.parametrize("y", [None, torch.tensor([0, NO_CLASS])], ids=["none", "one_row"])
-def test_without_a_null_head_an_image_without_a_class_is_refused(y, rule_noise) -> None:
+def test_without_a_null_head_an_image_without_a_class_is_refused(y) -> None:
     denoiser = MultiHead(Heads(3), discrete_vp())
     x, t = rule_noise((2, 1, 2, 2), dtype=torch.float64), torch.tensor([1, 2])
     close(denoiser.eps(x, t, torch.tensor([2, 0])), torch.tensor([3, 1])[:, None, None, None] * x)
@@ -249,7 +261,7 @@ def test_guidance_without_a_null_head_is_refused() -> None:
         MultiHead(Heads(3), discrete_vp(), guidance=2.0)
 
 
-def test_a_network_says_itself_how_many_heads_it_has_and_whether_one_is_for_no_class(rule_noise) -> None:
+def test_a_network_says_itself_how_many_heads_it_has_and_whether_one_is_for_no_class() -> None:
     x, t = rule_noise((2, 1, 2, 2), dtype=torch.float64), torch.tensor([1, 2])
     for null_head in (True, False):
         network = Heads(4, null_head)
@@ -262,7 +274,7 @@ def test_a_network_says_itself_how_many_heads_it_has_and_whether_one_is_for_no_c
 # --- networks that do not fit ----------------------------------------------------------------------------------------
 
 
-def test_a_learned_variance_is_cut_off_on_request_and_refused_otherwise(rule_noise) -> None:
+def test_a_learned_variance_is_cut_off_on_request_and_refused_otherwise() -> None:
     both = nn.Conv2d(3, 6, 1)
     network = _Unlabelled(both)
     x, t = rule_noise(SHAPE), torch.tensor([1, 1000])
@@ -272,7 +284,7 @@ def test_a_learned_variance_is_cut_off_on_request_and_refused_otherwise(rule_noi
 
 
 @pytest.mark.parametrize("network", [nn.Identity(), nn.Unflatten(1, (1, 3))], ids=["one", "other"])
-def test_a_network_with_one_head_is_no_multi_head_network(network, rule_noise) -> None:
+def test_a_network_with_one_head_is_no_multi_head_network(network) -> None:
     denoiser = MultiHead(_Unlabelled(nn.Sequential(nn.Conv2d(2, 3, 1), network)), discrete_vp())
     with pytest.raises(UserError, match=r"\(2, 2, 4, 4\)"):
         denoiser.eps_all(rule_noise((2, 2, 4, 4)), torch.tensor([1, 2]))

@@ -13,6 +13,7 @@ from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import time_grid
+from helpers.denoisers import ToyDenoiser, naive_loss
 
 CLASSES = torch.arange(10)
 SEEDS = torch.tensor([3, 1 << 60])
@@ -54,8 +55,8 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("timesteps", [8, 50])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
-def test_losses_and_gradients_equal_autograd_on_one_whole_graph(toy, naive_loss, dtype, tolerance, timesteps) -> None:
-    loss, x = make(toy, dtype, timesteps), images(dtype)
+def test_losses_and_gradients_equal_autograd_on_one_whole_graph(dtype, tolerance, timesteps) -> None:
+    loss, x = make(ToyDenoiser, dtype, timesteps), images(dtype)
     expected = naive_loss(loss, x, CLASSES, SEEDS)
     for passes in ("two", "single"):
         for chunk in (37, 4096):
@@ -67,22 +68,22 @@ def test_losses_and_gradients_equal_autograd_on_one_whole_graph(toy, naive_loss,
 
 
 @pytest.mark.parametrize("passes", ["two", "single"])
-def test_several_samples_of_noise_are_averaged(toy, naive_loss, passes) -> None:
-    loss, x = make(toy, torch.float64, 3, samples=3, passes=passes, chunk=5), images(torch.float64)
+def test_several_samples_of_noise_are_averaged(passes) -> None:
+    loss, x = make(ToyDenoiser, torch.float64, 3, samples=3, passes=passes, chunk=5), images(torch.float64)
     losses, expected = loss(x, CLASSES, SEEDS), naive_loss(loss, x, CLASSES, SEEDS)
     assert error(losses.detach(), expected.detach()) < 1e-12
     assert error(gradient(losses, x, "cross_entropy"), gradient(expected, x, "cross_entropy")) < 1e-12
 
 
 @pytest.mark.parametrize("passes", ["two", "single"])
-def test_gradients_agree_with_finite_differences(toy, passes) -> None:
-    loss = make(toy, torch.float64, 4, passes=passes, chunk=6)
+def test_gradients_agree_with_finite_differences(passes) -> None:
+    loss = make(ToyDenoiser, torch.float64, 4, passes=passes, chunk=6)
     x = images(torch.float64)[:, :, :3, :3].detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss(x, CLASSES[:3], SEEDS), x)
 
 
-def test_the_backward_pass_of_two_evaluates_active_classes_of_each_image_only(toy) -> None:
-    loss, x = make(toy, torch.float32, 8, passes="two"), images(torch.float32)
+def test_the_backward_pass_of_two_evaluates_active_classes_of_each_image_only() -> None:
+    loss, x = make(ToyDenoiser, torch.float32, 8, passes="two"), images(torch.float32)
     counts = {}
     for name in LOSSES:
         losses = loss(x, CLASSES, SEEDS)
@@ -92,14 +93,14 @@ def test_the_backward_pass_of_two_evaluates_active_classes_of_each_image_only(to
     assert counts == {"one_class": 1, "margin": 2 * 2, "cross_entropy": 2 * 10}
 
 
-def test_a_single_pass_evaluates_every_class_once_whatever_the_loss(toy) -> None:
-    loss, x = make(toy, torch.float32, 8, passes="single"), images(torch.float32)
+def test_a_single_pass_evaluates_every_class_once_whatever_the_loss() -> None:
+    loss, x = make(ToyDenoiser, torch.float32, 8, passes="single"), images(torch.float32)
     gradient(loss(x, CLASSES, SEEDS), x, "cross_entropy")
     assert loss.denoiser.rows == 2 * 10 * 8
 
 
-def test_auto_takes_a_single_pass_for_one_class_and_two_for_ten(toy) -> None:
-    loss, x = make(toy, torch.float32, 8), images(torch.float32)
+def test_auto_takes_a_single_pass_for_one_class_and_two_for_ten() -> None:
+    loss, x = make(ToyDenoiser, torch.float32, 8), images(torch.float32)
     loss(x, CLASSES[:1], SEEDS).sum().backward()
     assert loss.denoiser.rows == 2 * 8
     loss(x, CLASSES, SEEDS).sum().backward()
@@ -108,24 +109,24 @@ def test_auto_takes_a_single_pass_for_one_class_and_two_for_ten(toy) -> None:
 
 @pytest.mark.parametrize("passes", ["two", "single"])
 @pytest.mark.parametrize("chunk", [1, 7, 30, 4096])
-def test_no_evaluation_holds_more_than_a_chunk(toy, passes, chunk) -> None:
-    loss, x = make(toy, torch.float32, 20, passes=passes, chunk=chunk), images(torch.float32)
+def test_no_evaluation_holds_more_than_a_chunk(passes, chunk) -> None:
+    loss, x = make(ToyDenoiser, torch.float32, 20, passes=passes, chunk=chunk), images(torch.float32)
     gradient(loss(x, CLASSES, SEEDS), x, "cross_entropy")
     assert loss.denoiser.largest <= chunk
 
 
 @pytest.mark.parametrize("passes", ["two", "single"])
-def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_timesteps(toy, passes) -> None:
+def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_timesteps(passes) -> None:
     def kept(timesteps: int) -> int:
-        losses = make(toy, torch.float32, timesteps, passes=passes)(images(torch.float32), CLASSES, SEEDS)
+        losses = make(ToyDenoiser, torch.float32, timesteps, passes=passes)(images(torch.float32), CLASSES, SEEDS)
         return sum(saved.numel() for saved in losses.grad_fn.saved_tensors)
 
     assert kept(4) == kept(64) == images(torch.float32).numel() * (1 if passes == "two" else len(CLASSES))
 
 
 @pytest.mark.parametrize("passes", ["two", "single"])
-def test_nothing_is_differentiated_where_no_gradient_can_be_asked_for(toy, passes) -> None:
-    loss, x = make(toy, torch.float32, 8, passes=passes), images(torch.float32)
+def test_nothing_is_differentiated_where_no_gradient_can_be_asked_for(passes) -> None:
+    loss, x = make(ToyDenoiser, torch.float32, 8, passes=passes), images(torch.float32)
     tracked = loss(x, CLASSES, SEEDS).detach()
     with torch.no_grad():
         untracked = loss(x, CLASSES, SEEDS)
@@ -136,8 +137,8 @@ def test_nothing_is_differentiated_where_no_gradient_can_be_asked_for(toy, passe
     torch.testing.assert_close(tracked, plain, rtol=1e-6, atol=0)
 
 
-def test_gradients_are_found_inside_no_grad(toy, naive_loss) -> None:
-    loss, x = make(toy, torch.float64, 8), images(torch.float64)
+def test_gradients_are_found_inside_no_grad() -> None:
+    loss, x = make(ToyDenoiser, torch.float64, 8), images(torch.float64)
     expected = naive_loss(loss, x, CLASSES[:2], SEEDS)
     with torch.no_grad():
         found = loss.gradients(x, CLASSES[:2], SEEDS)
@@ -146,14 +147,14 @@ def test_gradients_are_found_inside_no_grad(toy, naive_loss) -> None:
         assert error(found[:, k], torch.autograd.grad(expected[:, k].sum(), x, retain_graph=True)[0]) < 1e-12
 
 
-def test_a_second_derivative_is_refused_rather_than_wrong(toy) -> None:
-    loss, x = make(toy, torch.float64, 2), images(torch.float64)
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    loss, x = make(ToyDenoiser, torch.float64, 2), images(torch.float64)
     with pytest.raises(RuntimeError, match="once only"):
         torch.autograd.grad(loss(x, CLASSES, SEEDS).sum(), x, create_graph=True)
 
 
-def test_the_network_is_left_without_gradients(toy) -> None:
-    loss, x = make(toy, torch.float64, 2), images(torch.float64)
+def test_the_network_is_left_without_gradients() -> None:
+    loss, x = make(ToyDenoiser, torch.float64, 2), images(torch.float64)
     loss(x, CLASSES, SEEDS).sum().backward()
     assert all(parameter.grad is None for parameter in loss.denoiser.parameters())
 
@@ -164,8 +165,8 @@ def second_derivative(gradients: Tensor, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 4096])
-def test_gradients_of_gradients_equal_autograd_on_one_whole_graph(toy, naive_loss, chunk) -> None:
-    loss, x = make(toy, torch.float64, 8, chunk=chunk), images(torch.float64)
+def test_gradients_of_gradients_equal_autograd_on_one_whole_graph(chunk) -> None:
+    loss, x = make(ToyDenoiser, torch.float64, 8, chunk=chunk), images(torch.float64)
     expected = naive_loss(loss, x, CLASSES[:2], SEEDS)
     whole = torch.stack([torch.autograd.grad(expected[:, k].sum(), x, create_graph=True)[0] for k in range(2)], dim=1)
     found = loss.gradients(x, CLASSES[:2], SEEDS)
@@ -174,14 +175,14 @@ def test_gradients_of_gradients_equal_autograd_on_one_whole_graph(toy, naive_los
     assert loss.denoiser.largest <= max(chunk, 1)
 
 
-def test_gradients_of_gradients_agree_with_finite_differences(toy) -> None:
-    loss = make(toy, torch.float64, 4, samples=2, chunk=6)
+def test_gradients_of_gradients_agree_with_finite_differences() -> None:
+    loss = make(ToyDenoiser, torch.float64, 4, samples=2, chunk=6)
     x = images(torch.float64)[:, :, :2, :2].detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss.gradients(x, CLASSES[:2], SEEDS), x)
 
 
-def test_second_derivatives_are_taken_of_the_pairs_that_are_asked_for(toy) -> None:
-    loss, x = make(toy, torch.float64, 8), images(torch.float64)
+def test_second_derivatives_are_taken_of_the_pairs_that_are_asked_for() -> None:
+    loss, x = make(ToyDenoiser, torch.float64, 8), images(torch.float64)
     found = loss.gradients(x, CLASSES[:3], SEEDS)
     before = loss.denoiser.rows
     (product,) = torch.autograd.grad(found[1, 2, 0, 0, 0], x)
@@ -190,13 +191,13 @@ def test_second_derivatives_are_taken_of_the_pairs_that_are_asked_for(toy) -> No
     assert product[1].any()
 
 
-def test_what_gradients_keep_for_their_derivative_is_the_images(toy) -> None:
+def test_what_gradients_keep_for_their_derivative_is_the_images() -> None:
     x = images(torch.float32)
-    found = make(toy, torch.float32, 64).gradients(x, CLASSES, SEEDS)
+    found = make(ToyDenoiser, torch.float32, 64).gradients(x, CLASSES, SEEDS)
     assert [saved.shape for saved in found.grad_fn.saved_tensors] == [x.shape]
 
 
-def test_a_third_derivative_is_refused_rather_than_wrong(toy) -> None:
-    loss, x = make(toy, torch.float64, 2), images(torch.float64)
+def test_a_third_derivative_is_refused_rather_than_wrong() -> None:
+    loss, x = make(ToyDenoiser, torch.float64, 2), images(torch.float64)
     with pytest.raises(RuntimeError, match="once only"):
         torch.autograd.grad(loss.gradients(x, CLASSES[:1], SEEDS).sum(), x, create_graph=True)

@@ -14,6 +14,7 @@ from defenses.diffusion.flow import END, START, FlowLikelihood, RademacherSigns,
 from defenses.diffusion.runge_kutta import TABLEAUS
 from defenses.diffusion.schedule import ContinuousVP
 from defenses.networks.ncsnpp import NCSNpp
+from helpers.originals import assert_summary, fill, golden, rule_image, rule_noise
 
 SEEDS = torch.tensor([5, 1 << 61])
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-9}
@@ -228,7 +229,7 @@ def test_signs_are_shared_over_classes_or_are_not() -> None:
 
 
 @pytest.fixture
-def original(fill, rule_noise) -> Callable[..., FlowLikelihood]:
+def original() -> Callable[..., FlowLikelihood]:
     """original(dtype, **options): as the original code has it, with its network and signs."""
 
     def signs(seeds: Tensor, classes: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -245,7 +246,7 @@ def original(fill, rule_noise) -> Callable[..., FlowLikelihood]:
 
 
 @PRECISIONS
-def test_velocities_and_traces_are_the_original_ones(original, golden, rule_image, assert_summary, dtype) -> None:
+def test_velocities_and_traces_are_the_original_ones(original, dtype) -> None:
     flow, x = original(dtype), 2 * rule_image((2, 3, 16, 16), dtype) - 1
     expected, y = golden("sbgc")[str(dtype).removeprefix("torch.")], torch.tensor([0, 3])
     for time in (1e-5, 0.1, 0.5, 0.99999):
@@ -256,7 +257,7 @@ def test_velocities_and_traces_are_the_original_ones(original, golden, rule_imag
 
 
 @PRECISIONS
-def test_log_likelihoods_are_the_original_ones(original, golden, rule_image, assert_summary, dtype) -> None:
+def test_log_likelihoods_are_the_original_ones(original, dtype) -> None:
     flow, x = original(dtype, steps=5), rule_image((2, 3, 16, 16), dtype)
     expected, y = golden("sbgc")[str(dtype).removeprefix("torch.")], torch.tensor([0, 4, 6])
     close = dict(rtol=TOLERANCE[dtype], atol=0)
@@ -276,7 +277,9 @@ def test_log_likelihoods_are_the_original_ones(original, golden, rule_image, ass
     torch.testing.assert_close(integral.double(), wanted("euler5/image0/delta_trace_integral")[:1], **close)
 
 
-def test_log_likelihoods_in_ten_steps_are_the_original_ones(original, golden, rule_image) -> None:
+def test_log_likelihoods_in_ten_steps_are_the_original_ones(
+    original,
+) -> None:
     x, y = rule_image((2, 3, 16, 16), torch.float64)[:1], torch.tensor([2, 6])
     found = original(torch.float64, steps=10)(x, y[None], SEEDS[:1])[0] - 768 * math.log(2)
     wanted = torch.tensor(golden("sbgc")["float64"]["euler10/image0/log_likelihood_nats"], dtype=torch.float64)[y]

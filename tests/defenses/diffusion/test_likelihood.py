@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.randomness import fold
 from harness.threat import L2, NORMS, Linf
+from helpers.denoisers import ToyDenoiser
 
 BALL = Linf(Quantity(0.1))
 ETA = float(BALL.eps)
@@ -142,8 +143,8 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_gradient_in_l2_is_that_of_finite_differences_second_derivatives_included(toy, steps, momentum) -> None:
-    purify = make(toy, norm="L2", steps=steps, momentum=momentum)
+def test_the_gradient_in_l2_is_that_of_finite_differences_second_derivatives_included(steps, momentum) -> None:
+    purify = make(ToyDenoiser, norm="L2", steps=steps, momentum=momentum)
     x = images()[:, :, :2, :2].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: purify(x, SEEDS), x)
     moved = purify(x, SEEDS)
@@ -151,12 +152,12 @@ def test_the_gradient_in_l2_is_that_of_finite_differences_second_derivatives_inc
 
 
 @pytest.mark.parametrize("sign_gradient", ["straight_through", "tanh"])
-def test_no_value_depends_on_how_the_sign_is_differentiated(toy, sign_gradient: SignGradient) -> None:
+def test_no_value_depends_on_how_the_sign_is_differentiated(sign_gradient: SignGradient) -> None:
     x = images(0, 1).requires_grad_()
-    true = make(toy, steps=4)(x, SEEDS)
-    surrogate = make(toy, steps=4, sign_gradient=sign_gradient, sign_temperature=0.3)(x, SEEDS)
+    true = make(ToyDenoiser, steps=4)(x, SEEDS)
+    surrogate = make(ToyDenoiser, steps=4, sign_gradient=sign_gradient, sign_temperature=0.3)(x, SEEDS)
     with torch.no_grad():
-        assert torch.equal(true, make(toy, steps=4)(x, SEEDS))
+        assert torch.equal(true, make(ToyDenoiser, steps=4)(x, SEEDS))
     assert torch.equal(true, surrogate)
     found, expected = (torch.autograd.grad(moved.square().sum(), x)[0] for moved in (surrogate, true))
     assert float((found - expected).norm() / expected.norm()) > 0.01
@@ -179,8 +180,8 @@ def test_straight_through_is_the_nearest_multiple_of_m_and_tanh_tends_to_it_and_
     )
 
 
-def test_the_true_gradient_of_signs_takes_no_second_derivative(toy) -> None:
-    purify, x = make(toy, steps=3), images().requires_grad_()
+def test_the_true_gradient_of_signs_takes_no_second_derivative() -> None:
+    purify, x = make(ToyDenoiser, steps=3), images().requires_grad_()
     moved = purify(x, SEEDS)
     before = purify.loss.denoiser.rows
     moved.square().sum().backward()
@@ -189,8 +190,8 @@ def test_the_true_gradient_of_signs_takes_no_second_derivative(toy) -> None:
 
 
 @pytest.mark.parametrize(("norm", "ball"), [("Linf", Linf(Quantity("8/255"))), ("L2", L2(Quantity("0.5")))])
-def test_budgets_left_out_are_the_papers(toy, norm: Norm, ball) -> None:
-    purify, x = make(toy, norm=norm), images(0, 1)
+def test_budgets_left_out_are_the_papers(norm: Norm, ball) -> None:
+    purify, x = make(ToyDenoiser, norm=norm), images(0, 1)
     assert purify.ball == ball
     assert float(ball.violation(x, purify(x, SEEDS)).max()) < 1e-9
     assert float(ball.size(x, purify(x, SEEDS)).max()) > 0.9 * float(ball.eps)
@@ -220,21 +221,21 @@ def test_no_image_leaves_its_ball_or_0_and_1_in_float32(eta: float, steps: int, 
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_it_lowers_the_loss_under_noise_it_has_not_seen(toy, norm: Norm) -> None:
-    purify, x = make(toy, norm=norm, eta=Quantity(0.2)), images()
+def test_it_lowers_the_loss_under_noise_it_has_not_seen(norm: Norm) -> None:
+    purify, x = make(ToyDenoiser, norm=norm, eta=Quantity(0.2)), images()
     before, after = (purify.loss(z, torch.tensor([-1]), fold(SEEDS, 7)) for z in (x, purify(x, SEEDS)))
     assert (after < before).all()
 
 
-def test_equal_seeds_give_equal_bits_and_others_other_noise(toy) -> None:
-    purify, x = make(toy, steps=3), images()
+def test_equal_seeds_give_equal_bits_and_others_other_noise() -> None:
+    purify, x = make(ToyDenoiser, steps=3), images()
     assert torch.equal(purify(x, SEEDS), purify(x, SEEDS))
     assert (purify(x, SEEDS) != purify(x, fold(SEEDS, 1))).flatten(1).any(1).all()
 
 
-def test_its_cost_grows_with_steps_timesteps_and_samples(toy) -> None:
-    assert make(toy, steps=4).cost() == pytest.approx(4 * make(toy, steps=1).cost())
-    assert make(toy, steps=1).cost() >= 2 * 6
+def test_its_cost_grows_with_steps_timesteps_and_samples() -> None:
+    assert make(ToyDenoiser, steps=4).cost() == pytest.approx(4 * make(ToyDenoiser, steps=1).cost())
+    assert make(ToyDenoiser, steps=1).cost() >= 2 * 6
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_its_cost_grows_with_steps_timesteps_and_samples(toy) -> None:
         ({"sign_gradient": "tanh", "sign_temperature": 0.0}, "sign_temperature is 0"),
     ],
 )
-def test_arguments_that_mean_nothing_are_refused(toy, options, complaint) -> None:
+def test_arguments_that_mean_nothing_are_refused(options, complaint) -> None:
     with pytest.raises(UserError) as error:
-        make(toy, **options)
+        make(ToyDenoiser, **options)
     assert complaint in str(error.value)

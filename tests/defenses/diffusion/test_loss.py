@@ -17,6 +17,8 @@ from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import levels, time_grid
 from defenses.networks.edm import EDM
 from defenses.networks.ncsnpp import NCSNpp
+from helpers.denoisers import ToyDenoiser
+from helpers.originals import assert_summary, fill, golden, rule_image, rule_noise
 
 TIMESTEPS = [1, 126, 251, 376, 501, 626, 751, 876]
 CLASSES = torch.arange(10)
@@ -49,7 +51,7 @@ class RuleNoise:
 
 
 @pytest.fixture
-def make(fill, rule_noise):
+def make():
     def build(
         dtype: torch.dtype, shared: bool = False, timesteps: Sequence[int] = TIMESTEPS, **options
     ) -> DiffusionLoss:
@@ -74,7 +76,7 @@ def assert_close(found: Tensor, expected: list | float, dtype: torch.dtype) -> N
 
 @PRECISIONS
 @pytest.mark.parametrize("name", ["independent", "shared"])
-def test_losses_and_gradients_are_the_original_ones(make, golden, rule_image, assert_summary, dtype, name) -> None:
+def test_losses_and_gradients_are_the_original_ones(make, dtype, name) -> None:
     expected, x = precise(golden, dtype), rule_image((2, 3, 16, 16), dtype).requires_grad_()
     losses = make(dtype, name == "shared", passes="single", chunk=100)(x, CLASSES, SEEDS)
     assert_close(losses.detach(), expected[f"{name}/loss_per_class"], dtype)
@@ -94,22 +96,20 @@ def test_losses_and_gradients_are_the_original_ones(make, golden, rule_image, as
 
 @PRECISIONS
 @pytest.mark.parametrize("label", [0, 3])
-def test_losses_of_single_timesteps_are_the_original_ones(make, golden, rule_image, dtype, label) -> None:
+def test_losses_of_single_timesteps_are_the_original_ones(make, dtype, label) -> None:
     x = rule_image((2, 3, 16, 16), dtype)
     losses = [make(dtype, timesteps=[t])(x, torch.tensor([label]), SEEDS)[:, 0] for t in TIMESTEPS]
     assert_close(torch.stack(losses), precise(golden, dtype)[f"independent/loss_by_timestep_class{label}"], dtype)
 
 
 @PRECISIONS
-def test_the_unconditional_loss_is_the_original_one(make, golden, rule_image, dtype) -> None:
+def test_the_unconditional_loss_is_the_original_one(make, dtype) -> None:
     losses = make(dtype, shared=True)(rule_image((2, 3, 16, 16), dtype), torch.tensor([NO_CLASS]), SEEDS)
     assert_close(losses[:, 0], precise(golden, dtype)["shared/loss_y_None"], dtype)
 
 
 @pytest.mark.parametrize("weighting", ["edm", "edm_reference"])
-def test_losses_and_gradients_of_edm_are_the_original_ones(
-    golden, fill, rule_image, rule_noise, assert_summary, weighting
-) -> None:
+def test_losses_and_gradients_of_edm_are_the_original_ones(weighting) -> None:
     published, expected = golden("edm_songunet"), golden("dc_edm")[weighting]
     network = EDM.from_published(published["config"]["a_cond_vp"]["tiny"])
     denoiser = EDMDenoiser(fill(network, exempt=published["exceptions"]["a_cond_vp"]).double(), levels(weighting))
@@ -125,16 +125,16 @@ def test_losses_and_gradients_of_edm_are_the_original_ones(
         assert_summary(grad[i : i + 1], expected[f"grad_ce_image{i}_label{label}"], GRADIENT_TOLERANCE[torch.float64])
 
 
-def test_a_subset_of_classes_and_images_has_the_losses_it_has_among_all(toy) -> None:
-    loss = DiffusionLoss(toy(channels=1).double(), time_grid(discrete_vp(), 6), GaussianNoise())
+def test_a_subset_of_classes_and_images_has_the_losses_it_has_among_all() -> None:
+    loss = DiffusionLoss(ToyDenoiser(channels=1).double(), time_grid(discrete_vp(), 6), GaussianNoise())
     x, seeds = torch.rand(3, 1, 4, 4, dtype=torch.float64), torch.tensor([5, 6, 7])
     every = loss(x, CLASSES, seeds)
     some = loss(x[2:], torch.tensor([8, 1]), seeds[2:])
     torch.testing.assert_close(some, every[2:, [8, 1]], rtol=1e-12, atol=0)
 
 
-def test_a_sum_over_pixels_is_the_mean_times_their_number(toy) -> None:
+def test_a_sum_over_pixels_is_the_mean_times_their_number() -> None:
     x, seeds = torch.rand(2, 3, 4, 4, dtype=torch.float64), torch.tensor([5, 6])
-    mean = DiffusionLoss(toy(channels=3).double(), time_grid(discrete_vp(), 6), GaussianNoise())
+    mean = DiffusionLoss(ToyDenoiser(channels=3).double(), time_grid(discrete_vp(), 6), GaussianNoise())
     total = dataclasses.replace(mean, reduction="sum")
     torch.testing.assert_close(total(x, CLASSES, seeds), 48 * mean(x, CLASSES, seeds), rtol=1e-12, atol=0)

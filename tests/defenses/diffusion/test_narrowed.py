@@ -26,6 +26,8 @@ from harness.randomness import fold
 from harness.search import Narrowing, Search
 from harness.target import Target
 from harness.weights import Checkpoint
+from helpers.denoisers import ToyDenoiser
+from helpers.originals import fill, rule_image
 
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 SEEDS, LABELS = torch.tensor([5, 1 << 61]), torch.tensor([3, 8])
@@ -34,7 +36,7 @@ SIZES = torch.tensor([5.0, 0, 0.2, 1, 1, 0, 0, 0.3, 0.1, 0])
 
 
 @pytest.fixture
-def tiny(fill, tmp_path) -> Callable[..., Defense]:
+def tiny(tmp_path) -> Callable[..., Defense]:
     """tiny(kind, **options): on a tiny network, ten timesteps unless told otherwise."""
 
     def make(kind: type[Defense] = DC, changes: dict | None = None, **options) -> Defense:
@@ -49,7 +51,7 @@ def tiny(fill, tmp_path) -> Callable[..., Defense]:
 
 
 @pytest.fixture
-def x(rule_image) -> Tensor:
+def x() -> Tensor:
     return rule_image((2, 1, 8, 8))
 
 
@@ -97,8 +99,8 @@ def test_equal_seeds_draw_equal_timesteps_in_any_batch_and_the_whole_grid_is_lef
     assert subset(GRID, seeds, 1.0) is GRID
 
 
-def test_the_losses_by_timestep_sum_to_the_loss_and_classes_may_differ_by_image(toy) -> None:
-    loss = DiffusionLoss(toy(1), GRID, GaussianNoise(), samples=2, chunk=7)
+def test_the_losses_by_timestep_sum_to_the_loss_and_classes_may_differ_by_image() -> None:
+    loss = DiffusionLoss(ToyDenoiser(1), GRID, GaussianNoise(), samples=2, chunk=7)
     x, classes = torch.rand(2, 1, 4, 4), torch.tensor([[1, 4, 7], [0, 4, 9]])
     apart = loss.by_timestep(x, classes, SEEDS)
     torch.testing.assert_close(apart.sum(2), loss(x, classes, SEEDS))

@@ -14,6 +14,7 @@ from defenses.diffusion.optimal import OptimalDenoiser
 from defenses.diffusion.schedule import Schedule, discrete_vp
 from defenses.diffusion.timesteps import time_grid
 from harness.errors import UserError
+from helpers.originals import assert_summary, golden, rule_noise
 
 SHAPE = (2, 3, 3)
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 2, 0, 2, 0, 1])
@@ -119,7 +120,7 @@ def wave(shape: tuple[int, ...], frequency: float, phase: float, close: bool) ->
 
 @pytest.mark.parametrize("distance", ["close", "far"])
 @pytest.mark.parametrize("sharing", ["independent", "shared"])
-def test_losses_and_gradients_are_the_golden_ones(golden, rule_noise, assert_summary, distance, sharing) -> None:
+def test_losses_and_gradients_are_the_golden_ones(distance, sharing) -> None:
     """The golden numbers take images for what the diffusion sees; ours are in [0, 1], so that 2 x - 1 is that."""
     expected = {k.split("/")[2]: v for k, v in golden("optimal_dc")["outputs"].items() if f"{distance}/{sharing}" in k}
     known, x = (
@@ -141,7 +142,7 @@ def test_losses_and_gradients_are_the_golden_ones(golden, rule_noise, assert_sum
         assert_summary(gradient[row, None] / 2, expected[f"corollary33_grad_ce_image{row}_label{label}"], 1e-7)
 
 
-def test_it_is_the_corollary_and_not_what_the_published_code_computes(golden) -> None:
+def test_it_is_the_corollary_and_not_what_the_published_code_computes() -> None:
     outputs = golden("optimal_dc")["outputs"]
     coded, corollary = (outputs[f"close/independent/{name}_logits"] for name in ("as_coded", "corollary33_literal"))
     assert abs(coded[1][3] - corollary[1][3]) > 5

@@ -13,6 +13,7 @@ from defenses.diffusion.noise import GaussianNoise
 from defenses.diffusion.random_times import Draws, RandomTimes, drawn_grid
 from defenses.diffusion.timesteps import TimeGrid, Weighting, levels
 from harness.errors import UserError
+from helpers.denoisers import ToyDenoiser
 
 
 def grid(weighting: Weighting = "uniform", **spec: Any) -> tuple[TimeGrid, Draws]:
@@ -53,14 +54,14 @@ def test_a_drawn_error_is_that_of_eps_or_under_edms_weightings_of_the_image(weig
 
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("chunk", [2, 100])
-def test_a_loss_on_drawn_timesteps_is_the_mean_of_the_losses_on_each(toy: Any, samples: int, chunk: int) -> None:
+def test_a_loss_on_drawn_timesteps_is_the_mean_of_the_losses_on_each(samples: int, chunk: int) -> None:
     x = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     seeds, classes = torch.tensor([3, 1 << 60, 9]), torch.tensor([-1, 4])
     _, draws = grid(random=2, low=100, high=900)
     drawn, schedule = draws(seeds), levels("uniform")
 
     def loss(on: TimeGrid) -> DiffusionLoss:
-        return DiffusionLoss(toy(channels=2).double(), on, GaussianNoise(), samples=samples, chunk=chunk)
+        return DiffusionLoss(ToyDenoiser(channels=2).double(), on, GaussianNoise(), samples=samples, chunk=chunk)
 
     own = x.clone().requires_grad_()
     found = loss(drawn)(own, classes, seeds)

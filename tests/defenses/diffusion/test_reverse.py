@@ -16,6 +16,7 @@ from defenses.diffusion.schedule import ContinuousVP, Process, discrete_vp
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.networks.ncsnpp_config import NCSNppConfig
 from harness.errors import UserError
+from helpers.originals import assert_summary, fill, golden, rule_image, rule_noise
 
 SHAPE = (2, 3, 16, 16)
 
@@ -24,7 +25,9 @@ SHAPE = (2, 3, 16, 16)
 
 
 @pytest.fixture(params=["float32", "float64"])
-def original(request, golden, fill, rule_image, rule_noise, assert_summary) -> SimpleNamespace:
+def original(
+    request,
+) -> SimpleNamespace:
     """The original's numbers in a precision, and what they were computed from."""
     dtype, key, tolerance = {
         "float32": (torch.float32, "outputs", 5e-4),  # at small times the original's sigma loses digits

@@ -11,6 +11,7 @@ from torch import Tensor
 from defenses.diffusion.schedule import ContinuousVE, ContinuousVP, Process, discrete_ve, discrete_vp
 from defenses.diffusion.timesteps import time_grid
 from harness.errors import UserError
+from helpers.originals import golden
 
 SIGMAS = torch.tensor([0.002, 0.5, 3.0, 80.0])
 PROCESSES: dict[str, tuple[Process, list[float]]] = {
@@ -27,12 +28,12 @@ def exactly(values: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
     torch.testing.assert_close(values, expected.double(), rtol=tolerance, atol=0)
 
 
-def test_alphas_equal_the_original_implementation(golden) -> None:
+def test_alphas_equal_the_original_implementation() -> None:
     alphas = discrete_vp().signal(torch.arange(1, 1001, 125)) ** 2
     assert alphas.tolist() == pytest.approx(golden("dc_vp")["float64"]["alpha_bar_at_ts"], rel=1e-12)
 
 
-def test_noise_levels_of_the_continuous_process_equal_the_original_implementation(golden) -> None:
+def test_noise_levels_of_the_continuous_process_equal_the_original_implementation() -> None:
     measured = golden("ncsnpp_diffpure")["outputs_f64"]
     for t in (0.001, 0.1, 0.5):
         sigma = ContinuousVP().sigma(torch.tensor(t, dtype=torch.float64))

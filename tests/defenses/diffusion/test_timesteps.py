@@ -10,6 +10,7 @@ import torch
 
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import levels, time_grid
+from helpers.originals import golden
 
 EDM = pytest.mark.parametrize("weighting", ["edm", "edm_reference"])
 
@@ -50,7 +51,7 @@ def test_the_elbo_bounds_the_entropy_of_gaussian_data_to_half_a_nat(std) -> None
 
 
 @EDM
-def test_edm_weights_are_the_original_ones(golden, weighting) -> None:
+def test_edm_weights_are_the_original_ones(weighting) -> None:
     numbers = golden("dc_edm")
     sigmas, weights = (
         torch.tensor(values, dtype=torch.float64) for values in (numbers["sigmas"], numbers[weighting]["weights"])

@@ -9,6 +9,7 @@ import torch
 
 from defenses.networks.edm import DDPMPP, EDM, NCSNPP
 from harness.errors import UserError
+from helpers.originals import assert_agrees, assert_listing, assert_twice_differentiable, fill, golden
 
 CASES = {"a_cond_vp": DDPMPP, "b_uncond_vp": DDPMPP, "c_cond_ve": NCSNPP}
 SHAPE = (2, 3, 16, 16)
@@ -17,12 +18,12 @@ GRADIENT = "a_cond_vp/grad_x_of_sum(D*noise_k5)_sigma_0.5_y_[0,3]"
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
+def numbers():
     return golden("edm_songunet")
 
 
 @pytest.fixture
-def tiny(numbers, fill, dtype):
+def tiny(numbers, dtype):
     """Builds a tiny network at rule-made weights, by the name of its case."""
 
     def build(case):
@@ -46,13 +47,13 @@ def digits():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_tiny_state_dict_has_the_published_names_and_shapes(case, numbers, assert_listing):
+def test_a_tiny_state_dict_has_the_published_names_and_shapes(case, numbers):
     network = EDM.from_published(numbers["config"][case]["tiny"])
     assert_listing(network, numbers["state_dict"][case], numbers["tiny_params"][case])
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_defaults_are_the_published_full_size_networks(case, numbers, assert_listing):
+def test_the_defaults_are_the_published_full_size_networks(case, numbers):
     with torch.device("meta"):
         network = EDM(**CASES[case], label_dim=0 if case == "b_uncond_vp" else 10)
     conditional = numbers["state_dict_full"]["c_cond_ve" if case == "c_cond_ve" else "a_cond_vp"]
@@ -66,7 +67,7 @@ def test_the_default_flavour_is_ddpmpp():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_denoised_images_equal_the_originals(case, numbers, tiny, image, noise, dtype, assert_agrees):
+def test_denoised_images_equal_the_originals(case, numbers, tiny, image, noise, dtype):
     network, x = tiny(case), 2 * image(SHAPE) - 1
     with torch.no_grad():
         for name in numbers["outputs"]:
@@ -77,9 +78,7 @@ def test_denoised_images_equal_the_originals(case, numbers, tiny, image, noise, 
                 assert_agrees(network(x + sigma * noise(SHAPE, 0), sigma, y), numbers, name)
 
 
-def test_the_unet_the_augmentation_and_the_gradient_equal_the_originals(
-    numbers, tiny, image, noise, dtype, assert_agrees
-):
+def test_the_unet_the_augmentation_and_the_gradient_equal_the_originals(numbers, tiny, image, noise, dtype):
     network, x, sigma, y = tiny("a_cond_vp"), 2 * image(SHAPE) - 1, torch.tensor(0.5, dtype=dtype), torch.tensor([0, 3])
     noisy = (x + sigma * noise(SHAPE, 0)).requires_grad_()
     one_hot = torch.eye(10, dtype=dtype)[y]
@@ -122,7 +121,7 @@ def test_an_unconditional_network_refuses_classes():
         network(torch.zeros(1, 1, 8, 8), torch.tensor(1.0), torch.tensor([0]))
 
 
-def test_the_denoiser_is_twice_differentiable(digits, assert_twice_differentiable):
+def test_the_denoiser_is_twice_differentiable(digits):
     network, x = digits
     sigma, y = torch.tensor([0.1, 1.0, 10.0]), torch.tensor([4, -1, 9])
     assert_twice_differentiable(lambda x: network(x, sigma, y).pow(2).sum(), x)

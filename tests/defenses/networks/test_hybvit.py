@@ -9,18 +9,19 @@ from torch.nn import functional as F
 from defenses.networks.hybvit import HybViT
 from defenses.networks.layers import sinusoids
 from harness.errors import UserError
+from helpers.originals import assert_agrees, assert_listing, assert_twice_differentiable, fill, golden
 
 SHAPE = (2, 3, 16, 16)
 TINY = {"img_size": 16, "dim": 48, "depth": 2, "heads": 12, "dim_head": 4}
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
+def numbers():
     return golden("hybvit")
 
 
 @pytest.fixture
-def network(numbers, fill, dtype):
+def network(numbers, dtype):
     return fill(HybViT(**TINY), exempt=numbers["exceptions"]).to(dtype)
 
 
@@ -30,19 +31,19 @@ def x(network, image):
 
 
 @pytest.fixture
-def digits(numbers, fill):
+def digits(numbers):
     network = HybViT(img_size=8, patch_size=2, dim=16, depth=2, heads=2, dim_head=8, in_channels=1)
     x = torch.sin(torch.arange(192, dtype=torch.float64)).reshape(3, 1, 8, 8)
     return fill(network, exempt=numbers["exceptions"]).double(), x
 
 
-def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
+def test_state_dicts_have_the_published_names_and_shapes(numbers):
     assert_listing(HybViT(**TINY), numbers["state_dict"], numbers["tiny_params"])
     with torch.device("meta"):
         assert_listing(HybViT(), numbers["state_dict_full"], numbers["full_params"])
 
 
-def test_logits_and_gradient_equal_the_original(network, x, numbers, assert_agrees):
+def test_logits_and_gradient_equal_the_original(network, x, numbers):
     logits = network(x)
     assert_agrees(logits, numbers, "logits_t_None (test-time classifier)")
     assert_agrees(network(x, torch.tensor([0, 999])), numbers, "logits_t_[0,999]_ffnt1")
@@ -50,19 +51,19 @@ def test_logits_and_gradient_equal_the_original(network, x, numbers, assert_agre
     assert_agrees(gradient, numbers, "grad_ce_mean_labels_[3,7]_wrt_x_raw")
 
 
-def test_noise_estimates_equal_the_original(network, x, numbers, assert_agrees):
+def test_noise_estimates_equal_the_original(network, x, numbers):
     assert_agrees(network.noise_estimate(x, torch.tensor([0, 999])), numbers, "recon_t_[0,999]_ffnt1")
     assert_agrees(network.noise_estimate(x, torch.tensor([500, 500])), numbers, "recon_t_500_ffnt1")
     assert_agrees(network.noise_estimate(x, None), numbers, "recon_t_None(feat=False)")
 
 
-def test_noise_estimates_without_modulated_feed_forward_equal_the_original(numbers, fill, image, dtype, assert_agrees):
+def test_noise_estimates_without_modulated_feed_forward_equal_the_original(numbers, image, dtype):
     network = fill(HybViT(**TINY, ffn_time=False), exempt=numbers["exceptions"]).to(dtype)
     x = network.preprocessing(image(SHAPE))
     assert_agrees(network.noise_estimate(x, torch.tensor([500, 500])), numbers, "recon_t_500_ffnt0")
 
 
-def test_the_schedule_and_the_diffusion_loss_equal_the_original(network, x, numbers, noise, assert_agrees):
+def test_the_schedule_and_the_diffusion_loss_equal_the_original(network, x, numbers, noise):
     timesteps = torch.tensor([0, 500, 999], dtype=x.dtype)
     assert_agrees(sinusoids(timesteps, 48), numbers, "sinusoid_dim48_t_[0,500,999]")
     assert_agrees(network.sqrt_alphas_cumprod[[0, 500, 999]], numbers, "sqrt_alphas_cumprod[[0,500,999]]")
@@ -102,7 +103,7 @@ def test_digits_fit_and_the_noise_estimate_puts_patches_back_in_place(digits):
     torch.testing.assert_close(network.noise_estimate(x, None), x)
 
 
-def test_classifier_and_noise_estimate_are_twice_differentiable(digits, assert_twice_differentiable):
+def test_classifier_and_noise_estimate_are_twice_differentiable(digits):
     network, x = digits
     t = torch.tensor([0, 500, 999])
     assert_twice_differentiable(lambda x: network(x).logsumexp(1).sum(), x)

@@ -7,17 +7,18 @@ import torch
 
 from defenses.networks.jem_wrn import JEMWRN
 from harness.errors import UserError
+from helpers.originals import assert_agrees, assert_listing, assert_twice_differentiable, fill, golden
 
 SHAPE = (2, 3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
+def numbers():
     return golden("jem_wrn")
 
 
 @pytest.fixture
-def network(fill, dtype):
+def network(dtype):
     return fill(JEMWRN(depth=10, width=2)).to(dtype)
 
 
@@ -26,13 +27,13 @@ def x(network, image):
     return network.preprocessing(image(SHAPE)).requires_grad_()
 
 
-def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
+def test_state_dicts_have_the_published_names_and_shapes(numbers):
     assert_listing(JEMWRN(depth=10, width=2), numbers["state_dict"], numbers["tiny_params"])
     with torch.device("meta"):
         assert_listing(JEMWRN(), numbers["state_dict_full"], numbers["full_params"])
 
 
-def test_logits_and_features_equal_the_original(network, x, numbers, noise, assert_agrees):
+def test_logits_and_features_equal_the_original(network, x, numbers, noise):
     logits = network(x)
     assert_agrees(logits, numbers, "classify_logits")
     assert_agrees(logits[[0, 1], [0, 3]], numbers, "forward_y_[0,3]")
@@ -41,7 +42,7 @@ def test_logits_and_features_equal_the_original(network, x, numbers, noise, asse
     assert_agrees(network(x + 0.03 * noise(SHAPE, 0)), numbers, "classify_logits_x_plus_0.03_noise_k0")
 
 
-def test_the_energy_its_gradient_and_a_refinement_step_equal_the_original(network, x, numbers, noise, assert_agrees):
+def test_the_energy_its_gradient_and_a_refinement_step_equal_the_original(network, x, numbers, noise):
     def ascent(x):
         return torch.autograd.grad(network(x).logsumexp(1).sum(), x)[0]
 
@@ -51,7 +52,7 @@ def test_the_energy_its_gradient_and_a_refinement_step_equal_the_original(networ
     assert_agrees(network(start + ascent(start) + 0.01 * noise(SHAPE, 2)), numbers, "refine_1step_logits")
 
 
-def test_the_energy_is_twice_differentiable(fill, assert_twice_differentiable):
+def test_the_energy_is_twice_differentiable():
     network = fill(JEMWRN(depth=10, width=1, in_channels=1)).double()
     x = torch.sin(torch.arange(128, dtype=torch.float64)).reshape(2, 1, 8, 8)
     assert_twice_differentiable(lambda x: network(x).logsumexp(1).sum(), x)

@@ -11,6 +11,7 @@ from defenses.networks.layers import fir_down, fir_up, sinusoids
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.networks.ncsnpp_config import NCSNppConfig
 from harness.errors import UserError
+from helpers.originals import assert_summary, fill, golden, rule_image, rule_noise
 
 SHAPE = (2, 3, 16, 16)
 VARIANTS = [
@@ -50,7 +51,7 @@ def digits_network(**options: object) -> NCSNpp:
 
 
 @pytest.fixture
-def filled(fill):
+def filled():
     """filled(config, dtype, **changes): a network of a published configuration with the rule's weights."""
 
     def build(config: dict, dtype: torch.dtype, exempt: tuple[str, ...] = ("sigmas",), **changes: int) -> NCSNpp:
@@ -63,14 +64,14 @@ def filled(fill):
 
 
 @pytest.mark.parametrize("size", ["tiny", "full"])
-def test_unconditional_tensors_are_those_of_the_checkpoint(size, golden):
+def test_unconditional_tensors_are_those_of_the_checkpoint(size):
     reference = golden("ncsnpp_diffpure")
     network = published(reference["configs"][size], "meta")
     assert listing(network) == reference["listings"][size]
     assert parameters(network) == reference["parameters"][size]
 
 
-def test_parameters_come_in_the_order_of_the_published_moving_averages(golden):
+def test_parameters_come_in_the_order_of_the_published_moving_averages():
     reference = golden("ncsnpp_diffpure")
     network = published(reference["configs"]["tiny"], "meta")
     assert [name for name, _ in network.named_parameters()] == reference["parameter_order_tiny"]
@@ -79,7 +80,7 @@ def test_parameters_come_in_the_order_of_the_published_moving_averages(golden):
 @pytest.mark.parametrize(
     ("name", "changes"), [("ncsnpp_rdc_cond", {}), ("ncsnpp_rdc_multihead", {"heads": 10})], ids=["table", "heads"]
 )
-def test_class_forms_add_their_tensors_at_the_end(name, changes, golden):
+def test_class_forms_add_their_tensors_at_the_end(name, changes):
     reference, unconditional = golden(name), golden("ncsnpp_diffpure")["listings"]["full"]
     tiny = published(reference["configs"]["tiny"], "meta", num_classes=10, **changes)
     full = published(reference["configs"]["full"], "meta", num_classes=10, **changes)
@@ -88,14 +89,14 @@ def test_class_forms_add_their_tensors_at_the_end(name, changes, golden):
     assert [parameters(tiny), parameters(full)] == [reference["parameters"][size] for size in ("tiny", "full")]
 
 
-def test_eleventh_head_for_guidance_changes_only_the_last_tensors(golden):
+def test_eleventh_head_for_guidance_changes_only_the_last_tensors():
     reference = golden("ncsnpp_rdc_multihead")
     network = published(reference["configs"]["tiny"], "meta", num_classes=11, heads=11)
     assert listing(network) == reference["listings"]["tiny"][:-4] + reference["listings"]["tiny_11_tail"]
     assert parameters(network) == reference["parameters"]["tiny_11"]
 
 
-def test_full_variance_exploding_network_has_the_published_size(golden):
+def test_full_variance_exploding_network_has_the_published_size():
     reference = golden("ncsnpp_variants")["full_ve"]
     network = published(reference["config"], "meta")
     assert parameters(network) == reference["parameters"]
@@ -107,7 +108,10 @@ def test_full_variance_exploding_network_has_the_published_size(golden):
 
 @in_both_precisions
 def test_unconditional_form_predicts_the_reference_noise(
-    dtype, outputs, tolerance, golden, filled, rule_image, assert_summary
+    dtype,
+    outputs,
+    tolerance,
+    filled,
 ):
     reference = golden("ncsnpp_diffpure")
     network = filled(reference["configs"]["tiny"], dtype)
@@ -119,7 +123,10 @@ def test_unconditional_form_predicts_the_reference_noise(
 
 @in_both_precisions
 def test_scaled_prediction_is_the_reference_score(
-    dtype, outputs, tolerance, golden, filled, rule_image, assert_summary
+    dtype,
+    outputs,
+    tolerance,
+    filled,
 ):
     reference = golden("ncsnpp_diffpure")
     network = filled(reference["configs"]["tiny"], dtype)
@@ -131,7 +138,10 @@ def test_scaled_prediction_is_the_reference_score(
 
 @in_both_precisions
 def test_smallest_form_predicts_the_reference_noise(
-    dtype, outputs, tolerance, golden, filled, rule_image, assert_summary
+    dtype,
+    outputs,
+    tolerance,
+    filled,
 ):
     reference = golden("ncsnpp_diffpure")
     network = filled(reference["configs"]["nano"], dtype)
@@ -143,14 +153,21 @@ def test_smallest_form_predicts_the_reference_noise(
 
 
 @in_both_precisions
-def test_labels_become_the_reference_sinusoids(dtype, outputs, tolerance, golden, assert_summary):
+def test_labels_become_the_reference_sinusoids(
+    dtype,
+    outputs,
+    tolerance,
+):
     summary = golden("ncsnpp_diffpure")[outputs]["timestep_embedding_dim32_t_[0,10.5,999]"]
     assert_summary(sinusoids(torch.tensor([0, 10.5, 999], dtype=dtype), 32), summary, tolerance)
 
 
 @in_both_precisions
 def test_class_conditional_form_predicts_the_reference_noise(
-    dtype, outputs, tolerance, golden, filled, rule_image, assert_summary
+    dtype,
+    outputs,
+    tolerance,
+    filled,
 ):
     reference = golden("ncsnpp_rdc_cond")
     network = filled(reference["configs"]["tiny"], dtype, num_classes=10)
@@ -166,7 +183,11 @@ def test_class_conditional_form_predicts_the_reference_noise(
 @in_both_precisions
 @pytest.mark.parametrize("heads", [10, 11])
 def test_multi_head_form_predicts_the_reference_noise(
-    heads, dtype, outputs, tolerance, golden, filled, rule_image, assert_summary
+    heads,
+    dtype,
+    outputs,
+    tolerance,
+    filled,
 ):
     reference = golden("ncsnpp_rdc_multihead")
     network = filled(reference["configs"]["tiny"], dtype, num_classes=heads, heads=heads)
@@ -180,7 +201,12 @@ def test_multi_head_form_predicts_the_reference_noise(
 @in_both_precisions
 @pytest.mark.parametrize(("heads", "guidance"), [(10, 0), (11, 0), (11, 0.5)])
 def test_multi_head_logits_are_the_reference_ones(
-    heads, guidance, dtype, outputs, tolerance, golden, filled, rule_image, rule_noise
+    heads,
+    guidance,
+    dtype,
+    outputs,
+    tolerance,
+    filled,
 ):
     reference = golden("ncsnpp_rdc_multihead")
     network = filled(reference["configs"]["tiny"], dtype, num_classes=heads, heads=heads)
@@ -200,7 +226,11 @@ def test_multi_head_logits_are_the_reference_ones(
 @in_both_precisions
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_other_members_of_the_family_predict_the_reference_noise(
-    variant, dtype, outputs, tolerance, golden, filled, rule_image, assert_summary
+    variant,
+    dtype,
+    outputs,
+    tolerance,
+    filled,
 ):
     reference = golden("ncsnpp_variants")["variants"][variant]
     network = filled(reference["config"], dtype)
@@ -216,7 +246,7 @@ def test_other_members_of_the_family_predict_the_reference_noise(
 # --- properties ----------------------------------------------------------------------------------------------------
 
 
-def test_class_of_minus_one_is_no_class(fill, rule_noise):
+def test_class_of_minus_one_is_no_class():
     network = fill(digits_network())
     x, labels = rule_noise((3, 1, 8, 8)), torch.tensor([1.0, 20.0, 300.0])
     mixed = network(x, labels, torch.tensor([4, -1, 0]))
@@ -226,7 +256,7 @@ def test_class_of_minus_one_is_no_class(fill, rule_noise):
     assert not torch.allclose(mixed[0], absent[0])
 
 
-def test_rows_without_a_class_leave_the_table_untouched(rule_noise):
+def test_rows_without_a_class_leave_the_table_untouched():
     network = digits_network()
     network(rule_noise((2, 1, 8, 8)), torch.zeros(2), torch.tensor([-1, 7])).square().sum().backward()
     touched = network.label_embed.weight.grad.abs().sum(dim=1) > 0
@@ -238,7 +268,9 @@ def test_rows_without_a_class_leave_the_table_untouched(rule_noise):
     [{}, {"fir": True, "progressive": "output_skip", "progressive_input": "residual"}, {"resblock_type": "ddpm"}],
     ids=["plain", "fir_pyramids", "ddpm"],
 )
-def test_network_is_twice_differentiable_in_the_image(options, fill, rule_noise):
+def test_network_is_twice_differentiable_in_the_image(
+    options,
+):
     network = fill(digits_network(image_size=4, nf=4, attn_resolutions=(4,), **options).double())
     x = rule_noise((1, 1, 4, 4), dtype=torch.float64).requires_grad_()
     labels, y = torch.tensor([30.0]), torch.tensor([2])
@@ -250,7 +282,7 @@ def test_network_is_twice_differentiable_in_the_image(options, fill, rule_noise)
     assert torch.autograd.gradgradcheck(loss, x)
 
 
-def test_each_image_is_predicted_on_its_own(fill, rule_noise):
+def test_each_image_is_predicted_on_its_own():
     network = fill(digits_network().double())
     x = rule_noise((3, 1, 8, 8), dtype=torch.float64)
     labels, y = torch.tensor([5.0, 50.0, 500.0]), torch.tensor([1, -1, 3])
@@ -258,7 +290,7 @@ def test_each_image_is_predicted_on_its_own(fill, rule_noise):
     torch.testing.assert_close(torch.cat(alone), network(x, labels, y))
 
 
-def test_memory_format_is_kept_and_changes_nothing(fill, rule_noise):
+def test_memory_format_is_kept_and_changes_nothing():
     network = fill(digits_network(channels=3))
     x, labels = rule_noise((2, 3, 8, 8)), torch.tensor([3.0, 900.0])
     expected = network(x, labels)
@@ -268,7 +300,7 @@ def test_memory_format_is_kept_and_changes_nothing(fill, rule_noise):
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_keeps_neighbouring_labels_apart(fill, rule_noise):
+def test_half_precision_keeps_neighbouring_labels_apart():
     network = fill(digits_network())
     labels = torch.tensor([997.0, 999.0])
     expected = network.embed(labels, None, torch.float32)
@@ -277,7 +309,7 @@ def test_half_precision_keeps_neighbouring_labels_apart(fill, rule_noise):
     assert network(rule_noise((2, 1, 8, 8), dtype=torch.bfloat16), labels).dtype == torch.bfloat16
 
 
-def test_fresh_network_predicts_almost_nothing(rule_noise):
+def test_fresh_network_predicts_almost_nothing():
     network = digits_network(init_scale=0.0)
     assert network(rule_noise((2, 1, 8, 8)), torch.zeros(2)).abs().max() < 1e-3
 
@@ -333,7 +365,7 @@ def test_classes_are_refused_without_a_table():
 
 
 @pytest.mark.parametrize("taps", [(1, 3, 3, 1), (1, 2, 1), (1, 1), (1, 2, 3, 1, 1)])
-def test_fir_resampling_follows_its_definition(taps, rule_noise):
+def test_fir_resampling_follows_its_definition(taps):
     """Zero insertion, padding and correlation with the flipped kernel, sample by sample."""
     x = rule_noise((1, 1, 4, 4), dtype=torch.float64)
     k = torch.tensor(taps, dtype=torch.float64)

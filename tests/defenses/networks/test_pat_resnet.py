@@ -7,22 +7,23 @@ import torch
 from torch.nn import functional as F
 
 from defenses.networks.pat_resnet import PATResNet
+from helpers.originals import assert_agrees, assert_listing, fill, golden
 
 SHAPE = (2, 3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
+def numbers():
     return golden("pat_resnet50")
 
 
-def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
+def test_state_dicts_have_the_published_names_and_shapes(numbers):
     with torch.device("meta"):
         assert_listing(PATResNet(blocks=(1, 1, 1, 1)), numbers["state_dict"], numbers["tiny_params"])
         assert_listing(PATResNet(), numbers["state_dict_full"], numbers["full_params"])
 
 
-def test_logits_and_gradient_equal_the_original(numbers, fill, image, dtype, assert_agrees):
+def test_logits_and_gradient_equal_the_original(numbers, image, dtype):
     network = fill(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
     x = image(SHAPE).requires_grad_()
     logits = network(network.preprocessing(x))

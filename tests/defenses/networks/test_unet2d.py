@@ -17,6 +17,7 @@ from defenses.diffusion.conditioning import NullClass, Unconditional
 from defenses.diffusion.denoiser import NO_CLASS, DiscreteVP, WithoutVariance
 from defenses.networks.unet2d import UNet2D
 from harness.errors import UserError
+from helpers.originals import assert_twice_differentiable
 
 CIFAR = {  # the layout of google/ddpm-cifar10-32
     "_class_name": "UNet2DModel",
@@ -165,7 +166,7 @@ def test_a_learned_variance_can_be_left_out(saved) -> None:
     torch.testing.assert_close(denoiser.eps(images(), LABELS + 1), expected)
 
 
-def test_the_network_is_twice_differentiable(saved, assert_twice_differentiable) -> None:
+def test_the_network_is_twice_differentiable(saved) -> None:
     network = loaded(*saved()[1:]).double()
     assert_twice_differentiable(lambda x: network(x, LABELS).square().sum(), images())
 

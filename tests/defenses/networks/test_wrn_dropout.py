@@ -9,22 +9,23 @@ from torch.nn import functional as F
 
 from defenses.networks.pat_resnet import PATResNet
 from defenses.networks.wrn_dropout import WRNDropout
+from helpers.originals import assert_agrees, assert_listing, fill, golden
 
 SHAPE = (2, 3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
+def numbers():
     return golden("wrn70_dropout")
 
 
-def test_state_dicts_have_the_published_names_and_shapes(numbers, assert_listing):
+def test_state_dicts_have_the_published_names_and_shapes(numbers):
     assert_listing(WRNDropout(depth=10, width=2), numbers["state_dict"], numbers["tiny_params"])
     with torch.device("meta"):
         assert_listing(WRNDropout(), numbers["state_dict_full"], numbers["full_params"])
 
 
-def test_logits_and_gradient_equal_the_original(numbers, fill, image, dtype, assert_agrees):
+def test_logits_and_gradient_equal_the_original(numbers, image, dtype):
     network = fill(WRNDropout(depth=10, width=2)).to(dtype)
     x = image(SHAPE).requires_grad_()
     logits = network(network.preprocessing(x))
@@ -33,7 +34,7 @@ def test_logits_and_gradient_equal_the_original(numbers, fill, image, dtype, ass
     assert_agrees(gradient, numbers, "grad_ce_mean_labels_[3,7]_wrt_x01")
 
 
-def test_diffpures_resnet_is_pats_with_another_normalisation(numbers, fill, image, dtype, assert_agrees):
+def test_diffpures_resnet_is_pats_with_another_normalisation(numbers, image, dtype):
     network = fill(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
     logits = network(WRNDropout.preprocessing(image(SHAPE)))
     assert_agrees(logits, numbers, "resnet_bottleneck_[1,1,1,1]_logits")

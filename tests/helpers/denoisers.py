@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +30,7 @@ class ToyDenoiser(nn.Module):
         return self.write(torch.tanh(self.read(x_t) + embedding[:, :, None, None]))
 
 
-def naive(loss: DiffusionLoss, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
+def naive_loss(loss: DiffusionLoss, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
     """The mean-reduced loss, one network evaluation at a time, in one graph: (N, K)."""
     alpha, alphas = 1.0, []
     for step in range(1000):
@@ -51,13 +49,3 @@ def naive(loss: DiffusionLoss, x: Tensor, classes: Tensor, seeds: Tensor) -> Ten
                     terms.append(((loss.denoiser.eps(x_t, t[None], y[None]) - eps) ** 2).mean())
             rows.append(torch.stack(terms).mean())
     return torch.stack(rows).view(len(x), len(classes))
-
-
-@pytest.fixture
-def toy() -> Callable[..., ToyDenoiser]:
-    return ToyDenoiser
-
-
-@pytest.fixture
-def naive_loss() -> Callable[[DiffusionLoss, Tensor, Tensor, Tensor], Tensor]:
-    return naive
