@@ -9,6 +9,7 @@ import math
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from defenses.diffusion.build import check_noise, class_denoiser, classes_of, sigma_data_of
@@ -99,7 +100,8 @@ class DC(DiffusionClassifier):
         logits = super().classify(x)
         if self.prior is None:
             return logits
-        return logits + x.new_tensor(self.prior).log() / self.logit_scale(x)
+        prior = torch.cat([x.new_full((1,), share) for share in self.prior])  # nothing is copied to the device
+        return logits + prior.log() / self.logit_scale(x)
 
 
 def _check_prior(prior: list[float] | None, num_classes: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.caps import CAPS, capped
-from harness.randomness import derive, fenced, fold
+from harness.randomness import derive, fenced, fold, sum_of
 from harness.search import Narrowing
 
 INNER = derive("inner defense")
@@ -149,20 +149,28 @@ class Defense(nn.Module):
         return self._narrowing
 
     @contextmanager
-    def drawing(self, seeds: Tensor, narrowing: Narrowing | None = None) -> Iterator[Callable[[], bool]]:
+    def drawing(
+        self, seeds: Tensor, narrowing: Narrowing | None = None, *, global_seed: int | None = None
+    ) -> Iterator[Callable[[], bool]]:
         """Fixes every source of randomness for the calls inside. seeds: (N,) int64, one per row of the coming batch.
 
         Defenses inside this one get seeds of their own, derived from these. Yields a question, as `fenced` does: was
         anything drawn from a global generator, where the noise of an image depends on its place in the batch?
 
-        narrowing: what may be left out, of the same rows.
+        Args:
+            narrowing: what may be left out, of the same rows.
+            global_seed: of the global generators; left out, the sum of the seeds where they lie on the CPU. Elsewhere
+                it is 0, as reading them would make the host wait for the device: what is then drawn globally is the
+                same in every call, and whoever wants to use it gives the seed.
         """
         parts = [part for part in self.modules() if isinstance(part, Defense)]
         previous = [(part._seeds, part._narrowing) for part in parts]
         for place, part in enumerate(parts):
             part._seeds, part._narrowing = fold(seeds, INNER, place) if place else seeds, narrowing
         try:
-            with fenced(int(seeds.sum()) % (1 << 63)) as drawn:
+            if global_seed is None:
+                global_seed = sum_of(seeds) if seeds.device.type == "cpu" else 0
+            with fenced(global_seed) as drawn:
                 yield drawn
         finally:
             for part, before in zip(parts, previous, strict=True):

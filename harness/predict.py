@@ -19,7 +19,7 @@ from torch import Tensor
 
 from harness.defense import Defense
 from harness.guard.contamination import settings_kept
-from harness.randomness import fold
+from harness.randomness import fold, sum_of
 from harness.search import Narrowing, gather, split_of
 
 
@@ -45,17 +45,25 @@ def query(
         Contamination: the defense changed settings of the process, which are set back.
     """
     part = part or defense
-    if len(x) == 1 or not draws_globally(defense):
+    if not draws_globally(defense):
         with settings_kept("answering"), defense.drawing(seeds, narrowing) as drawn:
             answer = part(x.clone())  # what it writes into its input stays there
-            if len(x) == 1 or not isinstance(answer, Tensor) or not drawn():
+            if not drawn() or not isinstance(answer, Tensor):
                 return answer
         defense._one_by_one = True
     narrowings = split_of(narrowing, len(x), 1)
     rows = zip(x.split(1), seeds.split(1), narrowings, strict=True)
-    answers = torch.cat([query(defense, image, seed, part, narrowing=own) for image, seed, own in rows])
+    answers = torch.cat([_alone(defense, image, seed, part, own) for image, seed, own in rows])
     gather(narrowing, narrowings)
     return answers
+
+
+def _alone(
+    defense: Defense, x: Tensor, seed: Tensor, part: Callable[[Tensor], Tensor], narrowing: Narrowing | None
+) -> Tensor:
+    """One image's answer, the global generators under its own seed. Reading that makes the host wait for the device."""
+    with settings_kept("answering"), defense.drawing(seed, narrowing, global_seed=sum_of(seed)):
+        return part(x.clone())
 
 
 def draws_globally(defense: Defense) -> bool:

@@ -25,6 +25,7 @@ from harness.process.foreign_code import contained
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_ALL = (1 << 64) - 1
 
 
 def derive(*parts: str | int | None) -> int:
@@ -38,12 +39,26 @@ def row_seeds(seed: int, ids: Tensor) -> Tensor:
     return fold(torch.full_like(ids, seed), ids)
 
 
+def sum_of(seeds: Tensor) -> int:
+    """One seed in [0, 2^63) for several together; the host waits for the device that they lie on. seeds: int64."""
+    return int(seeds.sum()) % (1 << 63)
+
+
 def fold(seeds: Tensor, *tags: int | Tensor) -> Tensor:
     """New, independent seeds from seeds and tags (a draw, a timestep, a class). int64 in and out; tags broadcast."""
     for tag in tags:
-        other = torch.as_tensor(tag, dtype=torch.int64, device=seeds.device)
-        seeds = _mix(seeds + _GOLDEN * (2 * _mix(other + _GOLDEN) + 1))
+        seeds = _mix(seeds + _key(tag))
     return seeds
+
+
+def _key(tag: int | Tensor) -> int | Tensor:
+    """What a tag adds to a seed, modulo 2^64: an odd multiple of the golden ratio, which the tag picks.
+
+    Of a number it is found on the host. A tensor of it would have to be copied to the device, and the host to wait.
+    """
+    if isinstance(tag, Tensor):
+        return _GOLDEN * (2 * _mix(tag.long() + _GOLDEN) + 1)
+    return _signed(_GOLDEN * (2 * _mixed((int(tag) + _GOLDEN) & _ALL) + 1))
 
 
 def normal(seeds: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -107,6 +122,19 @@ def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift(z, 30)) * _MIX_1
     z = (z ^ _shift(z, 27)) * _MIX_2
     return z ^ _shift(z, 31)
+
+
+def _mixed(z: int) -> int:
+    """`_mix` of one number in [0, 2^64), on the host."""
+    z = ((z ^ (z >> 30)) * _MIX_1) & _ALL
+    z = ((z ^ (z >> 27)) * _MIX_2) & _ALL
+    return z ^ (z >> 31)
+
+
+def _signed(z: int) -> int:
+    """The int64 that is equal to a number modulo 2^64."""
+    z &= _ALL
+    return z - (1 << 64) if z >> 63 else z
 
 
 def _shift(z: Tensor, count: int) -> Tensor:

@@ -31,6 +31,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from harness.process import waits
+
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
 
 
@@ -145,7 +147,7 @@ class Looks:
 
     def due(self, rows: Tensor) -> Tensor:
         """Which of the images `rows` (R,) are to be looked at in full now: (R,) bool, on the CPU. Counts the query."""
-        rows = rows.cpu()
+        rows = waits.on_host(rows)
         due = self._queries[rows] % self.search.look_every == 0
         self._queries[rows] += 1
         return due if self.search.narrows else torch.ones_like(due)

@@ -82,10 +82,9 @@ class Target(nn.Module):
         self._view = VIEWS[gradient]
         self.met = NonFinite(len(x), x.device)
         self._looks: Looks | None = None
-        self._counted = torch.arange(len(x))
-        self._asked = torch.zeros(len(x), dtype=torch.int64)
-        self._forwards = torch.zeros(len(x), dtype=torch.float64)
-        self._backwards = torch.zeros(len(x), dtype=torch.float64)
+        self._counted = torch.arange(len(x), device=x.device)  # counts stay on the device: reading them would wait
+        self._asked = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self._forwards, self._backwards = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
 
     @property
     def forwards(self) -> Tensor:
@@ -127,7 +126,7 @@ class Target(nn.Module):
         other.eot, other._view = eot, VIEWS[gradient]
         other._looks = None if search is None else Looks(search, labels, len(rows))
         other.seeds, other._clean = fold(self.seeds[rows], _VIEW, tag), self._clean[rows]
-        other._counted, other.met = self._counted[rows.cpu()], self.met.take(rows)
+        other._counted, other.met = self._counted[rows], self.met.take(rows)
         other.source_images = None if self.source_images is None else self.source_images[rows]
         return other
 
@@ -208,8 +207,8 @@ class Target(nn.Module):
         perturbed = self._perturbed(x, rows)
         x = self.met.checked("image", x, rows, perturbed, self._clean[rows])
         draws = draws if self.defense.stochastic else 1
-        counted = self._counted[rows.cpu()]
-        seeds = fold(self.seeds[rows], self._asked[counted].to(x.device), torch.arange(draws, device=x.device)[:, None])
+        counted = self._counted[rows]
+        seeds = fold(self.seeds[rows], self._asked[counted], torch.arange(draws, device=x.device)[:, None])
         self._asked.index_add_(0, counted, torch.full_like(counted, draws))
         passes = draws * self._share(narrowing)
         self._count(self._forwards, rows, passes)
@@ -246,7 +245,7 @@ class Target(nn.Module):
         return torch.cdist(pixels, self._clean.flatten(1).float()).argmin(1)
 
     def _count(self, counter: Tensor, rows: Tensor, passes: float) -> None:
-        counter.index_add_(0, self._counted[rows.cpu()], torch.full((len(rows),), passes, dtype=counter.dtype))
+        counter.index_add_(0, self._counted[rows], counter.new_full((len(rows),), passes))
 
 
 def _whole(passes: Tensor) -> Tensor:

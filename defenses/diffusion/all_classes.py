@@ -22,6 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from harness.process import waits
+
 
 class ClassTerms(Protocol):
     """f, summed over the terms it is given. Differentiable in x; a row's values depend on that row's image only."""
@@ -70,7 +72,7 @@ class AllClassesSum:
     def pull_back(self, x: Tensor, weights: Tensor) -> Tensor:
         """sum_k weights[n, k] dL[n, k]/dx_n, (N, C, H, W); images whose weights are all zero are not evaluated."""
         gradients = torch.zeros_like(x)
-        for images, terms in self._chunks(weights.any(1).nonzero().squeeze(1)):
+        for images, terms in self._chunks(waits.rows(weights.any(1))):
             with torch.enable_grad():
                 own = x.detach()[images].requires_grad_()
                 values = self.terms(own, images, terms)

@@ -30,6 +30,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from harness.process import waits
+
 Passes = Literal["auto", "two", "single"]
 
 GRADIENT_COST = 2.2
@@ -107,8 +109,8 @@ class ChunkedSum:
         return sums.view(shape), gradients.view(*shape, *x.shape[1:])
 
     def pull_back(self, x: Tensor, weights: Tensor) -> Tensor:
-        """sum_k weights[n, k] dL[n, k]/dx_n, (N, C, H, W); pairs of zero weight are not evaluated."""
-        pairs = weights.nonzero()
+        """sum_k weights[n, k] dL[n, k]/dx_n, (N, C, H, W); of several classes only the pairs with a weight."""
+        pairs = self._all_pairs(x) if self.num_classes == 1 else waits.places(weights)
         gradients = torch.zeros_like(x)
         for some, terms in self._chunks(pairs):
             _, gradient = self._differentiate(x, pairs[some], terms, weights[pairs[some].unbind(1)])
@@ -122,7 +124,7 @@ class ChunkedSum:
             x: images, (N, C, H, W).
             directions: a vector for each pair, (N, K, C, H, W).
         """
-        pairs = directions.flatten(2).any(2).nonzero()
+        pairs = self._all_pairs(x) if self.num_classes == 1 else waits.places(directions.flatten(2).any(2))
         products = torch.zeros_like(x)
         for some, terms in self._chunks(pairs):
             product = self._differentiate_twice(x, pairs[some], terms, directions[pairs[some].unbind(1)])
@@ -130,7 +132,8 @@ class ChunkedSum:
         return products
 
     def _all_pairs(self, x: Tensor) -> Tensor:
-        return torch.ones(len(x), self.num_classes, device=x.device).nonzero()
+        places = torch.arange(len(x) * self.num_classes, device=x.device)
+        return torch.stack([places // self.num_classes, places % self.num_classes], dim=1)
 
     def _chunks(self, pairs: Tensor, only: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of pairs x terms, at most `chunk` evaluations each. pairs: (n, k), (P, 2) int64."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from defenses.diffusion.denoiser import NO_CLASS, Denoiser
+from defenses.diffusion.denoiser import NO_CLASS, Denoiser, with_classes
 from harness.errors import UserError
+from harness.process import waits
 
 
 class Unconditional(nn.Module):
@@ -26,9 +27,13 @@ class Unconditional(nn.Module):
         self.denoiser = denoiser
 
     def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if y is not None and bool((y != NO_CLASS).any()):
-            raise UserError("classes were given to an unconditional network", remedy="Use a class-conditional one")
+        if y is not None and waits.some(y != NO_CLASS):
+            self.with_classes(x_t, t, y)
         return self.denoiser.eps(x_t, t)
+
+    def with_classes(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Raises UserError."""
+        raise UserError("classes were given to an unconditional network", remedy="Use a class-conditional one")
 
 
 class ClassesOnly(nn.Module):
@@ -43,11 +48,15 @@ class ClassesOnly(nn.Module):
         self.denoiser = denoiser
 
     def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if y is None or bool((y == NO_CLASS).any()):
+        if y is None or waits.some(y == NO_CLASS):
             raise UserError(
                 "the network was never trained without a class", remedy="Name an unconditional one beside it"
             )
-        return self.denoiser.eps(x_t, t, y)
+        return self.with_classes(x_t, t, y)
+
+    def with_classes(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """`eps` where every row has a class."""
+        return with_classes(self.denoiser, x_t, t, y)
 
 
 class NullClass(nn.Module):
@@ -86,9 +95,13 @@ class Pair(nn.Module):
         if not len(rows):
             return self.unconditional.eps(x_t, t)
         if not len(others):
-            return self.conditional.eps(x_t, t, y)
-        found = self.conditional.eps(x_t[rows], t[rows], y[rows]), self.unconditional.eps(x_t[others], t[others])
+            return self.with_classes(x_t, t, y)
+        found = self.with_classes(x_t[rows], t[rows], y[rows]), self.unconditional.eps(x_t[others], t[others])
         return torch.cat(found)[torch.cat([rows, others]).argsort()]
+
+    def with_classes(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """`eps` where every row has a class."""
+        return with_classes(self.conditional, x_t, t, y)
 
 
 class Guided(nn.Module):
@@ -110,10 +123,14 @@ class Guided(nn.Module):
         rows, _ = _split(y)
         if not len(rows):
             return unconditional
-        conditional = self.denoiser.eps(x_t[rows], t[rows], y[rows])
+        conditional = with_classes(self.denoiser, x_t[rows], t[rows], y[rows])
         return unconditional.index_copy(0, rows, torch.lerp(unconditional[rows], conditional, self.scale))
+
+    def with_classes(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """`eps` where every row has a class."""
+        return torch.lerp(self.denoiser.eps(x_t, t), with_classes(self.denoiser, x_t, t, y), self.scale)
 
 
 def _split(y: Tensor) -> tuple[Tensor, Tensor]:
     """Which rows have a class, and which have none."""
-    return (y != NO_CLASS).nonzero().squeeze(1), (y == NO_CLASS).nonzero().squeeze(1)
+    return waits.rows(y != NO_CLASS), waits.rows(y == NO_CLASS)

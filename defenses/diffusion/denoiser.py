@@ -12,6 +12,7 @@ adapters here alone; how the missing class is put to it, that of `conditioning`,
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from defenses.diffusion.schedule import Process, discrete_vp
 from harness.errors import UserError
+from harness.process import waits
 
 NO_CLASS = -1
 """The label of a row that has no class: the paper's y = empty set."""
@@ -49,6 +51,48 @@ class AllClassesDenoiser(Protocol):
 
     def eps_all(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise in x_t under each class: (M, C, H, W), (M,) -> (M, K, C, H, W)."""
+
+
+@runtime_checkable
+class ChoosesByClass(Protocol):
+    """A denoiser that looks which rows have a class, for which the host waits for the device."""
+
+    def with_classes(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """eps, without a look: every row has a class. Where none has, `eps` with y = None does not look either."""
+
+
+def with_classes(denoiser: Denoiser, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """eps where every row is known to have a class."""
+    if isinstance(denoiser, ChoosesByClass):
+        return denoiser.with_classes(x_t, t, y)
+    return denoiser.eps(x_t, t, y)
+
+
+@dataclass(frozen=True)
+class _AllOrNone:
+    """A denoiser that is asked about rows that all have a class, or have none."""
+
+    denoiser: ChoosesByClass
+    classes: bool
+
+    def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if self.classes and y is not None:
+            return self.denoiser.with_classes(x_t, t, y)
+        found: Tensor = self.denoiser.eps(x_t, t)  # type: ignore[attr-defined]  # it is a denoiser too
+        return found
+
+
+def knowing(denoiser: Denoiser, classes: Tensor) -> Denoiser:
+    """The denoiser for rows that have some of these classes. Whether all have one is found out once, here.
+
+    Args:
+        classes: of any shape, int64; `NO_CLASS` among them or not. If they are not on the CPU, the host waits.
+    """
+    if not isinstance(denoiser, ChoosesByClass):
+        return denoiser
+    none = classes == NO_CLASS
+    mixed = waits.some(none) and waits.some(~none)
+    return denoiser if mixed else _AllOrNone(denoiser, classes=not waits.some(none))
 
 
 def score(denoiser: Denoiser, process: Process, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -160,11 +204,13 @@ class MultiHead(nn.Module):
         return self._guided(heads[:, :-1], heads[:, -1:]) if self.null_head else heads
 
     def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if not self.null_head and (y is None or bool((y == NO_CLASS).any())):
+        if not self.null_head and (y is None or waits.some(y == NO_CLASS)):
             raise UserError("the network has no head for images without a class", remedy="Use one with a null head")
+        return self._heads(x_t, t)[:, -1] if y is None else self.with_classes(x_t, t, y)
+
+    def with_classes(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """`eps` where the network has a head for each row's class, or a null head."""
         heads = self._heads(x_t, t)
-        if y is None:
-            return heads[:, -1]
         own = heads[torch.arange(len(y), device=y.device), y]  # NO_CLASS picks the last head
         return self._guided(own, heads[:, -1]) if self.null_head else own
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from defenses.diffusion.chunked_gradient import ChunkedSum, Passes
-from defenses.diffusion.denoiser import Denoiser, score
+from defenses.diffusion.denoiser import Denoiser, knowing, score
 from defenses.diffusion.runge_kutta import TABLEAUS, Solver, adaptive_times, solve
 from defenses.diffusion.schedule import ContinuousVP, Schedule, discrete_vp
 from defenses.diffusion.step_gradient import State
@@ -69,7 +69,7 @@ class RoundedVP(ContinuousVP):
         return (1000 * t).round().long().clamp(max=999)
 
     def beta(self, t: Tensor) -> Tensor:
-        return self.beta_min + (self.beta_max - self.beta_min) * self.label(t).cpu().double() / 999
+        return self.beta_min + (self.beta_max - self.beta_min) * self.label(t).double() / 999
 
 
 class SignSource(Protocol):
@@ -130,7 +130,8 @@ class FlowLikelihood:
         """
         pixels = CHUNK_PIXELS["cpu" if x.device.type == "cpu" else "cuda"]
         chunk = self.chunk or max(1, pixels // x.shape[-2:].numel())
-        pairs = _Pairs(self, labels.to(x.device), seeds.to(x.device))
+        flow = replace(self, denoiser=knowing(self.denoiser, labels))
+        pairs = _Pairs(flow, labels.to(x.device), seeds.to(x.device))
         return ChunkedSum(pairs, labels.shape[1], 1, chunk, self.passes)(x)
 
     def integrate(self, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,7 +167,8 @@ class FlowLikelihood:
         t = torch.full((len(x),), time, dtype=x.dtype, device=x.device)
         with torch.enable_grad():
             own = x if differentiable else x.detach().requires_grad_()
-            velocity = -float(self.process.beta(t[0])) / 2 * (own + score(self.denoiser, self.process, own, t, y))
+            rate = float(self.process.beta(torch.tensor(time, dtype=x.dtype)))
+            velocity = -rate / 2 * (own + score(self.denoiser, self.process, own, t, y))
             divergence = x.new_zeros(len(x))
             for sign in z:
                 (product,) = torch.autograd.grad(velocity, own, sign, create_graph=differentiable, retain_graph=True)

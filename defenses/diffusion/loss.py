@@ -20,10 +20,11 @@ from torch import Tensor
 from defenses.diffusion.all_classes import AllClassesSum
 from defenses.diffusion.chunked_gradient import ChunkedSum, Passes
 from defenses.diffusion.conditioning import ClassesOnly, Pair
-from defenses.diffusion.denoiser import NO_CLASS, AllClassesDenoiser, Denoiser
+from defenses.diffusion.denoiser import NO_CLASS, AllClassesDenoiser, Denoiser, knowing
 from defenses.diffusion.noise import NoiseSource
 from defenses.diffusion.precision import evaluated
 from defenses.diffusion.timesteps import TimeGrid
+from harness.process import waits
 from harness.search import Precision
 
 Reduction = Literal["mean", "sum"]
@@ -100,11 +101,12 @@ class DiffusionLoss:
 
     def at_once(self, classes: Tensor) -> AllClassesDenoiser | None:
         """What answers for these classes at once: nothing for one alone, which is as cheap, nor for `NO_CLASS`."""
-        several = classes.dim() == 1 and len(classes) > 1 and bool((classes != NO_CLASS).all())
+        several = classes.dim() == 1 and len(classes) > 1 and not waits.some(classes == NO_CLASS)
         return all_classes_of(self.denoiser) if several else None
 
     def _terms(self, x: Tensor, classes: Tensor, seeds: Tensor) -> _Terms:
-        return _Terms(self, self.grid.to(x), classes.to(x.device), seeds.to(x.device))
+        denoiser = knowing(self.denoiser, classes)
+        return _Terms(self, denoiser, self.grid.to(x), _copied(classes, x.device), seeds.to(x.device))
 
     def _each(self, x: Tensor, terms: _Terms) -> ChunkedSum:
         return ChunkedSum(terms, terms.classes.shape[-1], self._num_terms, self._chunk(x), self.passes)
@@ -128,6 +130,7 @@ class _Terms:
     """The summands: pairs are (image, position in `classes`), term j is (timestep j // S, sample j % S)."""
 
     loss: DiffusionLoss
+    denoiser: Denoiser
     grid: TimeGrid
     classes: Tensor
     seeds: Tensor
@@ -138,7 +141,7 @@ class _Terms:
         grid = self._grid(images, terms)
         eps, x_t = self._noisy(x, images, y, terms, grid)
         times, labels = grid.timesteps.expand(len(y), -1), y[:, None].expand(-1, len(terms))
-        found = self._evaluated(partial(self.loss.denoiser.eps, t=times.flatten(), y=labels.flatten()), x_t)
+        found = self._evaluated(partial(self.denoiser.eps, t=times.flatten(), y=labels.flatten()), x_t)
         error = self._error(found.unflatten(0, eps.shape[:2]) - eps)
         return error @ grid.weights if grid.weights.dim() == 1 else (error * grid.weights).sum(1)
 
@@ -174,6 +177,15 @@ class _Terms:
         """(*B, C, H, W) -> (*B,)."""
         squares = difference.square().flatten(-3)
         return squares.sum(-1) if self.loss.reduction == "sum" else squares.mean(-1)
+
+
+def _copied(classes: Tensor, device: torch.device) -> Tensor:
+    """Classes (K,) on a device; consecutive ones are made there, so that the host need not wait for a copy."""
+    if classes.device == device or not len(classes):
+        return classes.to(device)
+    first = int(classes[0])
+    run = range(first, first + len(classes))
+    return torch.arange(run.start, run.stop, device=device) if classes.tolist() == list(run) else classes.to(device)
 
 
 def _images(values: Tensor) -> Tensor:

@@ -65,7 +65,10 @@ class GaussianNoise:
             classes = torch.zeros_like(classes)
         if self.share in ("timesteps", "both"):
             timesteps = torch.zeros_like(timesteps)
-        distinct, place = fold(seeds, classes, timesteps, samples).unique(return_inverse=True)
+        keys = fold(seeds, classes, timesteps, samples)
+        if keys.device.type != "cpu":  # drawing what is shared again is quicker than waiting for how many differ
+            return normal(keys.flatten(), shape, dtype).view(*keys.shape, *shape)
+        distinct, place = keys.unique(return_inverse=True)
         return normal(distinct, shape, dtype)[place]
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.schedule import Process
 from harness.errors import UserError
+from harness.process import waits
 
 
 class OptimalDenoiser(nn.Module):
@@ -63,8 +64,8 @@ class OptimalDenoiser(nn.Module):
         y = torch.full_like(t, NO_CLASS, dtype=torch.int64) if y is None else y
         signal, sigma = (values.to(x_t.device)[:, None] for values in (self.process.signal(t), self.process.sigma(t)))
         noisy, means = x_t.flatten(1), torch.zeros_like(x_t.flatten(1))
-        for label in y.unique().tolist():
-            rows = (y == label).nonzero().squeeze(1)
+        for label in waits.distinct(y):
+            rows = waits.rows(y == label)
             given = _Posterior(noisy[rows].detach(), signal[rows], sigma[rows], self._of_class(label), self.block)
             means = means.index_copy(0, rows, _Mean.apply(noisy[rows], given))
         return ((noisy - signal.to(noisy) * means) / sigma.to(noisy)).view_as(x_t)

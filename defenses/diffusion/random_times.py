@@ -53,8 +53,8 @@ class Draws:
 
     def __call__(self, seeds: Tensor) -> TimeGrid:
         """A grid of its own for each image, (N, k). seeds: (N,) int64; equal seeds give equal timesteps."""
-        order = uniform(fold(seeds, _TIMES).cpu(), (len(self.pool),), torch.float64).argsort(1)
-        return self.pool.at(order[:, : self.count]).scaled(len(self.pool) / self.count)
+        order = uniform(fold(seeds, _TIMES), (len(self.pool),), torch.float64).argsort(dim=1, stable=True)
+        return self.pool.on(seeds.device).at(order[:, : self.count]).scaled(len(self.pool) / self.count)
 
 
 Times = Literal["all"] | int | list[int] | RandomTimes

@@ -10,7 +10,8 @@ Images are in [-1, 1]. What distinguishes two noisy images is, but for their sca
 which EDM calls sigma: x_t / sqrt(alpha_t) = x + level eps. It grows with t, SNR = 1 / level^2 falls, and `time` finds
 the t of a level, so that a network trained on one diffusion can serve another.
 
-Numbers are computed in float64 and on the CPU, whatever the times come in: at small t, 1 - alpha_t cancels.
+Numbers are computed in float64, whatever the times come in, as at small t, 1 - alpha_t cancels; and on the device of
+the times, so that nothing waits for it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from defenses.diffusion.constants import Constants
 
 
 class Process(ABC):
@@ -51,7 +54,7 @@ class Process(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Schedule(Process):
+class Schedule(Constants, Process):
     """A diffusion in T steps, t = 1..T. Networks are told t - 1.
 
     Args:
@@ -66,18 +69,22 @@ class Schedule(Process):
         return len(self.sigmas)
 
     def signal(self, t: Tensor) -> Tensor:
-        return self.signals[t.cpu() - 1]
+        return self._on(t.device)[0][t - 1]
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self.sigmas[t.cpu() - 1]
+        return self._on(t.device)[1][t - 1]
 
     def time(self, level: Tensor) -> Tensor:
         """The t whose level is nearest in its logarithm, int64."""
-        known = (self.sigmas / self.signals).log()
-        return (level.cpu().double().log()[..., None] - known).abs().argmin(-1) + 1
+        signals, sigmas = self._on(level.device)
+        return (level.double().log()[..., None] - (sigmas / signals).log()).abs().argmin(-1) + 1
 
     def label(self, t: Tensor) -> Tensor:
         return t - 1
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Signals and sigmas."""
+        return self.kept(device, lambda: (self.signals.to(device), self.sigmas.to(device)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class ContinuousVP(Process):
 
     def time(self, level: Tensor) -> Tensor:
         """Beyond 1 for a level that is never reached."""
-        integral = level.cpu().double().square().log1p()
+        integral = level.double().square().log1p()
         slope = self.beta_max - self.beta_min
         return 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).sqrt())
 
@@ -111,11 +118,11 @@ class ContinuousVP(Process):
 
     def beta(self, t: Tensor) -> Tensor:
         """-d log(alpha_t) / dt, the rate of the SDE dx = -beta x / 2 dt + sqrt(beta) dw."""
-        return self.beta_min + (self.beta_max - self.beta_min) * t.cpu().double()
+        return self.beta_min + (self.beta_max - self.beta_min) * t.double()
 
     def _integral(self, t: Tensor) -> Tensor:
         """B, the integral of beta from 0 to t."""
-        return t.cpu().double() * (self.beta_min + self.beta(t)) / 2
+        return t.double() * (self.beta_min + self.beta(t)) / 2
 
 
 @dataclass(frozen=True)
@@ -126,10 +133,10 @@ class ContinuousVE(Process):
         return torch.ones_like(self.sigma(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return t.cpu().double()
+        return t.double()
 
     def time(self, level: Tensor) -> Tensor:
-        return level.cpu().double()
+        return level.double()
 
     def label(self, t: Tensor) -> Tensor:
         return t

@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from defenses.diffusion.constants import Constants
 from defenses.diffusion.schedule import Schedule, discrete_ve, discrete_vp
 from harness.errors import UserError
 
@@ -46,7 +47,7 @@ P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class TimeGrid:
+class TimeGrid(Constants):
     """Timesteps with what the loss needs to know about each; where every image has its own, all are (N, T').
 
     Args:
@@ -80,10 +81,18 @@ class TimeGrid:
         """The same with other weights."""
         return replace(self, weights=self.weights * factor)
 
+    def on(self, device: torch.device) -> TimeGrid:
+        """The same grid on a device."""
+        return self.kept(device, lambda: TimeGrid(*(getattr(self, field.name).to(device) for field in fields(self))))
+
     def to(self, like: Tensor) -> TimeGrid:
         """The same grid on the device and in the precision of `like`; timesteps stay int64."""
-        real = (values.to(like) for values in (self.signal, self.sigma, self.weights))
-        return TimeGrid(self.timesteps.to(like.device), *real)
+
+        def copied() -> TimeGrid:
+            real = (values.to(like) for values in (self.signal, self.sigma, self.weights))
+            return TimeGrid(self.timesteps.to(like.device), *real)
+
+        return self.kept((like.device, like.dtype), copied)
 
 
 def levels(weighting: Weighting) -> Schedule:

@@ -80,7 +80,7 @@ class FourierFeatures(nn.Module):
 
 def _separable(taps: Sequence[float], like: Tensor, total: float) -> Tensor:
     """One copy per channel of the outer product of the taps, scaled to sum to `total`: (C, 1, K, K)."""
-    k = like.new_tensor(taps)
+    k = torch.cat([like.new_full((1,), tap) for tap in taps])  # a tensor of them would be copied to the device
     kernel = torch.outer(k, k) * (total / k.sum() ** 2)
     return kernel.expand(like.shape[1], 1, -1, -1)
 

@@ -148,7 +148,7 @@ def _attack(job: Job) -> Outcome:
         _fill(outcome, rows, _perturb(job, target, job.images.take(rows)), job)
     except Exception as error:  # whatever an attack or a defense raises is an outcome of its own, never "robust"
         outcome.failure = _reason(error, job, x[rows])
-    outcome.passes[:, rows.cpu()] = torch.stack([target.forwards, target.backwards])
+    outcome.passes[:, rows.cpu()] = torch.stack([target.forwards, target.backwards]).cpu()
     outcome.met = {row: reason for row, reason in zip(rows.tolist(), target.met.reasons(), strict=True) if reason}
     return outcome
 

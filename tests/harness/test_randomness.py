@@ -51,6 +51,12 @@ def test_fold_broadcasts_tags_over_seeds() -> None:
     assert grid[1].equal(fold(seeds, 1))
 
 
+def test_a_tag_is_the_same_as_a_number_and_as_a_tensor() -> None:
+    seeds, tags = torch.arange(-3, 4), [0, 1, -1, 999, derive("a tag"), 2**63 - 1, -(2**63)]
+    for tag in tags:
+        assert fold(seeds, tag).equal(fold(seeds, torch.tensor(tag)))
+
+
 def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
     seeds = row_seeds(7, torch.arange(20))
     noise = normal(seeds, (3, 4, 4))

@@ -1,0 +1,105 @@
+"""No defense makes the host wait for the device, forwards or backwards, but where `harness.process.waits` says so.
+
+Left out are those that work on the host by design: `jpeg`, whose encoder does, and `sbgc` with the solver `dopri5`,
+which picks each step by the error of the last, one image at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from defenses.canaries.bit_depth import BitDepth
+from defenses.canaries.input_dropout import InputDropout
+from defenses.canaries.resize_and_pad import ResizeAndPad
+from defenses.canaries.scaled_logits import ScaledLogits
+from defenses.canaries.shattered import Shattered
+from defenses.canaries.thermometer import Thermometer
+from defenses.dc import DC
+from defenses.diffpure import DiffPure
+from defenses.diffusion.random_times import RandomTimes
+from defenses.jem import JEM
+from defenses.likelihood_maximizer import LikelihoodMaximizer
+from defenses.optimal_dc import OptimalDC
+from defenses.rdc import RDC
+from defenses.sbgc import SBGC
+from defenses.undefended import Undefended
+from harness.defense import Defense
+from harness.gradients import VIEWS, Gradient
+from harness.predict import query
+
+VP, EDM, HEADS = "digits-ncsnpp", "digits-edm", "digits-multihead"
+
+
+def cnn() -> Undefended:
+    return Undefended("digits-cnn")
+
+
+DEFENSES: dict[str, Callable[[], Defense]] = {
+    "undefended": cnn,
+    "jem": lambda: JEM("digits-jem", noise=0.03),
+    "hybvit": lambda: Undefended("digits-hybvit"),
+    "dc": lambda: DC(VP, timesteps=3),
+    "dc_single_pass": lambda: DC(VP, timesteps=3, gradient_passes="single"),
+    "dc_fixed_noise": lambda: DC(VP, timesteps=3, noise="fixed", share_noise="both"),
+    "dc_prior": lambda: DC(VP, timesteps=3, prior=[0.1] * 10),
+    "dc_edm": lambda: DC(EDM, timesteps=3, weighting="edm"),
+    "dc_edm_pair": lambda: DC(EDM, unconditional=VP, timesteps=3),
+    "dc_heads": lambda: DC(HEADS, timesteps=3, share_noise="classes"),
+    "rdc": lambda: RDC(VP, timesteps=2, steps=1),
+    "rdc_tanh": lambda: RDC(VP, timesteps=2, steps=1, sign_gradient="tanh"),
+    "rdc_l2": lambda: RDC(VP, timesteps=2, steps=1, norm="L2"),
+    "rdc_adam": lambda: RDC(
+        VP, timesteps=2, steps=1, optimizer="adam", purify_timesteps=RandomTimes(random=1), norm="L2"
+    ),
+    "likelihood_maximizer": lambda: LikelihoodMaximizer(VP, cnn(), timesteps=2, steps=1),
+    "diffpure_sde": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1),
+    "diffpure_ode": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1, solver="ode"),
+    "diffpure_ddpm": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1, solver="ddpm"),
+    "sbgc": lambda: SBGC(VP, steps=1, solver="euler", time="rounded"),
+    "optimal_dc": lambda: OptimalDC("digits", per_class=3, timesteps=3),
+    "bit_depth": lambda: BitDepth(cnn()),
+    "input_dropout": lambda: InputDropout(cnn(), 0.1),
+    "resize_and_pad": lambda: ResizeAndPad(cnn(), 6),
+    "scaled_logits": lambda: ScaledLogits(cnn()),
+    "shattered": lambda: Shattered(cnn()),
+    "thermometer": lambda: Thermometer("digits-thermometer"),
+}
+
+# What a query may wait for, forwards and then backwards; all others wait for nothing.
+CLASSES_OF_PAIRS = ["places"]
+WAITS = {
+    **dict.fromkeys((name for name in DEFENSES if name.startswith(("dc", "rdc"))), ([], CLASSES_OF_PAIRS)),
+    "dc_single_pass": ([], []),
+    "sbgc": ([], CLASSES_OF_PAIRS),
+    "optimal_dc": (["distinct", "places"], ["places", "distinct", "places"]),  # each class has its own images
+}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_queries_and_their_gradients_wait_for_the_device_where_it_is_said_and_nowhere_else(
+    name: str, on_device: Callable[[], Any]
+) -> None:
+    defense = DEFENSES[name]().eval().to("meta")
+    x = torch.rand(3, 1, 8, 8, device="meta", requires_grad=True)
+    seeds = torch.arange(3, device="meta")
+    for view in views(defense):
+        with on_device() as waited:
+            logits = query(defense, x, seeds, partial(VIEWS[view], defense))
+            forwards = list(waited)
+            (gradient,) = torch.autograd.grad(logits.sum(), x)
+        assert logits.shape == (3, 10) and gradient.shape == x.shape
+        assert logits.device == gradient.device == x.device
+        assert (forwards, waited[len(forwards) :]) == WAITS.get(name, ([], [])), view
+
+
+def views(defense: Defense) -> list[Gradient]:
+    """Those that differ for it. One that does not move images has the same in all."""
+    if type(defense).purify is Defense.purify:
+        return ["exact"]
+    offers_adjoint = type(defense).purify_adjoint is not Defense.purify_adjoint
+    return ["exact", "bpda", "blind", *(["adjoint"] if offers_adjoint else [])]
