@@ -38,10 +38,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_wheel_holds_every_module_suite_card_weight_and_template(wheel: Path) -> None:
-    suffixes = (".py", ".yaml", ".safetensors", ".txt", ".html", ".css", ".js")
-    files = [path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*")]
-    wanted = {file for file in files if file.suffix in suffixes and "__pycache__" not in file.parts}
-    assert {Path("suites/quickstart.yaml"), Path("harness/cli/templates/defense.py.txt")} <= wanted
+    files = [path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
+    wanted = {file for file in files if "__pycache__" not in file.parts and not file.name.startswith(".")}
+    asset, template = Path("harness/reporting/page/script.js"), Path("harness/cli/templates/defense.py.txt")
+    assert {Path("suites/quickstart.yaml"), asset, template} <= wanted
     assert [str(file) for file in sorted(wanted) if not (wheel / file).is_file()] == []
 
 

@@ -10,7 +10,7 @@ from harness.api.results import Results
 from harness.callback import SILENT, Callback
 from harness.evaluation.run import run as finish
 from harness.gradients import Gradient
-from harness.reporting import Format, Table
+from harness.reporting import Table
 from harness.reporting.tables import comparison
 from harness.reporting.tables.comparison import Comparison
 from harness.results.diagnosis import Diagnosis
@@ -89,15 +89,16 @@ def summarise(results: ResultsLike) -> Table:
     return reporting.summarise(_run_of(results))
 
 
-def report(results: ResultsLike, format: Format = "md", *, images: int | None = None) -> Any:
+def report(results: ResultsLike, format: str = "md", *, images: int | None = None) -> Any:
     """All runs at or below a directory in one format, as `harness report` prints it.
 
     Args:
-        format: "md", "latex", "csv", "json", or "html" for a page with images; "table" is for `rich.print`.
+        format: "md", "latex", "csv", "json", "html" for a page with images, "png" or "pdf" for plots; "table" is for
+            `rich.print`.
         images: of each pairing in the HTML page; left out, the page chooses.
 
     Returns:
-        Text that ends in a newline; for "table", what rich renders.
+        Text that ends in a newline; for "table", what rich renders; for plots, the files by name.
 
     Raises:
         UserError: there are no results, they cannot be read, or there is no such format.

@@ -12,8 +12,8 @@ import pandas as pd
 
 from harness.reporting import Table, summarise
 from harness.reporting.render import html, markdown, terminal
-from harness.reporting.render.csv import lines
 from harness.reporting.render.layout import lay_out
+from harness.reporting.tables.lines import lines
 from harness.results.load import COLUMNS, Run, read_run
 
 PAIRING = ["defense", "attack"]

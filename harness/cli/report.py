@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from enum import Enum
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.process.console import echo, new_console
 from harness.process.signals import stoppable
+from harness.reporting import formats
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -19,20 +20,16 @@ WIDTH = 120
 """Characters of a line of a table in a file."""
 
 
-class Format(str, Enum):
-    table = "table"
-    md = "md"
-    latex = "latex"
-    csv = "csv"
-    json = "json"
-    html = "html"
-    png = "png"
-    pdf = "pdf"
-
-
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or a folder of runs.")] = Path("results"),
-    format: Annotated[Format, typer.Option(help="Text, one HTML page with images, or plots.")] = Format.table,
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar=f"[{'|'.join(formats.names())}]",
+            autocompletion=formats.names,
+            help="Text, one HTML page with images, or plots.",
+        ),
+    ] = "table",
     output: Annotated[
         Path | None,
         typer.Option("--output", "--out", help="A file, or a folder for plots; else inside DIR."),
@@ -49,30 +46,30 @@ def report(
 
         harness report results/quickstart --format pdf --output figures
     """
-    if format in (Format.png, Format.pdf):
-        _plots(directory, output or directory / "plots", "png" if format is Format.png else "pdf")
-        return
     from harness.files import write_atomically
     from harness.reporting import report as render
 
-    rendered = render(directory, format.value, images)
-    target = output or (directory / "report.html" if format is Format.html else None)
-    if target:
-        with stoppable():
-            write_atomically(target, _text(rendered).encode())
-        echo(f"Wrote {target}")
-    elif isinstance(rendered, str):
-        echo(rendered)
+    rendered = render(directory, format, images)
+    beside = getattr(formats.find(format), "BESIDE", None)
+    target = output or (directory / beside if beside else None)
+    if isinstance(rendered, Mapping):
+        target = target or directory / format
+        written = {target / name: content for name, content in rendered.items()}
+    else:
+        written = {target: _text(rendered).encode()} if target else {}
+    with stoppable():
+        for path, content in written.items():
+            write_atomically(path, content)
+            echo(f"Wrote {path}")
+    if not written and not isinstance(rendered, Mapping):
+        _print(rendered)
+
+
+def _print(rendered: str | Group) -> None:
+    if isinstance(rendered, str):
+        echo(rendered, nl=False)
     else:
         new_console().print(rendered)
-
-
-def _plots(directory: Path, folder: Path, format: Literal["png", "pdf"]) -> None:
-    from harness.reporting.render.plots import draw
-
-    with stoppable():
-        for path in draw(directory, folder, format):
-            echo(f"Wrote {path}")
 
 
 def _text(rendered: str | Group) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any, Literal
 
 from matplotlib import rc_context
@@ -16,11 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Transform, offset_copy
 
 from harness.errors import UserError
-from harness.files import write_atomically
 from harness.reporting.render.layout import FAILED, NOTHING
 from harness.reporting.tables.charts import Chart, Line, charts
-from harness.reporting.tables.table import summarise
-from harness.results.load import find_runs, read_run
+from harness.reporting.tables.table import Table
 
 PlotFormat = Literal["png", "pdf"]
 
@@ -58,22 +56,21 @@ STYLE: dict[str, Any] = {
 }
 
 
-def draw(root: Path, folder: Path, format: PlotFormat) -> list[Path]:
-    """Writes a file per chart of the runs at or below `root`, and returns their paths.
+def plots(tables: list[Table], format: PlotFormat) -> dict[str, bytes]:
+    """A file per chart, by name.
 
     Raises:
-        UserError: there is no run, none has anything finished, or the folder cannot be written.
+        UserError: nothing is finished.
     """
-    tables = [summarise(read_run(path)) for path in find_runs(root)]
-    written: list[Path] = []
+    drawn: dict[str, bytes] = {}
     for table in tables:
         for chart in charts(table):
-            name = _name(f"{table.run.manifest.suite} {chart.title}", format, written)
-            written.append(folder / name)
-            _save(figure(chart), folder / name, format)
-    if not written:
-        raise UserError(f"{root} has no finished number to plot", remedy="Run the suite again to finish it")
-    return written
+            name = _name(f"{table.run.manifest.suite} {chart.title}", format, drawn)
+            drawn[name] = _drawn(figure(chart), format)
+    if not drawn:
+        runs = ", ".join(str(table.run.path) for table in tables)
+        raise UserError(f"{runs} has no finished number to plot", remedy="Run the suite again to finish it")
+    return drawn
 
 
 def figure(chart: Chart) -> Figure:
@@ -167,16 +164,15 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _name(text: str, format: str, taken: list[Path]) -> str:
+def _name(text: str, format: str, taken: Collection[str]) -> str:
     stem = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    names = {path.name for path in taken}
     numbers = (f"{stem}{f'-{number}' if number else ''}.{format}" for number in range(len(taken) + 1))
-    return next(name for name in numbers if name not in names)
+    return next(name for name in numbers if name not in taken)
 
 
-def _save(panel: Figure, path: Path, format: PlotFormat) -> None:
+def _drawn(panel: Figure, format: PlotFormat) -> bytes:
     dateless: dict[str, Any] = {"CreationDate": None} if format == "pdf" else {"Software": None}
-    drawn = io.BytesIO()
+    sink = io.BytesIO()
     with rc_context(STYLE):
-        panel.savefig(drawn, format=format, metadata=dateless)
-    write_atomically(path, drawn.getvalue())
+        panel.savefig(sink, format=format, metadata=dateless)
+    return sink.getvalue()

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import csv
 import html
+import inspect
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,17 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from harness import cli
 from harness.errors import UserError
 from harness.process.visible_text import is_hidden
-from harness.reporting import FORMATS, report, summarise
-from harness.reporting.render import csv as csv_format
-from harness.reporting.render import latex, markdown
+from harness.reporting import formats, report, summarise
+from harness.reporting.formats import csv as csv_format
+from harness.reporting.formats import latex
+from harness.reporting.render import markdown
 from harness.results.load import read_run
 from harness.results.record import Record
+
+TEXTS = [name for name in formats.names() if name not in ("png", "pdf")]
 
 NASTY = "a|b_&[bold]x[/bold] <i>*#%$~^\\{}"
 
@@ -44,7 +51,7 @@ def run(maker: Any, rec: Callable[..., Record], column: Callable[..., list[Recor
 
 
 def text(root: Path, format: str) -> str:
-    found = report(root, format)  # type: ignore[arg-type]
+    found = report(root, format)
     assert isinstance(found, str)
     return found
 
@@ -253,7 +260,7 @@ def test_json_holds_the_csvs_lines_and_the_manifest(run: Path) -> None:
     assert document["runs"][0]["manifest"]["protocol"]["seed"] == 7
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", TEXTS)
 def test_all_runs_below_a_directory_are_reported(
     maker: Any, column: Callable[..., list[Record]], format: str, tmp_path: Path
 ) -> None:
@@ -269,7 +276,39 @@ def test_all_runs_below_a_directory_are_reported(
 
 def test_an_unknown_format_is_refused_with_the_nearest(run: Path) -> None:
     with pytest.raises(UserError, match=r"'jsn'.*Did you mean 'json'"):
-        report(run, "jsn")  # type: ignore[arg-type]
+        report(run, "jsn")
+
+
+SHOUT = """
+def render(tables, images=None):
+    return "".join(f"{table.run.manifest.title.upper()}!\\n" for table in tables)
+"""
+
+
+def test_a_file_beside_the_others_is_a_format(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "shout.py").write_text(SHOUT)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path / "more")])
+    assert "shout" in formats.names() and report(run, "shout") == "A TINY SUITE!\n"
+    for name, status, told in (("shout", 0, "A TINY SUITE!\n"), ("whisper", 2, "shout")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["report", str(run), "--format", name])
+        out, err = capsys.readouterr()
+        assert ended.value.code == status
+        assert told in (err if status else out)
+
+
+def test_every_format_is_called_in_one_way(run: Path) -> None:
+    for name in formats.names():
+        assert list(inspect.signature(formats.find(name).render).parameters) == ["tables", "images"]
+
+
+def test_naming_the_formats_imports_neither_them_nor_torch() -> None:
+    code = "import sys; from harness.reporting import formats; formats.names(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "pandas", "matplotlib", "harness.reporting.formats.csv"} & set(loaded)
 
 
 def test_many_images_earn_two_decimals(maker: Any, column: Callable[..., list[Record]]) -> None:
@@ -299,7 +338,7 @@ HOSTILE = "\x1b[31m\x9b2J\nerror:\r\u202e\u2028"
 VISIBLE = r"\x1b[31m\x9b2J\nerror:\r\u202e\u2028"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", TEXTS)
 def test_a_strangers_results_show_what_they_hold_and_command_nothing(
     format: str, maker: Any, rec: Callable[..., Record], column: Callable[..., list[Record]]
 ) -> None:

@@ -1,21 +1,15 @@
-"""A table as data: one line per number, for CSV and JSON. Accuracies are fractions in [0, 1], never rounded."""
+"""A table as data: one line per number, for CSV, JSON and pandas. Accuracies are fractions in [0, 1], never rounded."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from harness.reporting.stats.accuracy import Estimate
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.table import Row, Table
 from harness.results.record import Rule
 from harness.suite.sweep import spelt
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell starts that a spreadsheet computes."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +79,6 @@ def lines(table: Table) -> Iterator[Line]:
             if rule != table.rule:
                 for column, entry in zip(table.columns, entries, strict=True):
                     yield _line(table, row, column, entry, rule)
-
-
-def render(tables: list[Table]) -> str:
-    """CSV with a header; a float is written so that it reads back as the same float.
-
-    Text that a spreadsheet would take for a formula gets an apostrophe before it, as spreadsheets themselves write it.
-    """
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, [field.name for field in fields(Line)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_harmless(vars(line)) for table in tables for line in lines(table))
-    return sink.getvalue()
-
-
-def _harmless(line: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-        for name, value in line.items()
-    }
 
 
 def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> Line:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from harness.reporting.render.layout import Grid, Sheet, Shown
+from harness.reporting.render.layout import Grid, Sheet, Shown, lay_out
+from harness.reporting.tables.table import Table
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -42,9 +43,9 @@ _ESCAPES = {
 }
 
 
-def render(sheets: list[Sheet]) -> str:
-    """A `table` environment per sheet."""
-    return "\n".join(_sheet(sheet) for sheet in sheets)
+def render(tables: list[Table], images: int | None = None) -> str:
+    """A `table` environment per run."""
+    return "\n".join(_sheet(lay_out(table)) for table in tables)
 
 
 def escape(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables as JSON: the lines of `harness.reporting.render.csv`, curves and diagnostics, and the whole manifest."""
+"""Tables as JSON: the lines of `harness.reporting.tables.lines`, curves and diagnostics, and the whole manifest."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from harness.reporting.render.csv import lines
 from harness.reporting.tables.curves import Curve, curves
 from harness.reporting.tables.diagnostics import document
+from harness.reporting.tables.lines import lines
 from harness.reporting.tables.table import Table
 
 SCHEMA_VERSION = 1
 
 
-def render(tables: list[Table]) -> str:
+def render(tables: list[Table], images: int | None = None) -> str:
     """JSON, indented."""
     runs = [
         {
