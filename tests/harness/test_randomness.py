@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from harness.randomness import derive, fenced, fold, normal, rademacher, row_seeds, uniform
 
@@ -57,11 +59,14 @@ def test_a_tag_is_the_same_as_a_number_and_as_a_tensor() -> None:
         assert fold(seeds, tag).equal(fold(seeds, torch.tensor(tag)))
 
 
-def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
-    seeds = row_seeds(7, torch.arange(20))
-    noise = normal(seeds, (3, 4, 4))
-    some = torch.tensor([11, 2, 5])
-    assert normal(seeds[some], (3, 4, 4)).equal(noise[some])
+@pytest.mark.parametrize("draw", [normal, uniform, rademacher])
+@given(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 19), min_size=1, max_size=30))
+@settings(deadline=None, max_examples=30)
+def test_noise_of_an_image_does_not_depend_on_its_batch(
+    draw: Callable[..., Tensor], seed: int, some: list[int]
+) -> None:
+    seeds = row_seeds(seed, torch.arange(20))
+    assert draw(seeds[some], (3, 4, 4)).equal(draw(seeds, (3, 4, 4))[some])
 
 
 def test_neighbouring_seeds_and_tags_are_uncorrelated() -> None:

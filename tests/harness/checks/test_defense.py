@@ -7,41 +7,9 @@ from torch import Tensor, nn
 
 from harness.checks import check_defense, gates
 from harness.defense import Defense
-from harness.randomness import normal
+from helpers.sound import GloballyNoisy, Good, Noisy
 
 X = torch.rand(6, 2, 5, 4, generator=torch.Generator().manual_seed(3))
-
-
-class Good(Defense):
-    """A small smooth network behind a purifier that shrinks contrast."""
-
-    num_classes = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.first = nn.Parameter(torch.randn(40, 16, generator=generator) / 6, requires_grad=False)
-        self.last = nn.Parameter(torch.randn(16, 3, generator=generator), requires_grad=False)
-
-    def purify(self, x: Tensor) -> Tensor:
-        return 0.1 + 0.8 * x
-
-    def classify(self, x: Tensor) -> Tensor:
-        return torch.tanh((x - 0.5).flatten(1) @ self.first) @ self.last
-
-
-class Noisy(Good):
-    stochastic = True
-
-    def purify(self, x: Tensor) -> Tensor:
-        return (x + 0.1 * normal(self.seeds_for(x), x.shape[1:])).clamp(0, 1)
-
-
-class GloballyNoisy(Good):
-    stochastic = True
-
-    def purify(self, x: Tensor) -> Tensor:
-        return (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
 
 
 def statuses(defense: Defense) -> dict[str, str]:

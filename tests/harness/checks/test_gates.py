@@ -22,42 +22,12 @@ from harness.checks import Use, gates
 from harness.defense import Defense
 from harness.evaluation.pending import load_images
 from harness.quantity import Quantity
-from harness.randomness import normal
 from harness.suite import load_suite
+from helpers.sound import GloballyNoisy, Good, Noisy
 
 X = (16 * torch.rand(8, 2, 5, 4, generator=torch.Generator().manual_seed(3))).round() / 16
 PGD_RUN = Use(0, frozenset({"exact"}))
 """A run so short that only what a quick defense has for free is asked."""
-
-
-class Good(Defense):
-    """A small smooth network behind a purifier that lowers contrast."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.register_buffer("first", torch.randn(40, 16, generator=generator) / 6)
-        self.register_buffer("last", torch.randn(16, 3, generator=generator))
-
-    def purify(self, x: Tensor) -> Tensor:
-        return 0.1 + 0.8 * x
-
-    def classify(self, x: Tensor) -> Tensor:
-        return torch.tanh((x - 0.5).flatten(1) @ self.first) @ self.last
-
-
-class Noisy(Good):
-    stochastic = True
-
-    def purify(self, x: Tensor) -> Tensor:
-        return (x + 0.1 * normal(self.seeds_for(x), x.shape[1:])).clamp(0, 1)
-
-
-class GloballyNoisy(Good):
-    stochastic = True
-
-    def purify(self, x: Tensor) -> Tensor:
-        return (x + 0.1 * torch.randn_like(x) + 0.01 * np.random.randn() + 0.01 * random.random()).clamp(0, 1)
 
 
 class FunctionalDropout(Good):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +92,21 @@ def test_records_come_back_as_they_were(tmp_path: Path, records: list[Record]) -
     assert repr(cell.read(0, len(records))) == repr(records)  # repr: NaN differs from itself
 
 
-def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=8),
+)
+@ON_ONE_FOLDER
+def test_images_of_any_shape_and_value_come_back_as_they_were(
+    tmp_path: Path, shape: tuple[int, ...], values: list[float]
+) -> None:
+    cell, count = Store(tmp_path).cell("d", "a", "key"), shape[0]
+    kept = torch.tensor(values).repeat(math.prod(shape))[: math.prod(shape)].reshape(shape)
+    cell.write(0, count, [make(index) for index in range(count)], {"images": kept})
+    assert cell.images(0, count)["images"].equal(kept)
+
+
+def test_strided_tensors_and_those_of_a_graph_come_back_as_they_were(tmp_path: Path) -> None:
     cell = Store(tmp_path).cell("d", "a", "key")
     kept = {"images": torch.rand(2, 3, 4, 4).transpose(2, 3), "flow": torch.rand(2, 4, 4, 2, requires_grad=True)}
     cell.write(0, 2, [make(0), make(1)], kept)
