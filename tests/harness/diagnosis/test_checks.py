@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,9 +13,7 @@ from harness.defense import Defense
 from harness.diagnosis import CHECKS, Subject
 from harness.diagnosis.gradient_checks import cosine_by_eot, doublings, interval, noise_ratio, pairwise_cosine
 from harness.quantity import Quantity
-
-Make = Callable[..., Subject]
-Classes = dict[str, Callable[..., Defense]]
+from helpers.diagnosed import Drawn, Honest, Quantised, Saturated, Shattered, Smooth, subject
 
 
 def findings(subject: Subject) -> dict[str, Finding]:
@@ -29,44 +26,42 @@ def warned(subject: Subject) -> set[str]:
     return {name for name, finding in found.items() if finding.status == "warned"}
 
 
-@pytest.mark.parametrize("name", ["Honest", "Smooth"])
+@pytest.mark.parametrize("cls", [Honest, Smooth])
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.2), ("L2", 1.5), ("L1", 15.0)])
-def test_an_honest_classifier_passes_every_check(
-    subject: Make, defenses: Classes, name: str, norm: str, eps: float
-) -> None:
-    honest = subject(defenses[name](), surrogate=defenses["Honest"](), norm=norm, eps=Quantity(eps))
+def test_an_honest_classifier_passes_every_check(cls: type[Defense], norm: str, eps: float) -> None:
+    honest = subject(cls(), surrogate=Honest(), norm=norm, eps=Quantity(eps))
     found = findings(honest)
     others = {key: f"{f.status}: {f.message}" for key, f in found.items() if f.status not in ("passed", "skipped")}
     assert not others
     assert [key for key, f in found.items() if f.status == "skipped"] == ["more draws"]
 
 
-def test_rounded_images_have_no_gradient(subject: Make, defenses: Classes) -> None:
-    found = warned(subject(defenses["Quantised"](), surrogate=defenses["Honest"](), queries=400))
+def test_rounded_images_have_no_gradient() -> None:
+    found = warned(subject(Quantised(), surrogate=Honest(), queries=400))
     assert {"gradient present", "gradient randomness", "loss surface", "transfer", "black box"} <= found
 
 
-def test_saturated_logits_blind_plain_cross_entropy_alone(subject: Make, defenses: Classes) -> None:
-    assert warned(subject(defenses["Saturated"](), surrogate=defenses["Honest"]())) == {"gradient present"}
+def test_saturated_logits_blind_plain_cross_entropy_alone() -> None:
+    assert warned(subject(Saturated(), surrogate=Honest())) == {"gradient present"}
 
 
-def test_a_shattered_gradient_is_no_better_than_chance(subject: Make, defenses: Classes) -> None:
-    found = warned(subject(defenses["Shattered"](), surrogate=defenses["Honest"]()))
+def test_a_shattered_gradient_is_no_better_than_chance() -> None:
+    found = warned(subject(Shattered(), surrogate=Honest()))
     assert {"loss surface", "transfer"} <= found
     assert "gradient present" not in found
 
 
-def test_noise_that_is_not_admitted_is_seen(subject: Make, defenses: Classes) -> None:
-    class Jittery(defenses["Drawn"]):
+def test_noise_that_is_not_admitted_is_seen() -> None:
+    class Jittery(Drawn):
         stochastic = False
 
     assert "gradient randomness" in warned(subject(Jittery(1.0)))
 
 
 @pytest.mark.parametrize("spread", [0.5, 2.0])
-def test_cosines_are_those_of_the_closed_form(subject: Make, defenses: Classes, spread: float) -> None:
+def test_cosines_are_those_of_the_closed_form(spread: float) -> None:
     """In 64 dimensions, ratios of sums are near ratios of expectations; 24 images x 45 pairs average the rest."""
-    noisy = defenses["Drawn"](spread)
+    noisy = Drawn(spread)
     cosines, undefined = cosine_by_eot(subject(noisy), [1, 2, 8])
     assert undefined == 0
     for k, found in cosines.items():
@@ -81,9 +76,9 @@ def test_the_interval_of_a_mean_cosine_holds_it_as_often_as_it_says() -> None:
     assert interval(torch.tensor([1.0, 1.0])) == (1.0, 1.0)
 
 
-def test_noise_is_warned_of_where_the_attack_averages_too_few_draws(subject: Make, defenses: Classes) -> None:
+def test_noise_is_warned_of_where_the_attack_averages_too_few_draws() -> None:
     randomness = next(check for check in CHECKS if check.name == "gradient randomness")
-    noisy = defenses["Drawn"](3.0)
+    noisy = Drawn(3.0)
     few, many = (randomness(subject(noisy, eot=eot)) for eot in (1, 64))
     assert (few.status, many.status) == ("warned", "passed")
     assert few.data["noise_ratio"] == pytest.approx(noisy.noise_ratio, rel=0.15)
@@ -91,12 +86,10 @@ def test_noise_is_warned_of_where_the_attack_averages_too_few_draws(subject: Mak
 
 
 @pytest.mark.parametrize(("spread", "status"), [(0.5, "passed"), (50.0, "warned")])
-def test_noise_hides_the_slope_only_where_it_drowns_the_gradient(
-    subject: Make, defenses: Classes, spread: float, status: str
-) -> None:
+def test_noise_hides_the_slope_only_where_it_drowns_the_gradient(spread: float, status: str) -> None:
     """At a spread of 0.5 the margin's own noise is larger than its rise at eps/8, but all points share it."""
     surface = next(check for check in CHECKS if check.name == "loss surface")
-    assert surface(subject(defenses["Drawn"](spread))).status == status
+    assert surface(subject(Drawn(spread))).status == status
 
 
 def test_pairwise_cosine_is_the_mean_over_pairs() -> None:
@@ -124,8 +117,8 @@ def test_doublings_end_at_the_largest() -> None:
     assert doublings(10) == [1, 2, 4, 8, 10]
 
 
-def test_a_defense_that_is_never_right_is_not_attacked(subject: Make, defenses: Classes) -> None:
-    class Wrong(defenses["Honest"]):
+def test_a_defense_that_is_never_right_is_not_attacked() -> None:
+    class Wrong(Honest):
         def classify(self, x: Tensor) -> Tensor:
             return -super().classify(x)
 
@@ -133,15 +126,15 @@ def test_a_defense_that_is_never_right_is_not_attacked(subject: Make, defenses: 
     assert found["black box"].status == found["one step against many"].status == "skipped"
 
 
-def test_a_crash_is_an_error_and_no_pass(subject: Make, defenses: Classes) -> None:
-    class Crash(defenses["Honest"]):
+def test_a_crash_is_an_error_and_no_pass() -> None:
+    class Crash(Honest):
         def classify(self, x: Tensor) -> Tensor:
             raise RuntimeError("planted")
 
     assert {finding.status for finding in findings(subject(Crash())).values()} <= {"failed", "skipped"}
 
 
-def test_findings_are_data(subject: Make, defenses: Classes) -> None:
-    for finding in findings(subject(defenses["Drawn"](0.5))).values():
+def test_findings_are_data() -> None:
+    for finding in findings(subject(Drawn(0.5))).values():
         assert finding.source and finding.message
         json.dumps(finding.data, allow_nan=False)

@@ -7,7 +7,6 @@ of the j-th tensor, a norm's scale is 1 + 0.05 v, a bias 0.05 v, and any other t
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import lzma
 import math
@@ -16,8 +15,7 @@ import signal
 import struct
 import sys
 import types
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,9 @@ from torch import Tensor, nn
 
 from harness.errors import Place, UserError
 from harness.weights import formats
+from helpers.weight_files import Opcodes, by_rule, legacy_bytes, zip_bytes
 
 GOLDEN = Path(__file__).parents[3] / "golden"
-LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 SECONDS = 10
 HEADROOM = 1 << 28
 
@@ -51,19 +49,12 @@ def published(golden, tmp_path_factory) -> Callable[[str], Path]:
         if not path.exists():
             content = bytearray(lzma.decompress((GOLDEN / f"{name}.xz").read_bytes()))
             for start, key, shape, j, scale in golden("published_files")[name]["blanked"]:
-                weights = (_by_rule(key, shape, j).float() * scale).numpy().tobytes()
+                weights = (by_rule(key, shape, j).float() * scale).numpy().tobytes()
                 content[start : start + len(weights)] = weights
             path.write_bytes(content)
         return path
 
     return remake
-
-
-def _by_rule(name: str, shape: list[int], j: int) -> Tensor:
-    v = torch.sin(0.37 * torch.arange(math.prod(shape), dtype=torch.float64) + 1.3 * j + 0.1).reshape(shape)
-    if len(shape) == 1:
-        return 1 + 0.05 * v if name.endswith("weight") else 0.05 * v
-    return v * math.sqrt(2 * shape[0] / math.prod(shape))
 
 
 @pytest.fixture(scope="session")
@@ -76,20 +67,6 @@ def rule_image() -> Callable[..., Tensor]:
 def rule_noise() -> Callable[..., Tensor]:
     """Noise of a given shape."""
     return lambda *shape: (math.sqrt(2) * torch.sin(0.7 * torch.arange(math.prod(shape)) + 0.3)).reshape(shape)
-
-
-@pytest.fixture(scope="session")
-def weigh() -> Callable[[nn.Module], nn.Module]:
-    """Gives a network weights by the rule, statistics that fit, and evaluation mode."""
-
-    def fill(network: nn.Module) -> nn.Module:
-        for j, (name, tensor) in enumerate(network.state_dict().items()):
-            if tensor.is_floating_point():
-                value = _by_rule(name, list(tensor.shape), j)
-                tensor.copy_(value.abs() + 0.5 if name.endswith("running_var") else value)
-        return network.eval()
-
-    return fill
 
 
 # --- EDM -----------------------------------------------------------------------------------------------------------
@@ -140,96 +117,14 @@ def edm_pickle(monkeypatch) -> Callable[..., bytes]:
 # --- bytes ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def legacy_bytes() -> Callable[..., bytes]:
-    """A legacy torch file around the opcodes that push one value."""
-
-    def write(expression: bytes, keys: Sequence[str] = (), tail: bytes = b"", little_endian: bool = True) -> bytes:
-        facts = {"protocol_version": 1001, "little_endian": little_endian, "type_sizes": {"int": 4}}
-        head = LEGACY_MAGIC + pickle.dumps(1001, 2) + pickle.dumps(facts, 2)
-        return head + b"\x80\x02" + expression + b"." + pickle.dumps(list(keys), 2) + tail
-
-    return write
-
-
-@pytest.fixture(scope="session")
-def zip_bytes() -> Callable[..., bytes]:
-    """A torch zip file around the opcodes that push one value, with the records given."""
-
-    def write(expression: bytes, records: Mapping[str, bytes] | None = None) -> bytes:
-        content = {"archive/data.pkl": b"\x80\x02" + expression + b".", "archive/version": b"3\n"}
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in (content | dict(records or {})).items():
-                archive.writestr(name, data)
-        return buffer.getvalue()
-
-    return write
-
-
-class Opcodes:
-    """A pickle, opcode by opcode."""
-
-    @staticmethod
-    def text(value: str) -> bytes:
-        encoded = value.encode()
-        return b"X" + struct.pack("<I", len(encoded)) + encoded
-
-    @staticmethod
-    def blob(value: bytes) -> bytes:
-        return b"B" + struct.pack("<I", len(value)) + value
-
-    @staticmethod
-    def number(value: int) -> bytes:
-        encoded = pickle.encode_long(value)
-        return b"\x8a" + bytes([len(encoded)]) + encoded
-
-    @staticmethod
-    def name(module: str, name: str) -> bytes:
-        return f"c{module}\n{name}\n".encode()
-
-    @classmethod
-    def stacked_name(cls, module: str, name: str) -> bytes:
-        return cls.text(module) + cls.text(name) + b"\x93"
-
-    @staticmethod
-    def tuple(*items: bytes) -> bytes:
-        return b"(" + b"".join(items) + b"t"
-
-    @classmethod
-    def call(cls, function: bytes, *arguments: bytes) -> bytes:
-        return function + cls.tuple(*arguments) + b"R"
-
-    @classmethod
-    def dict(cls, **items: bytes) -> bytes:
-        return b"}(" + b"".join(cls.text(key) + value for key, value in items.items()) + b"u"
-
-    @classmethod
-    def storage(cls, numel: int, *view: bytes, kind: str = "FloatStorage", key: str = "0") -> bytes:
-        parts = cls.text("storage"), cls.name("torch", kind), cls.text(key), cls.text("cpu"), cls.number(numel)
-        return cls.tuple(*parts, *view) + b"Q"
-
-    @classmethod
-    def tensor(cls, storage: bytes, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> bytes:
-        sizes, strides = (cls.tuple(*map(cls.number, numbers)) for numbers in (size, stride))
-        hooks = cls.call(cls.name("collections", "OrderedDict"))
-        rebuild = cls.name("torch._utils", "_rebuild_tensor_v2")
-        return cls.call(rebuild, storage, cls.number(offset), sizes, strides, b"\x89", hooks)
-
-
-@pytest.fixture(scope="session")
-def opcodes() -> type[Opcodes]:
-    return Opcodes
-
-
 FOUR = struct.pack("<q4f", 4, 1, 2, 3, 4)
 """A legacy storage of four numbers."""
 
 
 @pytest.fixture
-def tensor_file(opcodes, legacy_bytes, zip_bytes) -> dict[str, tuple[Callable[..., bytes], Callable[..., bytes]]]:
+def tensor_file() -> dict[str, tuple[Callable[..., bytes], Callable[..., bytes]]]:
     """By container: how a pickle there pushes a storage of four numbers, and the file around a tensor so pushed."""
-    op = opcodes
+    op = Opcodes
     reconstruct = op.name("torch_utils.persistence", "_reconstruct_persistent_obj")
 
     def embedded(numel):

@@ -11,6 +11,7 @@ from torch import nn
 from defenses.networks.edm import DDPMPP, EDM, NCSNPP
 from harness.errors import UserError
 from harness.weights import formats
+from helpers.weight_files import weigh
 
 FILES = {
     "edm_tiny_cond.pkl": "a_cond_vp",
@@ -60,7 +61,7 @@ def test_a_file_of_an_older_numpy_is_read_alike(published, tmp_path):
 
 @pytest.mark.parametrize("flavour", [DDPMPP, NCSNPP], ids=["ddpm++", "ncsn++"])
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_a_network_comes_back_from_the_published_layout(flavour, protocol, edm_pickle, weigh, tmp_path):
+def test_a_network_comes_back_from_the_published_layout(flavour, protocol, edm_pickle, tmp_path):
     arguments = SMALL | {name: list(v) if isinstance(v, tuple) else v for name, v in flavour.items()} | PUBLISHED
     network = weigh(EDM.from_published(arguments))
     path = tmp_path / "network.pkl"

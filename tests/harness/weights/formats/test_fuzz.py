@@ -15,6 +15,7 @@ from torch import nn
 
 from harness.errors import UserError
 from harness.weights import formats
+from helpers.weight_files import zip_bytes
 
 MAGICS = (
     *(b"", b"\x80\x02", b"\x80\x04", b"PK\x03\x04", b"\x08\0\0\0\0\0\0\0{"),
@@ -87,7 +88,7 @@ def test_a_damaged_zip_file(cuts, read_or_refuse):
 
 @FUZZ
 @given(cuts=CUTS)
-def test_a_damaged_pickle_in_a_sound_zip_file(cuts, zip_bytes, read_or_refuse):
+def test_a_damaged_pickle_in_a_sound_zip_file(cuts, read_or_refuse):
     with zipfile.ZipFile(io.BytesIO(ZIP)) as archive:
         records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     records["data.pkl"] = damaged(records["data.pkl"], cuts)

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 
 from harness.weights import formats
+from helpers.weight_files import Opcodes
 
 LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 NUMBERS = ("a/data/0", struct.pack("<4f", 1, 2, 3, 4))
@@ -84,12 +85,12 @@ def unsound(op):
     }
 
 
-def test_the_archive_that_the_hostile_ones_are_made_of_is_read(opcodes, tmp_path):
-    value = opcodes.dict(a=opcodes.tensor(opcodes.storage(4), (4,), (1,)))
+def test_the_archive_that_the_hostile_ones_are_made_of_is_read(tmp_path):
+    value = Opcodes.dict(a=Opcodes.tensor(Opcodes.storage(4), (4,), (1,)))
     (tmp_path / "sound").write_bytes(archive(("a/data.pkl", b"\x80\x02" + value + b"."), VERSION, NUMBERS))
     assert formats.read(tmp_path / "sound").tensors["a"].tolist() == [1, 2, 3, 4]
 
 
-def test_no_archive_that_torch_would_not_write_is_read(opcodes, refuse):
-    for content, complaint in unsound(opcodes).values():
+def test_no_archive_that_torch_would_not_write_is_read(refuse):
+    for content, complaint in unsound(Opcodes).values():
         refuse(content, complaint)

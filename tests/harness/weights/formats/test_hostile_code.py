@@ -8,6 +8,8 @@ import warnings
 
 import pytest
 
+from helpers.weight_files import Opcodes, legacy_bytes, zip_bytes
+
 PLANT = "open({!r}, 'w').close()"
 CONTAINERS = ("bare", "network", "module", "storage", "legacy", "zip")
 
@@ -47,9 +49,9 @@ def payloads(op, canary):
 
 
 @pytest.fixture
-def contained(opcodes, legacy_bytes, zip_bytes):
+def contained():
     """A file, by its container, that runs the expression when it is unpickled."""
-    op = opcodes
+    op = Opcodes
 
     def write(container: str, expression: bytes) -> bytes:
         if container == "legacy":
@@ -68,10 +70,10 @@ def contained(opcodes, legacy_bytes, zip_bytes):
     return write
 
 
-def test_the_payloads_are_live(opcodes, tmp_path):
+def test_the_payloads_are_live(tmp_path):
     """Otherwise it would show nothing that they plant nothing."""
     canary, planted = tmp_path / "canary", set()
-    for name, program in payloads(opcodes, canary).items():
+    for name, program in payloads(Opcodes, canary).items():
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = pickle.loads(b"\x80\x04" + program + b".")
@@ -84,22 +86,22 @@ def test_the_payloads_are_live(opcodes, tmp_path):
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_no_payload_runs_in_any_container(container, contained, opcodes, refuse, tmp_path):
+def test_no_payload_runs_in_any_container(container, contained, refuse, tmp_path):
     canary = tmp_path / "canary"
-    for name, program in payloads(opcodes, canary).items():
+    for name, program in payloads(Opcodes, canary).items():
         refuse(contained(container, program), r"asks for `[\w.]+`, which is code|the opcode \w+, which no checkpoint")
         assert not canary.exists(), name
 
 
-def test_a_refused_global_is_named(opcodes, refuse):
-    program = opcodes.call(opcodes.name("os", "system"), opcodes.text("true"))
+def test_a_refused_global_is_named(refuse):
+    program = Opcodes.call(Opcodes.name("os", "system"), Opcodes.text("true"))
     refuse(b"\x80\x02" + program + b".", "`os.system`")
 
 
-def test_the_name_of_a_refused_global_cannot_steer_the_terminal(opcodes, refuse):
-    refuse(b"\x80\x04" + opcodes.stacked_name("os\x1b[2J\n", "system") + b".", r"`os\?\[2J\?\.system`")
+def test_the_name_of_a_refused_global_cannot_steer_the_terminal(refuse):
+    refuse(b"\x80\x04" + Opcodes.stacked_name("os\x1b[2J\n", "system") + b".", r"`os\?\[2J\?\.system`")
 
 
-def test_the_name_of_a_refused_global_is_shortened(opcodes, refuse):
-    program = opcodes.stacked_name("m" * 100_000, "n")
+def test_the_name_of_a_refused_global_is_shortened(refuse):
+    program = Opcodes.stacked_name("m" * 100_000, "n")
     refuse(b"\x80\x04" + program + b".", "`m{100}`")

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from harness.weights import formats
+from helpers.weight_files import Opcodes, legacy_bytes
 
 CONTAINERS = ("zip", "legacy", "edm")
 HUGE = 1 << 40
@@ -45,23 +46,23 @@ def claims(op, storage):
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_a_tensor_that_claims_more_than_there_is_is_refused(container, tensor_file, opcodes, refuse):
+def test_a_tensor_that_claims_more_than_there_is_is_refused(container, tensor_file, refuse):
     storage, file = tensor_file[container]
-    for tensor, complaint in claims(opcodes, storage).values():
+    for tensor, complaint in claims(Opcodes, storage).values():
         refuse(file(tensor), complaint)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_the_same_file_is_read_where_its_claim_is_true(container, tensor_file, opcodes, tmp_path):
+def test_the_same_file_is_read_where_its_claim_is_true(container, tensor_file, tmp_path):
     storage, file = tensor_file[container]
-    (tmp_path / "file").write_bytes(file(opcodes.tensor(storage(4), (2, 2), (1, 2))))
+    (tmp_path / "file").write_bytes(file(Opcodes.tensor(storage(4), (2, 2), (1, 2))))
     assert formats.read(tmp_path / "file").tensors["a"].tolist() == [[1, 3], [2, 4]]
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_a_file_cut_anywhere_is_refused(container, tensor_file, opcodes, refuse):
+def test_a_file_cut_anywhere_is_refused(container, tensor_file, refuse):
     storage, file = tensor_file[container]
-    whole = file(opcodes.tensor(storage(4), (4,), (1,)))
+    whole = file(Opcodes.tensor(storage(4), (4,), (1,)))
     for length in range(1, len(whole), 7):
         refuse(whole[:length])
 
@@ -80,8 +81,8 @@ def test_tensors_that_share_memory_cannot_outgrow_their_file(tmp_path, refuse):
     refuse((tmp_path / "shared").read_bytes(), "far larger")
 
 
-def test_no_unsound_legacy_file_is_read(opcodes, legacy_bytes, refuse):
-    op = opcodes
+def test_no_unsound_legacy_file_is_read(refuse):
+    op = Opcodes
 
     def tensor(numel=4, view=b"N"):
         return op.tensor(op.storage(numel, view), (4,), (1,))

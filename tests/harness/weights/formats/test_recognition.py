@@ -14,6 +14,7 @@ import torch
 
 from harness.errors import UserError
 from harness.weights import formats
+from helpers.weight_files import legacy_bytes
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
@@ -123,7 +124,7 @@ def test_a_network_saved_whole_is_refused_by_the_name_of_its_class(tmp_path):
             formats.read(tmp_path / "file")
 
 
-def test_a_legacy_file_that_is_also_a_tar_archive_never_reaches_torch(legacy_bytes, tmp_path):
+def test_a_legacy_file_that_is_also_a_tar_archive_never_reaches_torch(tmp_path):
     """The layout of a tar header leaves its first 100 bytes free: a file can begin as both."""
     content = legacy_bytes(b"}")
     with tarfile.open(tmp_path / "tar", "w") as archive:

@@ -15,6 +15,7 @@ from defenses.networks.pat_resnet import PATResNet
 from defenses.networks.wrn_dropout import WRNDropout
 from harness.weights import formats
 from harness.weights.formats import state_dict_keys
+from helpers.weight_files import weigh
 
 EMBEDDED = {"nf": 8, "image_size": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,)}
 
@@ -78,7 +79,7 @@ def x():
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("layout", CLASSIFIERS)
-def test_a_classifier_comes_back_from_a_torch_file(layout, zipped, x, weigh, tmp_path):
+def test_a_classifier_comes_back_from_a_torch_file(layout, zipped, x, tmp_path):
     build, wrap = CLASSIFIERS[layout]
     network = weigh(build())
     torch.save(wrap(network), tmp_path / "file", _use_new_zipfile_serialization=zipped)
@@ -90,7 +91,7 @@ def test_a_classifier_comes_back_from_a_torch_file(layout, zipped, x, weigh, tmp
     assert loaded.normalization is None or loaded.normalization.agrees(*network.preprocessing)
 
 
-def test_a_classifier_comes_back_from_safetensors(x, weigh, tmp_path):
+def test_a_classifier_comes_back_from_safetensors(x, tmp_path):
     network = weigh(jem())
     safetensors.torch.save_file(network.state_dict(), tmp_path / "file")
     again = jem().eval()
@@ -98,7 +99,7 @@ def test_a_classifier_comes_back_from_safetensors(x, weigh, tmp_path):
     assert torch.equal(again(x), network(x))
 
 
-def test_what_is_left_aside_is_noted(weigh, tmp_path):
+def test_what_is_left_aside_is_noted(tmp_path):
     network = weigh(jem())
     torch.save({"model_state_dict": prefixed(network, "module."), "replay_buffer": torch.zeros(3)}, tmp_path / "file")
     notes = formats.read(tmp_path / "file").notes
@@ -107,7 +108,7 @@ def test_what_is_left_aside_is_noted(weigh, tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_state_dict_of_edm_keeps_the_prefix_that_is_its_own(zipped, weigh, tmp_path):
+def test_a_state_dict_of_edm_keeps_the_prefix_that_is_its_own(zipped, tmp_path):
     small = {"model_channels": 8, "channel_mult": (1,), "num_blocks": 1, "attn_resolutions": ()}
     network = weigh(EDM(8, 1, 10, **small))
     torch.save(network.state_dict(), tmp_path / "file", _use_new_zipfile_serialization=zipped)
@@ -120,7 +121,7 @@ def test_a_state_dict_of_edm_keeps_the_prefix_that_is_its_own(zipped, weigh, tmp
 
 
 @pytest.mark.parametrize("heads", [None, 10], ids=["conditional", "multi-head"])
-def test_a_network_of_rdc_comes_back_from_its_state_dict(heads, weigh, tmp_path):
+def test_a_network_of_rdc_comes_back_from_its_state_dict(heads, tmp_path):
     options = EMBEDDED | {"num_classes": 10} | ({"heads": heads} if heads else {})
     network = weigh(NCSNpp(**options))
     torch.save(network.state_dict(), tmp_path / "ema_1100.pt")

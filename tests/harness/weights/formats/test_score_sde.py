@@ -10,6 +10,7 @@ import torch
 from defenses.networks.ncsnpp import NCSNpp, NCSNppConfig
 from harness.errors import UserError
 from harness.weights import formats
+from helpers.weight_files import weigh
 
 SHAPE = (2, 3, 16, 16)
 SMALL = {"nf": 8, "image_size": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,)}
@@ -27,7 +28,7 @@ def training_state(network, factor=0.5):
 
 
 @pytest.fixture
-def state(weigh):
+def state():
     return training_state(weigh(NCSNpp(**SMALL)))
 
 
@@ -61,7 +62,7 @@ def test_the_last_weights_are_given_when_asked_for(published):
 
 
 @pytest.mark.parametrize("embedding", ["positional", "fourier"])
-def test_every_trained_parameter_gets_its_own_average(embedding, read, weigh):
+def test_every_trained_parameter_gets_its_own_average(embedding, read):
     network = weigh(NCSNpp(**SMALL, embedding_type=embedding))
     found = read(training_state(network)).tensors
     again = NCSNpp(**SMALL, embedding_type=embedding)

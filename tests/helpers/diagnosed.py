@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -86,27 +84,9 @@ class Drawn(Defense):
         return x.flatten(1) @ self.weight + torch.stack([(x.flatten(1) * noise).sum(1), torch.zeros(len(x))], dim=1)
 
 
-class Hidden(Honest):
-    """Noise that is not admitted."""
-
-    def purify(self, x: Tensor) -> Tensor:
-        return (x + 0.1 * normal(self.seeds_for(x), x.shape[1:])).clamp(0, 1)
-
-
-@pytest.fixture
-def subject() -> Callable[..., Subject]:
+def subject(defense: Defense, *, surrogate: Defense | None = None, **changes: Any) -> Subject:
     """A subject from a defense; further arguments are settings."""
-
-    def make(defense: Defense, *, surrogate: Defense | None = None, **changes: Any) -> Subject:
-        settings = {"norm": "Linf", "eps": Quantity("0.2"), "steps": 10, "queries": 60, "votes": 3, **changes}
-        images = Images(torch.arange(len(X)), X, Y.clamp(max=(defense.num_classes or 3) - 1))
-        other = None if surrogate is None else ("other", surrogate)
-        return Subject(defense.eval(), images, Settings(**settings), surrogate=other)
-
-    return make
-
-
-@pytest.fixture
-def defenses() -> dict[str, Callable[..., Defense]]:
-    """The classes above, by name: test modules cannot import them."""
-    return {cls.__name__: cls for cls in (Honest, Smooth, Saturated, Quantised, Shattered, Drawn, Hidden)}
+    settings = {"norm": "Linf", "eps": Quantity("0.2"), "steps": 10, "queries": 60, "votes": 3, **changes}
+    images = Images(torch.arange(len(X)), X, Y.clamp(max=(defense.num_classes or 3) - 1))
+    other = None if surrogate is None else ("other", surrogate)
+    return Subject(defense.eval(), images, Settings(**settings), surrogate=other)
