@@ -72,7 +72,7 @@ def runs(trial: Trial) -> Outcome:
     found, _ = trial.first
     if not isinstance(found.images, Tensor) or found.images.shape != trial.x.shape:
         shape = tuple(found.images.shape) if isinstance(found.images, Tensor) else type(found.images).__name__
-        return "failed", f"perturb gives {shape} for images of shape {tuple(trial.x.shape)}"
+        return "failed", f"perturb returns {shape} for images of shape {tuple(trial.x.shape)}"
     return "passed", f"{len(trial.x)} images within {trial.attack.threat}, under {trial.attack.gradient} gradients"
 
 
@@ -80,7 +80,7 @@ def runs(trial: Trial) -> Outcome:
 def budget(trial: Trial) -> Outcome:
     found, _ = trial.first
     if not torch.isfinite(found.images).all():
-        return "failed", "it gives NaN or infinite pixels"
+        return "failed", "perturb returns NaN or infinite pixels"
     threat = trial.attack.threat
     excess = threat.violation(trial.x, found.images.detach(), found.flow)
     outside = int((excess > TOLERANCE).sum())

@@ -1,4 +1,4 @@
-"""Whether all of a defense goes along when it is moved to another device, asked on a machine that may have but one.
+"""Whether all of a defense moves along to another device, checked on a machine that may have only one.
 
 Torch's "meta" device holds shapes and no values. With parameters, buffers and images there, an operation that meets a
 tensor from elsewhere is one that would fail on a GPU: a constant that is no buffer, a network in a plain list, a tensor
@@ -51,7 +51,7 @@ def movable(probe: Probe) -> Outcome:
     try:
         output = _elsewhere(probe)
     except _Stranded as error:
-        return "failed", f"{_described(error, unknown)}: use self.register_buffer, or make it on x.device"
+        return "failed", f"{_describe(error, unknown)}: use self.register_buffer, or make it on x.device"
     except Exception:  # whatever needs values fails on meta, in its own way; the attributes can be looked at still
         if unknown:
             return "warned", f".to() leaves {_some(unknown)} behind: use self.register_buffer, or a ModuleList"
@@ -95,7 +95,7 @@ def _all(values: Iterable[Any]) -> Iterator[Tensor]:
         yield from _tensors(value)
 
 
-def _described(error: _Stranded, unknown: Mapping[str, list[Tensor]]) -> str:
+def _describe(error: _Stranded, unknown: Mapping[str, list[Tensor]]) -> str:
     storage = error.tensor.untyped_storage().data_ptr()
     owners = [name for name, kept in unknown.items() if storage in (t.untyped_storage().data_ptr() for t in kept)]
     what = f"`{owners[0]}`" if owners else "a tensor made on the way"

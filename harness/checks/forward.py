@@ -60,10 +60,10 @@ def purified(probe: Probe) -> Outcome:
     if images.shape != probe.x.shape:
         return "failed", f"purify turns shape {tuple(probe.x.shape)} into {tuple(images.shape)}"
     if not torch.isfinite(images).all():
-        return "failed", "purify gives NaN or infinite pixels"
+        return "failed", "purify returns NaN or infinite pixels"
     low, high = float(images.min()), float(images.max())
     if low < -TOLERANCE or high > 1 + TOLERANCE:
-        return "failed", f"purify gives pixels from {low:.3g} to {high:.3g}, outside [0, 1]; clamp them"
+        return "failed", f"purify returns pixels from {low:.3g} to {high:.3g}, outside [0, 1]; clamp them"
     return "passed", f"pixels from {low:.3g} to {high:.3g}"
 
 

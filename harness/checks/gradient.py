@@ -92,7 +92,10 @@ def forward_gradient(probe: Probe) -> Outcome:
 def bpda_gradient(probe: Probe) -> Outcome:
     surrogate = probe.ask(part=probe.defense.purify_surrogate)
     if surrogate.shape != probe.purified.shape:
-        return "failed", f"purify_surrogate gives {tuple(surrogate.shape)}, purify {tuple(probe.purified.shape)}"
+        return (
+            "failed",
+            f"purify_surrogate returns {tuple(surrogate.shape)}, purify returns {tuple(probe.purified.shape)}",
+        )
     grad = _gradient(probe, lambda x: bpda(probe.defense, x), probe.x)
     if grad is None:
         return "failed", "the logits are detached from purify_surrogate(x)"
@@ -117,10 +120,10 @@ def purify_differences(probe: Probe) -> Outcome:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What lets no gradient through. part: "purify" or "classify"; told: that, and what to do, in a sentence."""
+    """What lets no gradient through. part: "purify" or "classify"; message: that, and what to do, in a sentence."""
 
     part: str
-    told: str
+    message: str
 
 
 def obstacle(defense: Defense, x: Tensor, gradient: Gradient) -> Obstacle | None:

@@ -52,23 +52,26 @@ def _unfit(answer: Any, count: int, declared: int | None, disagreement: Disagree
     if found in ((count,), (count, 1)):
         if not answer.is_floating_point():
             return (
-                f"it gives {found} for {count} images, a class index each",
+                f"it returns {found} for {count} images, one class index for each",
                 "Return the logits, (N, K), that the index is taken from",
             )
         return (
-            "it gives 1 logit per image; two classes need two logits",
+            "it returns 1 logit per image; two classes need two logits",
             "For the logit z of class 1, (N,), return torch.stack([torch.zeros_like(z), z], 1)",
         )
     if len(found) != 2 or found[0] != count:
-        return f"it gives {found} for {count} images, not ({count}, K)", "Return one row of logits per image"
+        return f"it returns {found} for {count} images, not ({count}, K)", "Return one row of logits per image"
     return _miscounted(found[1], declared, disagreement)
 
 
 def _miscounted(found: int, declared: int | None, disagreement: Disagreement | None) -> tuple[str, str] | None:
     if declared not in (None, found):
-        return f"it gives {found} logits per image, and says num_classes = {declared}", "Correct whichever is wrong"
+        return (
+            f"it returns {found} logits per image, and declares num_classes = {declared}",
+            "Correct the wrong one",
+        )
     if disagreement and (unfit := disagreement(found)):
-        return f"it gives {found} logits per image, {unfit[0]}", unfit[1]
+        return f"it returns {found} logits per image, {unfit[0]}", unfit[1]
     return None
 
 

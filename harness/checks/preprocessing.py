@@ -4,7 +4,7 @@ Of n images k are classified right, where the card says a share p. The card is d
 
     P(Bin(n, p) <= k) < DOUBT
 
-A card tells of the classifier, so a defense that purifies is measured without its purifier.
+A card describes the classifier, so a defense that purifies is measured without its purifier.
 """
 
 from __future__ import annotations

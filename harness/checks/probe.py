@@ -50,7 +50,7 @@ class Probe:
         defense: as a run would use it: on its device, in evaluation mode.
         x: images, (N, C, H, W) float32 in [0, 1], on the same device; two or more, or some checks are skipped.
         y: their labels, (N,) int64, if known.
-        dataset: its name, if they are of one that a card may speak of.
+        dataset: its name, if they are of one that a card may describe.
         disagreement: why so many logits cannot be those of the images' classes, and the remedy; None if they can.
         repeats: how often one check calls the defense on the same images, to find rare randomness.
     """

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
             if isinstance(error, UserError):
                 _complain(str(error))
             if foreign_code.is_theirs(error):
-                _complain(f"{one_line(error)}. Mend it.")
+                _complain(f"{one_line(error)}. Correct that line.")
             traceback.print_exc()
             sys.exit(BUG)
 
@@ -122,7 +122,7 @@ def run(
     limit: Limit = None,
     out: Out = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Two images, few steps, random weights for what is not here.")
+        bool, typer.Option("--smoke", help="Two images, few steps, random weights for missing checkpoints.")
     ] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors/--no-retry-errors", help="Try again what ended in errors earlier.")
@@ -131,8 +131,8 @@ def run(
     """Run a suite, or finish one that was stopped. It runs the code that the suite names.
 
     Ends with status 0 if every image has a verdict, 1 if some pairings failed: their images are errors, neither robust
-    nor fooled, and the others are finished. 2 is a mistake that kept it from working at all, 128 + N a signal (130
-    after Ctrl-C).
+    nor misclassified, and the others are finished. 2 is a mistake that kept it from working at all, 128 + N a signal
+    (130 after Ctrl-C).
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`harness show`: a suite as resolved, what it will cost, and what is not here yet."""
+"""`harness show`: a suite as resolved, what it will cost, and which files are missing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def show(
 ) -> None:
     """Print a suite as resolved, and what it will cost at most.
 
-    Checkpoints need not be here: it says which are not, and how to get them. Components are built to be counted, which
+    Checkpoints may be missing: it says which ones are, and how to get them. Components are built to be counted, which
     runs the code that the suite names.
 
     Examples:
@@ -152,5 +152,5 @@ def _print_absent(plan: Plan, console: Console) -> None:
     if absent_dataset(name := plan.suite.dataset.name):
         lines.append(f"  {name}: the first run downloads it")
     if lines:
-        what = "\nNot here yet, which a run needs (counted with their architectures alone):"
+        what = "\nMissing, and needed by a run (costs are counted by their architectures alone):"
         console.print(what, *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)

@@ -48,8 +48,8 @@ def verify(
         int | None,
         typer.Option(
             min=1,
-            help="Images asked at once; left out, as the run did. A defense that draws from torch's global generator "
-            "repeats its draws only so.",
+            help="Images classified at once; left out, as many as in the run. Only then does a defense that draws from "
+            "torch's global generator repeat its draws.",
         ),
     ] = None,
     no_replay: Annotated[bool, typer.Option("--no-replay", help="Budgets only; needs no checkpoints.")] = False,
@@ -115,7 +115,7 @@ def _follow(found: Iterable[CellReport], reports: dict[str, CellReport], console
 def _show(reports: dict[str, CellReport], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("pairing", overflow="fold")
-    replayed = any(report.asked for report in reports.values())
+    replayed = any(report.answered for report in reports.values())
     for title in BUDGET_COLUMNS + (REPLAY_COLUMNS if replayed else ()):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("result", no_wrap=True)
@@ -141,15 +141,15 @@ def _budget(report: CellReport) -> list[str]:
 
 
 def _replay(report: CellReport) -> list[str]:
-    if not report.asked:
+    if not report.answered:
         return ["–"] * len(REPLAY_COLUMNS)
     counts = (report.equal, report.borderline, report.contradictions)
-    return [*map(str, counts), f"{report.replayed / (report.asked + report.errors):.1%}"]
+    return [*map(str, counts), f"{report.replayed / (report.answered + report.errors):.1%}"]
 
 
 def _result(report: CellReport) -> str:
     colour, outcome = COLOURS.get(report.outcome, "yellow"), report.outcome
-    return f"[{colour}]{outcome if outcome != 'holds' or report.asked or not report.total else 'budgets hold'}[/]"
+    return f"[{colour}]{outcome if outcome != 'holds' or report.answered or not report.total else 'budgets hold'}[/]"
 
 
 def _remarks(report: CellReport) -> list[str]:

@@ -167,7 +167,9 @@ def _from_file(name: str, file: str, base: Path) -> ModuleType:
     try:
         return module_of(path)
     except (Exception, SystemExit) as error:
-        raise UserError(f"'{name}' cannot be imported: {_told(error, path.resolve())}", remedy="Mend it") from error
+        raise UserError(
+            f"'{name}' cannot be imported: {_told(error, path.resolve())}", remedy="Correct the file"
+        ) from error
 
 
 def _told(error: BaseException, file: Path | None) -> str:

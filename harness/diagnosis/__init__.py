@@ -1,4 +1,4 @@
-"""Are a defense's gradients an attacker's guide, or does its robustness come from their being hidden?"""
+"""Are the gradients of a defense useful to an attacker, or does its robustness come from gradient masking?"""
 
 from __future__ import annotations
 

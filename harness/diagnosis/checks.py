@@ -1,4 +1,4 @@
-"""All checks, in order: those of gradients first, then attacks from the cheapest to the dearest."""
+"""All checks, in order: those of gradients first, then attacks, from the cheapest to the most expensive."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ SAME = 1 - 1e-3
 """Cosine of two gradients that should be one, which rounding on a GPU may tell apart."""
 
 TOLERATED = 0.1
-"""Share of images without a gradient that an attack gets by with."""
+"""Share of images without a gradient that an attack can afford."""
 
 
 @check("gradient present", OBFUSCATED, AUTOATTACK, INDICATORS)

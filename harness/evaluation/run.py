@@ -189,7 +189,7 @@ class _Session:
             if found and policy == "stop":
                 raise UserError(
                     f"defense '{name}' failed a gate: {'; '.join(found)}",
-                    remedy="Mend it, or set `protocol: {gates: mark}` to run it with its numbers marked",
+                    remedy="Correct it, or set `protocol: {gates: mark}` to run it with its numbers marked",
                     where=self.plan.place("defenses", name),
                 )
             for remark in found:

@@ -209,7 +209,7 @@ def _reason(error: Exception, job: Job, x: Tensor) -> str:
             found = obstacle(job.defense, x[:2], job.attack.gradient)
     if found is None:
         return reason(error)
-    return f"{one_line(error, definition(getattr(job.defense, found.part)))}. {found.told}"
+    return f"{one_line(error, definition(getattr(job.defense, found.part)))}. {found.message}"
 
 
 def _judge(job: Job, outcome: Outcome) -> Predictions | None:

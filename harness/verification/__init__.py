@@ -4,7 +4,7 @@
                finds damage and edits, not a forger who hashes again
     manifest   its images are those that the suite chose; method, budget, randomness and the card's accuracy are what
                the defense and the attack, built again, say of themselves
-    images     the dataset here is the one that was attacked, by its fingerprint
+    images     the dataset on this machine is the one that was attacked, by its fingerprint
     budget     each adversarial image lies in [0, 1] and within its threat model, as far from the clean one as recorded,
                and is the warp of its flow where it was made by one
     replay     the defense, built again from the manifest and proven the same by the cell's key, answers as recorded

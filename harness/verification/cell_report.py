@@ -15,7 +15,7 @@ class CellReport:
     Attributes:
         name: `DEFENSE/ATTACK`, or `run.json`.
         threat: its budget, as the manifest writes it.
-        total: images that the pairing has, or that were asked for.
+        total: images that the pairing has, or as many as `limit` allows.
         images: those examined so far; within: of these, the ones within budget and honestly measured.
         equal, borderline, contradictions: images replayed, by how their votes compare with the recorded ones.
         errors: images that ended in an error, which prove nothing.
@@ -48,7 +48,7 @@ class CellReport:
     environment: tuple[str, ...] = ()
 
     @property
-    def asked(self) -> int:
+    def answered(self) -> int:
         """Images that were replayed."""
         return self.equal + self.borderline + self.contradictions
 

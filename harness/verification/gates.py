@@ -1,7 +1,7 @@
-"""What the gates of a run remarked on a defense, against what they remark here.
+"""What the gates of a run remarked on a defense, compared with what they remark on this machine.
 
-A gate asks as many questions as the run's length pays for. Those that are free are asked in every run: what they find
-here, the run must have found. A remark that is recorded and that the gates do not make here may have been made by
+The longer a run is, the more checks its gates make. The free ones are made in every run: what they find now, the run
+must have found. A remark that is recorded and that the gates do not repeat may have been made by
 chance, on another machine, or in a run of more attacks: it could not be verified.
 """
 
@@ -30,22 +30,24 @@ class Remarks:
     possible: tuple[str, ...]
 
     def judge(self, report: CellReport, facts: CellFacts, policy: str) -> None:
-        """Adds to a pairing's report what its recorded remarks lack, and which of them are not made here."""
+        """Adds to a pairing's report what its recorded remarks lack, and which of them the gates do not repeat."""
         recorded = {_gate(flag) for flag in facts.flags}
         lacking = [remark for remark in self.certain if _gate(remark) not in recorded]
         if policy == "off":
-            report.remarks += [f"the run's gates were off; here they find: {remark}" for remark in lacking]
+            report.remarks += [f"the run's gates were off; made now, they find: {remark}" for remark in lacking]
         elif report.environment:
-            report.gaps += [f"a gate finds here, and the manifest does not say: {remark}" for remark in lacking]
+            report.gaps += [f"a gate finds now what the manifest does not say: {remark}" for remark in lacking]
         else:
-            report.problems += [f"a gate finds, and the manifest does not say: {remark}" for remark in lacking]
-        here = {_gate(remark) for remark in (*self.certain, *self.possible)}
+            report.problems += [f"a gate finds what the manifest does not say: {remark}" for remark in lacking]
+        repeated = {_gate(remark) for remark in (*self.certain, *self.possible)}
         report.gaps += [
-            f"the manifest's remark is not made here: {flag}" for flag in facts.flags if _gate(flag) not in here
+            f"the gates do not repeat a remark of the manifest: {flag}"
+            for flag in facts.flags
+            if _gate(flag) not in repeated
         ]
 
 
-def remarks_here(
+def remarks_now(
     component: Component,
     defense: Defense,
     attacks: Sequence[Attack],

@@ -19,7 +19,7 @@ from harness.suite import schema
 
 
 class Mismatch(Exception):
-    """Something here is not what the manifest speaks of; the message says what."""
+    """Something on this machine is not what the manifest describes; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Attacked:
 
 
 def attacked(manifest: Manifest, root: Path, folder: Path) -> Attacked:
-    """The clean images, from the dataset as it is here.
+    """The clean images, from the dataset on this machine.
 
     Args:
         root: the results directory.
         folder: where the suite's relative paths start.
 
     Raises:
-        UserError: the dataset is not here.
-        Mismatch: it is here, and another one; or the images are not those that the suite chose.
+        UserError: the dataset is missing.
+        Mismatch: it is another dataset, or the images are not those that the suite chose.
     """
     facts, resolved = manifest.dataset, manifest.resolved.dataset
     place = manifest.data_path(root, folder)
@@ -50,7 +50,7 @@ def attacked(manifest: Manifest, root: Path, folder: Path) -> Attacked:
     if found != facts.fingerprint:
         raise Mismatch(
             f"the images of '{facts.name}' are not those of the results: "
-            f"fingerprint {found[:8]} here, {facts.fingerprint[:8]} in the manifest"
+            f"their fingerprint is {found[:8]}, and {facts.fingerprint[:8]} in the manifest"
         )
     if _chosen(resolved, len(dataset)) != list(facts.indices):
         raise Mismatch(f"the {facts.count} images are not those that the suite chose from '{facts.name}'")
@@ -68,14 +68,14 @@ def _chosen(resolved: dict[str, Any], available: int) -> list[int]:
 
 
 def changed_environment(manifest: Manifest, device: torch.device) -> tuple[str, ...]:
-    """Versions and hardware of the sessions that made the results, where they are others here."""
-    here = {"device": device_name(device)} | {name: installed_version(name) for name in PACKAGES}
-    told = []
-    for name, now in here.items():
+    """Versions and hardware of the sessions that made the results, where they differ from those of now."""
+    current = {"device": device_name(device)} | {name: installed_version(name) for name in PACKAGES}
+    changes = []
+    for name, now in current.items():
         then = {_fact(session, name) for session in manifest.sessions} - {now}
         if then:
-            told.append(f"{name}: {', '.join(sorted(map(str, then)))} when the results were made, {now} here")
-    return tuple(told)
+            changes.append(f"{name}: {', '.join(sorted(map(str, then)))} when the results were made, {now} now")
+    return tuple(changes)
 
 
 def _fact(session: SessionFacts, name: str) -> str | None:

@@ -46,8 +46,8 @@ def rebuild(claims: Manifest, facts: CellFacts, folder: Path, known: Identities)
         known: what was rebuilt so far, so that no defense of the user's is built for each of its cells.
 
     Raises:
-        UserError: something that they stand on is missing here.
-        Mismatch: it is here, and another one; says what differs.
+        UserError: something that they need is missing.
+        Mismatch: it is another one; says what differs.
     """
     parts, pair = claims.resolved, (facts.defense, facts.attack)
     setting = RunSetting.of(claims.dataset.fingerprint, claims.protocol)
@@ -64,10 +64,10 @@ def rebuild(claims: Manifest, facts: CellFacts, folder: Path, known: Identities)
         )
         identity = setting.given(identity, setting.key(*origin))
     seeds = Seeds(claims.protocol.seed, known.key(defense), identity)
-    here = [known.of(defense), known.of(method)]
-    told = _changed(claims, facts, here)
-    if told or setting.key(seeds.defense, identity) != facts.key:
-        difference = _difference(claims, [defense, method], recorded, told)
+    current = [known.of(defense), known.of(method)]
+    changes = _changed(claims, facts, current)
+    if changes or setting.key(seeds.defense, identity) != facts.key:
+        difference = _difference(claims, [defense, method], recorded, changes)
         raise Mismatch(f"this is not what the results were made with: {difference}")
     return Rebuilt(defense, attack, seeds)
 
@@ -132,25 +132,25 @@ def _kind(written: str, folder: Path) -> str:
     return "defenses"
 
 
-def _changed(claims: Manifest, facts: CellFacts, here: list[Identity]) -> list[str]:
-    """What the manifest records beside arguments of the defense and the attack, and is another here."""
+def _changed(claims: Manifest, facts: CellFacts, current: list[Identity]) -> list[str]:
+    """What the manifest records beside arguments of the defense and the attack, and is another now."""
     titles = f"defense '{facts.defense}'", f"attack '{facts.attack}'"
     recorded = claims.contents.defenses.get(facts.defense), claims.contents.cells.get(facts.name)
-    pairs = zip(titles, recorded, here, strict=True)
-    return [told for title, then, now in pairs if then is not None for told in culprits(title, then, now.contents)]
+    pairs = zip(titles, recorded, current, strict=True)
+    return [change for title, then, now in pairs if then is not None for change in culprits(title, then, now.contents)]
 
 
-def _difference(claims: Manifest, here: list[Component], recorded: list[Part], told: list[str]) -> str:
+def _difference(claims: Manifest, current: list[Component], recorded: list[Part], changes: list[str]) -> str:
     """Why the key is another: arguments and checkpoints that differ, or what the manifest does not write as such."""
     changed = [
         f"{component.title}: {path} was {then}, is {now}"
-        for component, part in zip(here, recorded, strict=True)
+        for component, part in zip(current, recorded, strict=True)
         for path, then, now in differences(part.arguments, component.resolved())
     ]
     if changed:
         return "; ".join(changed)
     made = "" if claims.harness == __version__ else f", made by harness {claims.harness} where this is {__version__}"
-    if told:
-        return f"{'; '.join(told)}{made}, or the manifest was edited"
-    code = " or ".join(f"{part.type} (version {getattr(part.cls, 'version', 1)} here)" for part in here)
-    return f"the code of {code} changed{made}, or the manifest was edited"
+    if changes:
+        return f"{'; '.join(changes)}{made}, or the manifest was tampered with"
+    code = " or ".join(f"{part.type} (now version {getattr(part.cls, 'version', 1)})" for part in current)
+    return f"the code of {code} changed{made}, or the manifest was tampered with"

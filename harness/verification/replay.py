@@ -1,4 +1,4 @@
-"""The defense is asked again, and its answers are laid beside the recorded ones.
+"""The defense classifies the images again, and its predictions are compared with the recorded ones.
 
 With z the replayed logits of a draw, v the recorded vote and s = max_k |z_k| their size, rounding explains a vote that
 came out otherwise if both
@@ -45,15 +45,17 @@ class ReplayedPredictions:
 
 @dataclass(frozen=True)
 class VoteComparison:
-    """How the draws of one image compare. moved: see `Report`. told: what differs most."""
+    """How the draws of one image compare. moved: see `CellReport`. message: what differs most."""
 
     sameness: Sameness
     moved: float
-    told: str = ""
+    message: str = ""
 
 
-def ask_again(defense: Defense, images: Images, seeds: Tensor, *, votes: int, batch_size: int) -> ReplayedPredictions:
-    """As `harness.predict.predict_votes`, which gives the verdicts, with the logits that it saw on the way.
+def replay_votes(
+    defense: Defense, images: Images, seeds: Tensor, *, votes: int, batch_size: int
+) -> ReplayedPredictions:
+    """As `harness.predict.predict_votes`, which gives the verdicts, with the logits that they come from.
 
     Args:
         images: on the defense's device; seeds: (N,) int64.
@@ -63,31 +65,33 @@ def ask_again(defense: Defense, images: Images, seeds: Tensor, *, votes: int, ba
     return ReplayedPredictions(found.votes, found.margins, logits)
 
 
-def compared(record: Record, answers: ReplayedPredictions, row: int, *, clean: bool = False) -> VoteComparison:
+def compared(record: Record, replayed: ReplayedPredictions, row: int, *, clean: bool = False) -> VoteComparison:
     """One image's recorded votes against the replayed ones, draw by draw.
 
     Args:
-        row: of the image in `answers`.
+        row: of the image in `replayed`.
         clean: compare the votes on the clean image instead of those on the adversarial one.
     """
     votes, margins = (record.clean_votes, record.clean_margins) if clean else (record.adv_votes, record.adv_margins)
     what = "clean image" if clean else "adversarial image"
-    again, margins_again = answers.votes[:, row].tolist(), answers.margins[:, row].tolist()
+    again, margins_again = replayed.votes[:, row].tolist(), replayed.margins[:, row].tolist()
     if not len(votes) == len(margins) == len(again):
-        told = f"{what}: {len(votes)} votes and {len(margins)} margins are recorded, {len(again)} were replayed"
-        return VoteComparison("contradiction", 0.0, told)
-    sizes = answers.logits[:, row].abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny).tolist()
+        message = f"{what}: {len(votes)} votes and {len(margins)} margins are recorded, {len(again)} were replayed"
+        return VoteComparison("contradiction", 0.0, message)
+    sizes = replayed.logits[:, row].abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny).tolist()
     moved = [_moved(m, n) / s for m, n, s in zip(margins, margins_again, sizes, strict=True)]
     flips = [draw for draw, vote in enumerate(votes) if vote != again[draw]]
     largest = max(moved, default=0.0)
     if not flips:
-        return VoteComparison("equal", largest, _told(what, margins, margins_again, moved))
-    excused = all(moved[d] <= ROUNDING and _gap(answers.logits[d, row], votes[d]) <= ROUNDING * sizes[d] for d in flips)
+        return VoteComparison("equal", largest, _describe(what, margins, margins_again, moved))
+    excused = all(
+        moved[d] <= ROUNDING and _gap(replayed.logits[d, row], votes[d]) <= ROUNDING * sizes[d] for d in flips
+    )
     draw = flips[0]
-    told = (
+    message = (
         f"{what}: voted {votes} with margin {margins[draw]:.4g}, replayed {again} with margin {margins_again[draw]:.4g}"
     )
-    return VoteComparison("borderline" if excused else "contradiction", largest, told)
+    return VoteComparison("borderline" if excused else "contradiction", largest, message)
 
 
 def _moved(margin: float, again: float) -> float:
@@ -97,7 +101,7 @@ def _moved(margin: float, again: float) -> float:
     return 0.0 if margin == again else abs(margin - again)
 
 
-def _told(what: str, margins: list[float], again: list[float], moved: list[float]) -> str:
+def _describe(what: str, margins: list[float], again: list[float], moved: list[float]) -> str:
     """The margin that moved most."""
     draw = moved.index(max(moved)) if moved else None
     return "" if draw is None else f"{what}: margin {margins[draw]:.4g}, replayed {again[draw]:.4g}"

@@ -22,11 +22,11 @@ from harness.suite.build import build_defense
 from harness.suite.cell_key import Identities
 from harness.verification.budget import faults, malformed, threat_of
 from harness.verification.cell_report import CellReport
-from harness.verification.gates import Remarks, remarks_here
+from harness.verification.gates import Remarks, remarks_now
 from harness.verification.inputs import Attacked, Mismatch, absent_pairings, attacked, changed_environment, chosen_cells
 from harness.verification.rebuild import Rebuilt, Unbuildable, rebuild
 from harness.verification.recorded import draws, misdescribed, misstated, overspent
-from harness.verification.replay import MISSTATED, ROUNDING, ReplayedPredictions, ask_again, compared
+from harness.verification.replay import MISSTATED, ROUNDING, ReplayedPredictions, compared, replay_votes
 
 
 def verify(
@@ -40,16 +40,16 @@ def verify(
     replay: bool = True,
     trust: bool = False,
 ) -> Iterator[CellReport]:
-    """Examines a run: its manifest, then pairing by pairing. Gives the report of what is at work after each shard.
+    """Examines a run: its manifest, then pairing by pairing. Yields the report of the current pairing after each shard.
 
     Args:
         root: the results directory.
-        device: where defenses are asked.
-        suite: the suite's file, whose folder relative paths start from; left out, they start here.
+        device: where defenses classify images.
+        suite: the suite's file, whose folder relative paths start from; left out, they start from the current folder.
         only: "DEFENSE" or "DEFENSE/ATTACK".
-        limit: so many images of each pairing, rounded up to whole shards, whose images were asked together.
-        batch_size: images asked at once; left out, as many as the run asked.
-        replay: ask the defenses too. Without, nothing but the dataset is needed.
+        limit: so many images of each pairing, rounded up to whole shards, whose images were classified together.
+        batch_size: images classified at once; left out, as many as in the run.
+        replay: let the defenses classify the images, too. Without, nothing but the dataset is needed.
         trust: import the code that the manifest names. Without, only what comes with this package is replayed.
 
     Raises:
@@ -68,7 +68,7 @@ def verify(
     except registry.Foreign as error:
         whole.unchecked = f"{error.message}; add --trust to run it"
     except UserError as error:
-        whole.unchecked = _told(error, suite)
+        whole.unchecked = _describe(error, suite)
     except Mismatch as error:
         whole.unchecked, whole.problems = str(error), [str(error)]
     _sealed(whole, manifest)
@@ -90,7 +90,7 @@ def verify(
 
 def _sealed(report: CellReport, manifest: Manifest) -> None:
     if manifest.edited:
-        report.problems.append("it was edited after it was written: its hash does not hold")
+        report.problems.append("it was tampered with: its hash does not match its content")
     if manifest.seal is None or any(cell.records is None for cell in manifest.cells):
         report.gaps.append("it has no hashes: an earlier version of the harness wrote it")
 
@@ -146,7 +146,7 @@ class _Session:
             self._gate(report, facts, rebuilt, found)
 
     def _rebuilt(self, report: CellReport, facts: CellFacts, found: Attacked) -> Rebuilt | None:
-        """What the pairing was made with, and its defense ready to be asked; or the reason in the report."""
+        """What the pairing was made with, and its defense, ready for use; or the reason in the report."""
         try:
             with self._fence():
                 rebuilt = rebuild(self.manifest, facts, _folder(self.suite), self.known)
@@ -163,7 +163,7 @@ class _Session:
             report.unreplayed = error.message
             return None
         except UserError as error:
-            report.unreplayed = _told(error, self.suite)
+            report.unreplayed = _describe(error, self.suite)
             return None
         except Mismatch as error:
             report.unreplayed = str(error)
@@ -196,9 +196,9 @@ class _Session:
         try:
             with self._fence():
                 if bounds not in self.clean:
-                    self.clean[bounds] = self._ask(defense, clean, rebuilt.seeds.clean(clean.index))
-                answers = self._ask(defense, adversarial, rebuilt.seeds.verdict(clean.index))
-        except Exception as error:  # whatever a defense raises: it cannot be replayed here
+                    self.clean[bounds] = self._predict(defense, clean, rebuilt.seeds.clean(clean.index))
+                answers = self._predict(defense, adversarial, rebuilt.seeds.verdict(clean.index))
+        except Exception as error:  # whatever a defense raises: its votes cannot be replayed
             report.unreplayed = f"the defense fails: {one_line(error)}"
             return
         searched = rebuilt.seeds.search(clean.index).tolist()
@@ -210,7 +210,7 @@ class _Session:
                 _compare(report, record, self.clean[bounds], answers, row, same)
 
     def _gate(self, report: CellReport, facts: CellFacts, rebuilt: Rebuilt, found: Attacked) -> None:
-        """The remarks of the run's gates, against what the gates remark here."""
+        """The remarks of the run's gates, compared with what the gates remark now."""
         name, first = facts.defense, shard_ranges(facts.count, facts.shard)[0]
         try:
             if name not in self.gates:
@@ -218,16 +218,16 @@ class _Session:
                 images = found.images.take(slice(max(2, self.manifest.protocol.batch_size))).to(self.device)
                 defense, clean = self.defenses[name], self.clean.get(first)
                 with self._fence():
-                    self.gates[name] = remarks_here(
+                    self.gates[name] = remarks_now(
                         rebuilt.defense, defense, attacks, images, self.manifest, found, clean
                     )
-        except Exception as error:  # whatever a defense raises: its gates cannot be asked here
+        except Exception as error:  # whatever a defense raises: its gates cannot be made
             report.gaps.append(f"the remarks of its gates: the defense fails ({one_line(error)})")
             return
         self.gates[name].judge(report, facts, self.manifest.protocol.gates)
 
     def _attacks(self, defense: str) -> list[Attack]:
-        """What the run attacked a defense with, as far as it is here: its gates take as long as that allows."""
+        """What the run attacked a defense with, as far as it can be built: the cost of the gates depends on it."""
         found = []
         for cell in self.manifest.cells:
             with suppress(UserError, Mismatch), self._fence():
@@ -239,16 +239,16 @@ class _Session:
         """Around all that builds or asks what the manifest names."""
         return nullcontext() if self.trust else registry.built_in_only()
 
-    def _ask(self, defense: Defense, images: Images, seeds: Tensor) -> ReplayedPredictions:
+    def _predict(self, defense: Defense, images: Images, seeds: Tensor) -> ReplayedPredictions:
         votes = self.manifest.protocol.votes
         there = images.to(self.device)
-        return ask_again(defense, there, seeds.to(self.device), votes=votes, batch_size=self.batch_size)
+        return replay_votes(defense, there, seeds.to(self.device), votes=votes, batch_size=self.batch_size)
 
 
 def _compare(
     report: CellReport, record: Record, clean: ReplayedPredictions, answers: ReplayedPredictions, row: int, same: bool
 ) -> None:
-    """Counts one image of a replay. same: it is asked as the run asked it, on the same machine."""
+    """Counts one image of a replay. same: the batches and the machine are those of the run."""
     found = [compared(record, clean, row, clean=True), compared(record, answers, row)]
     kinds = [comparison.sameness for comparison in found]
     report.contradictions += "contradiction" in kinds
@@ -257,11 +257,11 @@ def _compare(
     report.moved = max(report.moved, *(comparison.moved for comparison in found))
     report.replayed += verdict_of(answers.votes[:, row].tolist(), record.label) == "robust"
     for comparison in found:
-        told = f"image {record.index}, {comparison.told}"
+        message = f"image {record.index}, {comparison.message}"
         if comparison.sameness == "contradiction" or (comparison.moved > MISSTATED and same):
-            report.problems.append(told)
+            report.problems.append(message)
         elif comparison.sameness == "equal" and comparison.moved > ROUNDING:
-            report.gaps.append(told)
+            report.gaps.append(message)
 
 
 def _read(
@@ -271,9 +271,7 @@ def _read(
     where = f"images {bounds[0]} to {bounds[1] - 1} of the run"
     listed, found = facts.recorded(*bounds), stored.digest(*bounds)
     if found is None:
-        report.gaps.append(
-            f"{where} are not there, though {MANIFEST} lists them" if listed else f"{where} are not done"
-        )
+        report.gaps.append(f"{where} are missing, though {MANIFEST} lists them" if listed else f"{where} are pending")
         return None
     if facts.records is not None and listed != found:
         if listed:
@@ -306,6 +304,6 @@ def _folder(suite: Path | None) -> Path:
     return suite.parent if suite else Path()
 
 
-def _told(error: UserError, suite: Path | None) -> str:
+def _describe(error: UserError, suite: Path | None) -> str:
     hint = None if suite else "If it lies beside the suite, name that with --suite"
     return " ".join(f"{text}." for text in (error.message, error.remedy, hint) if text)

@@ -9,7 +9,7 @@ from harness.checks.finding import Finding
 from harness.results.diagnosis import Diagnosis, read_all
 from harness.results.load import Run
 
-TELLING = ("warned", "failed")
+EXPLAINED = ("warned", "failed")
 """Statuses whose message a table gives."""
 
 
@@ -56,7 +56,7 @@ def diagnostics(run: Run) -> Diagnostics:
 
 
 def view(found: Diagnosis) -> str:
-    """What the attacks of a diagnosis had in hand."""
+    """The budget, the view and the images that the attacks of a diagnosis had."""
     settings = found.settings
     return f"{found.threat}, {settings['gradient']}, {found.images} images"
 
@@ -66,7 +66,7 @@ def answer(found: Diagnosis, check: str) -> tuple[str, list[str]]:
     finding = next((each for each in found.findings if each.name == check), None)
     if finding is None:
         return "", []
-    return finding.status, [_told(found, finding)] if finding.status in TELLING else []
+    return finding.status, [_describe(found, finding)] if finding.status in EXPLAINED else []
 
 
 def document(run: Run) -> list[dict[str, Any]]:
@@ -74,5 +74,5 @@ def document(run: Run) -> list[dict[str, Any]]:
     return [found.model_dump(mode="json") for found in diagnostics(run).current]
 
 
-def _told(found: Diagnosis, finding: Finding) -> str:
+def _describe(found: Diagnosis, finding: Finding) -> str:
     return f"{found.label or found.defense}, {finding.name}: {finding.message} ({finding.source})"

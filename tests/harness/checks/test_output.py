@@ -72,7 +72,7 @@ def test_logits_of_the_datasets_classes_are_fine() -> None:
 
 def test_other_logits_than_declared_are_told() -> None:
     told = misshapen(Returning(lambda z: z, num_classes=12), X, lambda count: None)
-    assert told is not None and told[0] == "it gives 10 logits per image, and says num_classes = 12"
+    assert told is not None and told[0] == "it returns 10 logits per image, and declares num_classes = 12"
 
 
 def test_a_defense_that_raises_is_left_to_others() -> None:
@@ -136,4 +136,4 @@ def test_logits_of_other_classes_than_the_datasets_refuse_the_run(
         cli.main(["run", "odd.yaml", "--device", "cpu"])
     assert exit_.value.code == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert f"odd.yaml:6: defense 'odd': it gives {count} logits per image, dataset 'digits' has 10. Choose" in told
+    assert f"odd.yaml:6: defense 'odd': it returns {count} logits per image, dataset 'digits' has 10. Choose" in told

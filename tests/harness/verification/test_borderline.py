@@ -13,7 +13,7 @@ from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.predict import predict_votes
 from harness.results.record import Record
-from harness.verification.replay import ReplayedPredictions, ask_again, compared
+from harness.verification.replay import ReplayedPredictions, compared, replay_votes
 
 
 class Edge(Defense):
@@ -32,7 +32,7 @@ def replay(recorded_batch: int, batch: int, label: int) -> tuple[Record, Replaye
     then = predict_votes(defense, images.x, images.y, seeds, votes=1, batch_size=recorded_batch)
     votes, margins = then.votes[:, 0].tolist(), then.margins[:, 0].tolist()
     record = Record(0, label, "robust", votes, votes, margins, margins, 0, 0, 0, None, 0, 0, 0, 0, 0)
-    return record, ask_again(defense, images, seeds, votes=1, batch_size=batch)
+    return record, replay_votes(defense, images, seeds, votes=1, batch_size=batch)
 
 
 @pytest.mark.parametrize("label", [0, 1, 2])

@@ -10,7 +10,7 @@ import pytest
 
 from harness.process.signals import Stopped
 from harness.verification import run as verification_run
-from harness.verification.replay import ReplayedPredictions, ask_again
+from harness.verification.replay import ReplayedPredictions, replay_votes
 from helpers.verified import call, edit_manifest, finish, forge, pushed
 
 
@@ -45,8 +45,8 @@ def test_stopping_shows_how_far_it_came(
         asked.append(arguments)
         if len(asked) > 4:
             raise Stopped(signal.SIGINT)
-        return ask_again(*arguments, **options)
+        return replay_votes(*arguments, **options)
 
-    monkeypatch.setattr(verification_run, "ask_again", stop)
+    monkeypatch.setattr(verification_run, "replay_votes", stop)
     assert call(str(out), "--suite", str(small_suite), "--trust") == 130
     assert "8/10" in capsys.readouterr().out

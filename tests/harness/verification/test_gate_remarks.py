@@ -38,7 +38,7 @@ def test_a_gate_s_remark_that_was_taken_out_is_put_back(small_suite: Path) -> No
     edit_manifest(out, in_cell(flags=[]), sealed=True)
     report = reports(out)["scaled/weak"]
     assert report.outcome == "fails" and report.problems == [
-        f"a gate finds, and the manifest does not say: {flag}" for flag in flags
+        f"a gate finds what the manifest does not say: {flag}" for flag in flags
     ]
 
 
