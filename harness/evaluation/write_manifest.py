@@ -36,7 +36,7 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[CellRun], images:
     place = Place(store.root / MANIFEST)
     if old.edited:
         raise UserError(
-            "this manifest was edited after it was written",
+            "this manifest was tampered with",
             remedy="Undo the edit, or delete the file and run the same command again: finished shards are kept",
             where=place,
         )

@@ -97,7 +97,7 @@ def _misstated(record: Record, measured: dict[str, float | None]) -> str | None:
 def _inconsistent(record: Record, index: int, label: int) -> str | None:
     if (record.index, record.label) != (index, label):
         return (
-            f"the record is about image {record.index} of class {record.label}; the image is {index} of class {label}"
+            f"the record is about image {record.index} of class {record.label}; this is image {index} of class {label}"
         )
     if record.verdict == "error":
         return None

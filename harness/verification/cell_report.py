@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Outcome = Literal["holds", "fails", "in part", "not checked", "not replayed", "nothing there"]
+Outcome = Literal["holds", "fails", "in part", "not checked", "not replayed", "no images"]
 
 
 @dataclass
@@ -59,7 +59,7 @@ class CellReport:
         if self.unchecked:
             return "not checked"
         if self.total and not self.images:
-            return "nothing there"
+            return "no images"
         if self.unreplayed:
             return "not replayed"
         return "in part" if self.gaps or self.errors or self.images < self.total else "holds"

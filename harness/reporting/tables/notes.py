@@ -44,7 +44,7 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
     votes = f", {table.votes} votes on stochastic defenses" if any(row.stochastic for row in table.rows) else ""
     yield f"Suite {manifest.suite}, seed {manifest.protocol.seed}{votes}, harness {manifest.harness}."
     if manifest.edited:
-        yield "run.json was edited after it was written: do not believe what stands here before `harness verify` does."
+        yield "run.json was tampered with: do not believe what stands here before `harness verify` does."
 
 
 def _references(table: Table) -> Iterator[str]:

@@ -45,13 +45,13 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
     "nothing": (lambda z: None, "returns nothing (None)", "return logits"),
     "array": (lambda z: z.numpy(), "returns a ndarray", "torch.Tensor"),
     "number": (lambda z: 3.0, "returns a float", "torch.Tensor"),
-    "single logit": (lambda z: z[:, :1], "gives 1 logit per image; two classes need two", "torch.zeros_like(z), z"),
-    "flat logit": (lambda z: z[:, 0], "gives 1 logit per image; two classes need two", "torch.zeros_like(z), z"),
-    "classes": (lambda z: z.argmax(1), "gives (2,) for 2 images, a class index each", "logits"),
-    "one row": (lambda z: z[0], "gives (10,) for 2 images, not (2, K)", "One row of logits"),
-    "map": (lambda z: z[:, :, None, None], "gives (2, 10, 1, 1) for 2 images, not (2, K)", "one row of logits"),
-    "too few": (lambda z: z[:, :7], "gives 7 logits per image, the dataset has 10", "take another"),
-    "too many": (lambda z: z.repeat(1, 9), "gives 90 logits per image, the dataset has 10", "take another"),
+    "single logit": (lambda z: z[:, :1], "returns 1 logit per image; two classes need two", "torch.zeros_like(z), z"),
+    "flat logit": (lambda z: z[:, 0], "returns 1 logit per image; two classes need two", "torch.zeros_like(z), z"),
+    "classes": (lambda z: z.argmax(1), "returns (2,) for 2 images, one class index for each", "logits"),
+    "one row": (lambda z: z[0], "returns (10,) for 2 images, not (2, K)", "One row of logits"),
+    "map": (lambda z: z[:, :, None, None], "returns (2, 10, 1, 1) for 2 images, not (2, K)", "one row of logits"),
+    "too few": (lambda z: z[:, :7], "returns 7 logits per image, the dataset has 10", "take another"),
+    "too many": (lambda z: z.repeat(1, 9), "returns 90 logits per image, the dataset has 10", "take another"),
 }
 
 

@@ -104,7 +104,7 @@ class NormalisedTwice(Sound):
 
 
 FAULTS = {
-    WrongShape: ("logits' shape", r"\(8,\) for 8 images, a class index each"),
+    WrongShape: ("logits' shape", r"\(8,\) for 8 images, one class index for each"),
     Softmaxed: ("logits, not probabilities", "a softmax hides gradients; return what goes into it"),
     OutsideTheRange: ("purified images", r"purify returns pixels from 0 to 1\.1, outside \[0, 1\]; clamp them"),
     HiddenRandomness: ("honest `stochastic`", "stochastic = False, but two calls differ by up to"),

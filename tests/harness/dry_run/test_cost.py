@@ -80,14 +80,14 @@ def test_hours_are_evaluations_over_speed() -> None:
     assert hours([cost], {"d": 20.0}) == [1.0]
 
 
-def test_show_tells_what_is_not_here_and_how_to_get_it(
+def test_show_tells_what_is_missing_and_how_to_get_it(
     suite: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     main_or_exit("show", str(suite))
     told = capsys.readouterr().out
     assert "sha256: missing" in told and "8/255" in told
-    below = told.partition("Not here yet")[2]
+    below = told.partition("Missing, and needed")[2]
     for name in ("at-edm-cifar10-linf", "ncsnpp-cifar10-cond", "wrn-70-16-dropout", "cifar10: "):
         assert name in below
     assert not list(suite.parent.glob("WEIGHTS/*"))
@@ -100,7 +100,7 @@ def test_show_measures_a_speed_and_estimates_hours(
     monkeypatch.setattr(cost, "SHORTEST", 0.01)
     main_or_exit("show", str(small_suite), "--measure", "--device", "cpu")
     told = capsys.readouterr().out
-    assert "hours" in told and "measured on cpu" in told and "Not here" not in told
+    assert "hours" in told and "measured on cpu" in told and "Missing" not in told
 
 
 def test_hours_fit_into_a_terminal_of_eighty_columns() -> None:

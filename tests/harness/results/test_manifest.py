@@ -1,4 +1,4 @@
-"""`run.json` comes back as it was written, is known when it was tampered with, and is refused where it contradicts itself."""
+"""`run.json` comes back as it was written, is known when it was edited, and is refused where it contradicts itself."""
 
 from __future__ import annotations
 

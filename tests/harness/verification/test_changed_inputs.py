@@ -51,7 +51,7 @@ def test_a_defense_whose_code_changed_is_not_replayed(small_suite: Path) -> None
     fakes = small_suite.parent / "fakes.py"
     fakes.write_text(fakes.read_text().replace("0.1 * normal", "0.2 * normal"))
     report = reports(out)["noisy/weak"]
-    assert report.outcome == "not replayed" and report.asked == 0 and report.within == 10
+    assert report.outcome == "not replayed" and report.answered == 0 and report.within == 10
     assert "fakes.py (code of defense 'noisy'); fakes.py (code of attack 'weak')" in (report.unreplayed or "")
 
 

@@ -51,7 +51,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "distance edited": (one(l2=0.001), "image 1: the record says l2 0.001, its image has 0."),
     "flow invented": (one(flow=0.1), "image 1: the record says flow 0.1, its image has nothing"),
     "violation edited": (one(violation=0.5), "image 1: the record says that the attack's image was discarded"),
-    "label edited": (one(label=3), "image 1: the record is about image 1 of class 3; it is image 1 of class "),
+    "label edited": (one(label=3), "image 1: the record is about image 1 of class 3; this is image 1 of class "),
     "verdict edited": (one(verdict="fooled"), "image 1: the record says fooled, its votes ["),
     "votes dropped": (one(adv_votes=[], adv_margins=[]), "image 1: the record says robust, without a vote"),
     "votes without margins": (one(adv_votes=[]), f"{SHARD}00000-00004.parquet: a record has 0 votes and 1 margins"),

@@ -47,9 +47,9 @@ def test_a_remark_that_no_gate_makes_could_not_be_verified(small_suite: Path) ->
     edit_manifest(out, in_cell(flags=["batch independence: row 3 is another"]), sealed=True)
     report = reports(out)["plain/weak"]
     assert report.outcome == "in part" and not report.problems
-    assert report.gaps == ["the manifest's remark is not made here: batch independence: row 3 is another"]
+    assert report.gaps == ["the gates do not repeat a remark of the manifest: batch independence: row 3 is another"]
 
 
 def test_a_run_without_gates_holds_with_what_they_find_now(small_suite: Path) -> None:
     report = reports(with_gates(small_suite, "off"))["scaled/weak"]
-    assert report.outcome == "holds" and report.remarks[0].startswith("the run's gates were off; here they find: ")
+    assert report.outcome == "holds" and report.remarks[0].startswith("the run's gates were off; made now, they find: ")

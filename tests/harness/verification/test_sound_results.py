@@ -46,7 +46,7 @@ def test_only_limit_and_no_replay_choose_what_is_examined(small_suite: Path) -> 
     [report] = reports(out, only="plain/weak", limit=5).values()
     assert (report.images, report.total) == (8, 8)
     (small_suite.parent / "fakes.py").unlink()
-    assert all(r.outcome == "holds" and r.asked == 0 and r.within == 10 for r in reports(out, replay=False).values())
+    assert all(r.outcome == "holds" and r.answered == 0 and r.within == 10 for r in reports(out, replay=False).values())
 
 
 def test_what_was_deleted_could_not_be_verified(small_suite: Path) -> None:
@@ -55,8 +55,8 @@ def test_what_was_deleted_could_not_be_verified(small_suite: Path) -> None:
     shutil.rmtree(out / "cells/plain/strong")
     found = reports(out)
     assert (found["plain/weak"].images, found["plain/weak"].outcome) == (6, "in part")
-    assert found["plain/weak"].gaps == ["images 4 to 7 of the run are not there, though run.json lists them"]
-    assert found["plain/strong"].outcome == "nothing there"
+    assert found["plain/weak"].gaps == ["images 4 to 7 of the run are missing, though run.json lists them"]
+    assert found["plain/strong"].outcome == "no images"
 
 
 def test_a_pairing_that_was_never_run_could_not_be_verified(small_suite: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_pairing_that_was_never_run_could_not_be_verified(small_suite: Path) -
     found = reports(small_suite.parent / "out")
     assert {name: report.outcome for name, report in found.items()} == {
         "plain/weak": "holds",
-        **dict.fromkeys(["plain/strong", "noisy/weak", "noisy/strong"], "nothing there"),
+        **dict.fromkeys(["plain/strong", "noisy/weak", "noisy/strong"], "no images"),
     }
 
 
@@ -85,5 +85,5 @@ def test_images_that_ended_in_errors_prove_nothing(small_suite: Path) -> None:
     weak = 'weak: {type: "./fakes.py:Noise", eps: 1/16}'
     out = finish(small_suite, small_suite.read_text().replace(weak, 'weak: {type: "./fakes.py:Crash"}'))
     report = reports(out, only="plain/weak")["plain/weak"]
-    assert report.outcome == "in part" and report.errors == 10 and report.asked == report.recorded == 0
+    assert report.outcome == "in part" and report.errors == 10 and report.answered == report.recorded == 0
     assert reports(out, only="plain/weak", replay=False)["plain/weak"].outcome == "in part"
