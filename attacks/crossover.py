@@ -17,7 +17,9 @@ that a complete solver proves to exist: `benchmarks/RESULTS.md`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +82,7 @@ class Crossover(Attack):
     """
 
     method = "crossover"
+    caps: ClassVar[Mapping[str, int]] = {"population": 4, "generations": 2, "steps": 2}
 
     def __init__(
         self,

@@ -22,4 +22,4 @@ class FashionMNIST(TorchVision):
         return {file: self.reader.mirrors[0] + file for file, _ in self.reader.resources}
 
     def download_folder(self, root: Path) -> Path:
-        return root / "FashionMNIST" / "raw"
+        return root / self.torchvision / "raw"

@@ -137,7 +137,7 @@ def test_a_stranger_on_disk_is_no_dataset(tmp_path: Path) -> None:
 # --- torchvision
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist", "mnist"])
 def test_without_a_network_the_address_and_the_place_are_told(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,19 +160,22 @@ def _write(root: Path, files: dict[str, bytes]) -> None:
         (root / name).write_bytes(content)
 
 
-def test_torchvision_files_on_disk_are_read(tmp_path: Path) -> None:
-    """The four files of Fashion-MNIST, in its own format: magic number, sizes, bytes."""
-    raw = tmp_path / "FashionMNIST" / "raw"
+@pytest.mark.parametrize(
+    ("name", "folder", "last"), [("fashion_mnist", "FashionMNIST", "Ankle boot"), ("mnist", "MNIST", "9 - nine")]
+)
+def test_torchvision_files_on_disk_are_read(name: str, folder: str, last: str, tmp_path: Path) -> None:
+    """The four files of MNIST and its like, in their own format: magic number, sizes, bytes."""
+    raw = tmp_path / folder / "raw"
     pixels = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
     for prefix in ("train", "t10k"):
         sizes = np.array([0x803, *pixels.shape], dtype=">i4").tobytes()
         _write(raw, {f"{prefix}-images-idx3-ubyte": sizes + pixels.tobytes()})
         labels = np.array([0x801, 6], dtype=">i4").tobytes() + bytes(range(6))
         _write(raw, {f"{prefix}-labels-idx1-ubyte": labels})
-    data = datasets.load("fashion_mnist", "test", tmp_path, offline=True)
+    data = datasets.load(name, "test", tmp_path, offline=True)
     assert np.array_equal((data.images[:, 0] * 255).round().numpy(), pixels)
     assert data.labels.tolist() == list(range(6))
-    assert data.classes[9] == "Ankle boot"
+    assert data.classes[9] == last
 
 
 def test_a_damaged_torchvision_folder_is_told(tmp_path: Path) -> None:
@@ -185,5 +188,5 @@ def test_state_knows_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     (tmp_path / "cifar100" / "cifar-100-python").mkdir(parents=True)
     present = {found.name: found.present for found in datasets.state()}
-    assert present == {"digits": True, "cifar10": False, "cifar100": True, "fashion_mnist": False}
+    assert present == {"digits": True, "cifar10": False, "cifar100": True, "fashion_mnist": False, "mnist": False}
     assert present.keys() < {entry.name for entry in entries("datasets")}
