@@ -72,6 +72,7 @@ class RDC(DC):
         prior: list[float] | None = None,
         gradient_passes: Passes = "auto",
         chunk: int | None = None,
+        graph_memory: float | None = None,
     ) -> None:
         super().__init__(
             weights,
@@ -87,6 +88,7 @@ class RDC(DC):
             prior=prior,
             gradient_passes=gradient_passes,
             chunk=chunk,
+            graph_memory=graph_memory,
         )
         if isinstance(self.denoiser, ClassesOnly):
             raise UserError(

@@ -7,21 +7,23 @@ dloss/dL = g is pulled back through all at once too:
 
     dloss/dx_n = sum_j Df(x_n; n, j)^T g[n, :]
 
-A forward pass keeps no graph. The backward pass evaluates the chunks of images x terms with g[n, :] != 0 again, each
-with a graph of its own. If an evaluation of f costs 1 and one with its gradient 2.2, that is 3.2 per image and term,
-whatever the loss and K. `exact_gradient` is for an f that is evaluated for each class.
+A forward pass keeps the graphs of as many chunks of images x terms as memory is allowed for. The backward pass
+evaluates the others with g[n, :] != 0 again, each with a graph of its own. If an evaluation of f costs 1 and one with
+its gradient 2.2, that is 2.2 per image and term that was kept and 3.2 for another, whatever the loss and K.
+`chunked_gradient` is for an f that is evaluated for each class.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from defenses.diffusion.graph_memory import Keeper
 from harness.process import waits
 
 
@@ -49,36 +51,56 @@ class AllClassesSum:
         terms: f.
         num_classes, num_terms: K and J.
         chunk: images x terms evaluated at once, at most.
+        allowed: bytes of graphs that may be kept for the backward pass.
     """
 
     terms: ClassTerms
     num_classes: int
     num_terms: int
     chunk: int
+    allowed: float = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) -> L (N, K)."""
-        sums: Tensor = _Function.apply(x, self)
+        sums: Tensor = _Function.apply(x, self, Keeper(self.allowed))
         return sums
 
-    def values(self, x: Tensor) -> Tensor:
-        """L, (N, K), without a graph."""
-        sums = x.new_zeros(len(x), self.num_classes)
-        with torch.no_grad():
-            for images, terms in self._chunks(torch.arange(len(x), device=x.device)):
-                sums[images] += self.terms(x[images], images, terms)
-        return sums
+    def values(self, x: Tensor, keeper: Keeper) -> tuple[Tensor, list[_Kept]]:
+        """L, (N, K), without a graph, and the graphs of the first chunks."""
+        sums, kept = x.new_zeros(len(x), self.num_classes), []
+        for images, terms in self._chunks(torch.arange(len(x), device=x.device)):
+            if keeper.has_room:
+                with keeper.building():
+                    own, values = self._differentiable(x, images, terms)
+                if not keeper.overdrawn:
+                    kept.append(_Kept(own, values))
+            else:
+                with torch.no_grad():
+                    values = self.terms(x[images], images, terms)
+            sums[images] += values.detach()
+        return sums, kept
 
-    def pull_back(self, x: Tensor, weights: Tensor) -> Tensor:
-        """sum_k weights[n, k] dL[n, k]/dx_n, (N, C, H, W); images whose weights are all zero are not evaluated."""
+    def pull_back(self, x: Tensor, weights: Tensor, kept: Sequence[_Kept] = ()) -> Tensor:
+        """sum_k weights[n, k] dL[n, k]/dx_n, (N, C, H, W).
+
+        Args:
+            x: images, (N, C, H, W).
+            weights: (N, K); images whose weights are all zero are not evaluated again.
+            kept: graphs of the first chunks of all images, which need not be made again.
+        """
         gradients = torch.zeros_like(x)
-        for images, terms in self._chunks(waits.rows(weights.any(1))):
-            with torch.enable_grad():
-                own = x.detach()[images].requires_grad_()
-                values = self.terms(own, images, terms)
-                (gradient,) = torch.autograd.grad(values, own, weights[images])
+        every = torch.arange(len(x), device=x.device)
+        for place, (images, terms) in enumerate(self._chunks(every if kept else waits.rows(weights.any(1)))):
+            own, values = kept[place] if place < len(kept) else self._differentiable(x, images, terms)
+            (gradient,) = torch.autograd.grad(values, own, weights[images])
             gradients[images] += gradient
         return gradients
+
+    def _differentiable(self, x: Tensor, images: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """The images, (P, C, H, W), and their partial sums with a graph, (P, K)."""
+        with torch.enable_grad():
+            own = x.detach()[images].requires_grad_()
+            return own, self.terms(own, images, terms)
 
     def _chunks(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of images x terms, at most `chunk` evaluations each. images: (P,) int64."""
@@ -88,16 +110,25 @@ class AllClassesSum:
                 yield some, terms
 
 
+class _Kept(NamedTuple):
+    """A chunk's images, (P, C, H, W), and its partial sums with their graph, (P, K)."""
+
+    own: Tensor
+    values: Tensor
+
+
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, total: AllClassesSum) -> Tensor:
+    def forward(ctx: Any, x: Tensor, total: AllClassesSum, keeper: Keeper) -> Tensor:
+        sums, ctx.kept = total.values(x, keeper)
         ctx.total = total
         ctx.save_for_backward(x)
-        return total.values(x)
+        return sums
 
     @staticmethod
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
         if torch.is_grad_enabled():  # create_graph=True: the gradient would be taken for a constant
             raise RuntimeError("a chunked sum can be differentiated once only")
         (x,) = ctx.saved_tensors
-        return ctx.total.pull_back(x, weights), None
+        kept, ctx.kept = ctx.kept, []  # graphs serve once; whoever asks again has them made again
+        return ctx.total.pull_back(x, weights, kept), None, None

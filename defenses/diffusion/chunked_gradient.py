@@ -18,18 +18,22 @@ The gradients G[n, k] = dL[n, k]/dx_n can be differentiated in their turn. With 
 vectors, by differentiating the gradient of each chunk once more (double backward), again in the memory of one chunk:
 
     dloss/dx_n = sum_k sum_j d2f/dx2(x_n; n, k, j) v[n, k]
+
+The graphs of the gradients of as many chunks as memory is allowed for are kept until then; those of the others are made
+again. Nothing of the kind serves L itself: the forward pass does not know which pairs will be asked for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from defenses.diffusion.graph_memory import Keeper
 from harness.process import waits
 
 Passes = Literal["auto", "two", "single"]
@@ -82,9 +86,12 @@ class ChunkedSum:
         sums: Tensor = _Function.apply(x, self, single and differentiable)
         return sums
 
-    def gradients(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> dL[n, k]/dx_n (N, K, C, H, W), whether or not gradients are enabled."""
-        found: Tensor = _Gradients.apply(x, self)
+    def gradients(self, x: Tensor, *, allowed: float = 0) -> Tensor:
+        """Images (N, C, H, W) -> dL[n, k]/dx_n (N, K, C, H, W), whether or not gradients are enabled.
+
+        allowed: bytes of graphs that may be kept for their derivative.
+        """
+        found: Tensor = _Gradients.apply(x, self, Keeper(allowed))
         return found
 
     def values(self, x: Tensor, only: Tensor | None = None) -> Tensor:
@@ -108,6 +115,21 @@ class ChunkedSum:
         shape = len(x), self.num_classes
         return sums.view(shape), gradients.view(*shape, *x.shape[1:])
 
+    def gradients_and_graphs(self, x: Tensor, keeper: Keeper) -> tuple[Tensor, list[_Kept]]:
+        """dL[n, k]/dx_n, (N, K, C, H, W), without a graph, and the graphs of the first chunks' gradients."""
+        pairs, kept = self._all_pairs(x), []
+        gradients = x.new_zeros(len(pairs), *x.shape[1:])
+        for some, terms in self._chunks(pairs):
+            if keeper.has_room:
+                with keeper.building():
+                    own, gradient = self._differentiable(x, pairs[some], terms)
+                if not keeper.overdrawn:
+                    kept.append(_Kept(own, gradient))
+            else:
+                _, gradient = self._differentiate(x, pairs[some], terms, x.new_ones(len(pairs[some])))
+            gradients[some] += gradient.detach()
+        return gradients.view(len(x), self.num_classes, *x.shape[1:]), kept
+
     def pull_back(self, x: Tensor, weights: Tensor) -> Tensor:
         """sum_k weights[n, k] dL[n, k]/dx_n, (N, C, H, W); of several classes only the pairs with a weight."""
         pairs = self._all_pairs(x) if self.num_classes == 1 else waits.places(weights)
@@ -117,15 +139,18 @@ class ChunkedSum:
             gradients.index_add_(0, pairs[some, 0], gradient)
         return gradients
 
-    def curvature(self, x: Tensor, directions: Tensor) -> Tensor:
+    def curvature(self, x: Tensor, directions: Tensor, kept: Sequence[_Kept] = ()) -> Tensor:
         """sum_k d2L[n, k]/dx_n^2 directions[n, k], (N, C, H, W); pairs whose direction is zero are not evaluated.
 
         Args:
             x: images, (N, C, H, W).
             directions: a vector for each pair, (N, K, C, H, W).
+            kept: graphs of the first chunks of all pairs, which need not be made again.
         """
-        pairs = self._all_pairs(x) if self.num_classes == 1 else waits.places(directions.flatten(2).any(2))
         products = torch.zeros_like(x)
+        if kept:
+            return self._from_graphs(x, directions, kept)
+        pairs = self._all_pairs(x) if self.num_classes == 1 else waits.places(directions.flatten(2).any(2))
         for some, terms in self._chunks(pairs):
             product = self._differentiate_twice(x, pairs[some], terms, directions[pairs[some].unbind(1)])
             products.index_add_(0, pairs[some, 0], product)
@@ -155,13 +180,37 @@ class ChunkedSum:
 
     def _differentiate_twice(self, x: Tensor, pairs: Tensor, terms: Tensor, directions: Tensor) -> Tensor:
         """Hessians of the partial sums times `directions`, both (P, C, H, W)."""
+        own, gradient = self._differentiable(x, pairs, terms)
+        (product,) = torch.autograd.grad(gradient, own, directions)
+        return product
+
+    def _differentiable(self, x: Tensor, pairs: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """The pairs' images, and the gradients of the partial sums in them with a graph, both (P, C, H, W)."""
         images, classes = pairs.unbind(1)
         with torch.enable_grad():
             own = x.detach()[images].requires_grad_()
             values = self.terms(own, images, classes, terms)
             (gradient,) = torch.autograd.grad(values.sum(), own, create_graph=True)
-            (product,) = torch.autograd.grad(gradient, own, directions)
-        return product
+        return own, gradient
+
+    def _from_graphs(self, x: Tensor, directions: Tensor, kept: Sequence[_Kept]) -> Tensor:
+        """`curvature` of all pairs in the chunks of the forward pass, (N, C, H, W)."""
+        pairs, products = self._all_pairs(x), torch.zeros_like(x)
+        for place, (some, terms) in enumerate(self._chunks(pairs)):
+            wanted = directions[pairs[some].unbind(1)]
+            if place < len(kept):
+                (product,) = torch.autograd.grad(kept[place].gradient, kept[place].own, wanted)
+            else:
+                product = self._differentiate_twice(x, pairs[some], terms, wanted)
+            products.index_add_(0, pairs[some, 0], product)
+        return products
+
+
+class _Kept(NamedTuple):
+    """A chunk's gradient with its graph: own and gradient are (P, C, H, W)."""
+
+    own: Tensor
+    gradient: Tensor
 
 
 class _Function(torch.autograd.Function):
@@ -186,16 +235,18 @@ class _Function(torch.autograd.Function):
 
 class _Gradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, total: ChunkedSum) -> Tensor:
+    def forward(ctx: Any, x: Tensor, total: ChunkedSum, keeper: Keeper) -> Tensor:
+        gradients, ctx.kept = total.gradients_and_graphs(x, keeper)
         ctx.total = total
         ctx.save_for_backward(x)
-        return total.values_and_gradients(x)[1]
+        return gradients
 
     @staticmethod
-    def backward(ctx: Any, directions: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, directions: Tensor) -> tuple[Tensor, None, None]:
         _refuse_another_derivative()
         (x,) = ctx.saved_tensors
-        return ctx.total.curvature(x, directions), None
+        kept, ctx.kept = ctx.kept, []  # graphs serve once; whoever asks again has them made again
+        return ctx.total.curvature(x, directions, kept), None, None
 
 
 def _refuse_another_derivative() -> None:

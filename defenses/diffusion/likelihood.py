@@ -128,6 +128,11 @@ class LikelihoodMaximization:
     def ball(self) -> Pixels:
         return NORMS[self.norm](BUDGETS[self.norm] if self.eta is None else self.eta)
 
+    @property
+    def has_second_derivative(self) -> bool:
+        """Whether a derivative of the move holds one of the gradient; a sign's derivative, 0, leaves none."""
+        return self.norm == "L2" or self.optimizer == "adam" or self.sign_gradient != "zero"
+
     def __call__(self, x: Tensor, seeds: Tensor, narrowing: Narrowing | None = None) -> Tensor:
         """Images (N, C, H, W) in [0, 1] -> the same, of lower loss.
 
@@ -142,7 +147,8 @@ class LikelihoodMaximization:
             loss = self.loss if self.draws is None else replace(self.loss, grid=self.draws(own))
             if narrowing is not None:
                 loss = narrowed_purification(loss, narrowing, own)
-            return loss.gradients(images, nothing, own).squeeze(1)
+            images = images if self.has_second_derivative else images.detach()
+            return loss.gradients(images, nothing, own, calls=self.steps).squeeze(1)
 
         if self.optimizer == "adam":
             rate = LEARNING_RATE if self.learning_rate is None else self.learning_rate

@@ -21,6 +21,7 @@ from defenses.diffusion.all_classes import AllClassesSum
 from defenses.diffusion.chunked_gradient import ChunkedSum, Passes
 from defenses.diffusion.conditioning import ClassesOnly, Pair
 from defenses.diffusion.denoiser import NO_CLASS, AllClassesDenoiser, Denoiser, knowing
+from defenses.diffusion.graph_memory import allowance
 from defenses.diffusion.noise import NoiseSource
 from defenses.diffusion.precision import evaluated
 from defenses.diffusion.timesteps import TimeGrid
@@ -47,6 +48,8 @@ class DiffusionLoss:
         chunk: network evaluations held in memory at once; None takes `CHUNK_PIXELS` of them: on a CPU 256 images of
             8x8 or 16 of 32x32, elsewhere four times as many.
         passes: how the gradient is computed, see `exact_gradient`; a matter of two for all classes at once.
+        graph_memory: MiB of graphs that may be kept to spare a backward pass evaluations, where that serves: for all
+            classes at once, and for the gradients' own derivative. None is a quarter of what is free.
         precision, channels_last: of the network's evaluations, see `harness.search.Search`; verdicts are in float32.
     """
 
@@ -57,6 +60,7 @@ class DiffusionLoss:
     reduction: Reduction = "mean"
     chunk: int | None = None
     passes: Passes = "auto"
+    graph_memory: float | None = 0
     precision: Precision = "float32"
     channels_last: bool = False
 
@@ -72,11 +76,17 @@ class DiffusionLoss:
         at_once = self.at_once(classes)
         if at_once is None:
             return self._each(x, terms)(x)
-        return AllClassesSum(partial(terms.at_once, at_once), len(classes), self._num_terms, self._chunk(x))(x)
+        allowed = allowance(x, self.graph_memory)
+        sums = partial(terms.at_once, at_once)
+        return AllClassesSum(sums, len(classes), self._num_terms, self._chunk(x), allowed)(x)
 
-    def gradients(self, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
-        """d loss[n, k] / d x_n, (N, K, C, H, W), differentiable (once); gradients need not be enabled."""
-        return self._each(x, self._terms(x, classes, seeds)).gradients(x)
+    def gradients(self, x: Tensor, classes: Tensor, seeds: Tensor, *, calls: int = 1) -> Tensor:
+        """d loss[n, k] / d x_n, (N, K, C, H, W), differentiable (once); gradients need not be enabled.
+
+        calls: how many such calls share the memory for graphs.
+        """
+        allowed = allowance(x, self.graph_memory) / calls
+        return self._each(x, self._terms(x, classes, seeds)).gradients(x, allowed=allowed)
 
     def by_timestep(self, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
         """The losses apart by timestep, (N, K, T'), whose sum over T' is the loss; without a graph. See `__call__`."""

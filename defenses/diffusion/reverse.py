@@ -176,13 +176,14 @@ class Ancestral(Solver):
         return float(self.process.sigma(torch.tensor(t))) ** 2 if t else 0.0
 
 
-def denoised(solver: Solver, x: Tensor, draw: Draw, *, approximate: bool = False) -> Tensor:
+def denoised(solver: Solver, x: Tensor, draw: Draw, *, approximate: bool = False, allowed: float = 0) -> Tensor:
     """x(t*) -> x(0), (N, C, H, W), differentiable once in x, one step's graph at a time.
 
     Args:
         solver: whose steps are taken.
         draw: its noise.
         approximate: take the adjoint's gradient and not the exact one.
+        allowed: bytes of the steps' graphs that the exact one may keep instead.
     """
 
     def step(i: int, x: Tensor) -> State:
@@ -191,8 +192,9 @@ def denoised(solver: Solver, x: Tensor, draw: Draw, *, approximate: bool = False
     def undo(i: int, x: Tensor) -> State:
         return (solver.undo(i, x, draw),)
 
-    (end,) = adjoint(step, undo, len(solver), (x,)) if approximate else stepwise(step, len(solver), (x,))
-    return end
+    if approximate:
+        return adjoint(step, undo, len(solver), (x,))[0]
+    return stepwise(step, len(solver), (x,), allowed=allowed)[0]
 
 
 def continuous_times(t_star: float, dt: float) -> list[float]:

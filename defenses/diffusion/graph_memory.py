@@ -1,0 +1,121 @@
+"""How much memory graphs may take between a forward pass and its backward pass, and how much they do.
+
+A graph that is kept spares the backward pass an evaluation; one that is not kept is built anew there. Both give the
+same gradient. What is kept is decided while the forward pass runs, from the size of the first graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+
+MIB = 2**20
+
+SHARE = 0.25
+"""Of the memory that is free, what one chain of graphs may take: the rest is for the caller's own, and for others."""
+
+UNKNOWN = 256 * MIB
+"""What is taken for free on a device that does not say."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def allowance(x: Tensor, mib: float | None) -> float:
+    """Bytes of graphs that may be kept: as many MiB as given, or `SHARE` of what is free now if None.
+
+    Nothing where no gradient in x can be asked for.
+    """
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return 0
+    return SHARE * free_memory(x.device) if mib is None else mib * MIB
+
+
+def check_graph_memory(mib: float | None) -> None:
+    """Raises UserError unless there can be so much."""
+    if mib is not None and not mib >= 0:
+        raise UserError(f"graph_memory is {mib}", remedy="It is a number of MiB, 0 to keep no graph")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be allocated on a device now, without swapping."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _free_system_memory() if device.type == "cpu" else UNKNOWN
+
+
+class Meter:
+    """The bytes that graphs built inside `measuring` keep beside parameters, each storage counted once over all."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self.bytes = 0
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        self.bytes = 0
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen and not isinstance(tensor, nn.Parameter):
+            self._seen.add(storage._cdata)
+            self.bytes += storage.nbytes()
+        return tensor.detach()  # the tensor itself may be an output of the node that keeps it: a circle, never freed
+
+
+class Keeper:
+    """Decides, graph after graph of about the same size, whether the next one may be kept.
+
+    Example:
+        >>> keeper = Keeper(allowed=0)
+        >>> keeper.has_room
+        False
+    """
+
+    def __init__(self, allowed: float) -> None:
+        self.allowed = allowed
+        self._meter = Meter()
+        self._used = self._each = 0
+        self._built = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another graph may be built and kept."""
+        return self._used + self._each <= self.allowed and self.allowed > 0
+
+    @property
+    def overdrawn(self) -> bool:
+        """Whether the first graph, whose size nobody knew, turned out too large to be kept."""
+        return self._used > self.allowed
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Around the making of one graph. The first two are measured: the first may keep what all of them share."""
+        self._built += 1
+        if self._built > 2:
+            yield
+        else:
+            with self._meter.measuring():
+                yield
+            self._each = self._meter.bytes
+        self._used += self._each
+
+
+def _free_system_memory() -> int:
+    found = [UNKNOWN]
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        found = [int(lines["MemAvailable"].split()[0]) * 1024]
+        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        found.append(max(0, limit - used))
+    except (OSError, ValueError, KeyError):  # no Linux, or a container without a limit: "max" is no number
+        return min(found)
+    return min(found)
