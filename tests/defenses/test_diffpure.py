@@ -183,11 +183,14 @@ def test_an_image_is_purified_the_same_in_any_batch_and_any_chunk(make, x) -> No
     torch.testing.assert_close(gradient(exact, make(chunk=1), x), gradient(exact, make(), x))
 
 
-def test_a_chunk_bounds_what_the_network_is_given(make, x) -> None:
-    rows, defense = [], make(chunk=1)
+@pytest.mark.parametrize(("graph_memory", "evaluations"), [(0, 2 * 10), (None, 10)])
+def test_a_chunk_bounds_what_the_network_is_given_and_kept_graphs_spare_the_way_back(
+    make, x, graph_memory, evaluations
+) -> None:
+    rows, defense = [], make(chunk=1, graph_memory=graph_memory)
     defense.denoiser.network.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
     gradient(exact, defense, x)
-    assert rows == [1] * (2 * 2 * 10)
+    assert rows == [1] * (2 * evaluations)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------
