@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attacks.common.flow import Adam, roughness
 from attacks.common.gradient_attack import BestIterates, Objective
-from attacks.common.losses import FEWEST_CLASSES, LOSSES, LossName, loss_of
+from attacks.common.losses import EVERY_CLASS, FEWEST_CLASSES, LOSSES, LossName, loss_of
 from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
@@ -85,7 +85,8 @@ class StAdv(Attack):
         """Flows and their images."""
         best = BestIterates.of(x.new_zeros(len(x), *x.shape[2:], 2), y)
         stops = self.keep == "any" and not target.defense.stochastic
-        oracle = Objective(target, loss_of(self.loss, y), energy=0, real=stops and self.gradient == "blind")
+        real, every = stops and self.gradient == "blind", self.loss in EVERY_CLASS
+        oracle = Objective(target, loss_of(self.loss, y), energy=0, real=real, every_class=every)
         last, rows = self._descend(best, x, oracle, stops)
         if self.keep == "last":
             flow = last

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -57,11 +57,11 @@ class Search(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    timesteps: float = Field(1.0, gt=0, le=1)
+    timesteps: float = Field(default=1.0, gt=0, le=1)
     importance: bool = False
-    purify_timesteps: float = Field(1.0, gt=0, le=1)
-    rivals: int | None = Field(None, ge=1)
-    look_every: int = Field(20, ge=1)
+    purify_timesteps: float = Field(default=1.0, gt=0, le=1)
+    rivals: int | None = Field(default=None, ge=1)
+    look_every: int = Field(default=20, ge=1)
     common_noise: bool = False
     precision: Precision = "float32"
     channels_last: bool = False
@@ -100,6 +100,7 @@ class Narrowing:
         labels: true classes, (N,) int64, where the attack gave them.
         importance: how much each timestep contributed to the margin so far, (N, T'), in any unit; None if unknown.
         measured: what the defense found of that at this full look, (N, T'), written by the defense.
+        every_class: the gradient will be asked of every class at once; of no consequence for the answer.
     """
 
     search: Search
@@ -108,6 +109,7 @@ class Narrowing:
     labels: Tensor | None = None
     importance: Tensor | None = None
     measured: Tensor | None = None
+    every_class: bool = False
 
 
 def split_of(narrowing: Narrowing | None, images: int, size: int) -> list[Narrowing | None]:
@@ -117,7 +119,8 @@ def split_of(narrowing: Narrowing | None, images: int, size: int) -> list[Narrow
 
     def batch(some: slice) -> Narrowing:
         parts = (narrowing.classes, narrowing.labels, narrowing.importance)
-        return Narrowing(narrowing.search, narrowing.full, *(None if part is None else part[some] for part in parts))
+        classes, labels, importance = (None if part is None else part[some] for part in parts)
+        return replace(narrowing, classes=classes, labels=labels, importance=importance)
 
     return [batch(slice(start, start + size)) for start in range(0, images, size)]
 

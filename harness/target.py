@@ -145,19 +145,24 @@ class Target(nn.Module):
 
     def sample(self, x: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
         """Logits of each draw, (draws, M, K): `eot` draws unless told otherwise, one of a deterministic defense."""
-        rows, draws = self.nearest(x) if rows is None else rows, draws or self.eot
+        return self._sample(x, self.nearest(x) if rows is None else rows, draws or self.eot, every_class=False)
+
+    def _sample(self, x: Tensor, rows: Tensor, draws: int, *, every_class: bool) -> Tensor:
         if self._looks is None:
-            return self._ask(self._view, x, rows, draws)
+            narrowing = Narrowing(Search(), full=True, every_class=True) if every_class else None
+            return self._ask(self._view, x, rows, draws, narrowing=narrowing)
+        ask = partial(self._search, self._looks, draws=draws, every_class=every_class)
         due = self._looks.due(rows)
         if due.all() or not due.any():
-            return self._search(self._looks, x, rows, draws, full=bool(due.all()))
+            return ask(x, rows, full=bool(due.all()))
         parts = [(some.nonzero().squeeze(1).to(rows.device), full) for some, full in ((due, True), (~due, False))]
-        found = [self._search(self._looks, x[some], rows[some], draws, full=full) for some, full in parts]
+        found = [ask(x[some], rows[some], full=full) for some, full in parts]
         return torch.cat(found, 1)[:, torch.cat([some for some, _ in parts]).argsort()]
 
-    def _search(self, looks: Looks, x: Tensor, rows: Tensor, draws: int, *, full: bool) -> Tensor:
-        """`sample` where all images are looked at in full, or none is."""
+    def _search(self, looks: Looks, x: Tensor, rows: Tensor, *, draws: int, full: bool, every_class: bool) -> Tensor:
+        """`_sample` where all images are looked at in full, or none is."""
         narrowing = looks.narrowing(rows.repeat(draws if self.defense.stochastic else 1), full=full)
+        narrowing.every_class = every_class
         with looks.search.matrix_products():
             found = self._ask(self._view, x, rows, draws, narrowing=narrowing)
         if full:
@@ -166,7 +171,15 @@ class Target(nn.Module):
             looks.remember(rows, found.mean(0), measured)
         return found
 
-    def step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *, energy: float = 0.0) -> Step:
+    def step(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        energy: float = 0.0,
+        every_class: bool = False,
+    ) -> Step:
         """Loss and gradient, averaged over draws, batch by batch: memory is that of one batch.
 
         Args:
@@ -174,17 +187,21 @@ class Target(nn.Module):
             rows: which clean image each belongs to, (M,).
             loss: (logits (B, K), rows (B,)) -> loss per image (B,), to be maximised.
             energy: weight of the defense's `energy` of x itself, which is subtracted; its passes count like others.
+            every_class: the loss has a derivative in every logit, as cross-entropy has, and not in two or three, as a
+                margin has. A matter of speed: a defense may then find all of them in one pass.
         """
         per_batch = max(1, self.batch_size // (self.eot if self.defense.stochastic else 1))
         batches = zip(x.split(per_batch), rows.split(per_batch), strict=True)
-        steps = [self._step(images, some, loss, energy) for images, some in batches]
+        steps = [self._step(images, some, loss, energy, every_class) for images, some in batches]
         return Step(*(torch.cat(parts) for parts in zip(*((s.loss, s.grad, s.logits) for s in steps), strict=True)))
 
-    def _step(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor], energy: float) -> Step:
+    def _step(
+        self, x: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor], energy: float, every_class: bool
+    ) -> Step:
         x = x.detach().requires_grad_()
         settings = nullcontext() if self._looks is None else self._looks.search.matrix_products()
         with torch.enable_grad(), settings:
-            logits = self.sample(x, rows)
+            logits = self._sample(x, rows, self.eot, every_class=every_class)
             losses = torch.stack([loss(draw, rows) for draw in logits]).mean(0)
             if energy:
                 losses = losses - energy * self._ask(_energy, x, rows, self.eot, "energy").mean((0, 2))

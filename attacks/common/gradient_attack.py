@@ -14,7 +14,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attacks.common.losses import FEWEST_CLASSES, LOSSES, TARGETED, LossName, RowLoss, loss_of, margin, rivals
+from attacks.common.losses import (
+    EVERY_CLASS,
+    FEWEST_CLASSES,
+    LOSSES,
+    TARGETED,
+    LossName,
+    RowLoss,
+    loss_of,
+    margin,
+    rivals,
+)
 from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
@@ -124,7 +134,8 @@ class GradientAttack(Attack):
             aim = None if aims is None else aims[:, tried.rival % aims.shape[1]]
             start = self._start(x[rows], fold(target.seeds[rows], _START, tried.start))
             loss = self.objective(target.defense, x, y, aim)
-            objective = Objective(target, loss, tried.energy, stops and self.gradient == "blind")
+            real, every = stops and self.gradient == "blind", self.loss in EVERY_CLASS
+            objective = Objective(target, loss, tried.energy, real, every)
             self.run_restart(best, x, start, rows, objective, stops)
         flags = best.remarks()
         return Adversarial(best.images, flags=flags) if flags else best.images
@@ -163,15 +174,17 @@ class Objective:
         loss: (logits (B, K), rows (B,)) -> (B,).
         energy: weight of the defense's energy, which is subtracted from the loss.
         real: logits are the defense's own, whatever view the gradient is of.
+        every_class: the loss has a derivative in every logit, see `Target.step`.
     """
 
     target: Target
     loss: RowLoss
     energy: float
     real: bool
+    every_class: bool = False
 
     def step(self, images: Tensor, rows: Tensor) -> Step:
-        step = self.target.step(images, rows, self.loss, energy=self.energy)
+        step = self.target.step(images, rows, self.loss, energy=self.energy, every_class=self.every_class)
         return replace(step, logits=self.target.defense_logits(images, rows)) if self.real else step
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:

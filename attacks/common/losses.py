@@ -112,6 +112,9 @@ TARGETED: dict[LossName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 """Losses that take a target class of each image as well."""
 
+EVERY_CLASS: frozenset[LossName] = frozenset({"ce", "ce-plain", "ce-targeted"})
+"""Losses that have a derivative in every logit."""
+
 FEWEST_CLASSES: dict[LossName, int] = {"dlr": 3, "dlr-targeted": 4}
 """Losses that are not defined for any two classes."""
 

@@ -12,7 +12,8 @@ With f a network, autograd would keep N K J of its graphs. Here a forward pass k
     single   the forward pass differentiates each chunk at once and keeps sum_j df/dx, an image for each pair
 
 If an evaluation of f costs 1 and one with its gradient 2.2, that is K + 2.2 A against 2.2 K per image and term: a
-margin loss is cheaper in two passes, cross-entropy in one.
+margin loss is cheaper in two passes, cross-entropy in one. The forward pass cannot know the loss: `Target.step` is told
+by the attack and hands it on (`Narrowing.every_class`).
 
 The gradients G[n, k] = dL[n, k]/dx_n can be differentiated in their turn. With dloss/dG = v it takes Hessians times
 vectors, by differentiating the gradient of each chunk once more (double backward), again in the memory of one chunk:

@@ -36,6 +36,8 @@ DEFENSIVE = 0.1
 def narrowed(loss: DiffusionLoss, narrowing: Narrowing, seeds: Tensor) -> DiffusionLoss:
     """A classifier's loss, for the images of one call. seeds: of their noise, (N,) int64."""
     loss = cheaper(loss, narrowing)
+    if narrowing.every_class and loss.passes == "auto":
+        loss = replace(loss, passes="single")
     if narrowing.full:
         return loss
     return replace(loss, grid=subset(loss.grid, seeds, narrowing.search.timesteps, narrowing.importance))

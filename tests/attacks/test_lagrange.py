@@ -96,9 +96,9 @@ def test_a_heavy_weight_pulls_towards_low_energy(view: View) -> None:
         target = view(attack, defense, X)
         seen: list[Tensor] = []
         inner = target.step
-        target.step = lambda x, rows, loss, energy, inner=inner, seen=seen: (  # type: ignore[method-assign]
+        target.step = lambda x, rows, loss, energy, every_class, inner=inner, seen=seen: (  # type: ignore[method-assign]
             seen.append(defense.energy(x)),
-            inner(x, rows, loss, energy=energy),
+            inner(x, rows, loss, energy=energy, every_class=every_class),
         )[1]
         attack.perturb(target, X, Y)
         pulled.append(seen[-1])

@@ -25,7 +25,7 @@ X = torch.rand(2, 2, 5, 5, generator=torch.Generator().manual_seed(1))
 
 
 class Alive(torch.autograd.Function):
-    """The identity, which counts how many of its graphs are there, and what the most was. None waits for a collector."""
+    """The identity, which counts how many of its graphs are there and were at most; none waits for a collector."""
 
     alive = most = built = 0
 

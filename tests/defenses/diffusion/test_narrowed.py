@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attacks.common.losses import EVERY_CLASS, LOSSES, TARGETED, ce_plain, loss_of
+from attacks.pgd import PGD
 from defenses.dc import DC
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.narrowed import subset
@@ -22,6 +24,7 @@ from defenses.networks.ncsnpp import NCSNpp
 from defenses.rdc import RDC
 from defenses.undefended import Undefended
 from harness.defense import Defense
+from harness.quantity import Quantity
 from harness.randomness import fold
 from harness.search import Narrowing, Search
 from harness.target import Target
@@ -224,3 +227,39 @@ def test_steps_of_likelihood_maximisation_draw_timesteps_of_their_own(tiny, x) -
     with torch.no_grad(), defense.drawing(fold(SEEDS, 1), narrowing):
         defense.purify(x)
     assert len({tuple(t.tolist()) for t in seen}) == 3
+
+
+def test_the_gradient_of_every_class_is_found_in_one_pass_and_that_of_a_margin_in_two(tiny, x) -> None:
+    defense = tiny()
+
+    def ask(every_class: bool) -> tuple[int, Tensor, Tensor]:
+        target, steps = Target(defense, x, SEEDS), []
+        rows = rows_asked(
+            defense,
+            lambda: steps.append(
+                target.step(x, torch.arange(2), lambda z, rows: ce_plain(z, LABELS[rows]), every_class=every_class)
+            ),
+        )
+        return rows, steps[0].logits, steps[0].grad
+
+    one, logits, grad = ask(True)
+    two, expected_logits, expected = ask(False)
+    assert (one, two) == (2 * 10 * 10, 2 * 2 * 10 * 10)
+    assert torch.equal(logits, expected_logits)
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, *TARGETED])
+def test_attacks_say_of_each_loss_whether_it_has_a_derivative_in_every_logit(loss) -> None:
+    logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    values = loss_of(loss, torch.arange(4), torch.arange(4) + 5)(logits, torch.arange(4))
+    (found,) = torch.autograd.grad(values.sum(), logits)
+    assert ((found != 0).sum(1) > 4).all() == (loss in EVERY_CLASS)
+
+
+def test_gradient_attacks_tell_the_defense_which_kind_of_loss_they_climb(tiny, x) -> None:
+    defense = tiny(timesteps=2)
+    for loss, evaluations in (("ce", 1 + 1), ("margin", 1 + 1 + 2 / 10)):  # of all classes: a step, and the last look
+        attack = PGD("Linf", Quantity("0.1"), steps=1, loss=loss, random_start=False)
+        rows = rows_asked(defense, lambda attack=attack: attack.perturb(Target(defense, x, SEEDS), x, LABELS))
+        assert rows == pytest.approx(2 * 20 * evaluations)
