@@ -65,7 +65,15 @@ class AllClassesSum:
         sums: Tensor = _Function.apply(x, self, Keeper(self.allowed))
         return sums
 
-    def values(self, x: Tensor, keeper: Keeper) -> tuple[Tensor, list[_Kept]]:
+    def values(self, x: Tensor, only: Tensor | None = None) -> Tensor:
+        """L, (N, K), without a graph; or a part of it, the sum over the terms `only` (J',)."""
+        sums = x.new_zeros(len(x), self.num_classes)
+        with torch.no_grad():
+            for images, terms in self._chunks(torch.arange(len(x), device=x.device), only):
+                sums[images] += self.terms(x[images], images, terms)
+        return sums
+
+    def values_and_graphs(self, x: Tensor, keeper: Keeper) -> tuple[Tensor, list[_Kept]]:
         """L, (N, K), without a graph, and the graphs of the first chunks."""
         sums, kept = x.new_zeros(len(x), self.num_classes), []
         for images, terms in self._chunks(torch.arange(len(x), device=x.device)):
@@ -102,10 +110,11 @@ class AllClassesSum:
             own = x.detach()[images].requires_grad_()
             return own, self.terms(own, images, terms)
 
-    def _chunks(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _chunks(self, images: Tensor, only: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of images x terms, at most `chunk` evaluations each. images: (P,) int64."""
-        parts = torch.arange(self.num_terms, device=images.device).chunk(math.ceil(self.num_terms / self.chunk))
-        for some in images.split(max(1, self.chunk // self.num_terms)):
+        every = torch.arange(self.num_terms, device=images.device) if only is None else only
+        parts = every.chunk(math.ceil(len(every) / self.chunk))
+        for some in images.split(max(1, self.chunk // len(every))):
             for terms in parts:
                 yield some, terms
 
@@ -120,7 +129,7 @@ class _Kept(NamedTuple):
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, total: AllClassesSum, keeper: Keeper) -> Tensor:
-        sums, ctx.kept = total.values(x, keeper)
+        sums, ctx.kept = total.values_and_graphs(x, keeper)
         ctx.total = total
         ctx.save_for_backward(x)
         return sums

@@ -60,7 +60,8 @@ class DiffusionClassifier(Defense):
     def narrowed_cost(self, narrowing: Narrowing) -> float:
         classes = torch.arange(self.num_classes)
         if narrowing.full:
-            measured = min(self.num_classes, 1 + MEASURED) * self.loss.evaluations(classes[:1])
+            chosen = classes[: 1 + MEASURED] if self.loss.at_once(classes) is None else classes
+            measured = self.loss.evaluations(chosen)
             return self.loss.evaluations(classes) + (measured if measures(narrowing) else 0)
         some = classes if narrowing.classes is None else classes[: narrowing.classes.shape[-1]]
         terms = len(self.loss.grid)

@@ -69,16 +69,15 @@ class DiffusionLoss:
 
         Args:
             x: images, (N, C, H, W) in [0, 1].
-            classes: which classes, (K,) int64, or those of each image, (N, K); `NO_CLASS` for the unconditional loss.
+            classes: which classes, (K,) int64; `NO_CLASS` for the unconditional loss. Or those of each image, (N, K),
+                on the device of x and without `NO_CLASS`.
             seeds: of each image's noise, (N,) int64.
         """
         terms = self._terms(x, classes, seeds)
         at_once = self.at_once(classes)
         if at_once is None:
             return self._each(x, terms)(x)
-        allowed = allowance(x, self.graph_memory)
-        sums = partial(terms.at_once, at_once)
-        return AllClassesSum(sums, len(classes), self._num_terms, self._chunk(x), allowed)(x)
+        return self._all(x, terms, at_once)(x)
 
     def gradients(self, x: Tensor, classes: Tensor, seeds: Tensor, *, calls: int = 1) -> Tensor:
         """d loss[n, k] / d x_n, (N, K, C, H, W), differentiable (once); gradients need not be enabled.
@@ -90,12 +89,10 @@ class DiffusionLoss:
 
     def by_timestep(self, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
         """The losses apart by timestep, (N, K, T'), whose sum over T' is the loss; without a graph. See `__call__`."""
-        terms, each = self._terms(x, classes, seeds), []
-        with torch.no_grad():
-            for j in range(len(self.grid)):
-                places = torch.arange(j * self.samples, (j + 1) * self.samples, device=x.device)
-                each.append(self._each(x, terms).values(x, places))
-        return torch.stack(each, 2)
+        terms, at_once = self._terms(x, classes, seeds), self.at_once(classes)
+        values = self._each(x, terms).values if at_once is None else self._all(x, terms, at_once).values
+        places = torch.arange(self._num_terms, device=x.device).split(self.samples)
+        return torch.stack([values(x, only=some) for some in places], 2)
 
     def scale(self, x: Tensor) -> float:
         """What a loss of images like x is to be multiplied by to be Eq. 5's, which sums over pixels."""
@@ -115,11 +112,16 @@ class DiffusionLoss:
         return all_classes_of(self.denoiser) if several else None
 
     def _terms(self, x: Tensor, classes: Tensor, seeds: Tensor) -> _Terms:
-        denoiser = knowing(self.denoiser, classes)
+        shared = classes if classes.dim() == 1 else torch.zeros(1, dtype=torch.int64)  # those of each image are classes
+        denoiser = knowing(self.denoiser, shared)
         return _Terms(self, denoiser, self.grid.to(x), _copied(classes, x.device), seeds.to(x.device))
 
     def _each(self, x: Tensor, terms: _Terms) -> ChunkedSum:
         return ChunkedSum(terms, terms.classes.shape[-1], self._num_terms, self._chunk(x), self.passes)
+
+    def _all(self, x: Tensor, terms: _Terms, at_once: AllClassesDenoiser) -> AllClassesSum:
+        sums, allowed = partial(terms.at_once, at_once), allowance(x, self.graph_memory)
+        return AllClassesSum(sums, len(terms.classes), self._num_terms, self._chunk(x), allowed)
 
     def _chunk(self, x: Tensor) -> int:
         pixels = CHUNK_PIXELS["cpu" if x.device.type == "cpu" else "cuda"]

@@ -72,8 +72,12 @@ def importance(loss: DiffusionLoss, x: Tensor, logits: Tensor, seeds: Tensor, la
         x, logits, seeds, labels: images (N, C, H, W), what it said of them (N, K), and their noise and true classes.
     """
     rivals = logits.scatter(1, labels[:, None], -torch.inf).topk(min(MEASURED, logits.shape[1] - 1), dim=1).indices
+    chosen, every = torch.cat([labels[:, None], rivals], 1), torch.arange(logits.shape[1])
     own = replace(loss, noise=with_common_classes(loss.noise))
-    losses = own.by_timestep(x, torch.cat([labels[:, None], rivals], 1), seeds)
+    if own.at_once(every) is None:
+        losses = own.by_timestep(x, chosen, seeds)
+    else:
+        losses = own.by_timestep(x, every, seeds).gather(1, chosen[:, :, None].expand(-1, -1, len(loss.grid)))
     return (losses[:, 1:] - losses[:, :1]).square().mean(1).sqrt()
 
 
@@ -96,7 +100,7 @@ def subset(grid: TimeGrid, seeds: Tensor, share: float, importance: Tensor | Non
     ends = chances.cumsum(1)
     places = uniform(fold(seeds, _SUBSET), (1,), torch.float64) + torch.arange(count, device=seeds.device)
     chosen = torch.searchsorted(ends, places, right=True).clamp(max=len(grid) - 1)
-    found = grid.to(ends).at(chosen)
+    found = grid.on(seeds.device).at(chosen)
     return replace(found, weights=found.weights / chances.gather(1, chosen))
 
 

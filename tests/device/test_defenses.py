@@ -31,6 +31,7 @@ from defenses.undefended import Undefended
 from harness.defense import Defense
 from harness.gradients import VIEWS, Gradient
 from harness.predict import query
+from harness.search import Narrowing, Search
 
 VP, EDM, HEADS = "digits-ncsnpp", "digits-edm", "digits-multihead"
 
@@ -50,6 +51,7 @@ DEFENSES: dict[str, Callable[[], Defense]] = {
     "dc_edm": lambda: DC(EDM, timesteps=3, weighting="edm"),
     "dc_edm_pair": lambda: DC(EDM, unconditional=VP, timesteps=3),
     "dc_heads": lambda: DC(HEADS, timesteps=3, share_noise="classes"),
+    "dc_heads_without_graphs": lambda: DC(HEADS, timesteps=3, share_noise="classes", graph_memory=0),
     "rdc": lambda: RDC(VP, timesteps=2, steps=1),
     "rdc_tanh": lambda: RDC(VP, timesteps=2, steps=1, sign_gradient="tanh"),
     "rdc_l2": lambda: RDC(VP, timesteps=2, steps=1, norm="L2"),
@@ -75,6 +77,8 @@ CLASSES_OF_PAIRS = ["places"]
 WAITS = {
     **dict.fromkeys((name for name in DEFENSES if name.startswith(("dc", "rdc"))), ([], CLASSES_OF_PAIRS)),
     "dc_single_pass": ([], []),
+    "dc_heads": ([], []),  # whose graphs are kept
+    "dc_heads_without_graphs": ([], CLASSES_OF_PAIRS),
     "sbgc": ([], CLASSES_OF_PAIRS),
     "optimal_dc": (["distinct", "places"], ["places", "distinct", "places"]),  # each class has its own images
 }
@@ -95,6 +99,22 @@ def test_queries_and_their_gradients_wait_for_the_device_where_it_is_said_and_no
         assert logits.shape == (3, 10) and gradient.shape == x.shape
         assert logits.device == gradient.device == x.device
         assert (forwards, waited[len(forwards) :]) == WAITS.get(name, ([], [])), view
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("name", ["dc", "dc_edm_pair", "dc_heads", "rdc", "rdc_tanh", "likelihood_maximizer"])
+def test_a_narrowed_query_of_a_search_waits_for_no_more(name: str, full: bool, on_device: Callable[[], Any]) -> None:
+    defense = DEFENSES[name]().eval().to("meta")
+    x = torch.rand(3, 1, 8, 8, device="meta", requires_grad=True)
+    labels, classes = torch.zeros(3, device="meta").long(), torch.zeros(3, 3, device="meta").long()
+    search = Search(timesteps=0.5, importance=True, purify_timesteps=0.5, rivals=2, common_noise=True)
+    shares = torch.rand(3, 2 if name.startswith("rdc") else 3, device="meta")
+    narrowed = (None, labels) if full else (classes, labels, shares)
+    with on_device() as waited:
+        logits = query(defense, x, torch.arange(3, device="meta"), narrowing=Narrowing(search, full, *narrowed))
+        forwards = list(waited)
+        (gradient,) = torch.autograd.grad(logits.sum(), x)
+    assert gradient.shape == x.shape and not forwards and set(waited) <= set(CLASSES_OF_PAIRS)
 
 
 def views(defense: Defense) -> list[Gradient]:

@@ -132,8 +132,9 @@ def test_a_full_look_is_the_defense_itself_but_for_the_noise_that_classes_may_sh
     assert torch.equal(ask(plain, x, common), ask(shared, x, None))
 
 
-def test_what_each_timestep_contributes_to_the_margin_is_measured_at_a_full_look(tiny, x) -> None:
-    defense = tiny(share_noise="classes")
+@pytest.mark.parametrize("changes", [{}, {"num_classes": None, "heads": 10}])
+def test_what_each_timestep_contributes_to_the_margin_is_measured_at_a_full_look(tiny, x, changes) -> None:
+    defense = tiny(changes=changes, share_noise="classes")
     narrowing = Narrowing(Search(timesteps=0.5, importance=True), full=True, labels=LABELS)
     logits = ask(defense, x, narrowing)
     apart = defense.loss.by_timestep(x, torch.arange(10), SEEDS)
@@ -164,6 +165,8 @@ def test_a_network_of_all_classes_at_once_leaves_timesteps_out_and_no_class(tiny
     answers: list[Tensor] = []
     assert rows_asked(defense, lambda: answers.append(ask(defense, x, narrowing))) == 2 * 3
     assert answers[0].isfinite().all() and defense.narrowed_cost(narrowing) == 3
+    look = Narrowing(Search(timesteps=0.3, importance=True), full=True, labels=LABELS)
+    assert rows_asked(defense, lambda: ask(defense, x, look)) == 2 * defense.narrowed_cost(look) == 2 * (10 + 10)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
