@@ -48,6 +48,10 @@ class UserError(Exception):
         """The same error, placed, unless it already knows its place."""
         return type(self)(self.message, remedy=self.remedy, where=self.where or where)
 
+    def about(self, subject: str, where: Place | None) -> UserError:
+        """The same error, its kind included, of something that the message names first: "'eps' of attack 'a': ..."."""
+        return type(self)(f"{subject}: {self.message}", remedy=self.remedy, where=self.where or where)
+
 
 class Failed(UserError):
     """The code of a defense or an attack failed. A run goes on without what needs it; other commands end as usual."""

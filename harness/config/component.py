@@ -81,11 +81,7 @@ class Component:
             with settings_kept("its constructor"), fenced(CONSTRUCTION):
                 return self.cls(**{in_python(name): value for name, value in self.arguments.items()})
         except UserError as error:
-            raise type(error)(
-                f"{self.title}: {error.message}",
-                remedy=error.remedy,
-                where=error.where or self._place_of(error.message),
-            ) from error
+            raise error.about(self.title, self._place_of(error.message)) from error
         except ValueError as error:
             raise UserError(f"{self.title}: {error}", where=self._place_of(str(error))) from error
         except Exception as error:
@@ -254,7 +250,7 @@ def _bind_inside(kind: str, node: Node, subject: str, outer: Mapping[str, Node])
         check_budget(attack)
         return attack
     except UserError as error:
-        raise UserError(f"{subject}: {error.message}", remedy=error.remedy, where=error.where or node.where) from error
+        raise error.about(subject, node.where) from error
 
 
 def _rebased(value: Any, folder: Path) -> Any:

@@ -58,9 +58,7 @@ def conform(node: Node, annotation: Any, subject: str, context: Mapping[str, Any
     except ValidationError as error:
         raise _explain(error, node, subject, _model_in(annotation)) from error
     except UserError as error:
-        raise type(error)(
-            f"{subject}: {error.message}", remedy=error.remedy, where=error.where or node.where
-        ) from error
+        raise error.about(subject, node.where) from error
 
 
 def parse(model: type[Model], node: Node, what: str) -> Model:
