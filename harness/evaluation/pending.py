@@ -17,8 +17,7 @@ from harness.datasets.source import Request
 from harness.errors import UserError, nearest
 from harness.evaluation.seeds import Seeds
 from harness.results.record import Record
-from harness.results.store import MANIFEST, Damaged, ShardRange, Stale, Store, shard_ranges
-from harness.results.store import CellStore as StoredCell
+from harness.results.store import MANIFEST, CellStore, Damaged, ShardRange, Stale, Store, shard_ranges
 from harness.suite.cell_key import Identities, Identity, RunSetting, refuse_unsteady
 from harness.suite.plan import Cell, Plan
 
@@ -35,9 +34,9 @@ class CellRun:
     attack: Attack
     parts: tuple[Identity, Identity]
     seeds: Seeds
-    stored: StoredCell
+    stored: CellStore
     shards: dict[ShardRange, list[Record] | None]
-    source: StoredCell | None = None
+    source: CellStore | None = None
 
     @property
     def name(self) -> str:
@@ -63,19 +62,20 @@ class Failure:
     reasons: dict[str, int]
 
 
-def failures(works: Iterable[CellRun]) -> list[Failure]:
+def failures(cell_runs: Iterable[CellRun]) -> list[Failure]:
     """The pairings that have errors."""
-    found = []
-    for work in works:
-        reasons = Counter(record.error or "" for record in work.records if record.verdict == "error")
+    failed = []
+    for cell_run in cell_runs:
+        reasons = Counter(record.error or "" for record in cell_run.records if record.verdict == "error")
         if reasons:
-            found.append(Failure(work.name, reasons.total(), len(work.records), dict(reasons)))
-    return found
+            failed.append(Failure(cell_run.name, reasons.total(), len(cell_run.records), dict(reasons)))
+    return failed
 
 
-def refuse_loss(store: Store, works: Iterable[CellRun]) -> None:
+def refuse_loss(store: Store, cell_runs: Iterable[CellRun]) -> None:
     """Raises UserError where something that was finished is no longer there."""
-    paths = [store.root / MANIFEST, *(path for work in works for path in work.stored.paths(work.shards))]
+    shards = [path for cell_run in cell_runs for path in cell_run.stored.paths(cell_run.shards)]
+    paths = [store.root / MANIFEST, *shards]
     gone = [path for path in paths if not path.exists()]
     if gone:
         more = f" and {len(gone) - 1} more files" if len(gone) > 1 else ""
@@ -122,7 +122,7 @@ def pending_work(
 ) -> list[CellRun]:
     """Every pairing of the plan, those first that others take images from.
 
-    Damaged shards count as missing, and are told to `note`; so are shards with errors where they are to be retried.
+    Damaged shards count as missing, and `note` is given the reason; likewise shards with errors that are to be retried.
 
     Raises:
         UserError: an attack takes images from a pairing that the suite does not have, or the user's code cannot be
@@ -132,10 +132,10 @@ def pending_work(
     setting = RunSetting.of(datasets.fingerprint(images.x, images.y), protocol)
     bounds = shard_ranges(len(images), protocol.shard)
 
-    def stored(cell: Cell, attack: str) -> StoredCell:
+    def stored(cell: Cell, attack: str) -> CellStore:
         return store.cell(cell.defense.name, cell.attack.name, setting.key(known.key(cell.defense), attack))
 
-    works = []
+    cell_runs = []
     for cell in plan.cells:
         attack, identity, source = cell.attack.build(), known.key(cell.attack), None
         refuse_unsteady(cell.attack, known.of(cell.attack), attack)
@@ -143,12 +143,12 @@ def pending_work(
             origin = _source(plan, cell, attack)
             source = stored(origin, known.key(origin.attack))
             identity = setting.given(identity, source.key)
-        found = stored(cell, identity)
+        folder = stored(cell, identity)
         seeds = Seeds(protocol.seed, known.key(cell.defense), identity)
         parts = known.of(cell.defense), known.of(cell.attack)
-        shards = {b: _read(found, b, note, retry_errors) for b in bounds}
-        works.append(CellRun(cell, attack, parts, seeds, found, shards, source))
-    return sorted(works, key=lambda work: work.source is not None)
+        shards = {b: _read(folder, b, note, retry_errors) for b in bounds}
+        cell_runs.append(CellRun(cell, attack, parts, seeds, folder, shards, source))
+    return sorted(cell_runs, key=lambda cell_run: cell_run.source is not None)
 
 
 def _source(plan: Plan, cell: Cell, attack: Attack) -> Cell:
@@ -175,7 +175,7 @@ def _source(plan: Plan, cell: Cell, attack: Attack) -> Cell:
 
 
 def _read(
-    stored: StoredCell, bounds: ShardRange, note: Callable[[str], None], retry_errors: bool
+    stored: CellStore, bounds: ShardRange, note: Callable[[str], None], retry_errors: bool
 ) -> list[Record] | None:
     name = f"{stored.folder.parent.name}/{stored.folder.name}, images {bounds[0]} to {bounds[1] - 1}"
     try:

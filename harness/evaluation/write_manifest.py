@@ -5,24 +5,23 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from harness import __version__, datasets
+from harness import __version__
 from harness.config.component import Component
-from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import Place, UserError
+from harness.evaluation.context import RunContext
 from harness.evaluation.pending import CellRun
 from harness.results.changes import changes
 from harness.results.manifest import CellFacts, Manifest, find_manifest, write_manifest
 from harness.results.store import KEPT_IMAGES, MANIFEST, Store
 from harness.suite.cell_key import CLAIMED
-from harness.suite.plan import Plan
 from harness.weights.checkpoint import checkpoints
 
 SHOWN = 5
 """So many changes are told."""
 
 
-def refuse_another_suite(store: Store, plan: Plan, works: list[CellRun], images: Images) -> None:
+def refuse_another_suite(store: Store, context: RunContext) -> None:
     """A results directory belongs to one suite, whose finished claims stay what they were.
 
     New defenses, attacks, titles and report settings may join; what exists may not change its meaning.
@@ -30,7 +29,7 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[CellRun], images:
     Raises:
         UserError: the directory is another suite's, or the suite has changed: says what.
     """
-    old = find_manifest(store)
+    old, plan, cell_runs = find_manifest(store), context.plan, context.cell_runs
     if old is None:
         return
     place = Place(store.root / MANIFEST)
@@ -47,17 +46,17 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[CellRun], images:
             where=place,
         )
     before = {**old.protocol.model_dump(), "images": old.dataset.fingerprint}
-    now = {**plan.suite.protocol.model_dump(), "images": datasets.fingerprint(images.x, images.y)}
+    now = {**plan.suite.protocol.model_dump(), "images": context.fingerprint}
     keys = {(cell.defense, cell.attack): cell.key for cell in old.cells if not _never_built(old, cell)}
-    new = {_pair(work): work.stored.key for work in works}
+    new = {_pair(cell_run): cell_run.stored.key for cell_run in cell_runs}
     for_all = any(before[name] != now[name] for name in (*CLAIMED, "images"))
-    moved = [_pair(work) for work in works if _moved(old.contents.model_dump(), work)]
+    moved = [_pair(cell_run) for cell_run in cell_runs if _moved(old.contents.model_dump(), cell_run)]
     changed = [pair for pair in keys if for_all or pair in moved or (pair in new and keys[pair] != new[pair])]
     if changed:
-        here = _contents([work for work in works if _pair(work) in changed])
-        told = changes(old.document(), plan.resolved(), here, before["images"] == now["images"])
+        here = _contents([cell_run for cell_run in cell_runs if _pair(cell_run) in changed])
+        differing = changes(old.document(), plan.resolved(), here, before["images"] == now["images"])
         pairs = ", ".join("/".join(pair) for pair in changed[:3]) + (", …" if len(changed) > 3 else "")
-        what = "; ".join(told[:SHOWN]) or f"the code, from harness {old.harness} to {__version__}"
+        what = "; ".join(differing[:SHOWN]) or f"the code, from harness {old.harness} to {__version__}"
         raise UserError(
             f"the suite changed since these results were made, for {pairs}: {what}",
             remedy="Undo the change, run into another directory with --out, or delete this one",
@@ -67,32 +66,34 @@ def refuse_another_suite(store: Store, plan: Plan, works: list[CellRun], images:
 
 def begin(
     store: Store,
-    plan: Plan,
-    works: list[CellRun],
+    context: RunContext,
     defenses: dict[str, Defense],
     remarks: dict[str, list[str]],
-    dataset: datasets.Dataset,
-    images: Images,
     environment: dict[str, Any],
 ) -> None:
-    """Writes the manifest of a session. Facts on defenses and cells that it does not touch stay as they were."""
+    """Writes the manifest of a session. Facts on defenses and cells that it does not touch stay as they were.
+
+    Args:
+        defenses: those that the session built; remarks: of its gates. Both by the defense's name.
+        environment: versions and hardware, see `harness.results.environment`.
+    """
     old = _old(store) or {"defenses": {}, "cells": [], "sessions": []}
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    known = old["defenses"] | _defenses(works, defenses, known=old["defenses"])
+    known = old["defenses"] | _defenses(context.cell_runs, defenses, known=old["defenses"])
     content = {
         **old,
         "harness": __version__,
-        "protocol": plan.suite.protocol.model_dump(mode="json"),
+        "protocol": context.protocol.model_dump(mode="json"),
         "defenses": known,
         "sessions": [*old["sessions"], {"started": now, **environment}],
     }
-    _write(store, content, plan, works, remarks, dataset, images)
+    _write(store, content, context, remarks)
 
 
-def close(store: Store, plan: Plan, works: list[CellRun], dataset: datasets.Dataset, images: Images) -> None:
+def close(store: Store, context: RunContext) -> None:
     """Writes what has become of the pairings, and what the suite says of titles, labels and reports now."""
     if old := _old(store):
-        _write(store, old, plan, works, {}, dataset, images)
+        _write(store, old, context, {})
 
 
 def _old(store: Store) -> dict[str, Any] | None:
@@ -100,22 +101,15 @@ def _old(store: Store) -> dict[str, Any] | None:
     return found.document() if found else None
 
 
-def _write(
-    store: Store,
-    content: dict[str, Any],
-    plan: Plan,
-    works: list[CellRun],
-    remarks: dict[str, list[str]],
-    dataset: datasets.Dataset,
-    images: Images,
-) -> None:
+def _write(store: Store, content: dict[str, Any], context: RunContext, remarks: dict[str, list[str]]) -> None:
+    plan, dataset, images = context.plan, context.dataset, context.images
     cells = {(cell["defense"], cell["attack"]): cell for cell in content["cells"]}
-    for work in works:
-        pair = _pair(work)
+    for cell_run in context.cell_runs:
+        pair = _pair(cell_run)
         earlier = cells[pair]["flags"] if pair in cells else []
-        own = [remark for checkpoint in checkpoints(work.cell.defense) for remark in checkpoint.remarks]
+        own = [remark for checkpoint in checkpoints(cell_run.cell.defense) for remark in checkpoint.remarks]
         flags = all_remarks(earlier, remarks.get(pair[0], []))
-        cells[pair] = _cell(work, plan, images, list(dict.fromkeys([*flags, *own])))
+        cells[pair] = _cell(cell_run, context, list(dict.fromkeys([*flags, *own])))
     shown = plan.presentation()
     components = {cell.defense.name: cell.defense for cell in plan.all_cells}
     labels = {name: {"label": defense.label, "type": defense.type} for name, defense in components.items()}
@@ -127,13 +121,13 @@ def _write(
             "split": dataset.split,
             "count": len(images),
             "indices": images.index.tolist(),
-            "fingerprint": datasets.fingerprint(images.x, images.y),
+            "fingerprint": context.fingerprint,
             "num_classes": dataset.num_classes,
             **({"labels": dataset.folders.of} if dataset.folders else {}),
             **({"kept": True} if plan.suite.dataset.path == store.root / KEPT_IMAGES else {}),
         },
         "cells": list(cells.values()),
-        "contents": _joined(content.get("contents", {}), _contents(works)),
+        "contents": _joined(content.get("contents", {}), _contents(context.cell_runs)),
         "title": shown["title"],
         "report": shown["report"],
         "defenses": {name: facts | labels.get(name, {}) for name, facts in known.items()},
@@ -144,11 +138,11 @@ def _write(
     write_manifest(store, {**content, **new})
 
 
-def _contents(works: list[CellRun]) -> dict[str, dict[str, Any]]:
+def _contents(cell_runs: list[CellRun]) -> dict[str, dict[str, Any]]:
     """What the suite does not say of its defenses and attacks, see `harness.suite.cell_key.Identities`."""
     return {
-        "defenses": {work.cell.defense.name: work.parts[0].contents for work in works},
-        "cells": {work.name: work.parts[1].contents for work in works},
+        "defenses": {cell_run.cell.defense.name: cell_run.parts[0].contents for cell_run in cell_runs},
+        "cells": {cell_run.name: cell_run.parts[1].contents for cell_run in cell_runs},
     }
 
 
@@ -158,9 +152,9 @@ def _never_built(old: Manifest, cell: CellFacts) -> bool:
     return any("failure" in part for part in parts)
 
 
-def _moved(recorded: dict[str, Any], work: CellRun) -> bool:
+def _moved(recorded: dict[str, Any], cell_run: CellRun) -> bool:
     """Whether something that is recorded of a pairing is another now, in its key or not."""
-    now = _contents([work])
+    now = _contents([cell_run])
     return any(recorded.get(kind, {}).get(name, part) != part for kind in now for name, part in now[kind].items())
 
 
@@ -170,17 +164,17 @@ def all_remarks(earlier: list[str], remarks: list[str]) -> list[str]:
     return [*earlier, *(remark for remark in remarks if remark.partition(":")[0] not in gates)]
 
 
-def _pair(work: CellRun) -> tuple[str, str]:
-    return work.cell.defense.name, work.cell.attack.name
+def _pair(cell_run: CellRun) -> tuple[str, str]:
+    return cell_run.cell.defense.name, cell_run.cell.attack.name
 
 
 def _joined(old: dict[str, Any], new: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {kind: old.get(kind, {}) | parts for kind, parts in new.items()}
 
 
-def _defenses(works: list[CellRun], built: dict[str, Defense], known: dict[str, Any]) -> dict[str, Any]:
+def _defenses(cell_runs: list[CellRun], built: dict[str, Defense], known: dict[str, Any]) -> dict[str, Any]:
     """Facts on the defenses that this session built, and on those that cannot be built and were never known."""
-    components = {work.cell.defense.name: work.cell.defense for work in works}
+    components = {cell_run.cell.defense.name: cell_run.cell.defense for cell_run in cell_runs}
     return {
         name: _defense(component, built.get(name, component.cls))
         for name, component in components.items()
@@ -189,7 +183,7 @@ def _defenses(works: list[CellRun], built: dict[str, Defense], known: dict[str, 
 
 
 def _defense(component: Component, defense: Defense | type[Defense]) -> dict[str, Any]:
-    """defense: the class knows all but what each instance works out for itself."""
+    """defense: the class knows all but what each instance cell_runs out for itself."""
     facts = {name: getattr(defense, name) for name in ("stochastic", "expected_accuracy", "expected_dataset")}
     notes = {checkpoint.ref: checkpoint.notes for checkpoint in checkpoints(component)}
     return {"type": component.type, "weights": notes} | {
@@ -197,17 +191,17 @@ def _defense(component: Component, defense: Defense | type[Defense]) -> dict[str
     }
 
 
-def _cell(work: CellRun, plan: Plan, images: Images, flags: list[str]) -> dict[str, Any]:
+def _cell(cell_run: CellRun, context: RunContext, flags: list[str]) -> dict[str, Any]:
     return {
-        "defense": work.cell.defense.name,
-        "attack": work.cell.attack.name,
-        "key": work.stored.key,
-        "threat": str(work.attack.threat),
-        "method": work.attack.describe(),
-        "count": len(images),
-        "shard": plan.suite.protocol.shard,
+        "defense": cell_run.cell.defense.name,
+        "attack": cell_run.cell.attack.name,
+        "key": cell_run.stored.key,
+        "threat": str(cell_run.attack.threat),
+        "method": cell_run.attack.describe(),
+        "count": len(context.images),
+        "shard": context.protocol.shard,
         "flags": flags,
         "records": [
-            None if records is None else work.stored.digest(*bounds) for bounds, records in work.shards.items()
+            None if records is None else cell_run.stored.digest(*bounds) for bounds, records in cell_run.shards.items()
         ],
     }

@@ -12,7 +12,9 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.evaluation.seeds import Seeds
-from harness.evaluation.shard import CHANGED, Job, answer, work
+from harness.evaluation.shard import evaluate_shard, predict_clean
+from harness.evaluation.shard_records import CHANGED
+from harness.evaluation.task import ShardTask
 from harness.quantity import Quantity
 from harness.randomness import fold, normal, uniform
 from harness.results.record import Record
@@ -70,8 +72,8 @@ def batch(count: int = 8, start: int = 100) -> Images:
 
 def run(defense: Defense, attack: Attack, images: Images, votes: int = 1) -> tuple[list[Record], dict[str, Tensor]]:
     seeds = Seeds(0, "defense", "attack")
-    clean = answer(defense, images, seeds, votes, batch_size=3)
-    return work(Job(defense, attack, images, seeds, clean, votes, 3, lambda target: None))
+    clean = predict_clean(defense, images, seeds, votes, batch_size=3)
+    return evaluate_shard(ShardTask(defense, attack, images, seeds, clean, votes, 3, lambda target: None))
 
 
 def test_verdicts_are_robust_out_of_reach_and_fooled_within() -> None:
@@ -171,9 +173,11 @@ def test_an_image_without_a_start_is_an_error_unless_it_needs_no_attack() -> Non
     images = batch()
     images.y[0] = 1 - images.y[0]
     seeds = Seeds(0, "defense", "attack")
-    clean = answer(Brightness(), images, seeds, 1, batch_size=3)
-    job = Job(Brightness(), Shift(), images, seeds, clean, 1, 3, lambda target: None, None, {0: "gone", 1: "gone"})
-    records, tensors = work(job)
+    clean = predict_clean(Brightness(), images, seeds, 1, batch_size=3)
+    task = ShardTask(
+        Brightness(), Shift(), images, seeds, clean, 1, 3, lambda target: None, None, {0: "gone", 1: "gone"}
+    )
+    records, tensors = evaluate_shard(task)
     free, _ = run(Brightness(), Shift(), images)
     assert [r.error for r in records] == [None, "gone"] + [None] * 6
     assert [r.verdict for r in records[2:]] == [r.verdict for r in free[2:]] and records[0].verdict == "fooled"

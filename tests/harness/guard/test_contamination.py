@@ -15,7 +15,7 @@ from torch import nn
 from harness.errors import UserError
 from harness.evaluation.run import run
 from harness.guard.contamination import Contamination, Guard, settings_kept
-from harness.guard.fingerprint import checksum, fingerprint
+from harness.guard.fingerprint import checksum, fingerprint, glimpse
 from harness.guard.process_settings import Settings
 from harness.randomness import normal
 from harness.results.load import read_run
@@ -246,3 +246,79 @@ def test_tensors_without_plain_values_are_known_by_how_often_they_were_written()
     changed = {name for name, found in fingerprint(odd).items() if before.get(name) != found}
     assert {"the buffer nowhere", "the parameter later.weight", "the parameter later.bias"} <= changed
     assert "the buffer sparse" not in changed
+
+
+WRITES = {
+    "in place": lambda net: net.weight.view(-1)[3].add_(1),
+    "past PyTorch's count, the whole": lambda net: net.weight.data.mul_(1.001),
+    "another tensor": lambda net: setattr(net, "weight", nn.Parameter(net.weight.clone())),
+    "a hook": lambda net: net.register_forward_hook(lambda *_: None),
+    "the mode": lambda net: net.train(),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_glimpse_sees_what_pytorch_wrote_and_what_changed_as_a_whole(write: str) -> None:
+    net = nn.Linear(40, 40).requires_grad_(False).eval()
+    before = glimpse(net)
+    net(torch.rand(3, 40))
+    net.to("cpu")
+    assert glimpse(net) == before
+    WRITES[write](net)
+    assert glimpse(net) != before
+
+
+def test_what_a_glimpse_misses_is_found_when_the_defense_comes_to_work() -> None:
+    net, other = nn.Linear(40, 40).requires_grad_(False), nn.Linear(2, 2)
+    guard = Guard()
+    guard.add("net", net)
+    guard.add("other", other)
+    with guard.watching("the attack", other, others=True):
+        net.weight.data.view(-1)[3] += 1  # not among the values that are sampled
+    assert not guard.spoiled and guard.look("other") is None
+    assert guard.look("net") == "the parameter weight of defense 'net'" and guard.spoiled == {"net"}
+
+
+def test_a_whole_change_of_another_defense_is_an_error_of_what_made_it_at_once() -> None:
+    net, other = nn.Linear(40, 40).requires_grad_(False), nn.Linear(2, 2)
+    guard = Guard()
+    guard.add("net", net)
+    guard.add("other", other)
+    with (
+        pytest.raises(Contamination, match="the attack changed the parameter weight of defense 'net'"),
+        guard.watching("the attack", other, others=True),
+    ):
+        net.weight.data.zero_()
+    assert guard.spoiled == {"net"}
+
+
+OTHERS = '''
+
+class WritesElsewhere(Step):
+    """One weight of every other defense, past PyTorch's count of writes."""
+
+    def act(self, target, x, y):
+        for each in EVERY:
+            if each is not target.defense and type(each) is not type(target.defense):
+                each.net.weight.data.view(-1)[3] += 100
+
+
+EVERY = []
+built = Plain.__init__
+
+
+def remembered(self):
+    built(self)
+    EVERY.append(self)
+
+
+Plain.__init__ = remembered
+'''
+
+
+def test_a_row_after_an_attack_that_wrote_into_its_defense_unseen_is_what_it_is_alone(
+    tmp_path: Path, alone: pd.DataFrame
+) -> None:
+    (tmp_path / "cast.py").write_text(CAST + OTHERS)
+    found = ran(tmp_path, ["Copy", "Plain"], ["WritesElsewhere", "Step"])
+    assert the_same(found["Plain", "Step"], alone) and the_same(found["Copy", "Step"], alone)

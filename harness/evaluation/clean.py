@@ -1,0 +1,53 @@
+"""What each defense says of the clean images: asked once per shard, whatever the attacks."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.evaluation.context import RunContext
+from harness.evaluation.defenses import Defenses
+from harness.evaluation.pending import CellRun
+from harness.evaluation.shard import predict_clean
+from harness.evaluation.task import reason
+from harness.guard.contamination import Guard
+from harness.predict import Predictions
+from harness.results.record import Record
+from harness.results.store import ShardRange
+
+
+class CleanPredictions:
+    """Predictions on clean images, those of stored records included."""
+
+    def __init__(self, context: RunContext, defenses: Defenses, guard: Guard) -> None:
+        self._context, self._defenses, self._guard = context, defenses, guard
+        self._known: dict[tuple[str, ShardRange], Predictions | str] = {}
+        for cell_run in context.cell_runs:
+            for bounds, records in cell_run.shards.items():
+                if records is not None and all(record.clean_votes for record in records):
+                    self._known[cell_run.cell.defense.name, bounds] = _recorded(records)
+
+    def of(self, cell_run: CellRun, bounds: ShardRange) -> Predictions | str:
+        """Those of a pairing's defense on a shard, or why there are none."""
+        name = cell_run.cell.defense.name
+        if name in self._defenses.broken:
+            return self._defenses.broken[name]
+        if (name, bounds) not in self._known:
+            self._known[name, bounds] = self._ask(cell_run, bounds)
+            self._defenses.rebuild(f"defense '{name}'")
+        return self._known[name, bounds]
+
+    def _ask(self, cell_run: CellRun, bounds: ShardRange) -> Predictions | str:
+        name, protocol = cell_run.cell.defense.name, self._context.protocol
+        defense = self._defenses.at_work(name)
+        if defense is None:
+            return self._defenses.broken[name]
+        images = self._context.images.take(slice(*bounds)).to(self._context.device)
+        try:
+            return predict_clean(defense, images, cell_run.seeds, protocol.votes, protocol.batch_size, self._guard)
+        except Exception as error:  # whatever a defense raises is an outcome of its own
+            return f"the defense fails on clean images: {reason(error)}. `harness check` looks at it alone"
+
+
+def _recorded(records: list[Record]) -> Predictions:
+    votes = torch.tensor([record.clean_votes for record in records]).T
+    return Predictions(votes, torch.tensor([record.clean_margins for record in records]).T)

@@ -1,0 +1,48 @@
+"""What every step of a run knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from harness import datasets
+from harness.callback import Callback
+from harness.datasets.batch import Images
+from harness.evaluation.pending import CellRun
+from harness.suite.plan import Plan
+from harness.suite.schema import Protocol
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A suite at work.
+
+    Args:
+        plan: the suite.
+        cell_runs: every pairing of it.
+        dataset: where its images come from; images: those that are attacked, on the CPU.
+        device: where defenses are evaluated.
+        callback: is told what happens.
+    """
+
+    plan: Plan
+    cell_runs: list[CellRun]
+    dataset: datasets.Dataset
+    images: Images
+    device: torch.device
+    callback: Callback
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.plan.suite.protocol
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images and their labels."""
+        return datasets.fingerprint(self.images.x, self.images.y)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image, (C, H, W)."""
+        return tuple(self.images.x.shape[1:])
