@@ -23,6 +23,8 @@ from harness.results.load import read_run
 from harness.suite import load_suite
 from harness.target import Target
 
+pytestmark = pytest.mark.slow
+
 SUITE = Path(__file__).parents[1] / "suites" / "canaries.yaml"
 CANARIES = (
     *("jpeg", "bit_depth", "thermometer", "resize_and_pad"),

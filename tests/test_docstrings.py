@@ -28,6 +28,7 @@ def module_of(path: Path) -> Any:
     return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_examples_of_a_module_do_what_they_show(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ def test_a_run_that_an_earlier_version_finished_has_nothing_left_to_do(
     assert "Nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_results_of_attacks_and_defenses_that_became_aliases_are_verified(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         cli.main(["verify", str(GOLDEN / "results_before_aliases" / "run")])

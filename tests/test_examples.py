@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torchvision import models
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 FINISHED = ROOT / "tests" / "golden" / "results_before_layout" / "run"
 

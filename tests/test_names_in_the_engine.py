@@ -55,6 +55,7 @@ def test_constants_are_seen_and_docstrings_are_not() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(HARNESS.rglob("*.py")), ids=lambda path: path.relative_to(HARNESS).as_posix())
 def test_no_string_of_the_engine_is_the_name_of_a_defense_or_an_attack(path: Path) -> None:
     allowed = OTHER_MEANINGS.get(path.relative_to(HARNESS).as_posix(), set())

@@ -17,6 +17,8 @@ from harness.dry_run.smoke import small
 from harness.reporting.tables.reference import named
 from harness.suite import Plan, load_suite
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1] / "suites"
 CIFAR = sorted(path for path in ROOT.glob("*.yaml") if "cifar10" in path.read_text())
 DIGITS = {path.stem: path for path in sorted((ROOT / "digits").glob("*.yaml"))}

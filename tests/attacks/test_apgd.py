@@ -97,6 +97,7 @@ def test_presets_say_what_they_run() -> None:
     assert preset("pgd80_eot10")("L2", Quantity("0.5")).step_size == 2.5 * 0.5 / 80
 
 
+@pytest.mark.slow
 def test_the_papers_attack_goes_on_after_a_lucky_draw_with_restarts_that_start_elsewhere(view: View) -> None:
     """Five restarts of 100 gradients and a last look each; a defense that is always misclassified is asked as often."""
 

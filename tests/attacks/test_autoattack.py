@@ -22,6 +22,8 @@ from harness.randomness import derive, normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Defense]
 View = Callable[..., Target]
 

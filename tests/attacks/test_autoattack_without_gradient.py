@@ -82,6 +82,7 @@ def found(attack: AutoAttack, defense: Defense, view: View) -> Adversarial:
     return images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defense", "norm"),
     [*((defense, "Linf") for defense in (Numpy, Detached, NoGrad, Cut, Labels)), (Cut, "L2"), (Cut, "L1")],

@@ -75,6 +75,7 @@ ATTACKS: dict[str, Build] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 @given(
     seed=st.integers(0, 10**6),

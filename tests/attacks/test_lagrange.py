@@ -25,6 +25,8 @@ from harness.target import Target
 from harness.threat import TOLERANCE
 from harness.weights import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 View = Callable[..., Target]
 
 N, SHAPE = 8, (1, 4, 4)

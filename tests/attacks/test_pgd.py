@@ -40,6 +40,7 @@ def worst_linf(defense: Any, x: Tensor, eps: float) -> Tensor:
     return torch.where(direction > 0, high, low) @ direction + defense.bias[1] - defense.bias[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 @pytest.mark.parametrize("momentum", [0.0, 0.75])
 def test_linf_verdicts_equal_the_closed_form_with_the_box_active(
@@ -152,6 +153,7 @@ def test_no_image_leaves_a_stochastic_defense_on_a_lucky_draw(noisy: Make, view:
     assert target.backwards.tolist() == [6] * N
 
 
+@pytest.mark.slow
 def test_an_attack_on_noise_finds_the_direction_under_it(noisy: Make, view: View) -> None:
     x = torch.full((N, *SHAPE), 0.5)
     defense, attack = noisy(W, noise=0.05), pgd(eot=10, loss="margin")
@@ -175,6 +177,7 @@ class Wavy(Defense):
         return torch.stack([torch.zeros_like(rival), rival], dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_nothing_weaker_than_the_best_iterate_seen_is_returned(view: View, norm: str) -> None:
     x, defense, attack = uniform(torch.arange(5), SHAPE), Wavy(), pgd(norm, step_size=Quantity("0.07"), restarts=2)
@@ -233,6 +236,7 @@ def test_a_gradient_that_is_nan_is_remembered_and_the_others_are_attacked(view: 
     assert torch.allclose(x_adv[1], torch.full(SHAPE, 0.95))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("loss", ["ce", "dlr", "ce-targeted", "dlr-targeted", "margin"])
 def test_an_attack_is_as_strong_whatever_the_scale_of_the_logits(

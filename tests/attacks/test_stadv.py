@@ -22,6 +22,8 @@ from harness.randomness import normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE, Flow, warp
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Defense]
 View = Callable[..., Target]
 

@@ -25,6 +25,8 @@ from harness.randomness import normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE
 
+pytestmark = pytest.mark.slow
+
 torchattacks = pytest.importorskip("torchattacks")
 
 Make = Callable[..., Defense]

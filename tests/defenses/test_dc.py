@@ -77,6 +77,7 @@ def ask(defense: DC, x: Tensor, seeds: Tensor) -> Tensor:
         return defense(x)
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_a_triple_loop(make, x) -> None:
     defense = make()
     betas = [(0.1 + 19.9 * step / 999) / 1000 for step in range(1000)]
@@ -164,6 +165,7 @@ def test_its_cost_is_an_evaluation_for_each_class_timestep_and_sample(make) -> N
 # --- all classes in one pass -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_heads_give_the_logits_and_gradients_of_a_pass_per_class(multi_head, x) -> None:
     x = x.double().requires_grad_()
     weights = torch.linspace(-1, 1, 10, dtype=torch.float64)

@@ -25,6 +25,8 @@ from harness.suite import load_suite
 from harness.weights import Checkpoint
 from helpers.originals import fill, rule_image
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[])
 SEEDS = torch.tensor([5, 1 << 61])

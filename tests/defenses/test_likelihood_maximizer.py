@@ -74,6 +74,7 @@ def gradient(view, defense, x: Tensor) -> Tensor:
         return torch.autograd.grad(logits[:, 3].sum() - logits[:, 5].sum(), x)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"norm": "L2"}, {"momentum": 0.0}, {"eta": Quantity(0.2), "steps": 1}])
 def test_it_purifies_as_rdc_does(make, saved, x, options) -> None:
     rdc = RDC(saved(), **{"network": {"type": "ncsnpp", **ARGUMENTS}, "timesteps": 4, "steps": 3, **options})
@@ -112,6 +113,7 @@ def test_bpda_takes_the_classifiers_gradient_at_the_purified_image_and_blind_at_
     torch.testing.assert_close(gradient(blind, defense, x), gradient(exact, classifier, x))
 
 
+@pytest.mark.slow
 def test_the_exact_gradient_depends_on_how_the_sign_is_differentiated_and_no_answer_does(make, x) -> None:
     inside = 0.2 + 0.6 * x
     true, surrogate = make(), make(sign_gradient="straight_through")
@@ -162,6 +164,7 @@ def test_the_packaged_edm_network_serves_under_edms_own_weights_as_in_rdc(x) -> 
     assert (purified(defense, x) != x).flatten(1).any(1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [({"steps": 0}, "steps is 0"), ({"samples": 0}, "samples is 0"), ({"timesteps": 1001}, "timesteps is 1001")],

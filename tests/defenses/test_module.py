@@ -299,6 +299,7 @@ def test_a_stochastic_network_says_so() -> None:
     assert not Module("torch.nn:Flatten").stochastic
 
 
+@pytest.mark.slow
 def test_the_entries_of_the_readme_are_built(tmp_path: Path) -> None:
     timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
     readme = (Path(__file__).parents[2] / "README.md").read_text()

@@ -58,6 +58,7 @@ def test_logits_are_the_mean_over_timesteps_of_the_weighted_distance_to_the_post
         assert logits[4].item() == pytest.approx(-float((a / sigma) ** 2 * distance), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract_of_a_defense() -> None:
     test = datasets.load("digits").select(range(6))
     for options in ({}, {"noise": "fixed", "per_class": 20}):

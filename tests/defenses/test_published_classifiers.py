@@ -133,6 +133,7 @@ def test_pat_clamps_as_the_original_does_and_its_gradient_reaches_black_and_whit
     assert (gradient(lambda x: defense(x)[:, 0].sum(), extremes) != 0).all()
 
 
+@pytest.mark.slow
 def test_pat_takes_the_normalisation_of_other_data(build: Callable) -> None:
     x = torch.rand(1, 3, 32, 32)
     published, plain = build(PAT), build(PAT, mean=[0.0], std=[1.0])
@@ -140,6 +141,7 @@ def test_pat_takes_the_normalisation_of_other_data(build: Callable) -> None:
     assert not torch.equal(plain(x), published(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", CASES)
 def test_the_gates_find_no_fault(cls: type[Undefended], build: Callable) -> None:
     _, side, _ = CASES[cls]

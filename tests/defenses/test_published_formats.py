@@ -62,6 +62,7 @@ def initialised(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("layout", ["safetensors", "bare", "parallel", "wrapped"])
 def test_a_classifier_s_file_gives_the_logits_of_the_saved_network(name: str, layout: str, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_exact_gradient_is_that_of_autograd_on_one_whole_graph(make, x, steps, variant) -> None:

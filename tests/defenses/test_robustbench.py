@@ -25,7 +25,10 @@ from harness.errors import UserError
 from harness.suite.cell_key import component_hash
 
 # Of timm, torchvision and robustbench, about their own code.
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "UserWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "UserWarning")),
+]
 
 SMALL = "Ding2020MMA"
 """The smallest model of the zoo that both Linf and L2 have: 23 MB."""

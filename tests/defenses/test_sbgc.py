@@ -18,6 +18,8 @@ from harness.randomness import fold
 from harness.weights import Checkpoint
 from helpers.originals import fill, golden, rule_image, rule_noise
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = dict(image_size=8, channels=1, nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], num_classes=10)
 SEEDS = torch.tensor([5, 1 << 61])
 

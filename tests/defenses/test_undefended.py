@@ -66,6 +66,7 @@ def test_packaged_classifiers_reach_their_cards_accuracy(name: str) -> None:
     assert accuracy >= 0.9
 
 
+@pytest.mark.slow
 def test_the_packaged_diffusion_network_classifies_digits() -> None:
     data = datasets.load("digits", "test").select(range(60))
     with torch.no_grad():

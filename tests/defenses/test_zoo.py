@@ -19,6 +19,8 @@ from harness.randomness import row_seeds
 from harness.target import Target
 from harness.weights import Checkpoint, packaged
 
+pytestmark = pytest.mark.slow
+
 COUNT = 100
 AT, HybViT = find("defenses", "at"), find("defenses", "hybvit")
 

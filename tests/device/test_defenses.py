@@ -33,6 +33,8 @@ from harness.gradients import VIEWS, Gradient
 from harness.predict import query
 from harness.search import Narrowing, Search
 
+pytestmark = pytest.mark.slow
+
 VP, EDM, HEADS = "digits-ncsnpp", "digits-edm", "digits-multihead"
 
 

@@ -135,6 +135,7 @@ def test_noise_that_comes_only_at_times_belongs_to_the_image_too() -> None:
     assert torch.allclose(both[13:], query(Sometimes(), bright[13:], seeds[13:]), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GLOBAL)
 def test_verdicts_and_gradients_do_not_depend_on_the_batch_size(kind: type[Linear]) -> None:
     answers, steps = [], []
@@ -188,6 +189,7 @@ class Noisy(Undefended):
 """
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_records_whatever_the_batch_size(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(NOISY)
 

@@ -19,6 +19,7 @@ def images(seed: int) -> Tensor:
     return (uniform(torch.arange(SHAPE[0]) + seed, SHAPE[1:]) * 1.4 - 0.2).clamp(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ball", BALLS)
 @given(
     seed=st.integers(0, 10**6),
@@ -49,6 +50,7 @@ def test_l2_projection_of_a_large_image_stays_within_the_tolerance() -> None:
     assert threat.violation(x, threat.project(x, torch.ones_like(x))).max() <= TOLERANCE
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), eps=st.sampled_from([0.05, 0.5, 3.0, 15.0]), scale=st.sampled_from([0.1, 1.0, 5.0]))
 @settings(deadline=None, max_examples=40)
 def test_no_other_point_of_the_l1_ball_and_the_box_is_nearer(seed: int, eps: float, scale: float) -> None:

@@ -18,6 +18,8 @@ from harness.results.load import read_run
 from harness.verification import verify
 from helpers import hostile
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[1]
 SECONDS = 10
 CPU = torch.device("cpu")

@@ -90,6 +90,7 @@ def damage(content: Any, draw: Callable[[Any], Any]) -> None:
             around[path[-1]] = draw(st.sampled_from(ODD))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(data=st.data())
 def test_a_damaged_manifest_is_refused_or_told(sound: Path, tmp_path: Path, data: st.DataObject) -> None:

@@ -99,6 +99,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_hostile_suite_is_refused_at_once(tmp_path: Path, case: str) -> None:
     make, told = CASES[case]

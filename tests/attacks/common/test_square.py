@@ -28,6 +28,8 @@ from harness.reporting import summarise
 from harness.results.load import read_run as results
 from harness.suite import load_suite
 
+pytestmark = pytest.mark.slow
+
 SQUARES = [(side, side) for side in range(5, 41)]
 RECTANGLES = [(28, 20), (24, 20), (64, 96), (5, 40), (40, 5), (7, 30), (30, 7), (19, 13), (33, 32), (48, 9)]
 REFUSED_BY_THE_LIBRARY = {12, 14, 18, 19, 24}

@@ -59,6 +59,7 @@ def gradient(view, defense: Defense, x: Tensor) -> Tensor:
         return torch.autograd.grad(view(defense, x)[:, 3].sum(), x)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CANARIES)
 def test_canaries_keep_the_contract_but_for_what_they_were_built_to_break(name, classifier, digits) -> None:
     defense = CANARIES[name](classifier).eval()

@@ -17,6 +17,8 @@ from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import time_grid
 from helpers.denoisers import naive_loss
 
+pytestmark = pytest.mark.slow
+
 CLASSES = torch.arange(4)
 SEEDS = torch.tensor([3, 1 << 60, 11])
 LABELS = torch.tensor([2, 0, 3])

@@ -153,6 +153,7 @@ def test_the_class_conditional_ncsnpp_adds_nothing_for_no_class(
         assert_summary(denoiser.eps(x, t, y), measured["eps_label_500_y_None"], tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [PAIR, NOTHING, None], ids=["classes", "no_class", "none"])
 def test_edm_predicts_the_image_that_the_original_does_with_a_zero_one_hot_for_no_class(
     y,
@@ -202,6 +203,7 @@ class _Rescaled(nn.Module):
 # --- many heads ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @PRECISIONS
 @pytest.mark.parametrize("guidance", [0, 0.5])
 def test_guided_heads_classify_as_the_original_does(

@@ -15,6 +15,8 @@ from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.timesteps import time_grid
 from helpers.denoisers import ToyDenoiser, naive_loss
 
+pytestmark = pytest.mark.slow
+
 CLASSES = torch.arange(10)
 SEEDS = torch.tensor([3, 1 << 60])
 LABELS = torch.tensor([4, 9])

@@ -16,6 +16,8 @@ from defenses.diffusion.schedule import ContinuousVP
 from defenses.networks.ncsnpp import NCSNpp
 from helpers.originals import assert_summary, fill, golden, rule_image, rule_noise
 
+pytestmark = pytest.mark.slow
+
 SEEDS = torch.tensor([5, 1 << 61])
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-9}
 PRECISIONS = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float32", "float64"])

@@ -141,6 +141,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x: maximize(x, lambda z, n: down, direction(), ball=BALL, steps=3), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_gradient_in_l2_is_that_of_finite_differences_second_derivatives_included(steps, momentum) -> None:

@@ -20,6 +20,8 @@ from defenses.networks.ncsnpp import NCSNpp
 from helpers.denoisers import ToyDenoiser
 from helpers.originals import assert_summary, fill, golden, rule_image, rule_noise
 
+pytestmark = pytest.mark.slow
+
 TIMESTEPS = [1, 126, 251, 376, 501, 626, 751, 876]
 CLASSES = torch.arange(10)
 SEEDS = torch.zeros(2, dtype=torch.int64)

@@ -144,6 +144,7 @@ def test_what_each_timestep_contributes_to_the_margin_is_measured_at_a_full_look
         torch.testing.assert_close(narrowing.measured[i], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [DC, RDC, LikelihoodMaximizer])
 @pytest.mark.parametrize("full", [True, False])
 def test_the_cost_of_a_narrowed_query_is_the_number_of_its_network_evaluations(tiny, x, kind, full) -> None:
@@ -169,6 +170,7 @@ def test_a_network_of_all_classes_at_once_leaves_timesteps_out_and_no_class(tiny
     assert rows_asked(defense, lambda: ask(defense, x, look)) == 2 * defense.narrowed_cost(look) == 2 * (10 + 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_half_precision_keeps_the_direction_of_the_gradient_and_its_size(tiny, x, precision, reduction) -> None:
@@ -200,6 +202,7 @@ def test_a_gradient_far_below_what_float16_holds_comes_through_it() -> None:
     torch.testing.assert_close(gradient("fp16"), gradient("float32"), rtol=0.02, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", ["straight_through", "zero"])
 def test_a_search_of_a_purifying_defense_is_differentiable_in_every_saving(tiny, x, steps) -> None:
     defense = tiny(RDC, steps=2, sign_gradient=steps)

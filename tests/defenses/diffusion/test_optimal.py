@@ -118,6 +118,7 @@ def wave(shape: tuple[int, ...], frequency: float, phase: float, close: bool) ->
     return ((values - 0.5) * 0.1 + 0.5).float().double() if close else values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["close", "far"])
 @pytest.mark.parametrize("sharing", ["independent", "shared"])
 def test_losses_and_gradients_are_the_golden_ones(distance, sharing) -> None:
@@ -165,6 +166,7 @@ def naive_corollary(x: Tensor, grid_t: Tensor, seeds: Tensor, schedule: Schedule
     return torch.stack(logits).view(len(x), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "chunk", "passes"), [(1, 1, "two"), (3, 7, "single"), (1024, 1024, "two")])
 def test_loss_and_gradient_are_those_of_corollary_3_3(block: int, chunk: int, passes) -> None:
     grid, seeds = time_grid(SCHEDULE, 25), torch.tensor([5, 9])

@@ -18,6 +18,8 @@ from defenses.networks.ncsnpp_config import NCSNppConfig
 from harness.errors import UserError
 from helpers.originals import assert_summary, fill, golden, rule_image, rule_noise
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (2, 3, 16, 16)
 
 

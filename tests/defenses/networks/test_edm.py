@@ -46,6 +46,7 @@ def digits():
     return network.double(), torch.rand((3, 1, 8, 8), generator=generator, dtype=torch.float64) * 2 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_tiny_state_dict_has_the_published_names_and_shapes(case, numbers):
     network = EDM.from_published(numbers["config"][case]["tiny"])
@@ -66,6 +67,7 @@ def test_the_default_flavour_is_ddpmpp():
         assert EDM().state_dict().keys() == EDM(**DDPMPP).state_dict().keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_denoised_images_equal_the_originals(case, numbers, tiny, image, noise, dtype):
     network, x = tiny(case), 2 * image(SHAPE) - 1

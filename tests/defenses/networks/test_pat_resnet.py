@@ -23,6 +23,7 @@ def test_state_dicts_have_the_published_names_and_shapes(numbers):
         assert_listing(PATResNet(), numbers["state_dict_full"], numbers["full_params"])
 
 
+@pytest.mark.slow
 def test_logits_and_gradient_equal_the_original(numbers, image, dtype):
     network = fill(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
     x = image(SHAPE).requires_grad_()

@@ -34,6 +34,7 @@ def test_logits_and_gradient_equal_the_original(numbers, image, dtype):
     assert_agrees(gradient, numbers, "grad_ce_mean_labels_[3,7]_wrt_x01")
 
 
+@pytest.mark.slow
 def test_diffpures_resnet_is_pats_with_another_normalisation(numbers, image, dtype):
     network = fill(PATResNet(blocks=(1, 1, 1, 1))).to(dtype)
     logits = network(WRNDropout.preprocessing(image(SHAPE)))

@@ -128,6 +128,7 @@ def test_the_clean_accuracy_is_that_of_a_diffusion_classifier() -> None:
     assert logits.detach() == pytest.approx(-ratio * distances, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_packaged_network_tells_digits_apart_and_knows_them_without_their_class() -> None:
     data = datasets.load("digits", "test").select(range(450, 500))
     x, y, trainer, network = data.images, data.labels, EDM(), Checkpoint.find("digits-edm").network()

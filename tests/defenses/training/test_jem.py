@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from defenses.training.jem import JEM, langevin
@@ -103,7 +101,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
     recipe.write_text(RECIPE)
 
     def trained(runs: str) -> bytes:
-        return train(recipe, console=Console(file=io.StringIO()), runs=tmp_path / runs).read_bytes()
+        return train(recipe, runs=tmp_path / runs).read_bytes()
 
     whole, step = trained("whole"), loop._step
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)

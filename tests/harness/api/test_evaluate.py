@@ -70,6 +70,7 @@ def test_mean_and_std_stand_before_the_model_and_the_budget_counts_in_pixels() -
     assert results.frame["verdict"].tolist() == ["robust", "fooled", "fooled", "fooled", "robust", "robust"]
 
 
+@pytest.mark.slow
 def test_the_same_model_has_the_same_records_whatever_it_is_given_as(tmp_path: Path) -> None:
     class Plain(harness.Defense):
         def __init__(self, network: nn.Module) -> None:
@@ -121,6 +122,7 @@ def test_a_model_that_changed_is_refused_and_the_part_is_named(tmp_path: Path) -
         harness.evaluate(network, **call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"eps": "1/255"}, {"seed": 1}, {"attacks": "pgd"}])
 def test_another_call_is_refused_in_the_same_directory(tmp_path: Path, change: dict[str, Any]) -> None:
     harness.evaluate(linear(), **cheap(out=tmp_path))
@@ -149,6 +151,7 @@ def test_the_attack_may_be_an_object_and_its_settings_are_part_of_the_claim(tmp_
         harness.evaluate(linear(), attack, data="digits", size=4, out=tmp_path)
 
 
+@pytest.mark.slow
 def test_several_models_meet_the_attacks_of_their_kind() -> None:
     results = harness.evaluate({"plain": linear(), "noisy": Noisy()}, "standard", data="digits", size=2, votes=3)
     pairs = set(zip(results.summary["defense"], results.summary["attack"], strict=True))

@@ -14,6 +14,8 @@ from torch import nn
 import harness
 from harness.verification import CellReport
 
+pytestmark = pytest.mark.slow
+
 FINISHED = Path(__file__).parents[2] / "golden" / "results_before_layout" / "run"
 
 

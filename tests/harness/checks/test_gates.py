@@ -25,6 +25,8 @@ from harness.quantity import Quantity
 from harness.suite import load_suite
 from helpers.sound import GloballyNoisy, Good, Noisy
 
+pytestmark = pytest.mark.slow
+
 X = (16 * torch.rand(8, 2, 5, 4, generator=torch.Generator().manual_seed(3))).round() / 16
 PGD_RUN = Use(0, frozenset({"exact"}))
 """A run so short that only what a quick defense has for free is asked."""

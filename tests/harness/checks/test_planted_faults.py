@@ -139,6 +139,7 @@ def test_the_sound_defense_passes_every_rule() -> None:
     assert {v.name: v.message for v in findings(Sound).values() if v.status != "passed"} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_planted_fault_fails_its_own_rule_with_a_message_that_names_it(fault: type[Sound]) -> None:
     name, message = FAULTS[fault]

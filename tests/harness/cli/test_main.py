@@ -15,6 +15,8 @@ import pytest
 from harness import cli
 from harness.cli import listing
 
+pytestmark = pytest.mark.slow
+
 Mutation = Callable[[Path], list[str]]
 """Spoils a valid suite in place; returns the arguments of `harness run`."""
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from harness.config.yaml_file import MOST, parse, read
 from harness.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 FILE = Path("some.yaml")
 
 

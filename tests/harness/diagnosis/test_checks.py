@@ -15,6 +15,8 @@ from harness.diagnosis.gradient_checks import cosine_by_eot, doublings, interval
 from harness.quantity import Quantity
 from helpers.diagnosed import Drawn, Honest, Quantised, Saturated, Shattered, Smooth, subject
 
+pytestmark = pytest.mark.slow
+
 
 def findings(subject: Subject) -> dict[str, Finding]:
     return {check.name: check(subject) for check in CHECKS}

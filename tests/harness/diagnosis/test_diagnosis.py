@@ -18,6 +18,8 @@ from harness.reporting.tables.charts import charts
 from harness.results.load import read_run
 from helpers.modules import source
 
+pytestmark = pytest.mark.slow
+
 FAKES = source("means")
 
 SUITE = """\

@@ -45,6 +45,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "costs.yaml"
 
 
+@pytest.mark.slow
 def test_costs_are_passes_times_evaluations_times_images(suite: Path) -> None:
     with placeholder_cache():
         plan = all_on_meta(load_suite(suite))
@@ -66,6 +67,7 @@ def test_networks_on_the_meta_device_have_no_memory(suite: Path) -> None:
     assert sum(parameter.numel() for parameter in defenses["zoo"].parameters()) > 250_000_000
 
 
+@pytest.mark.slow
 def test_what_is_timed_has_memory_and_finite_answers(suite: Path) -> None:
     with placeholder_cache():
         plan = all_on_meta(load_suite(suite, only="hybvit"))

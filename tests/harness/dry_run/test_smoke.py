@@ -19,6 +19,8 @@ from harness.results.load import find_runs, read_run
 from harness.suite import load_suite
 from harness.weights.published import find
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).parents[3] / "suites" / "quickstart.yaml"
 CPU = torch.device("cpu")
 SUITE = """\

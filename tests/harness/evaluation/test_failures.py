@@ -15,6 +15,8 @@ from harness.results.store import Store
 from harness.suite import load_suite
 from helpers.modules import source
 
+pytestmark = pytest.mark.slow
+
 MINE = source("failing")
 
 

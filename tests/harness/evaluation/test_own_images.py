@@ -118,6 +118,7 @@ CLASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", CLASSES.values(), ids=CLASSES.keys())
 def test_a_part_of_the_classes_is_judged_by_the_whole_network(
     classes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +175,7 @@ def test_classes_that_do_not_fit_are_told_with_their_line(dataset: str, told: st
         load_images(load_suite(suite))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [8, 16])
 def test_grey_images_of_any_depth_are_what_they_show(depth: int, tmp_path: Path) -> None:
     data, top = load_digits(), 2**depth - 1

@@ -33,6 +33,7 @@ def test_of_an_empty_directory_every_shard_of_every_pairing_is_missing(small_sui
     assert len({cell_run.stored.key for cell_run in found}) == 4
 
 
+@pytest.mark.slow
 def test_of_a_finished_directory_nothing_is_missing_and_records_are_in_order(small_suite: Path, tmp_path: Path) -> None:
     finished(small_suite, tmp_path / "out")
     for cell_run in pending(small_suite, tmp_path / "out"):
@@ -40,6 +41,7 @@ def test_of_a_finished_directory_nothing_is_missing_and_records_are_in_order(sma
         assert [record.index for record in cell_run.records] == list(range(10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["parquet", "safetensors"])
 def test_a_shard_without_one_of_its_files_is_missing_alone(small_suite: Path, tmp_path: Path, suffix: str) -> None:
     out, notes = tmp_path / "out", list[str]()
@@ -60,6 +62,7 @@ def test_another_seed_makes_every_shard_missing(small_suite: Path, tmp_path: Pat
     assert len(notes) == 12
 
 
+@pytest.mark.slow
 def test_errors_are_missing_only_where_they_are_tried_again_and_are_counted_by_reason(
     small_suite: Path, tmp_path: Path
 ) -> None:

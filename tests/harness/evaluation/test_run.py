@@ -29,6 +29,8 @@ from harness.results.record import Record
 from harness.results.store import Store
 from harness.suite import load_suite
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -35,6 +35,7 @@ def finish(folder: Path, text: str = SUITE, only: str | None = None) -> int:
     return run(plan, folder / "out", torch.device("cpu")).computed
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_the_other_pairing(tmp_path: Path) -> None:
     assert finish(tmp_path) == 4 and finish(tmp_path) == 0
     plan = load_suite(tmp_path / "suite.yaml")
@@ -54,6 +55,7 @@ def test_other_images_are_another_claim(tmp_path: Path) -> None:
     assert key(SUITE) != key(SUITE.replace("steps: 3", "steps: 4")) != key(SUITE.replace("seed", "other"))
 
 
+@pytest.mark.slow
 def test_a_pairing_alone_asks_for_its_source_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"of which 0 to 3 are not done\. Run surrogate/own first"):
         finish(tmp_path, only="target")

@@ -85,6 +85,7 @@ DEFENSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_a_defense_that_changes_what_others_rest_on_fails_and_no_other(
     name: str, folder: Path, alone: pd.DataFrame
@@ -138,6 +139,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_that_changes_what_others_rest_on_fails_and_no_other(
     name: str, folder: Path, alone: pd.DataFrame

@@ -29,6 +29,8 @@ from harness.randomness import normal, uniform
 from harness.results.record import Record
 from harness.target import Target
 
+pytestmark = pytest.mark.slow
+
 N = 6
 EPS = Quantity("0.05")
 SPOILED = torch.tensor([1, 4])

@@ -25,6 +25,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(JSON)
 def test_json_is_read_as_python_writes_it(value: Any) -> None:

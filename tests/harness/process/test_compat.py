@@ -10,6 +10,8 @@ import pytest
 
 from harness.process import compat
 
+pytestmark = pytest.mark.slow
+
 
 def run(code: str) -> str:
     """What a new process prints; its warnings are failures if they are ours to absorb."""

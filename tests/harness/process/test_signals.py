@@ -14,6 +14,8 @@ import pytest
 
 from harness.process import signals
 
+pytestmark = pytest.mark.slow
+
 ENDS = [(name, 128 + signal.Signals[name]) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 

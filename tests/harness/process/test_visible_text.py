@@ -113,6 +113,7 @@ def test_single_lines_are_written_out_too(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == "a,\\x1b[31m\n\tb\\x9b\n"
 
 
+@pytest.mark.slow
 def test_nothing_else_in_the_harness_prints() -> None:
     """No module but `console` makes a console of rich's, or writes to the terminal past it."""
     for path in Path(harness.__file__).parent.rglob("*.py"):

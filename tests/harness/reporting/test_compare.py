@@ -170,6 +170,7 @@ def test_images_that_ended_in_an_error_on_either_side_are_left_out_and_counted(
     assert any("Left out: 2 images" in note for note in lay_out(found).notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["single", "mean", "majority", "worst"])
 def test_a_comparison_and_the_table_say_the_same_of_every_cell(
     maker: Any, rec: Callable[..., Record], rule: str
@@ -245,6 +246,7 @@ def test_a_run_beside_itself_makes_the_same_claims(two: Two) -> None:
     assert sheet.main and [shown.text for shown in sheet.main.lines[0]][:3] == ["d", "a", "same"]
 
 
+@pytest.mark.slow
 def test_the_command_works_in_a_process_of_its_own(two: Two) -> None:
     """Nothing that another command imports must have been imported before."""
     one, other = (str(run.path) for run in two("rr", "rw"))

@@ -46,6 +46,7 @@ def test_an_error_contradicts_nothing() -> None:
     assert above_clean(records, stochastic=True) is None
 
 
+@pytest.mark.slow
 def test_an_attack_that_does_nothing_is_hardly_ever_pointed_out() -> None:
     generator, told = np.random.default_rng(1), 0
     for seed in range(1000):

@@ -311,6 +311,7 @@ def test_naming_the_formats_imports_neither_them_nor_torch() -> None:
     assert not {"torch", "pandas", "matplotlib", "harness.reporting.formats.csv"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_many_images_earn_two_decimals(maker: Any, column: Callable[..., list[Record]]) -> None:
     maker.count = 128
     maker.cell("d", "a", column("r" * 100 + "w" * 28))
@@ -338,6 +339,7 @@ HOSTILE = "\x1b[31m\x9b2J\nerror:\r\u202e\u2028"
 VISIBLE = r"\x1b[31m\x9b2J\nerror:\r\u202e\u2028"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", TEXTS)
 def test_a_strangers_results_show_what_they_hold_and_command_nothing(
     format: str, maker: Any, rec: Callable[..., Record], column: Callable[..., list[Record]]

@@ -33,6 +33,8 @@ from harness.results.record import Record
 from harness.results.store import Store
 from harness.threat import warp
 
+pytestmark = pytest.mark.slow
+
 COUNT = 6
 HOSTILE = "</script><script>window.stolen = true</script><img src=x onerror='window.stolen = true'>"
 
@@ -175,6 +177,7 @@ def test_the_explorer_decides_ties_and_errors_for_no_class(maker: Any, rec: Call
     assert [image["decided"] for image in pairing["images"]] == [True, False, False, True]
 
 
+@pytest.mark.slow
 def test_published_numbers_stand_beside_ours(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pub." not in page_of(run)
     sheet = lay_out(summarise(read_run(run)))
@@ -276,6 +279,7 @@ def test_large_flows_are_averaged_over_blocks() -> None:
     assert found[0][2] == pytest.approx(float(flow[:2, :2, 0].mean() * 16), abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_command_writes_one_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, path in ((), run / "report.html"), (("--output", str(run / "mine.html")), run / "mine.html"):
         with pytest.raises(SystemExit) as end:
@@ -322,6 +326,7 @@ def column(opened: Any, place: int) -> list[str]:
     return [cell.text.split("\n")[0] for cell in cells]
 
 
+@pytest.mark.slow
 def test_a_click_sorts_and_another_reverses(opened: Any) -> None:
     head = opened.find_elements("css selector", "table.sortable th")[2]
     assert [row.split()[0] for row in column(opened, 3)] == ["50.0", "66.7"]
@@ -378,6 +383,7 @@ def test_every_draw_is_shown_before_and_after(opened: Any) -> None:
     assert [row.text.split() for row in rows][2] == ["draw", "3", "✓", "1", "+1.00", "✗", "2", "+0.50"]
 
 
+@pytest.mark.slow
 def test_images_are_filtered_by_verdict(opened: Any) -> None:
     choose = opened.find_elements("css selector", ".explorer select")[2]
     choose.send_keys("fooled")

@@ -133,6 +133,7 @@ def test_draws_of_equal_attacks_on_a_stochastic_defense_are_not_taken_for_a_diff
     assert flagged <= 10
 
 
+@pytest.mark.slow
 def test_every_format_carries_the_mark(marked: Any) -> None:
     root = marked.finish(report={"naive": ["weak"]})
     console = Console(width=200, record=True, file=io.StringIO())

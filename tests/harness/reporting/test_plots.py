@@ -114,6 +114,7 @@ def test_unfinished_numbers_are_not_drawn(run: Path) -> None:
     assert [dot.tick for line in bars.lines if line.label.startswith("linf8") for dot in line.dots] == ["cost $5 & $6"]
 
 
+@pytest.mark.slow
 def test_files_are_valid_and_the_same_each_time(run: Path) -> None:
     first = report(run, "png")
     assert isinstance(first, dict) and len(first) == 3 and first == report(run, "png")
@@ -139,6 +140,7 @@ def test_nothing_finished_is_a_mistake_and_says_so(maker: Any) -> None:
         report(maker.finish(), "png")
 
 
+@pytest.mark.slow
 def test_the_command_writes_into_a_folder(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, folder in (([], run / "plots"), (["--output", str(tmp_path / "mine")], tmp_path / "mine")):
         with pytest.raises(SystemExit) as end:

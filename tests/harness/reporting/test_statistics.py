@@ -162,6 +162,7 @@ def test_errors_leave_the_average_open_too() -> None:
     assert found.high == average(np.nan_to_num(attacks, nan=1.0)).high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [32, 512])
 @pytest.mark.parametrize(
     "rates",

@@ -73,6 +73,7 @@ def test_a_failed_attack_has_no_number_nor_has_what_needs_it(
         assert value(table, defense, "b") == value(table, defense, "clean") == 1.0
 
 
+@pytest.mark.slow
 def test_a_few_errors_are_left_out_of_the_value_and_left_open_by_the_interval(
     maker: Any, rec: Callable[..., Record], column: Column
 ) -> None:
@@ -103,6 +104,7 @@ def test_errors_of_an_unfinished_pairing_are_said(maker: Any, rec: Callable[...,
     assert found.remarks == ("1 image ended in an error: OutOfMemoryError: too much (mine.py:3)",)
 
 
+@pytest.mark.slow
 def test_few_errors_under_each_of_many_attacks_are_too_many_for_the_worst_case(
     maker: Any, rec: Callable[..., Record], column: Column
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_stochastic_defense_is_summarised_under_every_rule(maker: Any, rec: Ca
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", list(STOCHASTIC))
 def test_the_worst_cases_baseline_is_clean_accuracy_by_the_same_rule(
     maker: Any, rec: Callable[..., Record], rule: str

@@ -112,6 +112,7 @@ def robustness(kind: str, a: float, b: float, attacks: int, shape: tuple[int, in
 BETAS = [(0.5, 0.5), (50, 50), (2, 0.05), (0.05, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["equal", "nested", "independent"])
 @pytest.mark.parametrize("votes", [1, 2, 5, 10])
 @pytest.mark.parametrize("n", [32, 100, 512])

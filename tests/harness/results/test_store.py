@@ -21,6 +21,8 @@ from harness.errors import UserError
 from harness.results.record import SCHEMA_VERSION, Record
 from harness.results.store import CellStore, Damaged, Stale, Store, shard_ranges
 
+pytestmark = pytest.mark.slow
+
 COUNT = st.integers(0, 2**63 - 1)
 SIZE = st.floats(0, width=32, allow_infinity=False)
 TEXT = st.text(max_size=10)

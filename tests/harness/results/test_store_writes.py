@@ -221,6 +221,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_really_outgrows_the_disk_is_not_kept(tmp_path: Path) -> None:
     with child(SMALL_FILES_ONLY, str(tmp_path)) as process:
         told = json.loads(process.communicate(timeout=120)[0])
@@ -241,6 +242,7 @@ with Store(Path(sys.argv[1])).locked():
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with child(LOCK, str(tmp_path)) as process:

@@ -53,6 +53,7 @@ def mutations(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(text=mutations())
 def test_no_mutation_of_a_suite_ends_in_anything_but_a_plan_or_a_users_error(folder: Path, text: str) -> None:

@@ -168,6 +168,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_what_decides_is_refused_and_named(name: str, tmp_path: Path) -> None:
     suite = write(tmp_path)
@@ -187,6 +188,7 @@ def test_only_what_changed_is_named(tmp_path: Path) -> None:
     assert caught.value.message.endswith("for mine/push: late.py (code of defense 'mine')")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CHANGES if name not in ("images", "argument")])
 def test_verification_names_the_same_change(name: str, tmp_path: Path) -> None:
     suite = write(tmp_path)
@@ -211,6 +213,7 @@ def test_a_change_of_what_does_not_decide_is_none(tmp_path: Path) -> None:
     assert finish(tmp_path / "there/suite.yaml") == 0
 
 
+@pytest.mark.slow
 def test_random_weights_without_a_seed_are_the_same_in_every_process(tmp_path: Path) -> None:
     suite = write(tmp_path)
     code = "from pathlib import Path\nfrom harness.suite import load_suite\n"

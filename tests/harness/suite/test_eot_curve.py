@@ -76,6 +76,7 @@ def test_an_attack_that_needs_more_draws_is_refused_before_it_runs(suite: Path) 
         plan(suite, "noisy/several", [1, 20])
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_curve_and_adds_to_it(
     suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def test_variants_stand_where_the_component_stood_with_labels_and_folder_names(s
     assert found.cells[0].attack.resolved()["eps"] == "2/255"
 
 
+@pytest.mark.slow
 def test_a_variant_is_what_it_would_be_written_by_hand(small_suite: Path, tmp_path: Path) -> None:
     swept = plan(small_suite, "sweep: {defense.noisy.strength: [2, 3], attack.weak.eps: [1/8]}\n", only="noisy/weak")
     here = records(swept, tmp_path / "swept")
@@ -202,6 +203,7 @@ PATHS = st.sampled_from(
 VALUES = st.sampled_from(["1", "x", "null", "[1]", "{a: 1}", "1/8", "true", "'8/255'", "-0", "''", "é", "nan"])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(swept=st.dictionaries(PATHS, st.lists(VALUES, max_size=3), max_size=3))
 def test_no_sweep_ends_in_anything_but_a_plan_or_a_users_error(small_suite: Path, swept: dict[str, list[str]]) -> None:

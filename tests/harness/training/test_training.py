@@ -85,6 +85,7 @@ def test_training_leaves_the_global_generator_alone(recipe: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_three_times_ends_with_the_weights_of_one_that_was_not(
     number: signal.Signals, recipe: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,6 +138,7 @@ def test_the_card_describes_the_file_and_its_accuracy(recipe: Path) -> None:
     assert found.card.parameters == sum(value.numel() for value in load_file(path).values())
 
 
+@pytest.mark.slow
 def test_the_accuracy_is_that_of_the_defense_where_the_network_normalises_its_images(recipe: Path) -> None:
     network = "{type: pat_resnet, blocks: [1, 1, 1, 1], width: 4, in_channels: 1, mean: [0.9], std: [0.1]}"
     recipe.write_text(RECIPE.replace("{type: cnn, width: 4, dropout: 0.5}", network))

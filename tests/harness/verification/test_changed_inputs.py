@@ -6,12 +6,15 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from harness.evaluation.run import run
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.suite import load_suite
 from helpers.verified import CPU, FILES, Tensors, edit_manifest, examined, finish, forge, manifest, own_files, reports
+
+pytestmark = pytest.mark.slow
 
 
 def test_records_of_another_defense_are_contradicted(small_suite: Path, tmp_path: Path) -> None:

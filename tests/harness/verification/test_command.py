@@ -13,6 +13,8 @@ from harness.verification import run as verification_run
 from harness.verification.replay import ReplayedPredictions, replay_votes
 from helpers.verified import call, edit_manifest, finish, forge, pushed
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_status_tells_what_came_of_it(small_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = finish(small_suite)

@@ -18,6 +18,7 @@ pathlib.Path({mark!r}).write_text("it ran")
 """
 
 
+@pytest.mark.slow
 def test_nothing_of_others_runs_without_trust(small_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, mark = finish(small_suite), small_suite.parent / "mark"
     fakes = small_suite.parent / "fakes.py"
@@ -49,6 +50,7 @@ attacks:
 """
 
 
+@pytest.mark.slow
 def test_code_inside_an_argument_or_a_card_is_code_of_others(small_suite: Path) -> None:
     own_files(small_suite.parent)
     (small_suite.parent / "net.py").write_text("from defenses.networks.cnn import CNN\n\nclass Net(CNN):\n    pass\n")

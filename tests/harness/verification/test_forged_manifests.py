@@ -14,6 +14,8 @@ from harness.reporting import report as rendered
 from harness.results.load import read_run
 from helpers.verified import call, edit_manifest, examined, finish, in_cell
 
+pytestmark = pytest.mark.slow
+
 
 def fewer_images(content: dict[str, Any]) -> None:
     """The worst images vanish from every part of the manifest but what the suite asked for."""

@@ -13,6 +13,8 @@ from harness import datasets
 from harness.results.record import Record
 from helpers.verified import FLOWS, Forge, Tensors, finish, forge, pushed, reports
 
+pytestmark = pytest.mark.slow
+
 
 def pushed_and_measured(records: list[Record], tensors: Tensors) -> list[Record]:
     tensors["images"][1] = 1 - tensors["images"][1]

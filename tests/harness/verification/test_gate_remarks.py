@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from helpers.verified import edit_manifest, finish, in_cell, manifest, reports
 
 SATURATED = """
@@ -42,6 +44,7 @@ def test_a_gate_s_remark_that_was_taken_out_is_put_back(small_suite: Path) -> No
     ]
 
 
+@pytest.mark.slow
 def test_a_remark_that_no_gate_makes_could_not_be_verified(small_suite: Path) -> None:
     out = finish(small_suite)
     edit_manifest(out, in_cell(flags=["batch independence: row 3 is another"]), sealed=True)

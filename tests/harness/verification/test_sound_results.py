@@ -11,6 +11,8 @@ from harness.evaluation.run import run
 from harness.suite import load_suite
 from helpers.verified import CARRIED, CPU, FLOWS, NESTED, edit_manifest, finish, reports
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_sound_run_holds_bit_by_bit(small_suite: Path) -> None:
     out = finish(small_suite)

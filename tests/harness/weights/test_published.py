@@ -79,6 +79,7 @@ def test_names_and_places_are_unique() -> None:
     assert len({entry.path(root) for entry in entries()}) == len(entries())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NETWORK)
 def test_networks_can_be_built_and_have_as_many_parameters_as_stated(name: str) -> None:
     entry, network = find(name), build(find(name))
@@ -94,6 +95,7 @@ def test_parameters_are_those_of_the_original(name: str) -> None:
     assert find(name).parameters == measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NETWORK)
 def test_preprocessing_agrees_with_the_network(name: str) -> None:
     entry, own = find(name), getattr(build(find(name)), "preprocessing", None)

@@ -23,6 +23,7 @@ PUBLISHED = {"model_type": "SongUNet", "decoder_type": "standard", "use_fp16": F
 SMALL = {"img_resolution": 8, "img_channels": 1, "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_published_file_computes_what_the_original_computed(name, published, golden, rule_image, rule_noise):
     loaded, numbers = formats.read(published(name)), golden("edm_songunet")
@@ -59,6 +60,7 @@ def test_a_file_of_an_older_numpy_is_read_alike(published, tmp_path):
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flavour", [DDPMPP, NCSNPP], ids=["ddpm++", "ncsn++"])
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_a_network_comes_back_from_the_published_layout(flavour, protocol, edm_pickle, tmp_path):

@@ -67,6 +67,7 @@ def test_random_opcodes(program, read_or_refuse):
     read_or_refuse(b"\x80\x04" + program + b".")
 
 
+@pytest.mark.slow
 @FUZZ
 @given(cuts=CUTS)
 def test_a_damaged_pickle_of_edm(cuts, edm_pickle, read_or_refuse):
@@ -86,6 +87,7 @@ def test_a_damaged_zip_file(cuts, read_or_refuse):
     read_or_refuse(damaged(ZIP, cuts))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(cuts=CUTS)
 def test_a_damaged_pickle_in_a_sound_zip_file(cuts, read_or_refuse):

@@ -32,6 +32,7 @@ def refuse_value(refuse):
     return lambda program, complaint: refuse(b"\x80\x04" + Opcodes.dict(ema=program) + b".", complaint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "complaint"),
     [

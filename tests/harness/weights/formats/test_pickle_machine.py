@@ -34,6 +34,7 @@ def value_of(data, table=None, **more):
     return interpret(data, table or {}, Budget(len(data)), **more)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(data=DATA, protocol=st.sampled_from([4, 5]))
 def test_plain_data_is_read_as_python_reads_it(data, protocol):

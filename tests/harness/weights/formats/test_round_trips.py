@@ -77,6 +77,7 @@ def x():
     return torch.sin(torch.arange(2 * 3 * 32 * 32) * 0.1).reshape(2, 3, 32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("layout", CLASSIFIERS)
 def test_a_classifier_comes_back_from_a_torch_file(layout, zipped, x, tmp_path):
