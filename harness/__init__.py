@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.lazy import lazy
 from harness.process import compat
+from harness.process.lazy import lazy
 
 if TYPE_CHECKING:
     from harness.api.evaluate import evaluate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.lazy import lazy
+from harness.process.lazy import lazy
 
 if TYPE_CHECKING:
     from harness.suite.plan import Cell, Plan, check, load_suite

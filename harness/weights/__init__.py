@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.lazy import lazy
+from harness.process.lazy import lazy
 
 if TYPE_CHECKING:
     from harness.weights.checkpoint import Checkpoint, build_network, packaged
