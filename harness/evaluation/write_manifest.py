@@ -18,7 +18,7 @@ from harness.suite.cell_key import CLAIMED
 from harness.weights.checkpoint import checkpoints
 
 SHOWN = 5
-"""So many changes are told."""
+"""Changes that a message names."""
 
 
 def refuse_another_suite(store: Store, context: RunContext) -> None:
@@ -97,8 +97,8 @@ def close(store: Store, context: RunContext) -> None:
 
 
 def _old(store: Store) -> dict[str, Any] | None:
-    found = find_manifest(store)
-    return found.document() if found else None
+    manifest = find_manifest(store)
+    return manifest.document() if manifest else None
 
 
 def _write(store: Store, content: dict[str, Any], context: RunContext, remarks: dict[str, list[str]]) -> None:

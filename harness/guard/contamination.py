@@ -62,11 +62,11 @@ class Guard:
 
     def add(self, name: str, defense: nn.Module) -> bool:
         """Watches a defense from now on. False if one of that name was watched before, and was another than this."""
-        found = fingerprint(defense)
+        now = fingerprint(defense)
         known = self._defenses.get(name)
         self.spoiled.discard(name)
-        self._defenses[name], self._glimpses[name] = (defense, found), glimpse(defense)
-        return known is None or not _differences(known[1], found)
+        self._defenses[name], self._glimpses[name] = (defense, now), glimpse(defense)
+        return known is None or not _differences(known[1], now)
 
     def forget(self, name: str) -> None:
         """Watches a defense no longer: it could not be built anew."""

@@ -28,14 +28,14 @@ def changes(then: Mapping[str, Any], resolved: Mapping[str, Any], contents: Part
         same_images: whether the dataset has the images that it had.
     """
     before = {name: part for name, part in then["resolved"].items() if name in resolved}
-    found = describe(_only(before, contents), _only(resolved, contents))
+    differing = describe(_only(before, contents), _only(resolved, contents))
     if not (same_images or before.get("dataset") != resolved.get("dataset")):
-        found.append(f"the images or labels of dataset '{resolved['dataset']['name']}'")
+        differing.append(f"the images or labels of dataset '{resolved['dataset']['name']}'")
     recorded = then.get("contents", {})
     for kind, singular in (("defenses", "defense"), ("cells", "attack of")):
         for name, now in contents.get(kind, {}).items():
-            found += culprits(f"{singular} '{name}'", recorded.get(kind, {}).get(name), now)
-    return found
+            differing += culprits(f"{singular} '{name}'", recorded.get(kind, {}).get(name), now)
+    return differing
 
 
 def culprits(title: str, then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:

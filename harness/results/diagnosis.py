@@ -116,20 +116,20 @@ def read(path: Path) -> Diagnosis | None:
     """
     try:
         content = all_visible(parse_json(contents(path, LARGEST)))
-        found = Diagnosis.model_validate_json(json.dumps(content))
+        diagnosis = Diagnosis.model_validate_json(json.dumps(content))
     except FileNotFoundError:
         return None
     except (Unreadable, ValueError) as error:
         raise _unreadable(path) from error
-    if found.schema_version not in READABLE:
+    if diagnosis.schema_version not in READABLE:
         raise _unreadable(path)
-    return found
+    return diagnosis
 
 
 def read_all(root: Path) -> list[Diagnosis]:
     """Those of a results directory, by name."""
-    found = (read(path) for path in sorted((root / FOLDER).glob("*.json")))
-    return [diagnosis for diagnosis in found if diagnosis]
+    diagnoses = (read(path) for path in sorted((root / FOLDER).glob("*.json")))
+    return [diagnosis for diagnosis in diagnoses if diagnosis]
 
 
 def _unreadable(path: Path) -> UserError:

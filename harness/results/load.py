@@ -105,13 +105,13 @@ def _pairing(cell: CellStore, facts: CellFacts, votes: int) -> CellResults:
             stale.append(f"{start}-{stop}")
             continue
         try:
-            found = cell.read(start, stop, votes) or []
+            shard = cell.read(start, stop, votes) or []
         except Stale:
             stale.append(f"{start}-{stop}")
         except Damaged as damage:
             damaged.append(str(damage))
         else:
-            records |= dict(enumerate(found, start))
+            records |= dict(enumerate(shard, start))
     rows = [_shown(record) for record in records.values()]
     return CellResults(facts, pd.DataFrame(rows, index=list(records), columns=COLUMNS), tuple(damaged), tuple(stale))
 

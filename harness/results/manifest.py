@@ -194,7 +194,7 @@ def _part(value: dict[str, Any]) -> dict[str, Any]:
     """What `harness.suite.cell_key` records of a component and of those inside it: texts by name, under these keys."""
     for key, inner in value.items():
         if key in ("code", "files", "state", "cards") and not (
-            isinstance(inner, dict) and all(isinstance(found, str) for found in inner.values())
+            isinstance(inner, dict) and all(isinstance(text, str) for text in inner.values())
         ):
             raise ValueError(f"'{key}' is no mapping of names to texts")
         if isinstance(inner, dict) and key.endswith("]"):
@@ -288,15 +288,15 @@ def find_manifest(store: Store) -> Manifest | None:
 
 
 def read_manifest(store: Store) -> Manifest:
-    """The store's manifest. Raises UserError as `find` does, and where there is none."""
-    found = find_manifest(store)
-    if found is None:
+    """The store's manifest. Raises UserError as `find_manifest` does, and where there is none."""
+    manifest = find_manifest(store)
+    if manifest is None:
         raise UserError(
             "no run has begun here",
             remedy="Start one with `harness run SUITE`, or give the directory of a run, such as results/SUITE",
             where=Place(store.root / MANIFEST),
         )
-    return found
+    return manifest
 
 
 def write_manifest(store: Store, content: dict[str, Any]) -> None:
@@ -306,14 +306,14 @@ def write_manifest(store: Store, content: dict[str, Any]) -> None:
         UserError: it is larger than a results directory can be, or cannot be written.
     """
     try:
-        found = _validated({**content, "schema_version": SCHEMA_VERSION})
+        manifest = _validated({**content, "schema_version": SCHEMA_VERSION})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise UserError(
             f"these results do not fit into {MANIFEST}: '{'.'.join(map(str, first['loc']))}', {_reason(first['msg'])}",
             remedy="Split the suite into smaller ones",
         ) from error
-    store.write_manifest({**found.document(), "seal": found.hash()})
+    store.write_manifest({**manifest.document(), "seal": manifest.hash()})
 
 
 def _validated(content: dict[str, Any]) -> Manifest:

@@ -63,14 +63,14 @@ def columns(data: bytes, footer: pq.FileMetaData) -> list[Column]:
     Raises:
         ValueError: the pages are not as the footer says, are compressed by a codec that swells, or are no pages.
     """
-    found = []
+    chunks = []
     for group in range(footer.num_row_groups):
         for place in range(footer.num_columns):
             chunk = footer.row_group(group).column(place)
             if chunk.compression not in CODECS:
                 raise ValueError(f"a column is compressed by {chunk.compression}")
-            found.append(_column(data, chunk))
-    return found
+            chunks.append(_column(data, chunk))
+    return chunks
 
 
 def _column(data: bytes, chunk: pq.ColumnChunkMetaData) -> Column:
@@ -104,10 +104,10 @@ def _pages(data: bytes, start: int, stop: int) -> Iterator[Page]:
 
 
 def _count(fields: dict[int, Any], field: int) -> int:
-    found = fields.get(field)
-    if type(found) is not int or found < 0:
+    value = fields.get(field)
+    if type(value) is not int or value < 0:
         raise ValueError("a page has no sound header")
-    return found
+    return value
 
 
 def _struct(data: bytes, at: int, stop: int, depth: int) -> tuple[dict[int, Any], int]:

@@ -76,11 +76,11 @@ def decode(data: bytes, rows: int, votes: int) -> list[dict[str, Any]]:
     paths = [footer.schema.column(place).path for place in range(min(footer.num_columns, len(PATHS) + 1))]
     if paths != PATHS or _understood(footer.schema.to_arrow_schema).remove_metadata() != SCHEMA:
         raise ValueError("its columns are not those of records")
-    found = columns(data, footer)
+    chunks = columns(data, footer)
     most = rows * max(votes, MOST_FLAGS)
-    if sum(column.values for column in found) > MOST_VALUES or any(column.values > most for column in found):
+    if sum(column.values for column in chunks) > MOST_VALUES or any(column.values > most for column in chunks):
         raise ValueError("it unfolds to more values than so many images have")
-    if sum(column.size for column in found) > LARGEST_RECORDS or _understood(_text, data) > MOST_TEXT:
+    if sum(column.size for column in chunks) > LARGEST_RECORDS or _understood(_text, data) > MOST_TEXT:
         raise ValueError(f"it unfolds to more than {LARGEST_RECORDS:,} bytes")
     return _understood(_rows, data)
 
@@ -131,8 +131,8 @@ def shapes_of(path: Path) -> Shapes:
             raise Unreadable(f"its header has {length:,} bytes")
         header, size = file.read(length), file.seek(0, 2) - 8 - length
     try:
-        found = parse_json(header)
-        shapes = {name: _shape(name, entry) for name, entry in found.items() if name != "__metadata__"}
+        entries = parse_json(header)
+        shapes = {name: _shape(name, entry) for name, entry in entries.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"its header is none of a file of images ({error})") from error
     if 4 * sum(_numel(shape) for shape in shapes.values()) != size:

@@ -37,11 +37,11 @@ def malformed(records: list[Record], shapes: Shapes, clean: Images) -> str | Non
     if "images" not in shapes:
         return "there are no adversarial images"
     expected = {"images": tuple(clean.x.shape), "flow": (len(clean), *clean.x.shape[2:], 2)}
-    for name, found in shapes.items():
+    for name, shape in shapes.items():
         if name not in expected:
             return f"there is no '{name}' in results"
-        if found != expected[name]:
-            return f"'{name}' has the shape {found}, expected {expected[name]}"
+        if shape != expected[name]:
+            return f"'{name}' has the shape {shape}, expected {expected[name]}"
     return None
 
 
@@ -83,12 +83,12 @@ def _outside(image: Tensor, size: float, excess: float, threat: ThreatModel) -> 
 
 
 def _misstated(record: Record, measured: dict[str, float | None]) -> str | None:
-    for name, found in measured.items():
+    for name, distance in measured.items():
         said = getattr(record, name)
-        if (said is None) != (found is None) or (
-            said is not None and not math.isclose(said, found or 0.0, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        if (said is None) != (distance is None) or (
+            said is not None and not math.isclose(said, distance or 0.0, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
         ):
-            return f"the record says {name} {_shown(said)}, its image has {_shown(found)}"
+            return f"the record says {name} {_shown(said)}, its image has {_shown(distance)}"
     if record.violation > TOLERANCE and measured["linf"]:
         return "the record says that the attack's image was discarded, yet the image is not the clean one"
     return None

@@ -46,11 +46,11 @@ def attacked(manifest: Manifest, root: Path, folder: Path) -> Attacked:
     place = manifest.data_path(root, folder)
     dataset = datasets.load(facts.name, facts.split, place, classes=facts.labels, base=folder)
     chosen = dataset.select(facts.indices)
-    found = datasets.fingerprint(chosen.images, chosen.labels)
-    if found != facts.fingerprint:
+    fingerprint = datasets.fingerprint(chosen.images, chosen.labels)
+    if fingerprint != facts.fingerprint:
         raise Mismatch(
             f"the images of '{facts.name}' are not those of the results: "
-            f"their fingerprint is {found[:8]}, and {facts.fingerprint[:8]} in the manifest"
+            f"their fingerprint is {fingerprint[:8]}, and {facts.fingerprint[:8]} in the manifest"
         )
     if _chosen(resolved, len(dataset)) != list(facts.indices):
         raise Mismatch(f"the {facts.count} images are not those that the suite chose from '{facts.name}'")
@@ -90,11 +90,11 @@ def chosen_cells(manifest: Manifest, only: str | None) -> list[CellFacts]:
     """
     order = list(dict.fromkeys(cell.defense for cell in manifest.cells))
     cells = sorted(manifest.cells, key=lambda cell: order.index(cell.defense))
-    found = [cell for cell in cells if only in (None, cell.defense, cell.name)]
-    if only is not None and not found:
+    chosen = [cell for cell in cells if only in (None, cell.defense, cell.name)]
+    if only is not None and not chosen:
         names = [*order, *(cell.name for cell in cells)]
         raise UserError(f"these results have no pairing {only}", remedy=nearest(only, names))
-    return found
+    return chosen
 
 
 def absent_pairings(manifest: Manifest) -> list[str]:

@@ -34,10 +34,10 @@ def misstated(facts: DefenseFacts, defense: Defense) -> Iterator[str]:
 def draws(record: Record, facts: DefenseFacts, votes: int) -> str | None:
     """Why an image cannot have so many votes, or None: a deterministic defense has one, a stochastic one all."""
     expected = votes if facts.stochastic else 1
-    for side, found in (("clean", record.clean_votes), ("adversarial", record.adv_votes)):
-        if found and len(found) != expected:
+    for side, votes_cast in (("clean", record.clean_votes), ("adversarial", record.adv_votes)):
+        if votes_cast and len(votes_cast) != expected:
             return (
-                f"the record has {len(found)} votes on the {side} image, where the manifest says {expected}, of a "
+                f"the record has {len(votes_cast)} votes on the {side} image, where the manifest says {expected}, of a "
                 f"{_randomness(facts.stochastic)} defense"
             )
     return None

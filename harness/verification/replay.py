@@ -61,8 +61,8 @@ def replay_votes(
         images: on the defense's device; seeds: (N,) int64.
     """
     logits = draw_logits(defense, images.x, seeds, votes=votes, batch_size=batch_size)
-    found = predictions(logits, images.y)
-    return ReplayedPredictions(found.votes, found.margins, logits)
+    replayed = predictions(logits, images.y)
+    return ReplayedPredictions(replayed.votes, replayed.margins, logits)
 
 
 def compared(record: Record, replayed: ReplayedPredictions, row: int, *, clean: bool = False) -> VoteComparison:

@@ -61,10 +61,10 @@ def verify(
         raise UserError(f"there is no suite {suite}", remedy="Give the file that the results were made with")
     cells = chosen_cells(manifest, only)
     whole = CellReport(MANIFEST, "", 0)
-    found: Attacked | None = None
+    data: Attacked | None = None
     try:
         with nullcontext() if trust else registry.built_in_only():
-            found = attacked(manifest, root, _folder(suite))
+            data = attacked(manifest, root, _folder(suite))
     except registry.Foreign as error:
         whole.unchecked = f"{error.message}; add --trust to run it"
     except UserError as error:
@@ -78,11 +78,11 @@ def verify(
     for facts in cells:
         bounds = _shards(facts, limit)
         report = CellReport(facts.name, facts.threat, bounds[-1][1], environment=environment)
-        if found is None:
+        if data is None:
             report.unchecked = whole.unchecked
         else:
             stored = store.cell(facts.defense, facts.attack, facts.key)
-            yield from session.examine(report, facts, stored, found, bounds, replay)
+            yield from session.examine(report, facts, stored, data, bounds, replay)
         yield report
     for name in absent_pairings(manifest) if only is None else ():
         yield CellReport(name, "", manifest.dataset.count)
@@ -114,12 +114,12 @@ class _Session:
         report: CellReport,
         facts: CellFacts,
         stored: CellStore,
-        found: Attacked,
+        data: Attacked,
         shards: list[ShardRange],
         replay: bool,
     ) -> Iterator[CellReport]:
         """The checks of one pairing, shard by shard."""
-        rebuilt = self._rebuilt(report, facts, found) if replay else None
+        rebuilt = self._rebuilt(report, facts, data) if replay else None
         threat = rebuilt.attack.threat if rebuilt else threat_of(facts)
         if rebuilt:
             report.problems += misdescribed(facts, rebuilt.attack)
@@ -128,7 +128,7 @@ class _Session:
             report.unchecked = f"the threat model '{facts.threat}' is known only to its attack"
             return
         for bounds in shards:
-            clean = found.images.take(slice(*bounds))
+            clean = data.images.take(slice(*bounds))
             shard = _read(report, facts, stored, bounds, clean, self.manifest.protocol.votes)
             if shard is None:
                 continue
@@ -138,14 +138,14 @@ class _Session:
                 report.problems += [
                     f"image {record.index}: {fault}"
                     for record in records
-                    if (fault := overspent(record, rebuilt.attack, found.num_classes))
+                    if (fault := overspent(record, rebuilt.attack, data.num_classes))
                 ]
                 self._replay(report, records, tensors["images"], clean, rebuilt, bounds)
             yield replace(report, problems=[*report.problems])  # a whole shard's, should it be stopped
         if rebuilt and not report.unreplayed:
-            self._gate(report, facts, rebuilt, found)
+            self._gate(report, facts, rebuilt, data)
 
-    def _rebuilt(self, report: CellReport, facts: CellFacts, found: Attacked) -> Rebuilt | None:
+    def _rebuilt(self, report: CellReport, facts: CellFacts, data: Attacked) -> Rebuilt | None:
         """What the pairing was made with, and its defense, ready for use; or the reason in the report."""
         try:
             with self._fence():
@@ -154,7 +154,7 @@ class _Session:
                     self.defenses.clear()  # before the next is built: one of them may fill the memory
                     self.clean.clear()
                     identity = self.known.of(rebuilt.defense)
-                    defense = build_defense(rebuilt.defense, found.dataset, identity=identity)
+                    defense = build_defense(rebuilt.defense, data.dataset, identity=identity)
                     self.defenses[facts.defense] = defense.to(self.device)
         except registry.Foreign as error:
             report.unreplayed = f"{error.message}; add --trust to run it"
@@ -209,17 +209,17 @@ class _Session:
             if record.verdict != "error":
                 _compare(report, record, self.clean[bounds], answers, row, same)
 
-    def _gate(self, report: CellReport, facts: CellFacts, rebuilt: Rebuilt, found: Attacked) -> None:
+    def _gate(self, report: CellReport, facts: CellFacts, rebuilt: Rebuilt, data: Attacked) -> None:
         """The remarks of the run's gates, compared with what the gates remark now."""
         name, first = facts.defense, shard_ranges(facts.count, facts.shard)[0]
         try:
             if name not in self.gates:
                 attacks = self._attacks(name)
-                images = found.images.take(slice(max(2, self.manifest.protocol.batch_size))).to(self.device)
+                images = data.images.take(slice(max(2, self.manifest.protocol.batch_size))).to(self.device)
                 defense, clean = self.defenses[name], self.clean.get(first)
                 with self._fence():
                     self.gates[name] = remarks_now(
-                        rebuilt.defense, defense, attacks, images, self.manifest, found, clean
+                        rebuilt.defense, defense, attacks, images, self.manifest, data, clean
                     )
         except Exception as error:  # whatever a defense raises: its gates cannot be made
             report.gaps.append(f"the remarks of its gates: the defense fails ({one_line(error)})")
@@ -228,12 +228,12 @@ class _Session:
 
     def _attacks(self, defense: str) -> list[Attack]:
         """What the run attacked a defense with, as far as it can be built: the cost of the gates depends on it."""
-        found = []
+        attacks = []
         for cell in self.manifest.cells:
             with suppress(UserError, Mismatch), self._fence():
                 if cell.defense == defense:
-                    found.append(rebuild(self.manifest, cell, _folder(self.suite), self.known).attack)
-        return found
+                    attacks.append(rebuild(self.manifest, cell, _folder(self.suite), self.known).attack)
+        return attacks
 
     def _fence(self) -> AbstractContextManager[None]:
         """Around all that builds or asks what the manifest names."""
@@ -249,14 +249,14 @@ def _compare(
     report: CellReport, record: Record, clean: ReplayedPredictions, answers: ReplayedPredictions, row: int, same: bool
 ) -> None:
     """Counts one image of a replay. same: the batches and the machine are those of the run."""
-    found = [compared(record, clean, row, clean=True), compared(record, answers, row)]
-    kinds = [comparison.sameness for comparison in found]
+    comparisons = [compared(record, clean, row, clean=True), compared(record, answers, row)]
+    kinds = [comparison.sameness for comparison in comparisons]
     report.contradictions += "contradiction" in kinds
     report.borderline += "contradiction" not in kinds and "borderline" in kinds
     report.equal += kinds == ["equal", "equal"]
-    report.moved = max(report.moved, *(comparison.moved for comparison in found))
+    report.moved = max(report.moved, *(comparison.moved for comparison in comparisons))
     report.replayed += verdict_of(answers.votes[:, row].tolist(), record.label) == "robust"
-    for comparison in found:
+    for comparison in comparisons:
         message = f"image {record.index}, {comparison.message}"
         if comparison.sameness == "contradiction" or (comparison.moved > MISSTATED and same):
             report.problems.append(message)
@@ -269,11 +269,11 @@ def _read(
 ) -> tuple[list[Record], dict[str, Tensor]] | None:
     """A finished shard; None where there is none, or where it is no shard of these images."""
     where = f"images {bounds[0]} to {bounds[1] - 1} of the run"
-    listed, found = facts.recorded(*bounds), stored.digest(*bounds)
-    if found is None:
+    listed, digest = facts.recorded(*bounds), stored.digest(*bounds)
+    if digest is None:
         report.gaps.append(f"{where} are missing, though {MANIFEST} lists them" if listed else f"{where} are pending")
         return None
-    if facts.records is not None and listed != found:
+    if facts.records is not None and listed != digest:
         if listed:
             report.problems.append(f"{where}: these are not the records that {MANIFEST} lists")
         else:
