@@ -1,43 +1,13 @@
-"""Small defenses whose worst case is known."""
+"""What `helpers.linear` holds, for tests that take it as fixtures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-import torch
-from torch import Tensor
 
-from harness.attack import Attack
-from harness.defense import Defense
-from harness.randomness import normal
 from harness.target import Target
-
-
-class Linear(Defense):
-    """z = W x + b. weights: (K, D); bias: (K,)."""
-
-    def __init__(self, weights: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.weights = torch.nn.Parameter(weights)
-        self.register_buffer("bias", torch.zeros(len(weights)) if bias is None else bias)
-        self.num_classes = len(weights)
-
-    def classify(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weights.T + self.bias
-
-
-class Noisy(Linear):
-    """A linear classifier whose logits carry noise of a given size."""
-
-    stochastic = True
-
-    def __init__(self, weights: Tensor, bias: Tensor | None = None, noise: float = 1.0) -> None:
-        super().__init__(weights, bias)
-        self.noise = noise
-
-    def classify(self, x: Tensor) -> Tensor:
-        return super().classify(x) + self.noise * normal(self.seeds_for(x), (len(self.weights),))
+from helpers.linear import Linear, NoisyLinear, target_of
 
 
 @pytest.fixture
@@ -46,16 +16,10 @@ def linear() -> type[Linear]:
 
 
 @pytest.fixture
-def noisy() -> type[Noisy]:
-    return Noisy
+def noisy() -> type[NoisyLinear]:
+    return NoisyLinear
 
 
 @pytest.fixture
 def view() -> Callable[..., Target]:
-    """The target that the harness would hand to an attack."""
-
-    def make(attack: Attack, defense: Defense, x: Tensor, seeds: Tensor | None = None) -> Target:
-        seeds = torch.arange(len(x)) * 31 + 5 if seeds is None else seeds
-        return Target(defense, x, seeds, gradient=attack.gradient, eot=attack.eot)
-
-    return make
+    return target_of

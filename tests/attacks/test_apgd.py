@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -20,9 +19,7 @@ from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE
-
-Make = Callable[..., Defense]
-View = Callable[..., Target]
+from helpers.linear import Linear, NoisyLinear, target_of
 
 N, SHAPE, K = 12, (2, 4, 4), 5
 X = 0.3 + 0.4 * uniform(torch.arange(N), SHAPE)
@@ -69,21 +66,23 @@ def test_checkpoints_are_the_published_ones() -> None:
     assert found == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
-def test_costs_are_what_is_spent(linear: Make, view: View) -> None:
-    defense, y = linear(1e-6 * normal(torch.arange(3), (32,)), torch.tensor([1.0, 0, 0])), torch.zeros(N).long()
+def test_costs_are_what_is_spent() -> None:
+    defense, y = Linear(1e-6 * normal(torch.arange(3), (32,)), torch.tensor([1.0, 0, 0])), torch.zeros(N).long()
     for attack in (APGD("Linf", Quantity("0.1"), steps=7), APGD("Linf", Quantity("0.1"), 7, "dlr-targeted", 2)):
-        wide = linear(1e-6 * normal(torch.arange(4), (32,)), torch.tensor([1.0, 0, 0, 0]))
-        target = view(attack, defense if attack.loss == "dlr" else wide, X)
+        wide = Linear(1e-6 * normal(torch.arange(4), (32,)), torch.tensor([1.0, 0, 0, 0]))
+        target = target_of(attack, defense if attack.loss == "dlr" else wide, X)
         attack.perturb(target, X, y)
         assert target.forwards.tolist() == [attack.cost(4).forwards] * N
         assert target.backwards.tolist() == [attack.cost(4).backwards] * N
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_images_stay_within_the_budget(norm: str, noisy: Make, view: View) -> None:
-    defense = noisy(5 * normal(torch.arange(4), (32,)), noise=0.3)
+def test_images_stay_within_the_budget(
+    norm: str,
+) -> None:
+    defense = NoisyLinear(5 * normal(torch.arange(4), (32,)), noise=0.3)
     attack = APGD(norm, Quantity("0.1"), steps=10, eot=2)  # type: ignore[arg-type]
-    found = attack.perturb(view(attack, defense, X), X, torch.zeros(N).long())
+    found = attack.perturb(target_of(attack, defense, X), X, torch.zeros(N).long())
     assert attack.threat.violation(X, found).max() <= TOLERANCE
 
 
@@ -98,7 +97,7 @@ def test_presets_say_what_they_run() -> None:
 
 
 @pytest.mark.slow
-def test_the_papers_attack_goes_on_after_a_lucky_draw_with_restarts_that_start_elsewhere(view: View) -> None:
+def test_the_papers_attack_goes_on_after_a_lucky_draw_with_restarts_that_start_elsewhere() -> None:
     """Five restarts of 100 gradients and a last look each; a defense that is always misclassified is asked as often."""
 
     class Lucky(Defense):
@@ -110,7 +109,7 @@ def test_the_papers_attack_goes_on_after_a_lucky_draw_with_restarts_that_start_e
 
     starts: list[Tensor] = []
     attack, y = find("attacks", "apgd_dlr_100")("Linf", Quantity("0.1")), torch.zeros(N).long()
-    target = view(attack, Lucky(), X)
+    target = target_of(attack, Lucky(), X)
     attack.perturb(target, X, y)
     assert target.forwards.tolist() == [attack.cost(3).forwards] * N == [5 * 101] * N
     assert target.backwards.tolist() == [attack.cost(3).backwards] * N == [5 * 100] * N

@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,10 @@ from harness.quantity import Quantity
 from harness.randomness import derive, normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE
+from helpers.linear import Linear, NoisyLinear, target_of
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., Defense]
-View = Callable[..., Target]
 
 SHAPE = (1, 6, 6)
 
@@ -64,9 +62,9 @@ def batch(defense: Defense, n: int) -> tuple[Tensor, Tensor]:
     return x, defense(x).argmax(1).detach()
 
 
-def unbeatable(linear: Make, n: int, classes: int = 10) -> tuple[Defense, Tensor, Tensor]:
+def unbeatable(kind: type[Linear], n: int, classes: int = 10) -> tuple[Defense, Tensor, Tensor]:
     """A defense that no attack within reach fools, images, and labels."""
-    defense = linear(0.01 * normal(torch.arange(classes), (36,)), 10 * (torch.arange(classes) == 1).float())
+    defense = kind(0.01 * normal(torch.arange(classes), (36,)), 10 * (torch.arange(classes) == 1).float())
     return defense, uniform(torch.arange(n), SHAPE), torch.full((n,), 1)
 
 
@@ -85,10 +83,10 @@ def stock_images(attack: AutoAttack, target: Target, x: Tensor, y: Tensor, queri
     return stock.run_standard_evaluation(x, y, batch_size=len(x))[0]
 
 
-def test_standard_is_the_stock_package_image_for_image_at_its_published_cost(view: View) -> None:
+def test_standard_is_the_stock_package_image_for_image_at_its_published_cost() -> None:
     defense, attack = Conv(), autoattack("Linf", "0.01")
     x, y = batch(defense, 8)
-    target = view(attack, defense, x)
+    target = target_of(attack, defense, x)
     images = run(attack, target, x, y).images
     assert images.equal(stock_images(attack, target, x, y, queries=5000))
     robust = defense(images).argmax(1) == y
@@ -98,22 +96,22 @@ def test_standard_is_the_stock_package_image_for_image_at_its_published_cost(vie
     assert (attack.cost(10).forwards, attack.cost(10).backwards) == (7864, 1910)
 
 
-def test_a_custom_list_is_the_stock_package_but_for_what_is_overridden(view: View) -> None:
+def test_a_custom_list_is_the_stock_package_but_for_what_is_overridden() -> None:
     defense = Conv()
     attack = custom("apgd-ce", "apgd-t", "fab-t", "square", norm="L2", eps="0.05", square_queries=50)
     x, y = batch(defense, 8)
-    target = view(attack, defense, x)
+    target = target_of(attack, defense, x)
     images = run(attack, target, x, y).images
     assert images.equal(stock_images(attack, target, x, y, queries=50))
     assert not images.equal(x)
 
 
-def test_l1_is_the_stock_package_too(view: View) -> None:
+def test_l1_is_the_stock_package_too() -> None:
     """Its images exceed the budget by up to 1e-5 of it; ours are then projected back."""
     defense = Conv()
     attack = custom("apgd-ce", "apgd-t", "square", norm="L1", eps="0.3", square_queries=50, apgd_steps=100)
     x, y = batch(defense, 6)
-    target = view(attack, defense, x)
+    target = target_of(attack, defense, x)
     images = run(attack, target, x, y).images
     library = attack._library(target, attack.stages(False), 10, 0, torch.device("cpu"))
     stock = pyautoattack.AutoAttack(defense, norm="L1", eps=0.3, seed=derive("autoattack", *target.seeds.tolist()))
@@ -127,11 +125,11 @@ def hyperparameters(attack: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
-def test_versions_have_the_official_hyperparameters(view: View, linear: Make, noisy: Make, norm: str) -> None:
-    for version, make in [("standard", linear), ("plus", linear), ("rand", noisy)]:
+def test_versions_have_the_official_hyperparameters(norm: str) -> None:
+    for version, make in [("standard", Linear), ("plus", Linear), ("rand", NoisyLinear)]:
         attack = autoattack(norm, version=version)
         defense = make(normal(torch.arange(10), (36,)))
-        target = view(attack, defense, uniform(torch.arange(2), SHAPE))
+        target = target_of(attack, defense, uniform(torch.arange(2), SHAPE))
         ours = attack._library(target, attack.stages(defense.stochastic), 10, 0, torch.device("cpu"))
         stock = pyautoattack.AutoAttack(defense, norm=norm, eps=float(attack.threat.eps), seed=0, version=version)
         assert ours.attacks_to_run == stock.attacks_to_run
@@ -157,32 +155,32 @@ def test_versions_have_the_official_hyperparameters(view: View, linear: Make, no
     ],
 )
 def test_cost_is_exact_for_an_image_that_is_never_fooled(
-    linear: Make, view: View, attacks: list[str], options: dict[str, Any], classes: int
+    attacks: list[str], options: dict[str, Any], classes: int
 ) -> None:
     attack = custom(*attacks, **options)
-    defense, x, y = unbeatable(linear, 3, classes)
-    target = view(attack, defense, x)
+    defense, x, y = unbeatable(Linear, 3, classes)
+    target = target_of(attack, defense, x)
     assert run(attack, target, x, y).images.equal(x)
     assert target.forwards.tolist() == [attack.cost(classes).forwards] * 3
     assert target.backwards.tolist() == [attack.cost(classes).backwards] * 3
 
 
-def test_plus_costs_what_it_says(linear: Make, view: View) -> None:
+def test_plus_costs_what_it_says() -> None:
     attack = autoattack(version="plus")
     attack.apgd_steps, attack.square_queries = 5, 20
-    defense, x, y = unbeatable(linear, 2, 4)
-    target = view(attack, defense, x)
+    defense, x, y = unbeatable(Linear, 2, 4)
+    target = target_of(attack, defense, x)
     assert run(attack, target, x, y).images.equal(x)
     assert target.forwards.tolist() == [attack.cost(4).forwards] * 2
     assert target.backwards.tolist() == [attack.cost(4).backwards] * 2
 
 
 @pytest.mark.parametrize("version", ["rand", "auto"])
-def test_rand_averages_draws_and_costs_what_it_says(noisy: Make, view: View, version: str) -> None:
-    defense, x, y = unbeatable(noisy, 2)
+def test_rand_averages_draws_and_costs_what_it_says(version: str) -> None:
+    defense, x, y = unbeatable(NoisyLinear, 2)
     attack = autoattack(version="rand", eot=2)
     assert autoattack(version=version).eot == 20
-    target = view(attack, defense, x)
+    target = target_of(attack, defense, x)
     run(attack, target, x, y)
     assert target.forwards.tolist() == [attack.cost(10).forwards] * 2 == [3 + 2 * (2 + 2 * 101)] * 2
     assert target.backwards.tolist() == [attack.cost(10).backwards] * 2 == [2 * 2 * 101] * 2
@@ -196,8 +194,8 @@ def test_auto_is_standard_or_rand_as_the_defense_asks() -> None:
     assert attack.cost(10).backwards >= max(autoattack(version=v).cost(10).backwards for v in ("standard", "rand"))
 
 
-def test_a_stochastic_defense_is_refused_where_one_draw_would_decide(noisy: Make, linear: Make) -> None:
-    stochastic, deterministic = (make(normal(torch.arange(10), (36,))) for make in (noisy, linear))
+def test_a_stochastic_defense_is_refused_where_one_draw_would_decide() -> None:
+    stochastic, deterministic = (make(normal(torch.arange(10), (36,))) for make in (NoisyLinear, Linear))
     for attack in (autoattack(), custom("apgd-ce"), autoattack(version="rand", eot=1)):
         assert "version: rand, or pgd with eot" in str(attack.unsuitable(stochastic))
         assert attack.unsuitable(deterministic) is None
@@ -205,20 +203,20 @@ def test_a_stochastic_defense_is_refused_where_one_draw_would_decide(noisy: Make
         assert attack.unsuitable(stochastic) is None
 
 
-def test_too_few_classes_are_refused_before_the_run_or_at_its_start(linear: Make, view: View) -> None:
-    defense, x, y = unbeatable(linear, 2, classes=3)
+def test_too_few_classes_are_refused_before_the_run_or_at_its_start() -> None:
+    defense, x, y = unbeatable(Linear, 2, classes=3)
     assert "apgd-t needs at least 4 classes, not 3" in str(autoattack().unsuitable(defense))
     assert custom("apgd-dlr").unsuitable(defense) is None
     defense.num_classes = None
     assert autoattack().unsuitable(defense) is None
     with pytest.raises(UserError, match="apgd-t needs at least 4 classes"):
-        autoattack().perturb(view(autoattack(), defense, x), x, y)
+        autoattack().perturb(target_of(autoattack(), defense, x), x, y)
 
 
-def test_images_too_small_for_square_in_l2_are_refused(linear: Make, view: View) -> None:
+def test_images_too_small_for_square_in_l2_are_refused() -> None:
     x, attack = torch.full((1, 1, 4, 4), 0.5), custom("square", norm="L2")
     with pytest.raises(UserError, match="at least 5 pixels high"):
-        attack.perturb(view(attack, linear(torch.zeros(2, 16)), x), x, torch.tensor([0]))
+        attack.perturb(target_of(attack, Linear(torch.zeros(2, 16)), x), x, torch.tensor([0]))
 
 
 @pytest.mark.parametrize(
@@ -241,12 +239,12 @@ def test_arguments_that_mean_nothing_are_refused(options: dict[str, Any], messag
         autoattack(**options)
 
 
-def test_results_are_a_function_of_the_seeds_and_leave_global_state_alone(view: View) -> None:
+def test_results_are_a_function_of_the_seeds_and_leave_global_state_alone() -> None:
     defense, attack = Conv(), custom("apgd-ce", "square", apgd_steps=5, square_queries=20)
     x, y = batch(defense, 4)
 
     def images(seed: int) -> Tensor:
-        return run(attack, view(attack, defense, x, torch.arange(4) + seed), x, y).images
+        return run(attack, target_of(attack, defense, x, torch.arange(4) + seed), x, y).images
 
     logger = logging.getLogger("auto-attack")
     before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
@@ -259,8 +257,8 @@ def test_results_are_a_function_of_the_seeds_and_leave_global_state_alone(view: 
     assert (logger.level, logger.propagate, list(logger.handlers)) == settings
 
 
-def test_a_debuggers_trace_function_is_put_back(linear: Make, view: View) -> None:
-    defense, x, y = unbeatable(linear, 1)
+def test_a_debuggers_trace_function_is_put_back() -> None:
+    defense, x, y = unbeatable(Linear, 1)
     attack, previous = custom("apgd-ce", apgd_steps=1), sys.gettrace()
 
     def trace(*event: object) -> None:
@@ -268,7 +266,7 @@ def test_a_debuggers_trace_function_is_put_back(linear: Make, view: View) -> Non
 
     sys.settrace(trace)
     try:
-        run(attack, view(attack, defense, x), x, y)
+        run(attack, target_of(attack, defense, x), x, y)
         found = sys.gettrace()
     finally:
         sys.settrace(previous)
@@ -311,20 +309,20 @@ class Optimising(Conv):
     ],
 )
 def test_the_librarys_warnings_become_flags(
-    view: View, capfd: pytest.CaptureFixture[str], defense: type[Defense], flag: str | None
+    capfd: pytest.CaptureFixture[str], defense: type[Defense], flag: str | None
 ) -> None:
     attack = custom("apgd-dlr", apgd_steps=1)
     x, y = batch(Conv(), 3)
-    flags = run(attack, view(attack, defense(), x), x, y).flags
+    flags = run(attack, target_of(attack, defense(), x), x, y).flags
     assert flags == () if flag is None else any(flag in f for f in flags)
     assert len(set(flags)) == len(flags)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_defense_is_not_blamed_for_the_one_checked_before_it(view: View) -> None:
+def test_a_defense_is_not_blamed_for_the_one_checked_before_it() -> None:
     attack = custom("apgd-dlr", apgd_steps=1)
     x, y = batch(Conv(), 3)
-    flags = [run(attack, view(attack, defense, x), x, y).flags for defense in (Optimising(), Conv())]
+    flags = [run(attack, target_of(attack, defense, x), x, y).flags for defense in (Optimising(), Conv())]
     assert flags[0] and not flags[1]
 
 

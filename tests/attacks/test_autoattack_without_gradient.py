@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,7 @@ from harness.randomness import normal, uniform
 from harness.reporting import summarise
 from harness.results.load import read_run as results
 from harness.suite import load_suite
-from harness.target import Target
-
-View = Callable[..., Target]
+from helpers.linear import target_of
 
 SHAPE = (1, 6, 6)
 X = uniform(torch.arange(6) + 9, SHAPE)
@@ -75,9 +72,9 @@ def attack(*stages: str, norm: str = "Linf", **options: Any) -> AutoAttack:
     return AutoAttack(norm, eps, version="custom", attacks=list(stages), **options)  # type: ignore[arg-type]
 
 
-def found(attack: AutoAttack, defense: Defense, view: View) -> Adversarial:
+def found(attack: AutoAttack, defense: Defense) -> Adversarial:
     y = defense(X).argmax(1).detach()
-    images = attack.perturb(view(attack, defense, X), X, y)
+    images = attack.perturb(target_of(attack, defense, X), X, y)
     assert isinstance(images, Adversarial)
     return images
 
@@ -87,11 +84,9 @@ def found(attack: AutoAttack, defense: Defense, view: View) -> Adversarial:
     ("defense", "norm"),
     [*((defense, "Linf") for defense in (Numpy, Detached, NoGrad, Cut, Labels)), (Cut, "L2"), (Cut, "L1")],
 )
-def test_square_runs_alone_as_if_nothing_else_were_listed_and_a_flag_says_so(
-    view: View, defense: type[Defense], norm: str
-) -> None:
-    several = found(attack("apgd-ce", "apgd-t", "fab-t", "square", norm=norm), defense(), view)
-    alone = found(attack("square", norm=norm), defense(), view)
+def test_square_runs_alone_as_if_nothing_else_were_listed_and_a_flag_says_so(defense: type[Defense], norm: str) -> None:
+    several = found(attack("apgd-ce", "apgd-t", "fab-t", "square", norm=norm), defense())
+    alone = found(attack("square", norm=norm), defense())
     assert torch.equal(several.images, alone.images) and not torch.equal(several.images, X)
     (flag,) = (flag for flag in several.flags if "could not run" in flag)
     assert flag.startswith("autoattack: apgd-ce, apgd-t, fab-t could not run: no gradient leads")
@@ -101,18 +96,18 @@ def test_square_runs_alone_as_if_nothing_else_were_listed_and_a_flag_says_so(
 
 @pytest.mark.parametrize("stage", ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t"])
 @pytest.mark.parametrize("defense", [Numpy, Cut])
-def test_without_square_there_is_nothing_to_run(view: View, stage: str, defense: type[Defense]) -> None:
+def test_without_square_there_is_nothing_to_run(stage: str, defense: type[Defense]) -> None:
     with pytest.raises(NoGradient, match="no gradient leads"):
-        found(attack(stage), defense(), view)
+        found(attack(stage), defense())
 
 
 @pytest.mark.parametrize("defense", [Numpy, Detached, NoGrad, Cut])
-def test_bpda_has_a_gradient_and_runs_all(view: View, defense: type[Defense]) -> None:
-    everything = found(attack("apgd-ce", "square", gradient="bpda"), defense(), view)
+def test_bpda_has_a_gradient_and_runs_all(defense: type[Defense]) -> None:
+    everything = found(attack("apgd-ce", "square", gradient="bpda"), defense())
     assert not everything.flags and not torch.equal(everything.images, X)
 
 
-def test_what_fails_for_another_reason_is_no_missing_gradient(view: View) -> None:
+def test_what_fails_for_another_reason_is_no_missing_gradient() -> None:
     class Broken(Plain):
         def classify(self, x: Tensor) -> Tensor:
             if x.requires_grad:
@@ -120,7 +115,7 @@ def test_what_fails_for_another_reason_is_no_missing_gradient(view: View) -> Non
             return super().classify(x)
 
     with pytest.raises(RuntimeError, match="element 0") as error:
-        found(attack("apgd-ce", "square"), Broken(), view)
+        found(attack("apgd-ce", "square"), Broken())
     assert not isinstance(error.value, NoGradient)
 
 

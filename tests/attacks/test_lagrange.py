@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,10 +23,10 @@ from harness.randomness import fold, normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE
 from harness.weights import Checkpoint
+from helpers.linear import Linear, target_of
 
 pytestmark = pytest.mark.slow
 
-View = Callable[..., Target]
 
 N, SHAPE = 8, (1, 4, 4)
 X = 0.3 + 0.4 * uniform(torch.arange(N), SHAPE)
@@ -74,13 +73,13 @@ def test_the_gradient_is_that_of_eq_10(weight: float) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["apgd", "pgd"])
-def test_an_image_falls_if_it_does_for_any_weight(optimizer: str, view: View) -> None:
+def test_an_image_falls_if_it_does_for_any_weight(optimizer: str) -> None:
     """With l = 1000 alone every image is pulled to gray and none falls; with l = 0 before it, as many as ever."""
     defense = Energetic(lead=3.0 - float((Energetic().weights[0] * 0.5).sum() - (Energetic().weights[1] * 0.5).sum()))
 
     def fooled(weights: list[float]) -> Tensor:
         attack = lagrange(weights=weights, optimizer=optimizer, steps=20)
-        found = attack.perturb(view(attack, defense, X), X, Y)
+        found = attack.perturb(target_of(attack, defense, X), X, Y)
         assert attack.threat.violation(X, found).max() <= TOLERANCE
         return defense(found).argmax(1) != Y
 
@@ -88,14 +87,14 @@ def test_an_image_falls_if_it_does_for_any_weight(optimizer: str, view: View) ->
     assert fooled([0.0, 1000.0]).equal(fooled([1000.0, 0.0])) and (fooled([1000.0, 0.0]) >= alone).all()
 
 
-def test_a_heavy_weight_pulls_towards_low_energy(view: View) -> None:
+def test_a_heavy_weight_pulls_towards_low_energy() -> None:
     defense = Energetic(lead=1e3)
     heavy, none = lagrange(weights=[1e6], loss="margin"), lagrange(weights=[0.0], loss="margin")
     start = defense.energy(X)
     low = defense.energy(X + (0.5 - X).clamp(-0.1, 0.1))
     pulled = []
     for attack in (heavy, none):
-        target = view(attack, defense, X)
+        target = target_of(attack, defense, X)
         seen: list[Tensor] = []
         inner = target.step
         target.step = lambda x, rows, loss, energy, every_class, inner=inner, seen=seen: (  # type: ignore[method-assign]
@@ -109,10 +108,10 @@ def test_a_heavy_weight_pulls_towards_low_energy(view: View) -> None:
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
-def test_costs_are_what_is_spent(view: View, stochastic: bool) -> None:
+def test_costs_are_what_is_spent(stochastic: bool) -> None:
     attack, defense = lagrange(steps=5, restarts=2, draws=4), Energetic(lead=1e6)
     defense.stochastic = stochastic
-    target = view(attack, defense, X)
+    target = target_of(attack, defense, X)
     attack.perturb(target, X, Y)
     looks = 3 * 4
     assert attack.cost(3).forwards == 2 * (6 + 11 + 11) + looks
@@ -123,12 +122,12 @@ def test_costs_are_what_is_spent(view: View, stochastic: bool) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("weight", [0.0, 10.0])
 def test_of_a_diffusion_classifier_it_is_eq_10_with_the_sums_of_eq_6_whatever_its_reduction(
-    view: View, reduction: Reduction, weight: float
+    reduction: Reduction, weight: float
 ) -> None:
     """Against every term of Eq. 9 written out, network by network, in one graph."""
     defense = DC(Checkpoint.find("digits-ncsnpp"), timesteps=list(TIMES), noise="fixed", reduction=reduction).eval()
     attack, rows = lagrange(), torch.arange(2)
-    target = view(attack, defense, DIGITS)
+    target = target_of(attack, defense, DIGITS)
     oracle = Objective(target, attack.objective(defense, DIGITS, LABELS, None), weight, False)
     step = oracle.step(DIGITS, rows)
     x = DIGITS.clone().requires_grad_()
@@ -152,7 +151,7 @@ def naive_loss(defense: DC, x: Tensor, y: int) -> Tensor:
     return total
 
 
-def test_the_images_do_not_depend_on_what_a_defense_divides_its_logits_by(view: View) -> None:
+def test_the_images_do_not_depend_on_what_a_defense_divides_its_logits_by() -> None:
     class Scaled(Energetic):
         def classify(self, x: Tensor) -> Tensor:
             return super().classify(x) / 16
@@ -161,7 +160,7 @@ def test_the_images_do_not_depend_on_what_a_defense_divides_its_logits_by(view: 
             return float(x[0].numel())
 
     attack = lagrange(steps=10, early_stop=False)
-    found = [attack.perturb(view(attack, defense, X), X, Y) for defense in (Energetic(2.0), Scaled(2.0))]
+    found = [attack.perturb(target_of(attack, defense, X), X, Y) for defense in (Energetic(2.0), Scaled(2.0))]
     torch.testing.assert_close(*found)
 
 
@@ -184,15 +183,13 @@ class Luring(Defense):
 
 
 @pytest.mark.parametrize("weights", [[0.0, 1.0], [1.0, 0.0]])
-def test_of_a_stochastic_defense_the_image_is_that_of_the_weight_which_fools_most_often(
-    view: View, weights: list[float]
-) -> None:
+def test_of_a_stochastic_defense_the_image_is_that_of_the_weight_which_fools_most_often(weights: list[float]) -> None:
     gray = torch.full((N, *SHAPE), 0.5)
     options: dict[str, Any] = {"loss": "margin", "steps": 20, "random_start": False}
 
     def fooled(tried: list[float]) -> Tensor:
         attack, defense = lagrange(weights=tried, **options), Luring()
-        found = Adversarial.of(attack.perturb(view(attack, defense, gray), gray, Y)).images
+        found = Adversarial.of(attack.perturb(target_of(attack, defense, gray), gray, Y)).images
         assert attack.threat.violation(gray, found).max() <= TOLERANCE
         with defense.drawing(torch.arange(N) + 10**6):
             return (defense(found).argmax(1) != Y).float()
@@ -203,8 +200,8 @@ def test_of_a_stochastic_defense_the_image_is_that_of_the_weight_which_fools_mos
     assert "draws" not in lagrange(weights=[1.0]).describe()
 
 
-def test_a_defense_without_energy_is_refused_by_name(linear: Callable[..., Defense]) -> None:
-    assert "energy(x)" in str(lagrange().unsuitable(linear(torch.ones(3, 16))))
+def test_a_defense_without_energy_is_refused_by_name() -> None:
+    assert "energy(x)" in str(lagrange().unsuitable(Linear(torch.ones(3, 16))))
     assert lagrange().unsuitable(Energetic()) is None
 
 

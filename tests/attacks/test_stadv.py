@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE, Flow, warp
+from helpers.linear import Linear, NoisyLinear, target_of
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., Defense]
-View = Callable[..., Target]
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "stadv_resnet20.npz")
 """Two test images of CIFAR-10 before and after the published attack on a ResNet-20 at bound 0.05, after 1 and 5 steps;
@@ -59,15 +57,6 @@ class Replayed(Defense):
         rival = (x * self.gradients[self.queries]).flatten(1).sum(1)
         self.queries += 1
         return torch.stack([torch.zeros_like(rival), rival], dim=1)
-
-
-class Linear(Defense):
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def classify(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weights.T
 
 
 def stadv(bound: str = "0.1", **options: Any) -> StAdv:
@@ -125,30 +114,30 @@ def test_the_published_flow_makes_the_published_image_and_has_its_roughness() ->
     assert roughness(torch.zeros(1, 32, 32, 2)).item() == pytest.approx(0.04096, abs=1e-7)
 
 
-def test_the_published_images_come_out_of_a_real_networks_gradients(view: View) -> None:
+def test_the_published_images_come_out_of_a_real_networks_gradients() -> None:
     x, attack, defense = golden("pixels") / 255, stadv("0.05", steps=5, keep="last"), Replayed(golden("gradients"))
-    found = attack.perturb(view(attack, defense, x), x, torch.zeros(2, dtype=torch.int64))
+    found = attack.perturb(target_of(attack, defense, x), x, torch.zeros(2, dtype=torch.int64))
     assert torch.allclose(found.images, golden("images_5"), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("bound", [0.3, 0.05, 0.004])
-def test_the_last_flow_is_that_of_a_naive_implementation(view: View, bound: float) -> None:
+def test_the_last_flow_is_that_of_a_naive_implementation(bound: float) -> None:
     defense, attack = Conv(), stadv(str(bound), steps=5, keep="last")
     x, y = labelled(defense)
-    found = attack.perturb(view(attack, defense, x[:3]), x[:3], y[:3]).images
+    found = attack.perturb(target_of(attack, defense, x[:3]), x[:3], y[:3]).images
     naive = torch.stack([naive_stadv(defense, x[n], int(y[n]), bound, 5) for n in range(3)])
     assert (found - x[:3]).abs().max() > bound / 10
     assert torch.allclose(found, naive, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("bound", ["0.005", "0.01", "0.02"])
-def test_any_flow_that_fools_is_never_weaker_than_the_last(view: View, bound: str) -> None:
+def test_any_flow_that_fools_is_never_weaker_than_the_last(bound: str) -> None:
     defense = Conv()
     x, y = labelled(defense)
     fooled = {}
     for keep in ("any", "last"):
         attack = stadv(bound, steps=30, keep=keep)
-        target = view(attack, defense, x)
+        target = target_of(attack, defense, x)
         fooled[keep] = margin(defense(attack.perturb(target, x, y).images), y) > 0
         left_early = target.forwards < attack.cost(3).forwards
         assert left_early.equal(fooled["any"] if keep == "any" else torch.zeros(N, dtype=torch.bool))
@@ -156,10 +145,10 @@ def test_any_flow_that_fools_is_never_weaker_than_the_last(view: View, bound: st
     assert 0 < fooled["any"].sum() < N
 
 
-def test_an_image_that_needs_no_flow_is_returned_as_it_is(view: View) -> None:
+def test_an_image_that_needs_no_flow_is_returned_as_it_is() -> None:
     defense, attack = Conv(), stadv()
     x, y = labelled(defense)
-    target = view(attack, defense, x)
+    target = target_of(attack, defense, x)
     found = attack.perturb(target, x, (y + 1) % 3)
     assert found.images.equal(x)
     assert found.flow is not None and not found.flow.any()
@@ -196,51 +185,49 @@ def test_rounding_is_no_violation_at_any_size(side: int) -> None:
     "options",
     [{}, {"keep": "last"}, {"gradient": "bpda"}, {"gradient": "blind"}, {"gradient": "blind", "keep": "last"}],
 )
-def test_cost_is_exact_for_an_image_that_is_never_fooled(linear: Make, view: View, options: dict[str, Any]) -> None:
+def test_cost_is_exact_for_an_image_that_is_never_fooled(options: dict[str, Any]) -> None:
     x, attack = uniform(torch.arange(4), SHAPE), stadv(steps=7, **options)
-    target = view(attack, linear(normal(torch.arange(2), (128,)), torch.tensor([999.0, 0.0])), x)
+    target = target_of(attack, Linear(normal(torch.arange(2), (128,)), torch.tensor([999.0, 0.0])), x)
     attack.perturb(target, x, torch.zeros(4, dtype=torch.int64))
     assert target.forwards.tolist() == [attack.cost(2).forwards] * 4
     assert target.backwards.tolist() == [attack.cost(2).backwards] * 4
 
 
 @pytest.mark.parametrize("gradient", ["exact", "bpda", "blind"])
-def test_no_image_leaves_on_a_lucky_draw(noisy: Make, view: View, gradient: Any) -> None:
+def test_no_image_leaves_on_a_lucky_draw(gradient: Any) -> None:
     x, attack = uniform(torch.arange(N), SHAPE), stadv(steps=6, eot=3, gradient=gradient)
-    target = view(attack, noisy(normal(torch.arange(2), (128,)), noise=9.0), x)
+    target = target_of(attack, NoisyLinear(normal(torch.arange(2), (128,)), noise=9.0), x)
     attack.perturb(target, x, torch.zeros(N, dtype=torch.int64))
     assert target.backwards.eq(18).all()
     assert target.forwards.eq(21).all()
 
 
-def test_on_a_stochastic_defense_the_largest_mean_margin_is_kept(noisy: Make, view: View) -> None:
+def test_on_a_stochastic_defense_the_largest_mean_margin_is_kept() -> None:
     x, weights = uniform(torch.arange(N), SHAPE), normal(torch.arange(2), (128,))
-    y, quiet = torch.zeros(N, dtype=torch.int64), noisy(weights, noise=0.0)
+    y, quiet = torch.zeros(N, dtype=torch.int64), NoisyLinear(weights, noise=0.0)
 
     def margins(**options: Any) -> Tensor:
         attack = stadv("0.3", **options)
-        return margin(quiet(attack.perturb(view(attack, noisy(weights, noise=0.5), x), x, y).images), y)
+        return margin(quiet(attack.perturb(target_of(attack, NoisyLinear(weights, noise=0.5), x), x, y).images), y)
 
     assert (margins(steps=20, eot=16) > margin(quiet(x), y)).all()
     assert margins(steps=20, eot=16).mean() > margins(steps=1, eot=1).mean()
 
 
 @pytest.mark.parametrize("keep", ["any", "last"])
-def test_results_do_not_depend_on_batch_composition(view: View, keep: Any) -> None:
+def test_results_do_not_depend_on_batch_composition(keep: Any) -> None:
     defense, attack = Conv(), stadv(steps=5, keep=keep)
     x, y = labelled(defense)
     some = torch.tensor([20, 3, 11])
-    together = attack.perturb(view(attack, defense, x), x, y)
-    apart = attack.perturb(view(attack, defense, x[some]), x[some], y[some])
+    together = attack.perturb(target_of(attack, defense, x), x, y)
+    apart = attack.perturb(target_of(attack, defense, x[some]), x[some], y[some])
     assert torch.allclose(apart.images, together.images[some], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("keep", ["any", "last"])
-def test_a_defense_that_is_not_finite_is_remembered_and_leaves_finite_flows(
-    linear: Make, view: View, keep: Any
-) -> None:
+def test_a_defense_that_is_not_finite_is_remembered_and_leaves_finite_flows(keep: Any) -> None:
     x, attack = uniform(torch.arange(2), SHAPE), stadv(steps=2, keep=keep)
-    target = view(attack, linear(torch.full((2, 128), math.nan)), x)
+    target = target_of(attack, Linear(torch.full((2, 128), math.nan)), x)
     found = attack.perturb(target, x, torch.zeros(2, dtype=torch.int64))
     assert attack.threat.violation(x, found.images, found.flow).max() <= TOLERANCE
     assert all(
@@ -265,11 +252,11 @@ def test_arguments_that_mean_nothing_are_refused(options: dict[str, Any], messag
         StAdv(**options)
 
 
-def test_the_defaults_are_the_published_ones(linear: Make) -> None:
+def test_the_defaults_are_the_published_ones() -> None:
     attack = StAdv()
     assert (str(attack.threat), attack.steps, attack.lr, attack.loss) == ("Flow 0.05", 100, 0.01, "margin")
     assert attack.smoothness == pytest.approx(0.05)
     assert attack.describe() == "stadv, 100 steps, margin loss, any flow"
-    two = linear(torch.zeros(2, 4))
+    two = Linear(torch.zeros(2, 4))
     assert "at least 3 classes" in str(stadv(loss="dlr").unsuitable(two))
     assert attack.unsuitable(two) is None

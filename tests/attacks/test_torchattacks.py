@@ -4,7 +4,6 @@ import math
 import random
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,12 @@ from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE
+from helpers.linear import Linear, NoisyLinear, target_of
 
 pytestmark = pytest.mark.slow
 
 torchattacks = pytest.importorskip("torchattacks")
 
-Make = Callable[..., Defense]
-View = Callable[..., Target]
 
 N, SHAPE = 8, (3, 8, 8)
 X = uniform(torch.arange(N), SHAPE)
@@ -50,15 +48,6 @@ class Conv(Defense):
         self.low, self.high = min(self.low, float(x.detach().min())), max(self.high, float(x.detach().max()))
         self.trained |= self.training
         return F.conv2d(torch.tanh(F.conv2d(x, self.first)), self.second).mean((2, 3))
-
-
-class Linear(Defense):
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__()
-        self.weights, self.num_classes = weights, len(weights)
-
-    def classify(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weights.T
 
 
 def attack(name: str = "PGD", norm: str = "Linf", eps: str = "8/255", **options: Any) -> TorchAttacks:
@@ -82,7 +71,7 @@ def run(attack: TorchAttacks, target: Target, x: Tensor, y: Tensor) -> Adversari
     ],
 )
 def test_images_are_the_librarys_own_with_budget_and_norm_passed_on(
-    view: View, name: str, norm: str, passed_on: dict[str, Any], arguments: dict[str, Any]
+    name: str, norm: str, passed_on: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
     defense, ours = (
         Conv(),
@@ -93,24 +82,24 @@ def test_images_are_the_librarys_own_with_budget_and_norm_passed_on(
     theirs.set_device(torch.device("cpu"))
     images = theirs(X, y).detach()
     within = ours.threat.violation(X, images) <= TOLERANCE
-    found = run(ours, view(ours, defense, X), X, y).images
+    found = run(ours, target_of(ours, defense, X), X, y).images
     assert torch.allclose(found[within], images[within], rtol=0, atol=1e-6)
     assert (found - X).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("name", ["CW", "DeepFool", "EADEN"])
-def test_images_of_minimum_norm_attacks_are_projected_and_counted(view: View, name: str, norm: str) -> None:
+def test_images_of_minimum_norm_attacks_are_projected_and_counted(name: str, norm: str) -> None:
     defense = Conv()
     y = defense(X).argmax(1)
     wide, tight = (
         attack(name, norm, eps, arguments={"steps": 20} if name == "DeepFool" else {})
         for eps in ("1" if norm == "Linf" else "50", "0.001")
     )
-    free = run(wide, view(wide, defense, X), X, y)
+    free = run(wide, target_of(wide, defense, X), X, y)
     assert free.flags == ()
     moved = tight.threat.size(X, free.images) > 0.001
-    found = run(tight, view(tight, defense, X), X, y)
+    found = run(tight, target_of(tight, defense, X), X, y)
     assert moved.any()
     assert found.flags == (f"torchattacks: {moved.sum()} of {N} images projected",)
     assert torch.allclose(
@@ -151,10 +140,10 @@ def test_no_image_violates_its_budget(name: str, seed: int, eps: str, norm: str,
 @pytest.mark.parametrize(
     "name", ["FGSM", "TPGD", "SINIFGSM", "VNIFGSM", "PGDRS", "APGD", "APGDT", "FAB", "DeepFool", "OnePixel"]
 )
-def test_cost_is_that_of_an_image_that_is_never_fooled(linear: Make, noisy: Make, view: View, name: str) -> None:
+def test_cost_is_that_of_an_image_that_is_never_fooled(name: str) -> None:
     weights, lead = 0.01 * normal(torch.arange(10), (math.prod(SHAPE),)), 10.0 * (torch.arange(10) == 0)
-    for ours, make in ((attack(name), linear), (attack(name, eot=3), noisy)):
-        target = view(ours, make(weights, lead), X[:2])
+    for ours, make in ((attack(name), Linear), (attack(name, eot=3), NoisyLinear)):
+        target = target_of(ours, make(weights, lead), X[:2])
         run(ours, target, X[:2], torch.zeros(2, dtype=torch.int64))
         assert target.forwards.tolist() == [ours.cost(10).forwards] * 2
         assert target.backwards.tolist() == [ours.cost(10).backwards] * 2
@@ -176,11 +165,11 @@ def test_the_cost_of_what_cannot_be_rehearsed_is_not_a_number() -> None:
     assert math.isnan(attack("APGDT").cost(3).forwards)
 
 
-def test_passes_are_counted_for_the_image_they_are_spent_on(view: View) -> None:
+def test_passes_are_counted_for_the_image_they_are_spent_on() -> None:
     defense, ours = Conv(), attack("DeepFool", "L2", "5")
     y = defense(X).argmax(1)
     y[3] = (y[3] + 1) % 10
-    target = view(ours, defense, X)
+    target = target_of(ours, defense, X)
     run(ours, target, X, y)
     assert target.forwards[3] == 1
     assert target.backwards[3] == 0
@@ -188,12 +177,10 @@ def test_passes_are_counted_for_the_image_they_are_spent_on(view: View) -> None:
 
 
 @pytest.mark.parametrize("name", ["NIFGSM", "PGDRS", "VMIFGSM", "GN"])
-def test_a_defense_sees_images_only_and_stays_in_its_mode(
-    view: View, capfd: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_a_defense_sees_images_only_and_stays_in_its_mode(capfd: pytest.CaptureFixture[str], name: str) -> None:
     defense = Conv().eval()
     y, ours = defense(X).argmax(1), attack(name, eps="0.3")
-    run(ours, view(ours, defense, X), X, y)
+    run(ours, target_of(ours, defense, X), X, y)
     assert defense.low >= 0
     assert defense.high <= 1
     assert not defense.trained
@@ -202,7 +189,7 @@ def test_a_defense_sees_images_only_and_stays_in_its_mode(
 
 
 @pytest.mark.parametrize("gradient", ["exact", "bpda", "adjoint", "blind"])
-def test_every_view_can_be_attacked(view: View, gradient: Any) -> None:
+def test_every_view_can_be_attacked(gradient: Any) -> None:
     class Purified(Conv):
         def purify(self, x: Tensor) -> Tensor:
             return (x * 16).round() / 16
@@ -212,17 +199,17 @@ def test_every_view_can_be_attacked(view: View, gradient: Any) -> None:
 
     defense, ours = Purified(), attack("MIFGSM", eps="0.1", gradient=gradient)
     y = defense(X).argmax(1)
-    margins = margin(defense(run(ours, view(ours, defense, X), X, y).images), y)
+    margins = margin(defense(run(ours, target_of(ours, defense, X), X, y).images), y)
     assert gradient == "exact" or (margins > margin(defense(X), y)).all()
 
 
-def test_results_are_a_function_of_the_seeds_and_leave_global_state_alone(view: View) -> None:
+def test_results_are_a_function_of_the_seeds_and_leave_global_state_alone() -> None:
     defense, ours = Conv(), attack("GN")
     y = defense(X).argmax(1)
     before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
 
     def images(seed: int) -> Tensor:
-        return run(ours, view(ours, defense, X[:2], torch.arange(2) + seed), X[:2], y[:2]).images
+        return run(ours, target_of(ours, defense, X[:2], torch.arange(2) + seed), X[:2], y[:2]).images
 
     assert images(0).equal(images(0))
     assert not images(1).equal(images(0))
@@ -230,7 +217,7 @@ def test_results_are_a_function_of_the_seeds_and_leave_global_state_alone(view: 
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
 
 
-def test_the_library_is_told_the_number_of_classes_and_a_seed(view: View) -> None:
+def test_the_library_is_told_the_number_of_classes_and_a_seed() -> None:
     library = attack("APGDT")._library(torch.nn.Linear(1, 1), classes=6, seed=77)
     assert (library.n_target_classes, library.seed) == (5, 77)
     assert attack("AutoAttack")._library(torch.nn.Linear(1, 1), classes=6, seed=77).seed == 77  # not the time
@@ -266,8 +253,8 @@ def test_a_missing_library_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch
         attack()
 
 
-def test_what_would_mean_nothing_is_refused_before_the_run(linear: Make, noisy: Make) -> None:
-    three, ten, stochastic = linear(torch.zeros(3, 4)), linear(torch.zeros(10, 4)), noisy(torch.zeros(10, 4))
+def test_what_would_mean_nothing_is_refused_before_the_run() -> None:
+    three, ten, stochastic = Linear(torch.zeros(3, 4)), Linear(torch.zeros(10, 4)), NoisyLinear(torch.zeros(10, 4))
     assert "at least 4 classes, not 3" in str(attack("APGDT").unsuitable(three))
     assert attack("APGDT").unsuitable(ten) is None
     assert "one draw of a stochastic defense" in str(attack("Square").unsuitable(stochastic))
