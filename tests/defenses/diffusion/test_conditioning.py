@@ -35,7 +35,7 @@ def inputs(rows: int) -> tuple[Tensor, Tensor]:
 
 
 def rows_of(denoiser: Recording) -> list[int | None]:
-    return [y for call in denoiser.answered for y in call]
+    return [y for call in denoiser.asked for y in call]
 
 
 @settings(deadline=None, max_examples=50)

@@ -112,7 +112,7 @@ class Watched(torch.autograd.Function):
 def test_one_step_has_a_graph_at_a_time_and_each_is_asked_twice() -> None:
     counter, x = Counting(), start()
     stepwise(counter, 6, (x,))[0].sum().backward()
-    assert counter.answered == [(i, False) for i in range(6)] + [(i, True) for i in reversed(range(6))]
+    assert counter.asked == [(i, False) for i in range(6)] + [(i, True) for i in reversed(range(6))]
     assert counter.most == 1
 
 
