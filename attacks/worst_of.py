@@ -53,6 +53,7 @@ class WorstOf(Attack):
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
         """The strongest images, with the flow of each where the budget is one of flows."""
         best, flow, flags = x.clone(), x.new_zeros(len(x), *x.shape[2:], 2), list[str]()
+        remarks: list[tuple[str, ...]] = [()] * len(x)
         margins = torch.full_like(y, -torch.inf, dtype=x.dtype)
         judge = target.with_view(gradient="exact", eot=self.draws)
         flows = False
@@ -67,11 +68,14 @@ class WorstOf(Attack):
             flags += found.flags
             reached = margin(judge(found.images, rows), y[rows]).to(x.dtype)
             better = reached > margins[rows]
+            if found.remarks is not None:
+                for row, own in zip(rows.tolist(), found.remarks, strict=True):
+                    remarks[row] += own
             rows = rows[better]
             best[rows], margins[rows] = found.images[better], reached[better]
             if found.flow is not None:
                 flow[rows], flows = found.flow[better].to(flow), True
-        return Adversarial(best, flow if flows else None, tuple(dict.fromkeys(flags)))
+        return Adversarial(best, flow if flows else None, tuple(dict.fromkeys(flags)), tuple(remarks))
 
     def views(self) -> frozenset[Gradient]:
         return frozenset().union(*(attack.views() for attack in self.attacks))

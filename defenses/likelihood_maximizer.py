@@ -6,6 +6,7 @@ for a WRN-70-16 under BPDA, against 76 for RDC: what it gains is of use to a dif
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,7 +21,7 @@ from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise, seeds_of
 from defenses.diffusion.random_times import Times, drawn_grid
 from defenses.diffusion.timesteps import Spacing, Weighting, levels
-from harness.defense import Defense
+from harness.defense import Defense, SignSurrogate
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.search import Narrowing
@@ -107,6 +108,12 @@ class LikelihoodMaximizer(Defense):
 
     def purify(self, x: Tensor) -> Tensor:
         return self.maximization(x, self.noise_seeds(x), self.narrowing_for(x))
+
+    def sign_surrogates(self) -> tuple[SignSurrogate, ...]:
+        return self.maximization.sign_surrogates()
+
+    def purify_with_surrogate(self, x: Tensor, surrogate: SignSurrogate) -> Tensor:
+        return replace(self.maximization, sign_gradient=surrogate)(x, self.noise_seeds(x))
 
     def classify(self, x: Tensor) -> Tensor:
         return self.classifier(x)

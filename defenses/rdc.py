@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from defenses.diffusion.loss import Reduction
 from defenses.diffusion.noise import Share
 from defenses.diffusion.random_times import Times
 from defenses.diffusion.timesteps import Spacing, Weighting
+from harness.defense import SignSurrogate
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.search import Narrowing
@@ -99,7 +100,7 @@ class RDC(DC):
         chosen: Times = timesteps if purify_timesteps is None else purify_timesteps
         grid, draws = self.drawn_grid(chosen, spacing, name="purify_timesteps")
         self.maximization = LikelihoodMaximization(
-            dataclasses.replace(self.loss, grid=grid),
+            replace(self.loss, grid=grid),
             steps=steps,
             norm=norm,
             eta=eta,
@@ -113,6 +114,12 @@ class RDC(DC):
 
     def purify(self, x: Tensor) -> Tensor:
         return self.maximization(x, self.noise_seeds(x), self.narrowing_for(x))
+
+    def sign_surrogates(self) -> tuple[SignSurrogate, ...]:
+        return self.maximization.sign_surrogates()
+
+    def purify_with_surrogate(self, x: Tensor, surrogate: SignSurrogate) -> Tensor:
+        return replace(self.maximization, sign_gradient=surrogate)(x, self.noise_seeds(x))
 
     def cost(self) -> float:
         """Classification, and likelihood maximisation before it."""

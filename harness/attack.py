@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.config.caps import CAPS, capped
 from harness.defense import Defense
-from harness.gradients import Gradient
+from harness.gradients import Gradient, missing
 from harness.target import Target
 from harness.threat import ThreatModel
 
@@ -27,6 +27,7 @@ class Adversarial:
         images: (N, C, H, W) in [0, 1].
         flow: (N, H, W, 2), the spatial flow that made them, for the Flow threat model.
         flags: remarks on the whole batch (an attack library's own warnings, say), kept in every record of it.
+        remarks: on each image, N of them, kept in its own record; none if left out.
 
     Example:
         >>> import torch
@@ -37,6 +38,7 @@ class Adversarial:
     images: Tensor
     flow: Tensor | None = None
     flags: tuple[str, ...] = ()
+    remarks: tuple[tuple[str, ...], ...] | None = None
 
     @classmethod
     def of(cls, found: Tensor | Adversarial) -> Adversarial:
@@ -169,8 +171,8 @@ class Attack(ABC):
         for method in self.needs:
             if not callable(getattr(defense, method, None)):
                 return f"it needs {method}(x), which {type(defense).__name__} does not have"
-        if self.gradient == "adjoint" and type(defense).purify_adjoint is Defense.purify_adjoint:
-            return f"it needs purify_adjoint(x), which {type(defense).__name__} does not have; use another gradient"
+        if method := missing(defense, self.gradient):
+            return f"it needs {method}, which {type(defense).__name__} does not have; use another gradient"
         return None
 
     def unsuitable_images(self, shape: tuple[int, ...]) -> str | None:

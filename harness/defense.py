@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from harness.search import Narrowing
 
 INNER = derive("inner defense")
 """Sets the noise of a defense inside another apart from the outer one's."""
+
+SignSurrogate = Literal["straight_through", "tanh"]
+"""What may stand for the derivative of a sign, which is zero."""
 
 
 class Defense(nn.Module):
@@ -87,6 +90,14 @@ class Defense(nn.Module):
     def purify_adjoint(self, x: Tensor) -> Tensor:
         """`purify`, differentiated approximately by its adjoint equation; for purifiers that integrate one."""
         raise TypeError(f"{type(self).__name__} has no purify_adjoint(x)")
+
+    def sign_surrogates(self) -> tuple[SignSurrogate, ...]:
+        """What `purify_with_surrogate` can put in place of the derivative of a sign; nothing, unless overridden."""
+        return ()
+
+    def purify_with_surrogate(self, x: Tensor, surrogate: SignSurrogate) -> Tensor:
+        """`purify` to the bit, with a surrogate for the derivative of the sign that it takes."""
+        raise TypeError(f"{type(self).__name__} has no purify_with_surrogate(x, {surrogate!r})")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.purify(x))

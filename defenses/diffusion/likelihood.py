@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ from defenses.diffusion.denoiser import NO_CLASS
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.narrowed import narrowed_purification, taken
 from defenses.diffusion.random_times import Draws
+from harness.defense import SignSurrogate
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.randomness import derive, fold
@@ -167,6 +168,12 @@ class LikelihoodMaximization:
         if self.sign_gradient == "tanh":
             surrogate = (surrogate / self.sign_temperature).tanh()
         return _with_derivative_of(surrogate, m.sign())
+
+    def sign_surrogates(self) -> tuple[SignSurrogate, ...]:
+        """What may replace the sign's derivative beside `sign_gradient` itself; nothing where no sign is taken."""
+        if self.norm != "Linf" or self.optimizer != "momentum":
+            return ()
+        return tuple(kind for kind in get_args(SignSurrogate) if kind != self.sign_gradient)
 
     def cost(self) -> float:
         """Network evaluations per image: N gradients, at `GRADIENT_COST` for each term of the loss."""

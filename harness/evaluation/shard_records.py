@@ -60,6 +60,7 @@ def shard_records(
                 seed=attack_seeds[row],
                 flags=[
                     *result.flags,
+                    *result.remarks.get(row, ()),
                     *(["violation"] if violation > TOLERANCE else []),
                     *([CHANGED] if changed[row] else []),
                 ],

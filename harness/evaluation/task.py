@@ -62,6 +62,7 @@ class AttackResult:
         flags: remarks of the attack on the whole shard.
         failure: why the attack, or the defense under it, failed on all images, or None.
         nonfinite: for each row whose attack met a NaN or an infinity, where it did.
+        remarks: for each row that the attack remarked on, what it said.
     """
 
     x_adv: Tensor
@@ -72,12 +73,15 @@ class AttackResult:
     flags: tuple[str, ...] = ()
     failure: str | None = None
     nonfinite: dict[int, str] = field(default_factory=dict)
+    remarks: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def put(self, rows: Tensor, adversarial: Adversarial, violation: Tensor) -> None:
         """Takes over what an attack returned for some rows, (M,) int64. violation: of its images, (M,)."""
         self.x_adv[rows] = adversarial.images.detach().to(self.x_adv)
         self.violation[rows] = violation
         self.flags = adversarial.flags
+        if adversarial.remarks is not None:
+            self.remarks = dict(zip(rows.tolist(), adversarial.remarks, strict=True))
         if adversarial.flow is not None:
             self.flow = adversarial.flow.new_zeros(len(self.x_adv), *adversarial.flow.shape[1:])
             self.flow[rows] = adversarial.flow.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -239,7 +240,8 @@ def _remarks(column: Column, pairing: CellResults, status: Status, subject: Subj
     if told := above_clean(records, stochastic=subject.stochastic):
         yield told
     yield from (flag for flag in facts.flags if flag not in subject.shared)
-    yield from dict.fromkeys(flag for flags in records["flags"] for flag in flags if flag != VIOLATION)
+    flagged = Counter(flag for flags in records["flags"] for flag in flags if flag != VIOLATION)
+    yield from (flag if count == len(records) else f"{_images(count)}: {flag}" for flag, count in flagged.items())
 
 
 def _told(what: str, crashed: pd.DataFrame, done: int, status: Status) -> Iterator[str]:

@@ -1,0 +1,123 @@
+"""The image to keep of each original: of all that a search came upon, the one that is misclassified most often.
+
+A search on a stochastic defense sees one draw, or the mean of a few, at each iterate. The iterate of largest loss seen
+is then the one of the luckiest draw, and not the strongest. Here draws that no search has seen decide:
+
+    rate(x')  =  #{draws i : argmax z_i(x') != y} / draws          the defense's own logits z_i, fresh noise
+
+A challenger whose rate, or at equal rates whose mean margin, is above that of the image kept must repeat it: both
+meet as many fresh draws again, and the rates over all draws decide. What was kept by luck loses it at the next
+challenge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.common.losses import margin
+from harness.target import Target
+
+ROUNDING = 1e-5
+"""Margins below this share of the largest logit may change sign with the batch size: no misclassification."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What fresh draws said of an image each: counts (M,) of draws and of misclassified ones; sums over draws of the
+    margins (M,) and of the logits (M, K).
+    """
+
+    draws: Tensor
+    wrong: Tensor
+    margins: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, judge: Target, images: Tensor, y: Tensor, rows: Tensor, draws: int) -> Score:
+        """Fresh draws of the defense itself.
+
+        Args:
+            judge: a view of the defense with its own forward values.
+            images: (M, C, H, W), of the clean images `rows` (M,), with labels y (M,).
+        """
+        drawn = judge.sample(images, rows, draws)
+        margins = torch.stack([margin(draw, y) for draw in drawn])
+        wrong = (margins > ROUNDING * drawn.abs().amax(2)).sum(0)
+        return cls(torch.full_like(wrong, len(drawn)), wrong, margins.sum(0), drawn.sum(0))
+
+    @property
+    def rate(self) -> Tensor:
+        """Share of misclassified draws, (M,) float64: equal counts give equal rates."""
+        return self.wrong.double() / self.draws
+
+    @property
+    def mean_margin(self) -> Tensor:
+        """(M,)."""
+        return self.margins / self.draws
+
+    def above(self, other: Score) -> Tensor:
+        """Which images have a higher rate than the other's, or as high a one and a higher mean margin: (M,) bool."""
+        same = self.rate == other.rate
+        return (self.rate > other.rate) | (same & (self.mean_margin > other.mean_margin))
+
+    def take(self, which: Tensor) -> Score:
+        """Of some of the images."""
+        return Score(self.draws[which], self.wrong[which], self.margins[which], self.logits[which])
+
+    def put(self, rows: Tensor, other: Score) -> None:
+        """The other's scores in place of those of the images `rows` (R,)."""
+        for name in ("draws", "wrong", "margins", "logits"):
+            getattr(self, name)[rows] = getattr(other, name)
+
+    def __add__(self, other: Score) -> Score:
+        """Over the draws of both."""
+        parts = ((getattr(self, name), getattr(other, name)) for name in ("draws", "wrong", "margins", "logits"))
+        return Score(*(mine + others for mine, others in parts))
+
+
+class Candidates:
+    """The image kept of each original, and what fresh draws said of it.
+
+    Args:
+        judge: a view with the defense's own forward values.
+        x: the originals, (N, C, H, W), which are the first candidates; y: labels, (N,).
+        votes: draws of a score. A challenge takes so many of the challenger, and if that leads so many more of each.
+    """
+
+    def __init__(self, judge: Target, x: Tensor, y: Tensor, votes: int) -> None:
+        self.judge, self.y, self.votes = judge, y, votes if judge.defense.stochastic else 1
+        self.images = x.clone()
+        self.score = Score.of(judge, x, y, torch.arange(len(x), device=x.device), self.votes)
+
+    def standing(self) -> Tensor:
+        """Images that some draw of their latest score got right, (S,): all draws were misclassified of the others."""
+        return (self.score.wrong < self.score.draws).nonzero().squeeze(1)
+
+    def challenge(self, images: Tensor, rows: Tensor) -> tuple[Score, Tensor]:
+        """Puts each challenger in the place of the image kept, if fresh draws prefer it twice.
+
+        Args:
+            images: (M, C, H, W), a challenger for each of the originals `rows` (M,).
+
+        Returns:
+            The challengers' scores, and which of them were kept, (M,) bool.
+        """
+        y = self.y[rows]
+        score = Score.of(self.judge, images, y, rows, self.votes)
+        kept = score.above(self.score.take(rows))
+        leading = kept.nonzero().squeeze(1)
+        if self.judge.defense.stochastic and len(leading):
+            some = rows[leading]
+            again = Score.of(self.judge, images[leading], y[leading], some, self.votes) + score.take(leading)
+            before = Score.of(self.judge, self.images[some], y[leading], some, self.votes) + self.score.take(some)
+            confirmed = again.above(before)
+            self.score.put(some, before)
+            score.put(leading, again)
+            kept[leading] = confirmed
+        won = kept.nonzero().squeeze(1)
+        self.images[rows[won]] = images[won]
+        self.score.put(rows[won], score.take(won))
+        return score, kept

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks.adaptive import ORDER, Adaptive, views_of
+from attacks.pgd import PGD
+from harness.defense import Defense, SignSurrogate
+from harness.quantity import Quantity
+from harness.randomness import normal, uniform
+from harness.target import Target
+from harness.threat import TOLERANCE
+
+Make = Callable[..., Defense]
+View = Callable[..., Target]
+
+N, SHAPE = 12, (1, 4, 4)
+Y = torch.zeros(N, dtype=torch.int64)
+W = normal(torch.tensor([1, 2]), (16,))
+
+
+def adaptive(norm: str = "Linf", eps: str = "0.1", **options: Any) -> Adaptive:
+    return Adaptive(norm, Quantity(eps), **{"steps": 15, "rounds": 2, **options})  # type: ignore[arg-type]
+
+
+def images(count: int = N) -> Tensor:
+    return 0.3 + 0.4 * uniform(torch.arange(count), SHAPE)
+
+
+def normal_share(margin: Tensor, noise: float) -> Tensor:
+    """How often a margin is positive under normal noise of this standard deviation on each of two logits."""
+    return torch.special.ndtr(margin / (noise * 2**0.5))
+
+
+@pytest.mark.parametrize(("norm", "eps", "dual"), [("Linf", "0.1", 1), ("L2", "0.3", 2)])
+def test_the_misclassification_rate_reaches_the_closed_form_on_a_noisy_linear_classifier(
+    noisy: Make, view: View, norm: str, eps: str, dual: int
+) -> None:
+    x, direction = images(), W[1] - W[0]
+    clean = x.flatten(1) @ direction
+    reach = float(eps) * torch.linalg.vector_norm(direction, dual)
+    bias = torch.tensor([float(clean.mean() + reach), 0.0])
+    defense, attack = noisy(W, bias, noise=0.5), adaptive(norm, eps)
+    found = attack.perturb(view(attack, defense, x), x, Y)
+    best = normal_share(clean - bias[0] + reach, 0.5)
+    reached = normal_share(found.images.flatten(1) @ direction - bias[0], 0.5)
+    assert attack.threat.violation(x, found.images).max() <= TOLERANCE
+    assert best.min() < 0.5 < best.max()
+    assert (best - reached).max() < 0.02
+
+
+class Trap(Defense):
+    """Margins to the rival: 0.6 sure at the right end of the first pixel, and towards the left ever louder noise.
+
+    The misclassification rate is 1 to the right, and a half at most to the left, where the largest losses are drawn.
+    """
+
+    stochastic = True
+    num_classes = 2
+
+    def classify(self, x: Tensor) -> Tensor:
+        place = (x.flatten(1)[:, 0] - 0.5) / 0.1
+        noise = normal(self.seeds_for(x), (1,))[:, 0]
+        rival = 0.6 * place.clamp(min=0) - 0.1 + 20 * (-place).clamp(min=0) * noise
+        return torch.stack([torch.zeros_like(rival), rival], dim=1)
+
+
+def test_the_largest_loss_is_a_lucky_draw_and_the_highest_rate_is_kept(view: View) -> None:
+    x, defense = torch.full((N, *SHAPE), 0.5), Trap()
+    lucky, ours = PGD("Linf", Quantity("0.1"), steps=15, loss="margin", restarts=4), adaptive()
+    by_loss = lucky.perturb(view(lucky, defense, x), x, Y)
+    by_rate = ours.perturb(view(ours, defense, x), x, Y).images
+    assert isinstance(by_loss, Tensor)
+    assert (by_loss.flatten(1)[:, 0] < 0.5).float().mean() > 0.7
+    assert (by_rate.flatten(1)[:, 0] > 0.55).all()
+
+
+class Purifier(Defense):
+    """A linear classifier behind a step that keeps the image and passes each view a gradient of its own, or zero.
+
+    ways: by view, what its gradient is multiplied by.
+    """
+
+    num_classes = 2
+
+    def __init__(self, **ways: float) -> None:
+        super().__init__()
+        self.ways = ways
+
+    def purify(self, x: Tensor) -> Tensor:
+        return self._scaled(x, "exact")
+
+    def purify_surrogate(self, x: Tensor) -> Tensor:
+        return self._scaled(x, "bpda")
+
+    def sign_surrogates(self) -> tuple[SignSurrogate, ...]:
+        return ("straight_through", "tanh")
+
+    def purify_with_surrogate(self, x: Tensor, surrogate: SignSurrogate) -> Tensor:
+        return self._scaled(x, surrogate)
+
+    def classify(self, x: Tensor) -> Tensor:
+        margin = (x - 0.5).flatten(1).sum(1) - 0.8
+        return torch.stack([torch.zeros_like(margin), margin], dim=1)
+
+    def _scaled(self, x: Tensor, view: str) -> Tensor:
+        return x.detach() + self.ways.get(view, 0.0) * (x - x.detach())
+
+
+@pytest.mark.parametrize("working", ["bpda", "tanh", "straight_through", "exact"])
+def test_images_fall_to_the_first_view_that_has_a_gradient(view: View, working: str) -> None:
+    x, attack = torch.full((3, *SHAPE), 0.5), adaptive(rounds=0, proposals=0)
+    defense = Purifier(**{working: 1.0})
+    if working in ("straight_through", "exact"):
+        defense.ways["bpda"] = -1.0  # and a view that leads astray does no harm
+    found = attack.perturb(view(attack, defense, x), x, Y[:3])
+    assert (defense(found.images).argmax(1) == 1).all()
+    assert found.remarks == ((f"fell to {working}",),) * 3
+
+
+class Stepped(Defense):
+    """The number of bright pixels, of which no view has a gradient."""
+
+    num_classes = 2
+
+    def classify(self, x: Tensor) -> Tensor:
+        bright = (x > 0.55).to(x).flatten(1).sum(1) + 0 * x.flatten(1).sum(1)
+        return torch.stack([torch.full_like(bright, 9.5), bright], dim=1)
+
+
+def test_without_any_gradient_proposals_are_judged_by_votes(view: View) -> None:
+    x, attack = torch.full((3, *SHAPE), 0.5), adaptive()
+    found = attack.perturb(view(attack, Stepped(), x), x, Y[:3])
+    assert (Stepped()(found.images).argmax(1) == 1).all()
+    assert found.remarks == (("fell to proposals without a gradient",),) * 3
+
+
+def test_a_remark_says_what_an_image_withstood(linear: Make, view: View) -> None:
+    x, attack = images(2), adaptive()
+    found = attack.perturb(view(attack, linear(W, torch.tensor([50.0, 0.0])), x), x, Y[:2])
+    assert found.remarks == (("withstood exact, more climbs",),) * 2
+
+
+def test_no_number_depends_on_the_batch(noisy: Make, view: View) -> None:
+    x, seeds = images(8), torch.arange(8) + 100
+    defense, attack = noisy(W, torch.tensor([float((x.flatten(1) @ (W[1] - W[0])).mean()) + 0.5, 0.0])), adaptive()
+    target = view(attack, defense, x, seeds)
+    together = attack.perturb(target, x, Y[:8])
+    for row in range(8):
+        own = view(attack, defense, x[[row]], seeds[[row]])
+        alone = attack.perturb(own, x[[row]], Y[:1])
+        assert torch.allclose(alone.images[0], together.images[row], atol=1e-6)
+        assert alone.remarks == (together.remarks or ())[row : row + 1]
+        assert (own.forwards[0], own.backwards[0]) == (target.forwards[row], target.backwards[row])
+
+
+def test_passes_are_counted_and_their_bound_holds(noisy: Make, view: View) -> None:
+    x, attack = images(3), adaptive(steps=5, rounds=3, votes=4)
+    target = view(attack, noisy(W, torch.tensor([50.0, 0.0]), noise=0.1), x)
+    attack.perturb(target, x, Y[:3])
+    assert target.backwards.tolist() == [5 * (1 + 2)] * 3 or (target.backwards > 5).all()
+    assert (target.backwards <= attack.cost(2).backwards).all()
+    assert (target.forwards <= attack.cost(2).forwards).all()
+
+
+def test_images_that_are_misclassified_already_are_left_alone(noisy: Make, view: View) -> None:
+    x, attack = images(3), adaptive()
+    target = view(attack, noisy(W, torch.tensor([-50.0, 0.0])), x)
+    found = attack.perturb(target, x, Y[:3])
+    assert found.images.equal(x)
+    assert target.backwards.tolist() == [0] * 3
+    assert target.forwards.tolist() == [attack.votes] * 3
+    assert found.remarks == (("misclassified without an attack",),) * 3
+
+
+def test_views_are_those_that_differ() -> None:
+    assert views_of(Stepped()) == ("exact",)
+    assert views_of(Purifier()) == tuple(view for view in ORDER if view != "adjoint")
+
+
+@pytest.mark.parametrize("options", [{"steps": 1}, {"rounds": -1}, {"votes": 0}])
+def test_counts_that_mean_nothing_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least"):
+        adaptive(**options)
