@@ -171,8 +171,8 @@ class Attack(ABC):
         for method in self.needs:
             if not callable(getattr(defense, method, None)):
                 return f"it needs {method}(x), which {type(defense).__name__} does not have"
-        if method := missing(defense, self.gradient):
-            return f"it needs {method}, which {type(defense).__name__} does not have; use another gradient"
+        if lacking := missing(defense, self.gradient):
+            return f"it needs {lacking}, which {type(defense).__name__} does not have; use another gradient"
         return None
 
     def unsuitable_images(self, shape: tuple[int, ...]) -> str | None:
