@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from attacks.common.gradient_attack import column
-from harness.target import Target
+from harness.target import Step, Target
 from harness.threat import Pixels
 
 MOMENTUM = 0.9
@@ -36,6 +36,9 @@ WANTED = 0.9
 
 MOST_DRAWS = 4
 """Per gradient, at most."""
+
+CUT_OFF = ("Can't call numpy()", "does not require grad", "not have been used in the graph")
+"""What torch says where no gradient leads from the logits to the images."""
 
 FORGET = 0.8
 SOFT, LEAST = 0.1, 0.05
@@ -83,7 +86,9 @@ def climb(
     place[rows] = torch.arange(len(rows), device=x.device)
     for number in range(steps):
         weights = rival_weights(seen, y, allowed)
-        step = view.step(images, rows, lambda z, which, w=weights: (w[place[which]] * z).sum(1))  # type: ignore[misc]
+        step = _step(view, images, rows, weights, place)
+        if step is None:
+            break
         seen = FORGET * seen + (1 - FORGET) * step.logits
         grad = step.grad
         nonzero = grad.flatten(1).any(1)
@@ -97,6 +102,19 @@ def climb(
         length = size * (1 + math.cos(math.pi * number / steps)) / 2
         images = threat.project(x, images + length * threat.steepest(velocity, images))
     return Climb(images, sums / counts, alive)
+
+
+def _step(view: Target, images: Tensor, rows: Tensor, weights: Tensor, place: Tensor) -> Step | None:
+    """The objective and its gradient, or None where no gradient leads through the view.
+
+    weights: of the logits, (M, K), those of the image `row` of the view in the row place[row].
+    """
+    try:
+        return view.step(images, rows, lambda logits, which: (weights[place[which]] * logits).sum(1))
+    except RuntimeError as error:
+        if any(words in str(error) for words in CUT_OFF):
+            return None
+        raise
 
 
 def rival_weights(logits: Tensor, y: Tensor, allowed: Tensor) -> Tensor:

@@ -122,6 +122,28 @@ def test_images_fall_to_the_first_view_that_has_a_gradient(view: View, working: 
     assert found.remarks == ((f"fell to {working}",),) * 3
 
 
+class Detached(Purifier):
+    """The same behind NumPy, through which no gradient leads, or behind a purifier that detaches."""
+
+    def __init__(self, numpy: bool) -> None:
+        super().__init__(bpda=1.0)
+        self.numpy = numpy
+
+    def purify(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy().copy()) if self.numpy else x.detach()
+
+    def sign_surrogates(self) -> tuple[SignSurrogate, ...]:
+        return ()
+
+
+@pytest.mark.parametrize("numpy", [True, False])
+def test_a_view_that_cannot_be_differentiated_is_passed_over(view: View, numpy: bool) -> None:
+    x, attack, defense = torch.full((3, *SHAPE), 0.5), adaptive("Linf", "0.01", rounds=1), Detached(numpy)
+    found = attack.perturb(view(attack, defense, x), x, Y[:3])
+    assert found.remarks == (("withstood bpda, exact, blind, more climbs",),) * 3
+    assert (found.images > 0.505).all()
+
+
 class Stepped(Defense):
     """The number of bright pixels, of which no view has a gradient."""
 
@@ -162,7 +184,7 @@ def test_passes_are_counted_and_their_bound_holds(noisy: Make, view: View) -> No
     x, attack = images(3), adaptive(steps=5, rounds=3, votes=4)
     target = view(attack, noisy(W, torch.tensor([50.0, 0.0]), noise=0.1), x)
     attack.perturb(target, x, Y[:3])
-    assert target.backwards.tolist() == [5 * (1 + 2)] * 3 or (target.backwards > 5).all()
+    assert (target.backwards >= 5 * (1 + 2)).all()
     assert (target.backwards <= attack.cost(2).backwards).all()
     assert (target.forwards <= attack.cost(2).forwards).all()
 
