@@ -1,25 +1,27 @@
 """An attack for defenses that are random or move the image: every view of their gradient, on what still stands.
 
-1. The defense's answers to the clean images: rivals, and images that need no attack.
-2. One climb along each view that the defense has, in the order of `views_of`, each from the image kept so far. Kept is
-   what fresh draws of the defense misclassify most often, see `attacks.common.candidates`. An image of which all draws
-   are misclassified leaves.
-3. Further climbs along the view that gained each image the most, with as many draws per gradient as the cosine between
-   its draws asks for, see `attacks.common.noisy_climb`: in turn from the image kept, with smaller steps, and from a
-   random start, towards the next rival. An image stops after `PATIENCE` climbs that brought it nothing.
-4. Where no view had a gradient: proposals judged by fresh draws, without a gradient (`attacks.common.proposals`).
+1. The defense's answers to the clean images: those misclassified in every draw need no attack.
+2. A short climb from a random start along each view that the defense has, in the order of `views_of`. How noisy its
+   gradients are is measured on the way, see `attacks.common.noisy_climb`.
+3. Climbs of full length along the view that led an image furthest, from the image kept so far, with as many draws per
+   gradient as their cosine asks for. After a climb that brought an image nothing, its next best view is taken; where
+   there is no other, another random start. An image stops after `PATIENCE` such climbs in a row.
+4. Where no view had a gradient: proposals judged by fresh draws (`attacks.common.proposals`).
 
-Each image goes its own way through this: none depends on the others.
+Kept is, of all that climbs ended at, what fresh draws of the defense misclassify most often, never what one draw made
+look strong (`attacks.common.candidates`). An image of which all draws are misclassified leaves. Each image goes its own
+way through this: none depends on the others.
 """
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
-from attacks.common.candidates import Candidates
-from attacks.common.losses import rivals
-from attacks.common.noisy_climb import MOST_DRAWS, Climb, climb, draws_needed
+from attacks.common.candidates import Candidates, Score
+from attacks.common.noisy_climb import DRAWS_PER_GRADIENT, MOST_DRAWS, climb, draws_needed
 from attacks.common.norms import Norm, ball
 from attacks.common.proposals import DRAWS, propose
 from harness.attack import Adversarial, Attack, Cost
@@ -30,11 +32,14 @@ from harness.randomness import derive, fold, normal, uniform
 from harness.target import Target
 from harness.threat import Pixels
 
-ORDER: tuple[Gradient, ...] = ("bpda", "tanh", "straight_through", "exact", "adjoint", "blind")
+ORDER: tuple[Gradient, ...] = ("bpda", "tanh", "straight_through", "exact", "blind")
 """Of the views, the promising and the cheap ones first."""
 
-FIRST, AGAIN = 0.3, 0.15
-"""Lengths of the first step, in shares of eps: of a climb from afar, and from an image that a climb ended at."""
+AFAR, NEAR = 0.5, 0.25
+"""Lengths of the first step, in shares of eps: of a climb from a random start, and from the image kept."""
+
+SHORT = 3
+"""A climb that only compares views is shorter by this factor."""
 
 PATIENCE = 2
 """Climbs in a row that may bring an image nothing."""
@@ -53,8 +58,8 @@ class Adaptive(Attack):
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
-        steps: gradients of one climb.
-        rounds: climbs of an image after each view has had one, at most.
+        steps: gradients of one climb of full length.
+        rounds: climbs of full length of an image after the views were compared, at most.
         votes: draws that an image is judged by, see `attacks.common.candidates`; one, of a deterministic defense.
         proposals: tries of the stage without gradients.
 
@@ -68,7 +73,7 @@ class Adaptive(Attack):
     version = 1
 
     def __init__(
-        self, norm: Norm, eps: Quantity, steps: int = 40, rounds: int = 4, votes: int = 8, proposals: int = 100
+        self, norm: Norm, eps: Quantity, steps: int = 80, rounds: int = 6, votes: int = 6, proposals: int = 100
     ) -> None:
         super().__init__()
         for name, count, least in (("steps", steps, 2), ("rounds", rounds, 0), ("votes", votes, 1)):
@@ -81,7 +86,7 @@ class Adaptive(Attack):
         """The candidate of each image that fresh draws misclassify most often, with a remark on every stage."""
         search = _Search(self, target, x, y)
         for place in range(len(search.views)):
-            search.try_view(place)
+            search.compare(place)
         for number in range(self.rounds):
             search.go_on(number)
         search.without_gradient()
@@ -93,16 +98,24 @@ class Adaptive(Attack):
     def cost(self, num_classes: int) -> Cost:
         """Of an image that never falls, on a defense that has every view, whose gradients are as noisy as can be."""
         climbs = len(ORDER) + self.rounds
-        gradients = self.steps * (len(ORDER) + MOST_DRAWS * self.rounds)
+        gradients = max(self.steps, len(ORDER) * self.short) + MOST_DRAWS * self.steps * self.rounds
         looks = self.votes * (1 + 3 * climbs)
         return Cost(gradients + looks + DRAWS * (self.proposals + 1), gradients)
 
+    @property
+    def short(self) -> int:
+        """Steps of a climb that only compares views."""
+        return max(2, self.steps // SHORT)
+
     def describe(self) -> str:
-        return f"adaptive, {self.steps} steps a view, {self.rounds} more rounds"
+        return f"adaptive, {self.rounds} rounds of {self.steps} steps"
 
 
 def views_of(defense: Defense) -> tuple[Gradient, ...]:
-    """The views in which a defense's gradients differ, in the order in which they are tried."""
+    """The views in which a defense's gradients differ, in the order in which they are tried.
+
+    Left out is `adjoint`, which approximates the exact gradient at its cost.
+    """
     if type(defense).purify is Defense.purify:
         return ("exact",)
     return tuple(view for view in ORDER if missing(defense, view) is None)
@@ -111,9 +124,9 @@ def views_of(defense: Defense) -> tuple[Gradient, ...]:
 class _Search:
     """What is known of each image in one search.
 
-    fell: the stage after which all draws of an image were misclassified, or None; gained: by view, how much the first
-    climb along it raised the mean margin; draws: by view, per gradient; alive: some view had a gradient;
-    idle: climbs without a gain since the last one. All (N,), or (V, N).
+    By view, (V, N): level, the mean margin that the first climb along it reached; draws, per gradient; alive, it had a
+    gradient that was not zero. Of each image, (N,): idle, climbs in a row that brought nothing; fell, the stage after
+    which all draws were misclassified, or None.
     """
 
     def __init__(self, attack: Adaptive, target: Target, x: Tensor, y: Tensor) -> None:
@@ -121,52 +134,47 @@ class _Search:
         self.views = views_of(target.defense)
         self.kept = Candidates(target.with_view(gradient="exact", eot=1, tag=0), x, y, attack.votes)
         shape = len(self.views), len(x)
-        self.gained = torch.full(shape, -torch.inf, device=x.device)
+        self.level = torch.full(shape, -torch.inf, device=x.device)
         self.draws = torch.ones(shape, dtype=torch.int64, device=x.device)
-        self.alive = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.alive = torch.zeros(shape, dtype=torch.bool, device=x.device)
         self.idle = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self._asked: dict[tuple[int, int], Target] = {}
         self.stages: list[str] = []
         self.fell: list[str | None] = [None] * len(x)
         self._done(NO_ATTACK)
 
-    def try_view(self, place: int) -> None:
-        """A climb along one view, with one draw per gradient; the first from a random start."""
+    def compare(self, place: int) -> None:
+        """A climb along one view, with one draw per gradient; a short one, unless there is no other view."""
         rows = self.kept.standing()
         if len(rows):
-            start = self.kept.images[rows] if place else self._random(rows, 0)
-            before = self.kept.score.take(rows).mean_margin
-            ended = self._climb(place, 1, rows, start, FIRST, rival=None)
-            score, _ = self.kept.challenge(ended.images, rows)
-            self.alive[rows] |= ended.alive
-            self.gained[place, rows] = torch.where(ended.alive, score.mean_margin - before, -torch.inf)
-            self.draws[place, rows] = draws_needed(ended.cosine)
+            steps = self.attack.steps if len(self.views) == 1 else self.attack.short
+            score = self._climb(place, 1, rows, self._random(rows, 0), AFAR, steps)[0]
+            self.level[place, rows] = score.mean_margin.where(self.alive[place, rows], -torch.inf)
         self._done(self.views[place])
 
     def go_on(self, number: int) -> None:
-        """A further climb of each image along the view that gained it most: on from the image kept, or from afar."""
+        """A climb of full length of each image that may still gain by one."""
         rows = self.kept.standing()
-        rows = rows[self.alive[rows] & (self.idle[rows] < PATIENCE)]
-        best = self.gained.argmax(0)
-        for place in range(len(self.views)):
-            for draws in range(1, MOST_DRAWS + 1):
-                some = rows[(best[rows] == place) & (self.draws[place, rows] == draws)]
-                if len(some):
-                    self._go_on(number, place, draws, some)
-        self._done("more climbs")
+        rows = rows[self.alive.any(0)[rows] & (self.idle[rows] < PATIENCE)]
+        turns = self.idle % self.alive.sum(0).clamp(min=1)
+        places = self.level.argsort(0, descending=True, stable=True).gather(0, turns[None])[0]
+        for place, draws in product(range(len(self.views)), DRAWS_PER_GRADIENT):
+            some = rows[(places[rows] == place) & (self.draws[place, rows] == draws)]
+            again = (self.idle[some] > 0) & (self.alive.sum(0)[some] == 1)
+            for afar in (False, True):
+                if len(chosen := some[again == afar]):
+                    self._go_on(number, place, draws, chosen, afar=afar)
+        self._done("longer climbs")
 
-    def _go_on(self, number: int, place: int, draws: int, rows: Tensor) -> None:
-        afar = number % 2 == 1
-        start = self._random(rows, number) if afar else self.kept.images[rows]
-        ended = self._climb(place, draws, rows, start, FIRST if afar else AGAIN, rival=1 if afar else None)
-        _, kept = self.kept.challenge(ended.images, rows)
+    def _go_on(self, number: int, place: int, draws: int, rows: Tensor, *, afar: bool) -> None:
+        start = self._random(rows, 1 + number) if afar else self.kept.images[rows]
+        _, kept = self._climb(place, draws, rows, start, AFAR if afar else NEAR, self.attack.steps)
         self.idle[rows] = torch.where(kept, 0, self.idle[rows] + 1)
-        self.draws[place, rows] = draws_needed(ended.cosine)
 
     def without_gradient(self) -> None:
         """Proposals for the images of which no view had a gradient."""
         rows = self.kept.standing()
-        rows = rows[~self.alive[rows]]
+        rows = rows[~self.alive.any(0)[rows]]
         if len(rows) and self.attack.proposals:
             seeds = fold(self.target.seeds[rows], _PROPOSALS)
             images, x, y = self.kept.images[rows], self.x[rows], self.y[rows]
@@ -180,25 +188,15 @@ class _Search:
         told = {None: withstood, NO_ATTACK: NO_ATTACK}
         return tuple((told.get(fell, f"fell to {fell}"),) for fell in self.fell)
 
-    def _climb(self, place: int, draws: int, rows: Tensor, start: Tensor, size: float, rival: int | None) -> Climb:
-        """rival: which of them to aim at, by strength at the image kept; all that are likely, if left out."""
-        score, y, threat = self.kept.score.take(rows), self.y[rows], self.attack.threat
-        allowed = torch.ones_like(score.logits, dtype=torch.bool)
-        if rival is not None:
-            ranked = rivals(score.logits, y)
-            allowed = torch.zeros_like(allowed).scatter(1, ranked[:, [rival % ranked.shape[1]]], True)
-        return climb(
-            self._view(place, draws),
-            self.x[rows],
-            start,
-            rows,
-            y,
-            score.logits / score.draws[:, None],
-            allowed,
-            threat,
-            steps=self.attack.steps,
-            size=size * float(threat.eps),
-        )
+    def _climb(
+        self, place: int, draws: int, rows: Tensor, start: Tensor, size: float, steps: int
+    ) -> tuple[Score, Tensor]:
+        """Where a climb ended against the images kept: its score, and which took their place, see `Candidates`."""
+        threat, view = self.attack.threat, self._view(place, draws)
+        ended = climb(view, self.x[rows], start, rows, self.y[rows], threat, steps=steps, size=size * float(threat.eps))
+        self.alive[place, rows] |= ended.alive
+        self.draws[place, rows] = draws_needed(ended.cosine)
+        return self.kept.challenge(ended.images, rows)
 
     def _view(self, place: int, draws: int) -> Target:
         if (place, draws) not in self._asked:

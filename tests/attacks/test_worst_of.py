@@ -131,3 +131,13 @@ def test_mixed_budgets_are_refused() -> None:
 def test_what_does_not_suit_a_part_does_not_suit_the_whole(linear: Make) -> None:
     attack = WorstOf([Noise("Linf", EPS), PGD("Linf", EPS, loss="dlr")])
     assert "at least 3 classes" in str(attack.unsuitable(linear(W)))
+
+
+def test_remarks_on_an_image_are_those_of_every_attack_that_met_it(linear: Make, view: View) -> None:
+    class Remarks(Noise):
+        def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
+            return Adversarial(x, remarks=tuple((f"of {len(x)}",) for _ in x))
+
+    attack = WorstOf([Remarks("Linf", EPS), Brings(X, torch.arange(0)), Remarks("Linf", EPS)])
+    found = attack.perturb(view(attack, linear(W, torch.tensor([50.0, 0.0])), X), X, Y)
+    assert found.remarks == ((f"of {N}", f"of {N}"),) * N

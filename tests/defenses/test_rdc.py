@@ -15,7 +15,7 @@ from defenses.diffusion.likelihood import PURIFY
 from defenses.networks.ncsnpp import NCSNpp
 from defenses.rdc import RDC
 from harness.errors import UserError
-from harness.gradients import bpda, exact
+from harness.gradients import VIEWS, Gradient, bpda, exact, missing
 from harness.quantity import Quantity
 from harness.randomness import fold, normal
 from harness.weights import Checkpoint
@@ -208,3 +208,28 @@ def test_arguments_that_mean_nothing_are_refused(make, options, complaint) -> No
     with pytest.raises(UserError) as error:
         make(**options)
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("surrogate", ["straight_through", "tanh"])
+def test_a_surrogate_view_has_the_defenses_own_values_and_the_gradient_of_one_built_with_it(
+    make, x, surrogate: Gradient
+) -> None:
+    def asked(defense: RDC, view: Gradient) -> tuple[Tensor, Tensor]:
+        images = x.clone().requires_grad_()
+        with defense.drawing(SEEDS):
+            logits = VIEWS[view](defense, images)
+            (grad,) = torch.autograd.grad(logits[:, 0].sum(), images)
+        return logits.detach(), grad
+
+    defense = make()
+    logits, grad = asked(defense, surrogate)
+    expected, built = asked(make(sign_gradient=surrogate), "exact")
+    assert logits.equal(expected) and grad.equal(built)
+    assert not torch.allclose(grad, asked(defense, "exact")[1])
+    assert defense.maximization.sign_gradient == "zero"
+
+
+@pytest.mark.parametrize("options", [{"norm": "L2"}, {"optimizer": "adam"}])
+def test_a_defense_whose_purification_takes_no_sign_has_no_surrogate_of_one(make, options) -> None:
+    assert missing(make(**options), "tanh") == "purify_with_surrogate(x, 'tanh')"
+    assert missing(make(), "tanh") is None

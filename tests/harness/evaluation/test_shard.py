@@ -287,3 +287,15 @@ def test_flows_are_measured_and_kept_and_a_lie_about_them_is_an_error() -> None:
     records, tensors = run(Brightness(), Bend(False), batch())
     assert all(r.verdict == "error" for r in records)
     assert not tensors["flow"].any()
+
+
+def test_remarks_on_an_image_are_kept_in_its_own_record() -> None:
+    class Remarks(Shift):
+        def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
+            return Adversarial(x, remarks=tuple((f"of mean {image.mean():.4f}",) for image in x))
+
+    images = batch()
+    wrong = Images(images.index, images.x, torch.where(images.index == 103, 0, images.y))  # needs no attack
+    records, _ = run(Brightness(), Remarks(), wrong)
+    remarks = [[f"of mean {image.mean():.4f}"] for image in images.x]
+    assert [record.flags for record in records] == [*remarks[:3], [], *remarks[4:]]
