@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from attacks.common.candidates import Candidates, Score
-from attacks.common.noisy_climb import DRAWS_PER_GRADIENT, MOST_DRAWS, climb, draws_needed
+from attacks.common.noisy_climb import MOST_DRAWS, climb, draws_needed
 from attacks.common.norms import Norm, ball
 from attacks.common.proposals import DRAWS, propose
 from harness.attack import Adversarial, Attack, Cost
@@ -29,11 +29,15 @@ from harness.defense import Defense
 from harness.gradients import Gradient, missing
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, normal, uniform
+from harness.search import Search
 from harness.target import Target
 from harness.threat import Pixels
 
 ORDER: tuple[Gradient, ...] = ("bpda", "tanh", "straight_through", "exact", "blind")
 """Of the views, the promising and the cheap ones first."""
+
+NARROW = Search(timesteps=0.5, purify_timesteps=0.5, rivals=2, look_every=20, common_noise=True)
+"""What diffusion classifiers leave out while a climb asks them, and nowhere else: see `harness.search`."""
 
 AFAR, NEAR = 0.5, 0.25
 """Lengths of the first step, in shares of eps: of a climb from a random start, and from the image kept."""
@@ -59,9 +63,11 @@ class Adaptive(Attack):
     Args:
         norm, eps: the budget, on the [0, 1] scale.
         steps: gradients of one climb of full length.
-        rounds: climbs of full length of an image after the views were compared, at most.
+        rounds: climbs of full length of an image after the views were compared, at most; one of n draws per gradient
+            counts as n.
         votes: draws that an image is judged by, see `attacks.common.candidates`; one, of a deterministic defense.
         proposals: tries of the stage without gradients.
+        narrow: climb on half of a diffusion classifier's timesteps, drawn anew at each step, and on its likely classes.
 
     Raises:
         ValueError: a budget or a count that means nothing.
@@ -73,14 +79,26 @@ class Adaptive(Attack):
     version = 1
 
     def __init__(
-        self, norm: Norm, eps: Quantity, steps: int = 80, rounds: int = 6, votes: int = 6, proposals: int = 100
+        self,
+        norm: Norm,
+        eps: Quantity,
+        steps: int = 80,
+        rounds: int = 8,
+        votes: int = 6,
+        proposals: int = 100,
+        narrow: bool = True,
     ) -> None:
         super().__init__()
-        for name, count, least in (("steps", steps, 2), ("rounds", rounds, 0), ("votes", votes, 1)):
+        for name, count, least in (
+            ("steps", steps, 2),
+            ("rounds", rounds, 0),
+            ("votes", votes, 1),
+            ("proposals", proposals, 0),
+        ):
             if count < least:
                 raise ValueError(f"{name} is {count}; it must be at least {least}")
         self.threat: Pixels = ball(norm, eps)
-        self.steps, self.rounds, self.votes, self.proposals = steps, rounds, votes, proposals
+        self.steps, self.rounds, self.votes, self.proposals, self.narrow = steps, rounds, votes, proposals, narrow
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
         """The candidate of each image that fresh draws misclassify most often, with a remark on every stage."""
@@ -96,9 +114,9 @@ class Adaptive(Attack):
         return frozenset({"exact"})
 
     def cost(self, num_classes: int) -> Cost:
-        """Of an image that never falls, on a defense that has every view, whose gradients are as noisy as can be."""
+        """Of an image that never falls, on a defense that has every view and leaves nothing out in a search."""
         climbs = len(ORDER) + self.rounds
-        gradients = max(self.steps, len(ORDER) * self.short) + MOST_DRAWS * self.steps * self.rounds
+        gradients = max(self.steps, len(ORDER) * self.short) + self.steps * self.rounds
         looks = self.votes * (1 + 3 * climbs)
         return Cost(gradients + looks + DRAWS * (self.proposals + 1), gradients)
 
@@ -126,7 +144,7 @@ class _Search:
 
     By view, (V, N): level, the mean margin that the first climb along it reached; draws, per gradient; alive, it had a
     gradient that was not zero. Of each image, (N,): idle, climbs in a row that brought nothing; fell, the stage after
-    which all draws were misclassified, or None.
+    which all draws were misclassified, or None; left, climbs that it may still have, see `Adaptive`.
     """
 
     def __init__(self, attack: Adaptive, target: Target, x: Tensor, y: Tensor) -> None:
@@ -138,6 +156,7 @@ class _Search:
         self.draws = torch.ones(shape, dtype=torch.int64, device=x.device)
         self.alive = torch.zeros(shape, dtype=torch.bool, device=x.device)
         self.idle = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.left = torch.full_like(self.idle, attack.rounds)
         self._asked: dict[tuple[int, int], Target] = {}
         self.stages: list[str] = []
         self.fell: list[str | None] = [None] * len(x)
@@ -155,11 +174,12 @@ class _Search:
     def go_on(self, number: int) -> None:
         """A climb of full length of each image that may still gain by one."""
         rows = self.kept.standing()
-        rows = rows[self.alive.any(0)[rows] & (self.idle[rows] < PATIENCE)]
+        rows = rows[self.alive.any(0)[rows] & (self.idle[rows] < PATIENCE) & (self.left[rows] > 0)]
         turns = self.idle % self.alive.sum(0).clamp(min=1)
-        places = self.level.argsort(0, descending=True, stable=True).gather(0, turns[None])[0]
-        for place, draws in product(range(len(self.views)), DRAWS_PER_GRADIENT):
-            some = rows[(places[rows] == place) & (self.draws[place, rows] == draws)]
+        places = self.level.argsort(dim=0, descending=True, stable=True).gather(0, turns[None])[0]
+        for place, draws in product(range(len(self.views)), range(1, MOST_DRAWS + 1)):
+            affordable = torch.minimum(self.draws[place, rows], self.left[rows].clamp(max=MOST_DRAWS))
+            some = rows[(places[rows] == place) & (affordable == draws)]
             again = (self.idle[some] > 0) & (self.alive.sum(0)[some] == 1)
             for afar in (False, True):
                 if len(chosen := some[again == afar]):
@@ -170,6 +190,7 @@ class _Search:
         start = self._random(rows, 1 + number) if afar else self.kept.images[rows]
         _, kept = self._climb(place, draws, rows, start, AFAR if afar else NEAR, self.attack.steps)
         self.idle[rows] = torch.where(kept, 0, self.idle[rows] + 1)
+        self.left[rows] -= draws
 
     def without_gradient(self) -> None:
         """Proposals for the images of which no view had a gradient."""
@@ -200,8 +221,9 @@ class _Search:
 
     def _view(self, place: int, draws: int) -> Target:
         if (place, draws) not in self._asked:
+            tag, search = 1 + place * MOST_DRAWS + draws, NARROW if self.attack.narrow else None
             self._asked[place, draws] = self.target.with_view(
-                gradient=self.views[place], eot=draws, tag=1 + place * MOST_DRAWS + draws
+                gradient=self.views[place], eot=draws, tag=tag, search=search, labels=self.y
             )
         return self._asked[place, draws]
 

@@ -34,8 +34,8 @@ AVERAGED = (1 + MOMENTUM) / (1 - MOMENTUM)
 WANTED = 0.9
 """Cosine of a direction with the true gradient that is good enough."""
 
-DRAWS_PER_GRADIENT = (1, 2, 4)
-MOST_DRAWS = DRAWS_PER_GRADIENT[-1]
+MOST_DRAWS = 4
+"""Of one gradient."""
 
 CUT_OFF = ("Can't call numpy()", "does not require grad", "not have been used in the graph")
 """What torch says where no gradient leads from the logits to the images."""
@@ -108,11 +108,12 @@ def _step(view: Target, images: Tensor, rows: Tensor, loss: RowLoss) -> Step | N
 
 
 def draws_needed(cosine: Tensor) -> Tensor:
-    """Draws per gradient, (M,) int64: 1, 2 or 4, so that the mean over them and the momentum has a cosine of `WANTED`.
+    """Draws per gradient, (M,) int64 up to `MOST_DRAWS`, so that the mean over them and the momentum has a cosine of
+    `WANTED` with the true gradient.
 
     cosine: of two gradients, (M,); NaN, of gradients that were zero, needs none.
     """
     square = WANTED**2
     chance = cosine.nan_to_num(1).clamp(min=1e-3, max=1)
     needed = square * (1 - chance) / (chance * (1 - square)) / AVERAGED
-    return 2 ** needed.clamp(min=1, max=MOST_DRAWS).log2().ceil().long()
+    return needed.clamp(min=1, max=MOST_DRAWS).ceil().long()

@@ -76,7 +76,7 @@ def test_the_largest_loss_is_a_lucky_draw_and_the_highest_rate_is_kept(view: Vie
     by_rate = ours.perturb(view(ours, defense, x), x, Y).images
     assert isinstance(by_loss, Tensor)
     assert (by_loss.flatten(1)[:, 0] < 0.5).float().mean() > 0.7
-    assert (by_rate.flatten(1)[:, 0] > 0.55).all()
+    assert (by_rate.flatten(1)[:, 0] > 0.55).float().mean() > 0.7  # the others never came upon the right side
 
 
 class Purifier(Defense):
@@ -204,7 +204,7 @@ def test_views_are_those_that_differ() -> None:
     assert views_of(Purifier()) == ORDER
 
 
-@pytest.mark.parametrize("options", [{"steps": 1}, {"rounds": -1}, {"votes": 0}])
+@pytest.mark.parametrize("options", [{"steps": 1}, {"rounds": -1}, {"votes": 0}, {"proposals": -1}])
 def test_counts_that_mean_nothing_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least"):
         adaptive(**options)
