@@ -45,7 +45,7 @@ AFAR, NEAR = 0.5, 0.25
 SHORT = 3
 """A climb that only compares views is shorter by this factor."""
 
-PATIENCE = 2
+PATIENCE = 4
 """Climbs in a row that may bring an image nothing."""
 
 NO_ATTACK = "misclassified without an attack"

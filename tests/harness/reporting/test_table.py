@@ -232,7 +232,7 @@ def test_an_attacks_own_remarks_are_shown_once(maker: Any, rec: Callable[..., Re
 def test_remarks_on_some_images_are_counted(maker: Any, rec: Callable[..., Record]) -> None:
     flags = ["fell to bpda", "fell to tanh", "fell to bpda", "withstood both"]
     maker.cell("d", "a", [rec(i, flags=[flag]) for i, flag in enumerate(flags)])
-    remarks = entry(summarise(load_results(maker.finish())), "d", "a").remarks
+    remarks = entry(summarise(read_run(maker.finish())), "d", "a").remarks
     assert remarks == ("2 images: fell to bpda", "1 image: fell to tanh", "1 image: withstood both")
 
 
