@@ -20,7 +20,6 @@ DISTRIBUTIONS = {"robustbench", "torchattacks", "autoattack"}
 
 OTHER_MEANINGS: dict[str, set[str]] = {
     "gradients.py": VIEWS,
-    "attack.py": VIEWS,
     "process/compat.py": DISTRIBUTIONS,
     "results/environment.py": DISTRIBUTIONS,
     "cli/doctor.py": DISTRIBUTIONS,
