@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.diagnosis import CHECKS
+from harness.diagnosis import CHECKS, attack_checks
+from harness.diagnosis import run as diagnosis_run
+from harness.diagnosis import subject as diagnosis_subject
 from harness.process.signals import Stopped
 from harness.reporting import report, summarise
 from harness.reporting.render.plots import figure
@@ -75,7 +77,7 @@ def test_a_finished_diagnosis_is_not_repeated(suite: Path, monkeypatch: pytest.M
     command = ("diagnose", str(suite), "--only", "means", *CALL)
     assert call(*command) == 0
     before = diagnosed(suite.parent)
-    monkeypatch.setattr("harness.diagnosis.run._subject", None)
+    monkeypatch.setattr(diagnosis_run, "_subject", None)
     assert call(*command) == 0
     assert diagnosed(suite.parent) == before
 
@@ -88,8 +90,8 @@ def test_a_stopped_diagnosis_goes_on_from_the_checks_it_made(
 
     command = ("diagnose", str(suite), "--only", "means", *CALL)
     with monkeypatch.context() as patched:
-        patched.setattr("harness.diagnosis.attack_checks.built", stop)
-        patched.setattr("harness.diagnosis.subject.built", stop)
+        patched.setattr(attack_checks, "built", stop)
+        patched.setattr(diagnosis_subject, "built", stop)
         assert call(*command) == 130
     assert "goes on from there" in capsys.readouterr().out
     first = diagnosed(suite.parent)
