@@ -44,14 +44,25 @@ def check_graph_memory(mib: float | None) -> None:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that could be allocated on a device now, without swapping."""
-    if device.type == "cuda" and torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return _free_system_memory() if device.type == "cpu" else UNKNOWN
+    if device.type == "cpu":
+        return _free_system_memory()
+    known = device_memory(device)
+    return UNKNOWN if known is None else known
+
+
+def device_memory(device: torch.device) -> int | None:
+    """The same of a GPU, with what PyTorch holds and does not use; None where the device does not say."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 class Meter:
-    """The bytes that graphs built inside `measuring` keep beside parameters, each storage counted once over all."""
+    """The bytes that graphs built inside `measuring` keep beside parameters, each storage counted once over all.
+
+    The graphs must live as long as they are measured: the storages of one that is gone are taken for those of the next.
+    """
 
     def __init__(self) -> None:
         self._seen: set[int] = set()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from defenses.diffusion.all_classes import AllClassesSum
+from defenses.diffusion.chunk_size import chunk_size
 from defenses.diffusion.chunked_gradient import ChunkedSum, Passes
 from defenses.diffusion.conditioning import ClassesOnly, Pair
 from defenses.diffusion.denoiser import NO_CLASS, AllClassesDenoiser, Denoiser, knowing
@@ -29,9 +30,6 @@ from harness.process import waits
 from harness.search import Precision
 
 Reduction = Literal["mean", "sum"]
-
-CHUNK_PIXELS = {"cpu": 2**14, "cuda": 2**16}
-"""Pixels (height x width) per chunk where no chunk is given. On a CPU larger ones are slower: they leave its cache."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ class DiffusionLoss:
         samples: S, draws of eps per timestep.
         reduction: of the squared error over channels and pixels. "sum" is Eq. 5; its losses differ by hundreds between
             classes, which saturates a softmax. "mean" is the same divided by C H W.
-        chunk: network evaluations held in memory at once; None takes `CHUNK_PIXELS` of them: on a CPU 256 images of
-            8x8 or 16 of 32x32, elsewhere four times as many.
+        chunk: network evaluations held in memory at once; None takes on a CPU 256 images of 8x8 or 16 of 32x32, and on
+            a GPU what its memory holds, see `chunk_size`.
         passes: how the gradient is computed, see `exact_gradient`; a matter of two for all classes at once.
         graph_memory: MiB of graphs that may be kept to spare a backward pass evaluations, where that serves: for all
             classes at once, and for the gradients' own derivative. None is a quarter of what is free.
@@ -117,15 +115,18 @@ class DiffusionLoss:
         return _Terms(self, denoiser, self.grid.to(x), _copied(classes, x.device), seeds.to(x.device))
 
     def _each(self, x: Tensor, terms: _Terms) -> ChunkedSum:
-        return ChunkedSum(terms, terms.classes.shape[-1], self._num_terms, self._chunk(x), self.passes)
+        chunk = self._chunk(x, lambda image, first: terms(image, first, first, first))
+        return ChunkedSum(terms, terms.classes.shape[-1], self._num_terms, chunk, self.passes)
 
     def _all(self, x: Tensor, terms: _Terms, at_once: AllClassesDenoiser) -> AllClassesSum:
         sums, allowed = partial(terms.at_once, at_once), allowance(x, self.graph_memory)
-        return AllClassesSum(sums, len(terms.classes), self._num_terms, self._chunk(x), allowed)
+        chunk = self._chunk(x, lambda image, first: sums(image, first, first))
+        return AllClassesSum(sums, len(terms.classes), self._num_terms, chunk, allowed)
 
-    def _chunk(self, x: Tensor) -> int:
-        pixels = CHUNK_PIXELS["cpu" if x.device.type == "cpu" else "cuda"]
-        return self.chunk or max(1, pixels // x.shape[-2:].numel())
+    def _chunk(self, x: Tensor, evaluate: Callable[[Tensor, Tensor], Tensor]) -> int:
+        """evaluate: (image (1, C, H, W), its place (1,)) -> the loss of one term."""
+        place = torch.zeros(1, dtype=torch.int64, device=x.device)
+        return self.chunk or chunk_size(self.denoiser, x, lambda image: evaluate(image, place), self.precision)
 
 
 def all_classes_of(denoiser: Denoiser) -> AllClassesDenoiser | None:
