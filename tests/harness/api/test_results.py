@@ -92,7 +92,7 @@ def test_verification_replays_what_files_tell(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     harness.evaluate(model, "pgd", data="digits", size=2, out=tmp_path, name="net")
     reports = {report.name: report for report in harness.verify(FINISHED, only="undefended/linf", limit=2)}
-    assert reports["undefended/linf"].outcome == "holds" and reports["undefended/linf"].asked
+    assert reports["undefended/linf"].outcome == "holds" and reports["undefended/linf"].answered
     assert outcomes(harness.verify(tmp_path)) == {"run.json": "holds", "net/pgd": "not replayed"}
 
 
