@@ -1,4 +1,4 @@
-"""`python -m harness`, and the command `harness`: signals are seen to before anything that takes time is imported."""
+"""`python -m harness`, and the command `harness`: signal handlers are installed before any slow import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ signals.install()
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     from harness import cli
 
     cli.main()

@@ -16,18 +16,19 @@ from harness.target import Target
 from harness.threat import ThreatModel
 
 UNKNOWN_CLASSES = 10
-"""For `Attack.cost` where neither dataset nor defense says how many: AutoAttack's targeted attacks try no more."""
+"""The class count for `Attack.cost` where neither dataset nor defense states one; AutoAttack's targeted attacks never
+try more classes than this."""
 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """What an attack returns when images alone do not say how they were made.
+    """What an attack returns when the images alone are not enough.
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        flow: (N, H, W, 2), the spatial flow that made them, for the Flow threat model.
-        flags: remarks on the whole batch (an attack library's own warnings, say), kept in every record of it.
-        remarks: on each image, N of them, kept in its own record; none if left out.
+        flow: (N, H, W, 2), the spatial flow that produced the images, for the Flow threat model.
+        flags: remarks on the whole batch, such as warnings of an attack library; stored in the record of every image.
+        remarks: for each of the N images, the remarks that are stored in its record; by default none.
 
     Example:
         >>> import torch
@@ -41,14 +42,14 @@ class Adversarial:
     remarks: tuple[tuple[str, ...], ...] | None = None
 
     @classmethod
-    def of(cls, found: Tensor | Adversarial) -> Adversarial:
-        """What an attack returned, images alone or not."""
-        return cls(found) if isinstance(found, Tensor) else found
+    def of(cls, result: Tensor | Adversarial) -> Adversarial:
+        """Wraps the result of an attack, which may be images alone."""
+        return cls(result) if isinstance(result, Tensor) else result
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Passes of one image that the attack never fools: an upper bound for `harness show`.
+    """Passes for one image on which the attack never succeeds: an upper bound for `harness show`.
 
     Example:
         >>> steps, draws = 40, 2
@@ -66,7 +67,7 @@ class Attack(ABC):
     A subclass sets `threat` and writes `perturb` and `cost`. Constructor arguments are the keys of the suite's entry,
     checked against their annotations; `gradient` and `eot` must be among them and be passed on to this constructor.
     Random numbers come from `target.seeds` (one per image); code that draws from global generators is seeded per shard
-    by the harness. An attack that changes the defense, its own `threat` or settings of the process is an error.
+    by the harness. Changing the defense, its own `threat` or settings of the process is an error of an attack.
 
     Args:
         gradient: the view of the defense that the attack differentiates, see `harness.gradients`.
@@ -103,13 +104,13 @@ class Attack(ABC):
     threat: ThreatModel
     version: ClassVar[int] = 2
     method: ClassVar[str] = ""
-    """What `describe` calls it, if not by its class."""
+    """The name that `describe` uses; empty for the name of the class."""
     source: tuple[str, str] | None = None
-    """A defense and an attack of the same suite: their adversarial images are its `Target.source_images`."""
+    """A defense and an attack of the suite, whose adversarial images this attack gets in `Target.source_images`."""
     caps: ClassVar[Mapping[str, int]] = CAPS
-    """The largest values in `harness run --smoke` of arguments that decide how long the attack takes."""
+    """Upper limits, in `harness run --smoke`, of the arguments that decide how long the attack takes."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Methods beyond `Defense`'s own that the attack asks of a defense, such as "energy"."""
+    """Methods that the attack needs from a defense beyond those of `Defense`, such as "energy"."""
 
     def __init__(self, *, gradient: Gradient = "exact", eot: int = 1) -> None:
         if eot < 1:
@@ -127,26 +128,26 @@ class Attack(ABC):
             y: true labels, (N,) int64.
 
         Returns:
-            (N, C, H, W) in [0, 1], within the threat model of x; the image itself where nothing was found.
+            (N, C, H, W) in [0, 1], within the threat model of x; the clean image where the attack did not succeed.
         """
 
     @abstractmethod
     def cost(self, num_classes: int) -> Cost:
-        """Passes through the defense per image, at most, every draw of `eot` counted."""
+        """The largest number of passes through the defense per image; every draw of `eot` counts as a pass."""
 
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Attack], dict[str, Any]]:
-        """The attack in small, for `harness run --smoke`: the same code, budget and view, in little time.
+        """A cheap version of the attack for `harness run --smoke`: the same code, budget and view, in little time.
 
         Args:
-            arguments: of this class's constructor, defaults included, by the names that a suite gives them.
+            arguments: the arguments of this class's constructor, defaults included, under the names used in suites.
 
         Returns:
-            The class to build, and the arguments of its constructor; unless overridden, this class, with the arguments
-            that `caps` names cut.
+            The class to build, and the arguments of its constructor. Unless overridden, these are this class and the
+            given arguments, limited by `caps`.
 
         Example:
-            A class whose cost depends on more than `caps` can say overrides it:
+            A class overrides this method if `caps` cannot express what its cost depends on:
 
             >>> class Annealed(Attack):
             ...     @classmethod
@@ -157,17 +158,17 @@ class Attack(ABC):
         return cls, capped(arguments, cls.caps)
 
     def describe(self) -> str:
-        """The method in a few words, for a table's footnote."""
+        """A description of the method in a few words, for the footnote of a table."""
         name = self.method or type(self).__name__.lower()
         view = "" if self.gradient == "exact" else f", {self.gradient}"
         return f"{name}{view}" + (f", EOT {self.eot}" if self.eot > 1 else "")
 
     def views(self) -> frozenset[Gradient]:
-        """The ways in which it looks at a defense."""
+        """All views of a defense that the attack differentiates."""
         return frozenset({self.gradient})
 
     def unsuitable(self, defense: Defense) -> str | None:
-        """Why this attack's number would mean nothing against `defense`, or None. Asked before the run starts."""
+        """The reason why this attack is meaningless against `defense`, or None. Checked before the run starts."""
         for method in self.needs:
             if not callable(getattr(defense, method, None)):
                 return f"it needs {method}(x), which {type(defense).__name__} does not have"
@@ -176,5 +177,5 @@ class Attack(ABC):
         return None
 
     def unsuitable_images(self, shape: tuple[int, ...]) -> str | None:
-        """Why this attack cannot work on images of `shape`, (C, H, W), or None. Asked before the run starts."""
+        """Why this attack cannot work on images of `shape`, (C, H, W), or None. Checked before the run starts."""
         return None

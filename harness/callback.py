@@ -1,4 +1,4 @@
-"""What long work reports while it goes on. The engine prints nothing: the command line's displays are callbacks."""
+"""Progress reports of long operations. The engine prints nothing: the displays of the command line are callbacks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Is told what happens during a run, a diagnosis or a training. This one ignores everything.
+    """Receives the events of a run, a diagnosis or a training. This base class ignores all of them.
 
-    A subclass overrides the methods that it wants to hear of. They are called in the process and thread that does the
-    work, which waits for them; an exception that one raises ends the work as an error there would, and what was
-    finished before is kept.
+    A subclass overrides the methods for the events it needs. They are called in the process and thread that does the
+    work, which waits for them. An exception in a callback ends the work like any other error; finished shards are kept.
 
     Example:
         >>> class Errors(Callback):
@@ -34,11 +33,11 @@ class Callback:
 
     @contextmanager
     def running(self, runs: Sequence[CellRun]) -> Iterator[None]:
-        """Surrounds the attacks of a run. runs: every pairing of the suite, finished or not, kept up to date."""
+        """Surrounds the attacks of a run. runs: every pairing of the suite, finished or not; updated during the run."""
         yield
 
     def began(self, run: CellRun) -> None:
-        """The missing shards of a pairing come next."""
+        """The computation of the missing shards of a pairing starts."""
 
     def watch(self, run: CellRun, target: Target) -> None:
         """An attack starts on a shard. target: its view of the defense, which counts the passes through it."""
@@ -51,9 +50,9 @@ class Callback:
         """Surrounds the diagnosis of one defense.
 
         Args:
-            defense: its name in the suite.
-            checks: how many findings there will be.
-            passes: returns how many images were sent through the defense so far.
+            defense: the name of the defense in the suite.
+            checks: the number of findings to expect.
+            passes: returns the number of images that were sent through the defense so far.
         """
         yield
 
@@ -61,22 +60,22 @@ class Callback:
         """A check of a diagnosis starts. check: its name."""
 
     def found(self, finding: Finding) -> None:
-        """A check of a diagnosis has ended, now or in an earlier diagnosis whose findings still hold."""
+        """A check of a diagnosis has ended, now or in an earlier diagnosis whose findings are still valid."""
 
     @contextmanager
     def training(self, name: str, first: int, steps: int) -> Iterator[None]:
         """Surrounds the steps of a training.
 
         Args:
-            name: of the recipe.
-            first: steps that an earlier call has done.
-            steps: how many there will be in all.
+            name: the name of the recipe.
+            first: the number of steps that an earlier call has done.
+            steps: the total number of steps.
         """
         yield
 
     def stepped(self, step: int, loss: float) -> None:
-        """So many steps of a training are done. loss: of the last one."""
+        """A training step is done. step: the number of steps done so far; loss: the loss of the last one."""
 
 
 SILENT = Callback()
-"""Ignores everything: the default of all that takes a callback."""
+"""Ignores all events: the default of every function that takes a callback."""

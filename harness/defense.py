@@ -14,7 +14,7 @@ from harness.randomness import derive, fenced, fold, sum_of
 from harness.search import Narrowing
 
 INNER = derive("inner defense")
-"""Sets the noise of a defense inside another apart from the outer one's."""
+"""A tag that makes the noise of a defense inside another one independent of the outer one's."""
 
 SignSurrogate = Literal["straight_through", "tanh"]
 """What may stand for the derivative of a sign, which is zero."""
@@ -23,29 +23,31 @@ SignSurrogate = Literal["straight_through", "tanh"]
 class Defense(nn.Module):
     """Images (N, C, H, W) float32 in [0, 1] -> logits (N, K).
 
-    A subclass writes `classify`, and `purify` if it moves images before it looks at them. Normalisation belongs inside:
-    attacks work in [0, 1]. Constructor arguments are the keys of the suite's entry, checked against their annotations.
+    A subclass writes `classify`, and `purify` if it transforms images before it classifies them. Normalisation belongs
+    inside: attacks work in [0, 1]. Constructor arguments are the keys of the suite's entry, checked against their
+    annotations.
 
-    A call leaves the defense as it was (its parameters, buffers and training mode), and the settings of the process. It
-    may write into its input, which is a copy.
+    A call must not change the defense (its parameters, buffers and training mode) or settings of the process. It may
+    write into its input, which is a copy.
 
     A defense that draws noise sets `stochastic = True` and takes the noise from `self.seeds_for(x)`, one seed per
     image, with the functions of `harness.randomness`. It may also draw from the global generators of torch, NumPy or
-    `random`. Noise from there belongs to a whole batch and not to an image, so the harness then asks the defense image
-    by image (see `harness.predict`): no result depends on the batch size, but every call takes about as long as that
-    many calls. Any other source, such as a `torch.Generator` of its own or `numpy.random.default_rng()`, is outside the
-    harness's control: nobody could repeat a result, and its numbers are marked.
+    `random`. Such noise belongs to a whole batch and not to an image, so the harness then evaluates the defense image
+    by image (see `harness.predict`): no result depends on the batch size, but a batch takes about as long as one call
+    per image. Any other source, such as a `torch.Generator` of its own or `numpy.random.default_rng()`, is outside the
+    harness's control: results cannot be repeated, and the numbers are marked.
 
     Attributes:
-        stochastic: two calls on one input may differ.
-        version: raise it when the same arguments start to mean another function; it is part of a result's identity.
-        backward_cost: time of a backward pass to the image, in forward passes, for `harness show`. Through a network it
-            was measured at 1.2; what computes its forward pass anew on the way back costs 2.2.
-        memory_knobs: constructor arguments that change speed or memory but no number; left out of that identity.
-        caps: the largest values in `harness run --smoke` of arguments that decide how long the defense takes.
-        num_classes: K, where it is known before an image is seen.
-        expected_accuracy: clean accuracy in [0, 1] on the test split, as the checkpoint's card states it.
-        expected_dataset: the dataset that the card's accuracy was measured on.
+        stochastic: whether two calls on the same input may differ.
+        version: raise it when the same arguments come to mean a different function; it is part of a result's identity.
+        backward_cost: time of a backward pass to the image, in forward passes, for `harness show`. For a plain network
+            it was measured as 1.2; a defense that recomputes its forward pass during the backward pass costs 2.2.
+        memory_knobs: constructor arguments that change speed or memory but no number; they are not part of a result's
+            identity.
+        caps: upper limits, in `harness run --smoke`, of the arguments that decide how long the defense takes.
+        num_classes: K, if it is known before the first image is classified.
+        expected_accuracy: clean accuracy in [0, 1] on the test split, as stated on the checkpoint's card.
+        expected_dataset: the dataset on which the card's accuracy was measured.
 
     Example:
         >>> import torch
@@ -76,19 +78,19 @@ class Defense(nn.Module):
         self._one_by_one = False  # whether it was seen to draw from a global generator, see `harness.predict`
 
     def purify(self, x: Tensor) -> Tensor:
-        """Images -> images in [0, 1], both (N, C, H, W)."""
+        """Purifies images: (N, C, H, W) -> (N, C, H, W), both in [0, 1]."""
         return x
 
     def classify(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> logits (N, K)."""
+        """Classifies purified images: (N, C, H, W) -> logits (N, K)."""
         raise TypeError(f"{type(self).__name__} must define classify(x)")
 
     def purify_surrogate(self, x: Tensor) -> Tensor:
-        """What BPDA differentiates instead of `purify` (Athalye et al., 2018): the identity unless overridden."""
+        """The function that BPDA differentiates instead of `purify` (Athalye et al., 2018); by default the identity."""
         return x
 
     def purify_adjoint(self, x: Tensor) -> Tensor:
-        """`purify`, differentiated approximately by its adjoint equation; for purifiers that integrate one."""
+        """`purify` with an approximate derivative from the adjoint equation; for purifiers that integrate an SDE."""
         raise TypeError(f"{type(self).__name__} has no purify_adjoint(x)")
 
     def sign_surrogates(self) -> tuple[SignSurrogate, ...]:
@@ -103,26 +105,26 @@ class Defense(nn.Module):
         return self.classify(self.purify(x))
 
     def cost(self) -> float:
-        """Network evaluations that one image's forward pass takes; `harness show` multiplies by it."""
+        """The number of network evaluations in one image's forward pass; `harness show` multiplies by it."""
         return 1.0
 
     def narrowed_cost(self, narrowing: Narrowing) -> float:
-        """The same of a query that a search has narrowed: `cost()`, where a defense does not know how."""
+        """The cost of a narrowed query (see `harness.search`); `cost()` for a defense that ignores narrowing."""
         return self.cost()
 
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Defense], dict[str, Any]]:
-        """The defense in small, for `harness run --smoke`: the same code and networks, in little time.
+        """A cheap version of the defense for `harness run --smoke`: the same code and networks, in little time.
 
         Args:
-            arguments: of this class's constructor, defaults included, by the names that a suite gives them.
+            arguments: the arguments of this class's constructor, defaults included, under the names used in suites.
 
         Returns:
-            The class to build, and the arguments of its constructor; unless overridden, this class, with the arguments
-            that `caps` names cut.
+            The class to build, and the arguments of its constructor. Unless overridden, these are this class and the
+            given arguments, limited by `caps`.
 
         Example:
-            A class whose cost depends on more than `caps` can say overrides it:
+            A class overrides this method if `caps` cannot express what its cost depends on:
 
             >>> class Annealed(Defense):
             ...     @classmethod
@@ -133,18 +135,19 @@ class Defense(nn.Module):
         return cls, capped(arguments, cls.caps)
 
     def logit_scale(self, x: Tensor) -> float:
-        """What the logits of images like x are to be multiplied by to be log-probabilities, up to a common constant.
+        """The factor that turns logits of images like x into log-probabilities, up to a constant shared by all classes.
 
-        A defense that divides log-likelihoods by the number of pixels, say, answers with that number. An attack asks
-        that weighs log p(y | x) against a defense's `energy(x)`, which is always in the units of -log p(x).
+        A defense that divides log-likelihoods by the number of pixels, for example, returns that number. It is needed
+        by attacks that weigh log p(y | x) against a defense's `energy(x)`, which is always in the units of -log p(x).
         """
         return 1.0
 
     def seeds_for(self, x: Tensor) -> Tensor:
         """The seed of each image's noise in this call: (N,) int64.
 
-        Inside the harness these are derived from suite seed, names, image index and draw. Outside, they come from
-        torch's global generator, so that a bare `defense(x)` behaves like any stochastic module.
+        Inside the harness they are derived from the suite's seed, the names of defense and attack, the index of the
+        image and the draw. Outside, they come from torch's global generator, so that a bare `defense(x)` behaves like
+        any stochastic module.
         """
         if self._seeds is None:
             return torch.randint(2**62, (len(x),)).to(x.device)
@@ -153,9 +156,9 @@ class Defense(nn.Module):
         return self._seeds
 
     def narrowing_for(self, x: Tensor) -> Narrowing | None:
-        """What this call may leave out, since it only serves an attack's search; None, most often, for nothing.
+        """The classes and timesteps that this call may leave out; None in all calls but those of an attack's search.
 
-        A defense may heed it or not, see `harness.search`: it changes what an attack is told, and no verdict.
+        A defense may ignore it, see `harness.search`: it affects what an attack sees, and never a verdict.
         """
         return self._narrowing
 
@@ -165,14 +168,15 @@ class Defense(nn.Module):
     ) -> Iterator[Callable[[], bool]]:
         """Fixes every source of randomness for the calls inside. seeds: (N,) int64, one per row of the coming batch.
 
-        Defenses inside this one get seeds of their own, derived from these. Yields a question, as `fenced` does: was
-        anything drawn from a global generator, where the noise of an image depends on its place in the batch?
+        Defenses inside this one get seeds of their own, derived from these. Like `fenced`, it yields a function that
+        returns whether anything was drawn from a global generator so far. The noise of an image then depends on its
+        position in the batch.
 
         Args:
-            narrowing: what may be left out, of the same rows.
-            global_seed: of the global generators; left out, the sum of the seeds where they lie on the CPU. Elsewhere
-                it is 0, as reading them would make the host wait for the device: what is then drawn globally is the
-                same in every call, and whoever wants to use it gives the seed.
+            narrowing: what the call may leave out, for the same rows.
+            global_seed: the seed of the global generators. By default it is the sum of the seeds if they are on the
+                CPU. On another device it is 0, because reading them would make the host wait for the device; global
+                draws are then the same in every call, so a caller that uses them must pass a seed.
         """
         parts = [part for part in self.modules() if isinstance(part, Defense)]
         previous = [(part._seeds, part._narrowing) for part in parts]

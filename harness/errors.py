@@ -1,4 +1,4 @@
-"""Mistakes of the user, told as one paragraph: what was wrong, where, and what to do about it."""
+"""Errors that a user can correct, reported in one paragraph: what was wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Place:
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints it without a traceback and exits with status 2.
+    """An error that the user can correct. The command line prints it without a traceback and exits with status 2.
 
     Args:
-        message: what was wrong, with the offending value, as a sentence without its full stop.
-        remedy: what to do, likewise.
+        message: what was wrong, with the offending value, as a sentence without a full stop.
+        remedy: what to do about it, as a sentence without a full stop.
         where: the file (and line) the value came from.
 
     Example:
@@ -45,7 +45,7 @@ class UserError(Exception):
         return visible(start + " ".join(sentences))
 
     def at(self, where: Place | None) -> UserError:
-        """The same error, placed, unless it already knows its place."""
+        """The same error with a place, unless it already has one."""
         return type(self)(self.message, remedy=self.remedy, where=self.where or where)
 
     def about(self, subject: str, where: Place | None) -> UserError:
@@ -54,22 +54,22 @@ class UserError(Exception):
 
 
 class Failed(UserError):
-    """The code of a defense or an attack failed. A run goes on without what needs it; other commands end as usual."""
+    """The code of a defense or an attack failed. A run skips the pairings that need it; other commands stop."""
 
 
 def one_line(error: BaseException, at: str | None = None) -> str:
-    """Somebody else's exception in one line: its type, its text, and the line of code that raised it.
+    """An exception from code outside this project in one line: its type, its text, and the line that raised it.
 
     Args:
-        at: the line to name where no line of the user's raised it (see `foreign.definition`).
+        at: the line to name if no line of the user's code raised it (see `foreign_code.definition`).
     """
     place = foreign_code.line_of(error) if foreign_code.is_theirs(error) or at is None else at
-    told = f"{foreign_code.kind(error)}: {' '.join(str(error).split())[:300]}"
-    return visible(told + (f" ({place})" if place else ""))
+    description = f"{foreign_code.kind(error)}: {' '.join(str(error).split())[:300]}"
+    return visible(description + (f" ({place})" if place else ""))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A remedy that names the nearest valid choice, or all of them where none is near."""
+    """A remedy that names the most similar valid choice, or all choices if none is similar."""
     known = sorted(choices)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:

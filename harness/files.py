@@ -1,4 +1,4 @@
-"""What files hold, as a hash that does not depend on where they lie."""
+"""Hashes of the contents of files and folders, independent of their location; and atomic writing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO
 from harness.errors import UserError
 
 MOST_BYTES, MOST_FILES = 1 << 30, 100_000
-"""So many bytes of a folder are read, of the files beyond names and sizes count; and so many files."""
+"""Limits for hashing a folder: beyond so many bytes, files count by name and size only; further files are ignored."""
 
 BLOCK = 1 << 20
 
@@ -26,37 +26,37 @@ def digest(file: Path) -> str:
 
 
 def digest_of(stream: IO[bytes]) -> str:
-    """The sha256 of what is left of a stream, which is not held in memory."""
-    found = hashlib.sha256()
+    """The sha256 of the rest of a stream, which is read block by block."""
+    sha256 = hashlib.sha256()
     while block := stream.read(BLOCK):
-        found.update(block)
-    return found.hexdigest()
+        sha256.update(block)
+    return sha256.hexdigest()
 
 
 def content(path: str | Path) -> str | None:
-    """The sha256 of a file, or of a folder's files with their names; None where there is neither."""
+    """The sha256 of a file, or of a folder's files with their names; None if the path is neither."""
     if os.path.isfile(path):
         return digest(Path(path))
     if not os.path.isdir(path):
         return None
-    found, left = hashlib.sha256(), MOST_BYTES
+    sha256, left = hashlib.sha256(), MOST_BYTES
     for file in itertools.islice(_files(Path(path)), MOST_FILES):
         size = file.stat().st_size
-        told = digest(file) if size <= left else f"{size} bytes"
+        identity = digest(file) if size <= left else f"{size} bytes"
         left -= size if size <= left else 0
-        found.update(f"{told} {file.relative_to(path).as_posix()}\n".encode(errors="surrogateescape"))
-    return found.hexdigest()
+        sha256.update(f"{identity} {file.relative_to(path).as_posix()}\n".encode(errors="surrogateescape"))
+    return sha256.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The regular files below a folder, in the order of their names."""
+    """The regular files below a folder, sorted by name."""
     for place, folders, names in os.walk(folder):
         folders.sort()
         yield from (path for name in sorted(names) if os.path.isfile(path := Path(place, name)))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """The whole of data under that name, or nothing.
+    """Writes a file so that it is either complete or absent, even after a crash.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -86,7 +86,7 @@ def _discard(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # the folder itself cannot be written: nothing of ours is in it
+        return  # the folder itself is not writable, so no temporary file was created in it
 
 
 def _sync_folder(folder: Path) -> None:

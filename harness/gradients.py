@@ -1,12 +1,12 @@
-"""Ways to differentiate a defense. All have the defense's own forward values, except `blind`.
+"""Ways to differentiate a defense. All of them return the defense's own logits, except `blind`.
 
 exact   the defense itself, purification included
 bpda    forward: purify, then classify; backward: `purify_surrogate` in place of purify (Athalye et al., 2018)
 adjoint forward: purify, then classify; backward: the adjoint equation's approximation of purify's derivative, where a
-        defense offers it (`purify_adjoint`; Nie et al., 2022). Labelled approximate: `exact` is the derivative
+        defense provides it (`purify_adjoint`; Nie et al., 2022). It is an approximation; `exact` is the derivative
 straight_through, tanh
-        forward: purify, then classify; backward: the same, with a surrogate for the derivative of the sign that
-        `purify` takes, where a defense offers it (`purify_with_surrogate`). The derivative of a sign is zero
+        forward: purify, then classify; backward: the same, with a surrogate for the derivative of the sign function in
+        `purify`, where a defense provides it (`purify_with_surrogate`). The derivative of a sign is zero
 blind   the classifier alone: the attacker does not know that images are purified
 """
 
@@ -33,8 +33,9 @@ def exact(defense: Defense, x: Tensor) -> Tensor:
 
 def bpda(defense: Defense, x: Tensor) -> Tensor:
     with torch.no_grad():
-        purified = defense.purify(x.detach().clone())  # NumPy refuses a tensor that asks for a gradient, even here
-    return defense.classify(_Substitute.apply(purified, defense.purify_surrogate(x)).clone())  # it may write into both
+        purified = defense.purify(x.detach().clone())  # NumPy rejects tensors that require a gradient, even in no_grad
+    # clones, because the defense may write into its input
+    return defense.classify(_Substitute.apply(purified, defense.purify_surrogate(x)).clone())
 
 
 def adjoint(defense: Defense, x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def missing(defense: Defense, gradient: Gradient) -> str | None:
 
 
 class _Substitute(torch.autograd.Function):
-    """The value of the first, to the bit, with the gradient of the second."""
+    """Returns the first argument bit by bit, and passes the gradient to the second."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, differentiated: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""How the harness asks a defense anything: each image under a seed of its own, whatever else is in the batch.
+"""How the harness calls a defense: each image has a seed of its own, independent of the rest of the batch.
 
-`query` is the one call of a defense; `predict_votes` is how a verdict is reached: the real defense is asked, under the
-harness's own draws, whatever the attack believed.
+`query` is the only place that calls a defense. `predict_votes` makes the predictions behind a verdict: it classifies
+with the real defense under the harness's own noise, independently of what the attack observed.
 
 Noise that a defense takes from a global generator belongs to a batch: which numbers an image gets depends on how many
-images come before it. A batch in which that is seen to happen is asked again, image by image, each under its own seed,
+images come before it. If that happens in a batch, the batch is evaluated again image by image, each under its own seed,
 and so is every later batch of that defense.
 """
 
@@ -31,23 +31,23 @@ def query(
     *,
     narrowing: Narrowing | None = None,
 ) -> Tensor:
-    """What a defense makes of copies of images, every source of randomness fixed.
+    """Evaluates a defense on copies of images, with every source of randomness fixed.
 
     Args:
         x: images, (N, C, H, W) in [0, 1]; seeds: one per image, (N,) int64.
-        part: the part of the defense that is asked, such as its `purify`; the whole of it if left out.
-        narrowing: what the defense may leave out, in a search; nothing if left out.
+        part: the part of the defense to evaluate, such as its `purify`; by default the whole defense.
+        narrowing: what the defense may leave out, in a search; by default nothing.
 
     Returns:
-        What the part returns, a row per image: logits (N, K), or images (N, C, H, W).
+        What the part returns, with one row per image: logits (N, K), or images (N, C, H, W).
 
     Raises:
-        Contamination: the defense changed settings of the process, which are set back.
+        Contamination: the defense changed settings of the process; they are restored.
     """
     part = part or defense
     if not draws_globally(defense):
         with settings_kept("answering"), defense.drawing(seeds, narrowing) as drawn:
-            answer = part(x.clone())  # what it writes into its input stays there
+            answer = part(x.clone())  # the defense may write into the copy
             if not drawn() or not isinstance(answer, Tensor):
                 return answer
         defense._one_by_one = True
@@ -61,13 +61,13 @@ def query(
 def _alone(
     defense: Defense, x: Tensor, seed: Tensor, part: Callable[[Tensor], Tensor], narrowing: Narrowing | None
 ) -> Tensor:
-    """One image's answer, the global generators under its own seed. Reading that makes the host wait for the device."""
+    """Evaluates one image with the global generators seeded by its own seed; the host waits to read that seed."""
     with settings_kept("answering"), defense.drawing(seed, narrowing, global_seed=sum_of(seed)):
         return part(x.clone())
 
 
 def draws_globally(defense: Defense) -> bool:
-    """Whether a defense was seen to draw from a global generator, in any call so far."""
+    """Whether a defense drew from a global generator in any call so far."""
     return defense._one_by_one
 
 
@@ -83,12 +83,12 @@ class Predictions:
 
     @property
     def valid(self) -> Tensor:
-        """(N,): every draw gave finite logits."""
+        """Whether all draws of an image gave finite logits, (N,) bool."""
         return ~(self.votes < 0).any(0)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The true class's logit minus the largest other: positive where an image is classified right. Differentiable.
+    """The true class's logit minus the largest other: positive if the image is classified correctly. Differentiable.
 
     Args:
         logits: (N, K), K at least 2; y: labels, (N,) int64 on the same device.
@@ -119,7 +119,7 @@ def draw_logits(defense: Defense, x: Tensor, seeds: Tensor, *, votes: int, batch
 
 
 def predictions(logits: Tensor, y: Tensor) -> Predictions:
-    """The answers in logits. logits: (votes, N, K); y: labels, (N,) int64."""
+    """Reads predictions off logits. logits: (votes, N, K); y: labels, (N,) int64."""
     votes, margins = zip(*(_read(draw, y.cpu()) for draw in logits), strict=True)
     return Predictions(torch.stack(votes), torch.stack(margins))
 
@@ -133,7 +133,7 @@ def _logits(defense: Defense, x: Tensor, seeds: Tensor, batch_size: int) -> Tens
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """In full float32: TensorFloat-32, torch's default for convolutions on a GPU, could flip a vote."""
+    """Computes in full float32: TensorFloat-32, torch's default for convolutions on a GPU, could flip a vote."""
     products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:

@@ -1,4 +1,4 @@
-"""Numbers that keep the way they were written: `8/255` stays `8/255`, and is 0.0313… in arithmetic."""
+"""Numbers that keep their notation: `8/255` is printed as `8/255`, and is 0.0313… in arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WRITTEN = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?")
 
 
 LONGEST = 100
-"""Characters of a number."""
+"""The largest number of characters in a number."""
 
 
 class Quantity(float):

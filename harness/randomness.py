@@ -1,4 +1,4 @@
-"""Randomness that depends on what is computed, never on when or beside what.
+"""Randomness that depends only on what is computed, not on when, or together with what, it is computed.
 
 A row of a batch carries its own 64-bit seed, and noise is a pure function of that seed (a counter-based generator:
 splitmix64 over key + counter, Box-Muller in float64). So an image gets the same noise whatever batch, worker, order or
@@ -40,7 +40,7 @@ def row_seeds(seed: int, ids: Tensor) -> Tensor:
 
 
 def sum_of(seeds: Tensor) -> int:
-    """One seed in [0, 2^63) for several together; the host waits for the device that they lie on. seeds: int64."""
+    """Combines seeds into one in [0, 2^63); the host waits for the device that they are on. seeds: int64."""
     return int(seeds.sum()) % (1 << 63)
 
 
@@ -52,9 +52,9 @@ def fold(seeds: Tensor, *tags: int | Tensor) -> Tensor:
 
 
 def _key(tag: int | Tensor) -> int | Tensor:
-    """What a tag adds to a seed, modulo 2^64: an odd multiple of the golden ratio, which the tag picks.
+    """What a tag adds to a seed, modulo 2^64: an odd multiple of the golden ratio, selected by the tag.
 
-    Of a number it is found on the host. A tensor of it would have to be copied to the device, and the host to wait.
+    For a plain number it is computed on the host: copying a tensor to the device would make the host wait.
     """
     if isinstance(tag, Tensor):
         return _GOLDEN * (2 * _mix(tag.long() + _GOLDEN) + 1)
@@ -84,10 +84,12 @@ def rademacher(seeds: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.f
 
 @contextmanager
 def fenced(seed: int) -> Iterator[Callable[[], bool]]:
-    """Around code that is not ours: seeds the global generators (torch, NumPy, random) and restores them after, and
-    lets nothing that the code raises end the process (see `foreign.contained`).
+    """Surrounds code that does not belong to this project.
 
-    Yields a question: did the code inside draw from any of them, or seed one, so far?
+    Seeds the global generators (torch, NumPy, random), restores them afterwards, and prevents the code from ending the
+    process (see `foreign_code.contained`).
+
+    Yields a function that returns whether the code inside has drawn from any of the generators, or seeded one, so far.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -107,7 +109,7 @@ def fenced(seed: int) -> Iterator[Callable[[], bool]]:
 
 
 def _generators(devices: Sequence[int]) -> tuple[object, ...]:
-    """The states of all global generators."""
+    """Reads the states of all global generators."""
     drawn = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
     _, keys, *position = np.random.get_state()
     return (*(state.numpy().tobytes() for state in drawn), np.asarray(keys).tobytes(), *position, random.getstate())
@@ -132,7 +134,7 @@ def _mixed(z: int) -> int:
 
 
 def _signed(z: int) -> int:
-    """The int64 that is equal to a number modulo 2^64."""
+    """The int64 that is congruent to a number modulo 2^64."""
     z &= _ALL
     return z - (1 << 64) if z >> 63 else z
 

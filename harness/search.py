@@ -1,22 +1,23 @@
-"""What a defense may leave out while an attack searches. No verdict leaves anything out.
+"""What a defense may leave out while an attack searches. Verdicts are always computed in full.
 
-An attack that climbs for hundreds of steps does not need the defense's own precision at each: it needs directions. It
-says in a `Search` what may be saved, gives that to `Target.with_view`, and asks the view it gets like any other. A
-defense that knows how finds, in each call, a `Narrowing` under `Defense.narrowing_for`; one that does not know of it
-answers in full. `Target.defense_logits`, and whatever the harness itself asks, is always in full.
+An attack that takes hundreds of gradient steps does not need the defense's full precision in each of them: it needs
+directions. It describes in a `Search` what may be left out, passes that to `Target.with_view`, and queries the returned
+view like any other. A defense that supports this reads, in each call, a `Narrowing` from `Defense.narrowing_for`; one
+that does not support it is evaluated in full. `Target.defense_logits`, and every query of the harness itself, is always
+in full.
 
     full look    every class, every timestep. The first query of each image, and every `look_every`-th after it
     narrowed     the true class and the `rivals` that were strongest at the last full look, a share of the timesteps
 
 The logit of a class that a narrowed query leaves out is a constant, without a gradient:
 
-    z_k = min( z_y + (l_k - l_y),  the lowest logit among the rivals asked )        l: logits at the last full look
+    z_k = min( z_y + (l_k - l_y),  the lowest logit among the evaluated rivals )        l: logits at the last full look
 
-It keeps its distance from the true class and never overtakes a rival that was asked: two queries on different timesteps
-have different levels, and no loss takes a left-out class for the strongest. So `margin`, `dlr` and cross-entropy are
-all defined, and all of their gradient goes to the classes asked.
+It keeps its distance from the true class and never exceeds the logit of an evaluated rival. Two queries on different
+timesteps have different levels, so without the minimum a loss could mistake a left-out class for the strongest. So
+`margin`, `dlr` and cross-entropy are all defined, and all of their gradient goes to the evaluated classes.
 
-A narrowed query counts as the share of a whole pass that its network evaluations are (`Defense.narrowed_cost`).
+A narrowed query counts as a fraction of a pass, by its number of network evaluations (`Defense.narrowed_cost`).
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ Precision = Literal["float32", "tf32", "bf16", "fp16"]
 
 
 class Search(BaseModel):
-    """What a search may save; what is left out is asked in full. A suite writes `{timesteps: 0.5, rivals: 2}`.
+    """What a search may leave out. By default, nothing is left out. A suite writes `{timesteps: 0.5, rivals: 2}`.
 
     Args:
         timesteps: the share of a diffusion classifier's timesteps that a narrowed query takes, in (0, 1]. Which ones is
             drawn anew at each query, one from each stratum of the grid, and weighted so that the mean stays the same.
-        importance: draw a timestep the more often the more it was seen to contribute to the image's margin.
-        purify_timesteps: the same share for each step of likelihood maximisation, at full looks too.
-        rivals: classes asked beside the true one in a narrowed query, at least 1; None for all.
-        look_every: every so many queries of an image one is a full look; 1 makes all of them full.
+        importance: draw timesteps in proportion to their observed contribution to the image's margin.
+        purify_timesteps: the share of timesteps for each step of likelihood maximisation, at full looks too.
+        rivals: number of classes evaluated beside the true one in a narrowed query, at least 1; None for all.
+        look_every: one in so many queries of an image is a full look; 1 makes all of them full.
         common_noise: one draw of noise for all classes, whose differences are then less noisy.
-        precision: of the networks. "tf32" concerns GPUs only; half precisions keep norms and sums in float32.
-        channels_last: lay feature maps out with the channels last. Faster on GPUs in half precision, slower on CPUs.
+        precision: the precision of the networks. "tf32" only affects GPUs; half precisions keep norms and sums in
+            float32.
+        channels_last: store feature maps with the channels last. Faster on GPUs in half precision, slower on CPUs.
 
     Example:
         >>> Search(timesteps=0.5, rivals=2).narrows
@@ -68,7 +70,7 @@ class Search(BaseModel):
 
     @property
     def narrows(self) -> bool:
-        """Whether some queries leave out classes or timesteps that a full look asks about."""
+        """Whether some queries leave out classes or timesteps that a full look evaluates."""
         return self.look_every > 1 and (self.rivals is not None or self.timesteps < 1)
 
     @property
@@ -78,7 +80,7 @@ class Search(BaseModel):
 
     @contextmanager
     def matrix_products(self) -> Iterator[None]:
-        """TensorFloat-32 inside, if that is the precision; a setting of the whole process."""
+        """Enables TensorFloat-32 inside the block, if that is the precision; it is a setting of the whole process."""
         products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         if self.precision == "tf32":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -93,14 +95,14 @@ class Narrowing:
     """How one query of a search is narrowed, for the images of one batch, (N,).
 
     Args:
-        search: the options; precision and noise hold at full looks too.
-        full: a full look.
-        classes: the classes to be asked, those of each image, (N, K') int64; None for all. The logits of the others are
-            to be -inf.
-        labels: true classes, (N,) int64, where the attack gave them.
+        search: the options; precision and noise apply to full looks too.
+        full: whether this query is a full look.
+        classes: the classes to evaluate for each image, (N, K') int64; None for all. The defense must set the logits of
+            the others to -inf.
+        labels: true classes, (N,) int64, if the attack provided them.
         importance: how much each timestep contributed to the margin so far, (N, T'), in any unit; None if unknown.
-        measured: what the defense found of that at this full look, (N, T'), written by the defense.
-        every_class: the gradient will be asked of every class at once; of no consequence for the answer.
+        measured: the importance measured at this full look, (N, T'), written by the defense.
+        every_class: whether the gradient of all classes will be needed at once; it does not affect the logits.
     """
 
     search: Search
@@ -113,7 +115,7 @@ class Narrowing:
 
 
 def split_of(narrowing: Narrowing | None, images: int, size: int) -> list[Narrowing | None]:
-    """A narrowing of so many images for each batch of `size` of them."""
+    """Splits the narrowing of a number of images into one for each batch of `size` images."""
     if narrowing is None:
         return [None] * math.ceil(images / size)
 
@@ -126,18 +128,18 @@ def split_of(narrowing: Narrowing | None, images: int, size: int) -> list[Narrow
 
 
 def gather(narrowing: Narrowing | None, parts: list[Narrowing | None]) -> None:
-    """Tells the whole what was measured in its batches."""
+    """Collects in `narrowing` what was measured in its batches."""
     measured = [part.measured for part in parts if part is not None and part.measured is not None]
     if narrowing is not None and measured:
         narrowing.measured = torch.cat(measured)
 
 
 class Looks:
-    """What a search remembers of each of its images from the full looks.
+    """What a search remembers about each of its images from the full looks.
 
     Args:
-        labels: true classes, (M,), where they are known.
-        images: M.
+        labels: true classes, (M,), if they are known.
+        images: the number of images, M.
     """
 
     def __init__(self, search: Search, labels: Tensor | None, images: int) -> None:
@@ -149,33 +151,33 @@ class Looks:
         self._queries = torch.zeros(images, dtype=torch.int64)
 
     def due(self, rows: Tensor) -> Tensor:
-        """Which of the images `rows` (R,) are to be looked at in full now: (R,) bool, on the CPU. Counts the query."""
+        """Which of the images `rows` (R,) are due for a full look: (R,) bool, on the CPU. Also counts the query."""
         rows = waits.on_host(rows)
         due = self._queries[rows] % self.search.look_every == 0
         self._queries[rows] += 1
         return due if self.search.narrows else torch.ones_like(due)
 
     def narrowing(self, rows: Tensor, *, full: bool) -> Narrowing:
-        """Of a query about the images `rows` (R,)."""
+        """The narrowing for a query about the images `rows` (R,)."""
         labels = None if self.labels is None else self.labels[rows]
         if full:
             return Narrowing(self.search, True, labels=labels)
         importance = None if self._importance is None else self._importance[rows]
-        return Narrowing(self.search, False, self._asked(rows), labels, importance)
+        return Narrowing(self.search, False, self._evaluated_classes(rows), labels, importance)
 
     def completed(self, rows: Tensor, narrowing: Narrowing, logits: Tensor) -> Tensor:
-        """Logits (R, K) of a narrowed query with those that were left out, see above."""
+        """Fills in the left-out logits of a narrowed query, (R, K), by the formula at the head of this module."""
         if narrowing.classes is None or self._logits is None or self.labels is None:
             return logits
-        asked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, narrowing.classes, True)
-        missing = ~asked & (logits == -torch.inf)
+        evaluated = torch.zeros_like(logits, dtype=torch.bool).scatter(1, narrowing.classes, True)
+        missing = ~evaluated & (logits == -torch.inf)
         label, last = self.labels[rows, None], self._logits[rows]
         rivals = logits.masked_fill(missing, torch.inf).scatter(1, label, torch.inf)
         distant = logits.gather(1, label) + last - last.gather(1, label)
         return torch.where(missing, torch.minimum(distant, rivals.amin(1, keepdim=True)).detach(), logits)
 
     def remember(self, rows: Tensor, logits: Tensor, measured: Tensor | None) -> None:
-        """A full look at the images `rows` (R,). logits: (R, K), mean over draws; measured: (R, T') or None."""
+        """Stores a full look at the images `rows` (R,). logits: (R, K), mean over draws; measured: (R, T') or None."""
         if self._logits is None:
             self._logits = logits.new_zeros(len(self._queries), logits.shape[1])
         self._logits[rows] = logits.detach()
@@ -184,8 +186,8 @@ class Looks:
                 self._importance = measured.new_zeros(len(self._queries), measured.shape[1])
             self._importance[rows] += measured
 
-    def _asked(self, rows: Tensor) -> Tensor | None:
-        """The true class, then the rivals by their strength at the last full look, (R, 1 + rivals)."""
+    def _evaluated_classes(self, rows: Tensor) -> Tensor | None:
+        """The true class, then the strongest rivals at the last full look, (R, 1 + rivals); None for all classes."""
         rivals = self.search.rivals
         if rivals is None or self._logits is None or self.labels is None or rivals + 1 >= self._logits.shape[1]:
             return None

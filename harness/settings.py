@@ -18,7 +18,7 @@ _OTHER_WEIGHTS: ContextVar[Path | None] = ContextVar("the folder of checkpoints 
 
 
 def data_root() -> Path:
-    """Where downloaded datasets live: $HARNESS_DATA, or a folder of the user's cache."""
+    """The folder of downloaded datasets: $HARNESS_DATA, or a folder in the user's cache."""
     chosen = os.environ.get("HARNESS_DATA")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "adversarial-harness" / "data"
 
@@ -29,7 +29,7 @@ def offline() -> bool:
 
 
 def weights_root() -> Path:
-    """Where fetched checkpoints live: $HARNESS_WEIGHTS, or a folder of the user's cache; see `weights_kept_in`."""
+    """The folder of downloaded checkpoints: $HARNESS_WEIGHTS, or one in the user's cache; see `weights_kept_in`."""
     if other := _OTHER_WEIGHTS.get():
         return other
     chosen = os.environ.get("HARNESS_WEIGHTS")
@@ -37,7 +37,7 @@ def weights_root() -> Path:
 
 
 def device_of(name: str | torch.device | None) -> torch.device:
-    """The device that an option names. None or "auto": the GPU of this machine, if PyTorch has one here.
+    """The device that an option names. None or "auto" mean the GPU, if this machine has one that PyTorch can use.
 
     Raises:
         UserError: this machine does not have it.
@@ -60,7 +60,7 @@ def device_of(name: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def weights_kept_in(folder: Path) -> Iterator[None]:
-    """While the block runs, fetched checkpoints live in another folder; the environment stays as it is."""
+    """Keeps downloaded checkpoints in another folder during the block, without changing the environment."""
     before = _OTHER_WEIGHTS.set(folder)
     try:
         yield

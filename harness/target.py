@@ -1,4 +1,4 @@
-"""The view of a defense that an attack may query: differentiable, seeded, counted."""
+"""The view of a defense that an attack may query: differentiable, seeded, and with its passes counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VIEW = derive("another view")
 
 @dataclass(frozen=True)
 class Step:
-    """One query with a gradient: loss (M,), its gradient by image (M, C, H, W), logits (M, K), averaged over draws."""
+    """One query with a gradient, averaged over draws: loss (M,), its gradient (M, C, H, W), and logits (M, K)."""
 
     loss: Tensor
     grad: Tensor
@@ -32,26 +32,26 @@ class Step:
 
 
 class Target(nn.Module):
-    """A differentiable view of a defense that counts what is asked of it.
+    """A differentiable view of a defense that counts the queries to it.
 
-    The attacks are for maximising: `step` differentiates a loss per image. Each call draws fresh noise: for every image
-    from its own seed and the number of times that image was asked before, so that an image's noise does not depend on
-    which others are in the batch.
+    Attacks maximise: `step` differentiates a loss per image. Each call draws fresh noise for every image, from the
+    image's own seed and the number of its earlier queries, so that an image's noise does not depend on which others are
+    in the batch.
 
-    A pass is one answer about one image, whatever it took; of a narrowed query, the share of a pass that its network
-    evaluations are, see `harness.search`. `forwards` and `backwards` count them for each image, rounded up.
+    A pass is one evaluation of the defense on one image. A narrowed query counts as a fraction of a pass, by its number
+    of network evaluations, see `harness.search`. `forwards` and `backwards` count the passes of each image, rounded up.
 
-    Whatever a defense computes in, its logits and energies are float32 here, and they and every gradient are finite:
-    where they were not, the attack is given zeros, so that it can go on with the other images, and `met` remembers the
-    image for the harness. The defense gets copies, and may write into its input.
+    Whatever precision a defense computes in, this view returns float32 logits and energies, and they and all gradients
+    are finite: where they were not, the attack gets zeros, so that it can go on with the other images, and `met`
+    records the image for the harness. The defense gets copies, and may write into its input.
 
     Args:
         defense: the real defense, also reachable as `target.defense`.
-        x: the clean images this target will be asked about, (N, C, H, W).
+        x: the clean images that are attacked through this target, (N, C, H, W).
         seeds: one seed per image, (N,) int64.
         gradient, eot: see `Attack`.
         batch_size: images sent through the defense at once.
-        source_images: the adversarial images of the attack's `source`, like x, or None.
+        source_images: the adversarial images of the attack's `source`, of the shape of x, or None.
 
     Example:
         >>> class Brightness(Defense):
@@ -83,7 +83,7 @@ class Target(nn.Module):
         self.met = NonFinite(len(x), x.device)
         self._looks: Looks | None = None
         self._counted = torch.arange(len(x), device=x.device)  # counts stay on the device: reading them would wait
-        self._asked = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self._queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self._forwards, self._backwards = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
 
     @property
@@ -106,17 +106,17 @@ class Target(nn.Module):
         search: Search | None = None,
         labels: Tensor | None = None,
     ) -> Target:
-        """Another view of these images or of some of them, with seeds of its own; what it is asked is counted here.
+        """Another view for all or some of these images, with seeds of its own. Its passes count for this target too.
 
         Args:
-            rows: which images, (M,) int64; all of them if left out. Its row j is row rows[j] here.
-            tag: tells the seeds of several such views apart.
-            search: what the defense may leave out when this view is asked, see `harness.search`; nothing if left out.
-                `defense_logits` and energies are in full even so.
-            labels: true classes of the view's images, (M,) int64, for a search that leaves classes out.
+            rows: which images, (M,) int64; by default all. Row j of the view is row rows[j] of this target.
+            tag: gives views with different tags different seeds.
+            search: what the defense may leave out in queries of this view, see `harness.search`; by default nothing.
+                `defense_logits` and energies are still computed in full.
+            labels: true classes of the view's images, (M,) int64, needed by a search that leaves classes out.
 
         Raises:
-            ValueError: such a search without labels.
+            ValueError: the search leaves classes out, and there are no labels.
 
         Example:
             `target.with_view(gradient="bpda", eot=1, search=Search(timesteps=0.5, rivals=2), labels=y)`
@@ -135,41 +135,41 @@ class Target(nn.Module):
 
         Args:
             x: images, (M, C, H, W) in [0, 1].
-            rows: which clean image each belongs to, (M,); left out, each belongs to the nearest one.
+            rows: the index of the clean image of each, (M,); by default that of the nearest clean image.
         """
         return self.sample(x, rows).mean(0)
 
     def defense_logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """What the defense itself answers, whatever the view: mean logits (M, K), counted like any other forward."""
-        return self._ask(exact, x, rows, self.eot).mean(0)
+        """Logits of the defense itself, independent of the view: mean (M, K), counted like any other forward."""
+        return self._evaluate(exact, x, rows, self.eot).mean(0)
 
     def sample(self, x: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
-        """Logits of each draw, (draws, M, K): `eot` draws unless told otherwise, one of a deterministic defense."""
+        """Logits of each draw, (draws, M, K): by default `eot` draws; always one draw of a deterministic defense."""
         return self._sample(x, self.nearest(x) if rows is None else rows, draws or self.eot, every_class=False)
 
     def _sample(self, x: Tensor, rows: Tensor, draws: int, *, every_class: bool) -> Tensor:
         if self._looks is None:
             narrowing = Narrowing(Search(), full=True, every_class=True) if every_class else None
-            return self._ask(self._view, x, rows, draws, narrowing=narrowing)
-        ask = partial(self._search, self._looks, draws=draws, every_class=every_class)
+            return self._evaluate(self._view, x, rows, draws, narrowing=narrowing)
+        search = partial(self._search, self._looks, draws=draws, every_class=every_class)
         due = self._looks.due(rows)
         if due.all() or not due.any():
-            return ask(x, rows, full=bool(due.all()))
+            return search(x, rows, full=bool(due.all()))
         parts = [(some.nonzero().squeeze(1).to(rows.device), full) for some, full in ((due, True), (~due, False))]
-        found = [ask(x[some], rows[some], full=full) for some, full in parts]
-        return torch.cat(found, 1)[:, torch.cat([some for some, _ in parts]).argsort()]
+        logits = [search(x[some], rows[some], full=full) for some, full in parts]
+        return torch.cat(logits, 1)[:, torch.cat([some for some, _ in parts]).argsort()]
 
     def _search(self, looks: Looks, x: Tensor, rows: Tensor, *, draws: int, full: bool, every_class: bool) -> Tensor:
-        """`_sample` where all images are looked at in full, or none is."""
+        """`_sample` for images that are all due for a full look, or all not."""
         narrowing = looks.narrowing(rows.repeat(draws if self.defense.stochastic else 1), full=full)
         narrowing.every_class = every_class
         with looks.search.matrix_products():
-            found = self._ask(self._view, x, rows, draws, narrowing=narrowing)
+            logits = self._evaluate(self._view, x, rows, draws, narrowing=narrowing)
         if full:
             measured = narrowing.measured
-            measured = None if measured is None else measured.unflatten(0, (len(found), len(x))).sum(0)
-            looks.remember(rows, found.mean(0), measured)
-        return found
+            measured = None if measured is None else measured.unflatten(0, (len(logits), len(x))).sum(0)
+            looks.remember(rows, logits.mean(0), measured)
+        return logits
 
     def step(
         self,
@@ -180,15 +180,15 @@ class Target(nn.Module):
         energy: float = 0.0,
         every_class: bool = False,
     ) -> Step:
-        """Loss and gradient, averaged over draws, batch by batch: memory is that of one batch.
+        """Loss and gradient, averaged over draws, computed batch by batch: the memory needed is that of one batch.
 
         Args:
             x: images, (M, C, H, W).
-            rows: which clean image each belongs to, (M,).
+            rows: the index of the clean image of each, (M,).
             loss: (logits (B, K), rows (B,)) -> loss per image (B,), to be maximised.
-            energy: weight of the defense's `energy` of x itself, which is subtracted; its passes count like others.
-            every_class: the loss has a derivative in every logit, as cross-entropy has, and not in two or three, as a
-                margin has. A matter of speed: a defense may then find all of them in one pass.
+            energy: weight of the defense's `energy(x)`, which is subtracted from the loss; its passes are counted too.
+            every_class: whether the loss has a derivative in every logit, as cross-entropy has, and not only in two or
+                three, as a margin has. It only affects speed: a defense may then compute all of them in one pass.
         """
         per_batch = max(1, self.batch_size // (self.eot if self.defense.stochastic else 1))
         batches = zip(x.split(per_batch), rows.split(per_batch), strict=True)
@@ -204,13 +204,13 @@ class Target(nn.Module):
             logits = self._sample(x, rows, self.eot, every_class=every_class)
             losses = torch.stack([loss(draw, rows) for draw in logits]).mean(0)
             if energy:
-                losses = losses - energy * self._ask(_energy, x, rows, self.eot, "energy").mean((0, 2))
+                losses = losses - energy * self._evaluate(_energy, x, rows, self.eot, "energy").mean((0, 2))
             (grad,) = torch.autograd.grad(losses.sum(), x)
         losses = losses.detach()[:, None]
         losses = self.met.checked("loss", losses, rows, self._perturbed(x, rows), torch.zeros_like(losses))
         return Step(losses[:, 0], grad, logits.detach().mean(0))
 
-    def _ask(
+    def _evaluate(
         self,
         view: View,
         x: Tensor,
@@ -219,45 +219,45 @@ class Target(nn.Module):
         place: Place = "logits",
         narrowing: Narrowing | None = None,
     ) -> Tensor:
-        """What the view says in each draw, (draws, M, K); place: what that is."""
+        """The output of a view in each draw, (draws, M, K). place: what the output is, for messages."""
         rows = self.nearest(x) if rows is None else rows
         perturbed = self._perturbed(x, rows)
         x = self.met.checked("image", x, rows, perturbed, self._clean[rows])
         draws = draws if self.defense.stochastic else 1
         counted = self._counted[rows]
-        seeds = fold(self.seeds[rows], self._asked[counted], torch.arange(draws, device=x.device)[:, None])
-        self._asked.index_add_(0, counted, torch.full_like(counted, draws))
+        seeds = fold(self.seeds[rows], self._queries[counted], torch.arange(draws, device=x.device)[:, None])
+        self._queries.index_add_(0, counted, torch.full_like(counted, draws))
         passes = draws * self._share(narrowing)
         self._count(self._forwards, rows, passes)
         differentiable = x.requires_grad and torch.is_grad_enabled()
-        with torch.set_grad_enabled(differentiable):  # else a graph over the defense's own parameters would be kept
+        with torch.set_grad_enabled(differentiable):  # otherwise torch would keep a graph of the defense's parameters
             batch = _Counted.apply(x, self, rows, perturbed, passes) if differentiable else x
             everyone, moved = rows.repeat(draws), perturbed.repeat(draws)
             images = batch.repeat(draws, *[1] * (x.dim() - 1))
-            found = self._query(view, images, seeds.flatten(), narrowing)
+            output = self._query(view, images, seeds.flatten(), narrowing)
             if narrowing is not None and self._looks is not None:
-                found = self._looks.completed(everyone, narrowing, found)
-            found = self.met.checked(place, found, everyone, moved, torch.zeros_like(found))
-        return found.unflatten(0, (draws, len(x)))
+                output = self._looks.completed(everyone, narrowing, output)
+            output = self.met.checked(place, output, everyone, moved, torch.zeros_like(output))
+        return output.unflatten(0, (draws, len(x)))
 
     def _query(self, view: View, x: Tensor, seeds: Tensor, narrowing: Narrowing | None) -> Tensor:
         parts = split_of(narrowing, len(x), self.batch_size)
         batches = zip(x.split(self.batch_size), seeds.split(self.batch_size), parts, strict=True)
-        asked = partial(view, self.defense)
-        found = [query(self.defense, images, own, asked, narrowing=part).float() for images, own, part in batches]
+        viewed = partial(view, self.defense)
+        outputs = [query(self.defense, images, own, viewed, narrowing=part).float() for images, own, part in batches]
         gather(narrowing, parts)
-        return torch.cat(found)
+        return torch.cat(outputs)
 
     def _share(self, narrowing: Narrowing | None) -> float:
-        """Of a whole pass, by the network evaluations that it takes."""
+        """The fraction of a whole pass that a query counts as, by its number of network evaluations."""
         return 1.0 if narrowing is None else self.defense.narrowed_cost(narrowing) / self.defense.cost()
 
     def _perturbed(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Which of x (M, C, H, W) are not the clean images `rows`: (M,) bool."""
+        """Which of x (M, C, H, W) differ from the clean images `rows`: (M,) bool."""
         return (x.detach() != self._clean[rows]).flatten(1).any(1)
 
     def nearest(self, x: Tensor) -> Tensor:
-        """The clean image nearest to each of x (M, C, H, W): (M,)."""
+        """The index of the clean image nearest to each of x (M, C, H, W): (M,)."""
         pixels = x.detach().flatten(1).float().nan_to_num(0, 0, 0)
         return torch.cdist(pixels, self._clean.flatten(1).float()).argmin(1)
 
@@ -266,18 +266,18 @@ class Target(nn.Module):
 
 
 def _whole(passes: Tensor) -> Tensor:
-    """Shares of passes that were added up, (N,) float64, as whole passes, (N,) int64."""
+    """Rounds summed fractions of passes, (N,) float64, up to whole passes, (N,) int64."""
     return (passes - 1e-6).ceil().long()
 
 
 def _energy(defense: Defense, x: Tensor) -> Tensor:
-    """As a view: (N, 1)."""
-    found: Tensor = defense.energy(x)  # type: ignore[operator]  # whoever asks for it names it in `needs`
-    return found[:, None]
+    """The energy as a view: (N, 1)."""
+    energy: Tensor = defense.energy(x)  # type: ignore[operator]  # attacks that use it name it in `needs`
+    return energy[:, None]
 
 
 class _Counted(torch.autograd.Function):
-    """The identity; its backward pass is counted, and gives a finite gradient."""
+    """The identity. Its backward pass is counted, and makes the gradient finite."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Target, rows: Tensor, perturbed: Tensor, passes: float) -> Tensor:
@@ -288,5 +288,5 @@ class _Counted(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         target, rows, perturbed, passes = ctx.count
         target._count(target._backwards, rows, passes)
-        grad = grad.contiguous()  # channels-last networks give gradients that .view() refuses
+        grad = grad.contiguous()  # gradients of channels-last networks cannot be reshaped with .view()
         return target.met.checked("gradient", grad, rows, perturbed, torch.zeros_like(grad)), None, None, None, None

@@ -1,4 +1,4 @@
-"""Threat models: what an attacker may do to an image, how far an image went, and the way back.
+"""Threat models: what an attacker may do to an image, how much of the budget an image uses, and projection onto it.
 
 Linf(eps):   max |x' - x| <= eps      L2(eps):   ||x' - x||_2 <= eps      L1(eps):   sum |x' - x| <= eps
              all with x' in [0, 1]
@@ -19,16 +19,17 @@ from torch import Tensor
 from harness.quantity import Quantity
 
 TOLERANCE = 1e-6
-"""Excess over the budget that float rounding explains; anything above is a violation."""
+"""The largest excess over the budget that float rounding can explain; anything above is a violation."""
 
 SPREAD = 0.05
-"""Share of an image's values that a step in L1 moves."""
+"""The share of an image's values that a step in L1 changes."""
 
 FARTHEST, BISECTIONS = 1e3, 70
-"""Pixels beyond the first are as good as there; so many halvings find an L1 projection's threshold to the last bit."""
+"""For the projection onto an L1 ball: changes are clipped to FARTHEST first, which does not affect the result; and so
+many bisection steps determine the threshold to the last bit."""
 
 WARP_TOLERANCE = 1e-5
-"""Largest difference between a stored image and its own flow's warp that float rounding explains."""
+"""The largest difference between a stored image and the warp of its flow that float rounding can explain."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ThreatModel(ABC):
         """Budget used by each image, (N,), in the units of `eps`."""
 
     def violation(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
-        """How far each image exceeds its budget or [0, 1]: (N,), 0 where it does not, inf where it is not finite."""
+        """By how much each image exceeds its budget or [0, 1], (N,): 0 if it does not, inf if it is not finite."""
         outside = torch.maximum(-x_adv, x_adv - 1).flatten(1).amax(1)
         excess = torch.maximum(self.size(x, x_adv, flow) - float(self.eps), outside).clamp(min=0)
         return torch.where(torch.isfinite(x_adv).flatten(1).all(1), excess, torch.inf)
@@ -67,12 +68,12 @@ class Pixels(ThreatModel):
     def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
         """The unit step that raises a linear loss fastest: (N, C, H, W), of size 1 in this norm.
 
-        x: where it starts; L1 then leaves out the pixels that 0 or 1 would stop.
+        x: the image that the step starts from; L1 then skips pixels that are already at 0 or 1.
         """
 
     @abstractmethod
     def random(self, x: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """A random image in the ball, from noise of x's shape (uniform in [0, 1), standard normal)."""
+        """A random image in the ball, made from noise of x's shape (uniform in [0, 1), and standard normal)."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,11 @@ class L2(Pixels):
         return torch.linalg.vector_norm((x_adv - x).flatten(1).double(), dim=1).to(x.dtype)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Clips to [0, 1] first, then shrinks towards x: [0, 1] is convex and holds x, so the result stays in it."""
+        """Clips to [0, 1] first, then shrinks towards x: [0, 1] is convex and contains x, so the result stays in it."""
         return self.shrink(x, x_adv.clamp(0, 1))
 
     def shrink(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """The nearest point of the ball around x, which may lie outside [0, 1]. Both (N, C, H, W)."""
+        """The nearest point of the ball around x. It may lie outside [0, 1]. Both (N, C, H, W)."""
         delta = x_adv.double() - x  # double: at large radii a float norm is off by more than TOLERANCE
         norm = _column(torch.linalg.vector_norm(delta.flatten(1), dim=1), x)
         return (x + delta * (float(self.eps) / norm.clamp(min=1e-30)).clamp(max=1)).to(x.dtype)
@@ -168,9 +169,10 @@ class L1(Pixels):
         return (x_adv.double() - x).abs().flatten(1).sum(1).to(x.dtype)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """The nearest point of ball and box together (Croce & Hein, 2021): x + soft(x_adv - x, lambda), then clipped.
+        """The nearest point of the intersection of ball and box (Croce & Hein, 2021).
 
-        Its size falls as lambda grows: bisection ends on the feasible side, with room for the rounding of every pixel.
+        It is x + soft(x_adv - x, lambda), clipped to [0, 1]. Its distance from x falls as lambda grows: bisection ends
+        on the feasible side, with a margin for the rounding of every pixel.
         """
         clipped, start = x_adv.clamp(0, 1), x.double()
         delta = (x_adv.double() - start).clamp(-FARTHEST, FARTHEST)
@@ -199,7 +201,7 @@ class L1(Pixels):
         return chosen / _column(chosen.abs().flatten(1).sum(1), grad).clamp(min=1)
 
     def random(self, x: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """Uniform in the ball: exponentials over the sum of one more of them, with random signs."""
+        """Uniform in the ball: exponential variables divided by the sum of them and one more, with random signs."""
         sizes = -(1 - uniform.double()).log()
         spare = -torch.special.erfc(normal.double().flatten(1)[:, 0].abs() / math.sqrt(2)).log()
         total = _column(sizes.flatten(1).sum(1) + spare, x)
@@ -208,7 +210,7 @@ class L1(Pixels):
 
 @dataclass(frozen=True)
 class Flow(ThreatModel):
-    """Bounded spatial flow: every pixel is sampled from a place nearby.
+    """Bounded spatial flow: every pixel is sampled from a nearby position.
 
     Args:
         eps: bounds each component of the flow; 2.0 is the image's full width.
@@ -226,15 +228,15 @@ class Flow(ThreatModel):
     name: ClassVar[str] = "Flow"
 
     def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
-        """Largest flow component; inf for an image that is not the warp of its flow. flow: (N, H, W, 2)."""
+        """The largest flow component; inf for an image that is not the warp of its flow. flow: (N, H, W, 2)."""
         if flow is None:
             moved = (x_adv != x).flatten(1).any(1)
             return torch.where(moved, torch.inf, 0.0)
-        honest = (warp(x, flow) - x_adv).abs().flatten(1).amax(1) <= WARP_TOLERANCE
-        return torch.where(honest, flow.abs().flatten(1).amax(1), torch.inf)
+        consistent = (warp(x, flow) - x_adv).abs().flatten(1).amax(1) <= WARP_TOLERANCE
+        return torch.where(consistent, flow.abs().flatten(1).amax(1), torch.inf)
 
     def project(self, flow: Tensor) -> Tensor:
-        """Sampling positions within the image's outermost pixel edges, each component within the bound."""
+        """Limits each component to the bound, and sampling positions to the image's outermost pixel edges."""
         grid = identity_grid(flow)
         return ((grid + flow).clamp(-1, 1) - grid).clamp(-float(self.eps), float(self.eps)).to(flow.dtype)
 
@@ -249,9 +251,10 @@ def identity_grid(flow: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Samples x (N, C, H, W) bilinearly at pixel centres moved by flow (N, H, W, 2); outside the image is 0.
+    """Samples x (N, C, H, W) bilinearly at pixel centres moved by flow (N, H, W, 2); pixels outside the image are 0.
 
-    In double precision: single is off by 3e-5 on a black and white image of 224 pixels, and differs between devices.
+    It computes in double precision: single precision has errors of 3e-5 on a black and white image of 224 pixels, and
+    differs between devices.
     """
     grid = identity_grid(flow) + flow
     moved = F.grid_sample(x.double(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -263,4 +266,4 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
 
 
 LARGEST: dict[type[ThreatModel], float] = {Linf: 1, L2: 100, Flow: 2}
-"""Budgets beyond these were meant in other units: images lie in [0, 1], and a flow of 2 crosses the whole width."""
+"""Larger budgets must have been meant in other units: images lie in [0, 1], and a flow of 2 is the whole width."""

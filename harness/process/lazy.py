@@ -1,6 +1,6 @@
-"""Names that a package hands on from its modules, imported when they are first used.
+"""Names that a package re-exports from its modules, imported when they are first used.
 
-A package's `__init__.py` would otherwise import torch for everyone who wants one light module beside the heavy ones.
+Otherwise a package's `__init__.py` would import torch even for users of a module that does not need it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 
 def lazy(package: str, places: dict[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` (PEP 562).
+    """Makes a `__getattr__` for a module (PEP 562).
 
     Args:
-        package: the module's own name.
-        places: the module that defines each name.
+        package: the name of the module that gets the `__getattr__`.
+        places: for each name, the module that defines it.
 
     Example:
         >>> find = lazy("example", {"sqrt": "math"})

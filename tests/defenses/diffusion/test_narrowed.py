@@ -181,7 +181,7 @@ def test_half_precision_keeps_the_direction_of_the_gradient_and_its_size(tiny, x
     ]  # of equal seeds
     grads = []
     for target in views:
-        whole._asked.zero_()
+        whole._queries.zero_()
         step = target.step(x, torch.arange(2), lambda logits, rows: logits.gather(1, LABELS[rows, None]).squeeze(1))
         grads.append(step.grad.flatten(1))
         assert step.logits.dtype == step.grad.dtype == torch.float32
