@@ -1,14 +1,14 @@
-"""Names that mean another defense or attack with some of its arguments fixed: `aliases.yaml` beside the built-in ones.
+"""Aliases: names for a built-in defense or attack with some of its arguments fixed, listed in `aliases.yaml`.
 
     pgd80_eot10:                              the name
       type: pgd                               the built-in that does the work
-      class: attacks.pgd80_eot10.PGD80EOT10   what the keys of stored results call it, which no change may touch
+      class: attacks.pgd80_eot10.PGD80EOT10   its name in the keys of stored results, which must never change
       summary: PGD-80 with EOT 10.            for `harness list`
       fixed: {steps: 80, eot: 10}             arguments of the type that a suite cannot give
-      by_norm: {Linf: {step_size: 1/255}}     values, for one norm, of arguments that the suite leaves null
-      changes: 1                              how often `fixed` or `by_norm` changed, which raises the type's `version`
+      by_norm: {Linf: {step_size: 1/255}}     values, per norm, for arguments that the suite leaves null
+      changes: 1                              how often `fixed` or `by_norm` changed; added to the type's `version`
 
-Reading the file imports nothing; the class is made when it is asked for.
+Reading the file imports nothing; the class is created when it is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FILE = "aliases.yaml"
 
 @dataclass(frozen=True, eq=False)
 class Alias:
-    """One entry of the file. cls: its key `class`."""
+    """An entry of the file. cls: the value of its key `class`."""
 
     name: str
     type: str
@@ -48,7 +48,7 @@ class Alias:
 
 @cache
 def aliases(package: str) -> Mapping[str, Alias]:
-    """The aliases of a package such as "attacks", by name; none where it has no such file."""
+    """The aliases of a package such as "attacks", by name; empty if the package has no such file."""
     folder = folder_of(package)
     path = (folder or Path()) / FILE
     if folder is None or not path.is_file():
@@ -59,7 +59,7 @@ def aliases(package: str) -> Mapping[str, Alias]:
 
 @cache
 def class_of_alias(alias: Alias, base: type[Any]) -> type[Any]:
-    """A subclass of the type's class that takes the arguments that are left, with the type's defaults.
+    """Creates a subclass of the type's class that accepts the remaining arguments, with the type's defaults.
 
     Args:
         base: the class of `alias.type`.
@@ -86,13 +86,13 @@ def class_of_alias(alias: Alias, base: type[Any]) -> type[Any]:
 
 
 def _where_null(given: Mapping[str, Any], by_norm: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The arguments that were given, with those of their norm in place of what is null."""
+    """The given arguments, in which the values for their norm replace nulls."""
     values = by_norm.get(str(given.get("norm")), {})
     return {**given, **{name: value for name, value in values.items() if given.get(name) is None}}
 
 
 def _values(written: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of the file as the arguments' types understand them, such as the text 1/255 as a quantity."""
-    from pydantic import TypeAdapter  # reading the file has no need of it, and `harness list` no time
+    """Converts values of the file to the types of the arguments, such as the text 1/255 to a quantity."""
+    from pydantic import TypeAdapter  # a slow import, which `harness list` does not need
 
     return {name: TypeAdapter(hints[name]).validate_json(json.dumps(value)) for name, value in written.items()}

@@ -1,4 +1,4 @@
-"""Arguments that decide how long a defense or an attack takes, and what `harness run --smoke` makes of them."""
+"""Arguments that decide how long a defense or an attack takes, and their upper limits in `harness run --smoke`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ CAPS: Mapping[str, int] = {
     "draws": 2,
     "per_class": 2,
 }
-"""The largest values of such arguments in a trial, by the names that the built-in defenses and attacks give them."""
+"""Upper limits of such arguments in a smoke run, by their names in the built-in defenses and attacks."""
 
 
 def capped(arguments: Mapping[str, Any], caps: Mapping[str, int]) -> dict[str, Any]:
-    """The arguments, with no number above its cap, no list longer than it, and the cap in place of "all".
+    """Limits arguments: numbers to their cap, lists to that length; "all" is replaced by the cap.
 
     Args:
-        arguments: of a constructor.
-        caps: by the name of an argument.
+        arguments: the arguments of a constructor.
+        caps: the upper limits, by the name of the argument.
 
     Example:
         >>> capped({"steps": 100, "eta": 0.2, "timesteps": [5, 6, 7]}, {"steps": 2, "timesteps": 1})

@@ -1,4 +1,4 @@
-"""A defense or an attack as a suite describes it: a class, and arguments that were checked against its constructor."""
+"""A defense or an attack as a suite describes it: a class, and arguments checked against its constructor."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ RESERVED = ("type", "label")
 """Keys of an entry that are not arguments."""
 
 BUDGET = ("eps", "norm", "bound")
-"""What an attack that stands in for another inherits from it: a column of the table has one budget."""
+"""What an attack that replaces another in one pairing inherits from it: all cells of a column have one budget."""
 
 INSIDE = "inner"
-"""The name of an entry inside another, until its type is known."""
+"""The name of an entry inside another entry, until its type is known."""
 
 CONSTRUCTION = derive("construction")
-"""Seeds the global generators while an instance is made."""
+"""The seed of the global generators while an instance is constructed."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Component:
 
     Args:
         kind: "defenses" or "attacks" (see `registry.PACKAGES`).
-        name: what the suite calls it.
-        type: what names its class, as written; cls: that class.
-        arguments: of the constructor, defaults included.
-        label: what reports call it, if not by its name.
+        name: its name in the suite.
+        type: the name of its class, as written; cls: that class.
+        arguments: the arguments of the constructor, defaults included.
+        label: its name in reports; None for `name`.
         place: the line of the entry.
         node: the entry as written.
     """
@@ -66,16 +66,16 @@ class Component:
 
     @property
     def base(self) -> Path:
-        """The folder that a file named as the type is relative to."""
+        """The folder to which a relative path in `type` refers."""
         written: Node = self.node.value.get("type", self.node)
         return written.place.file.parent
 
     def build(self) -> Any:
-        """An instance. The global generators are seeded meanwhile: what the constructor draws is the same each time.
+        """Builds an instance. The global generators are seeded during the call, so that each instance is the same.
 
         Raises:
-            UserError: the constructor refused its arguments.
-            Failed: it failed.
+            UserError: the constructor rejected its arguments.
+            Failed: the constructor raised another exception.
         """
         try:
             with settings_kept("its constructor"), fenced(CONSTRUCTION):
@@ -91,7 +91,7 @@ class Component:
         """The arguments for JSON: quantities as written, paths relative to the suite, checkpoints with their hash.
 
         Raises:
-            UserError: a default that is not data, which no record could hold.
+            UserError: a default value cannot be written as data.
         """
         return {name: self._json(name, value) for name, value in self.arguments.items()}
 
@@ -116,10 +116,10 @@ class Component:
             ) from error
 
     def _place_of(self, message: str) -> Place:
-        """Where a mistake that a constructor reports was made.
+        """The line to name for an error that a constructor reports.
 
-        A constructor raises ValueError("steps must be at least 1") and knows nothing of files, but it names the
-        argument: that is the place, or the whole entry where the message names none that is written.
+        A constructor raises ValueError("steps must be at least 1") without knowing about files, but its message names
+        the argument. The line is that of the argument, or that of the entry if the message names no written argument.
         """
         named = [word for word in re.findall(r"\w+", message) if word in self.node.value]
         argument: Node | None = self.node.value[named[0]] if named else None
@@ -130,7 +130,7 @@ Other = TypeVar("Other", bound=Component)
 
 
 def recast(component: Component, cls: type[Other], **changes: Any) -> Other:
-    """The same entry as an instance of a subclass of `Component`, with some of its fields changed or added."""
+    """Converts an entry to a subclass of `Component`, with some of its fields changed or added."""
     fields = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
     return cls(**{**fields, **changes})
 
@@ -140,11 +140,11 @@ def bind(kind: str, name: str, node: Node) -> Component:
 
     Args:
         kind: a key of `registry.PACKAGES`.
-        name: of the entry; also its type, where it does not say.
-        node: a mapping of `type`, `label` and arguments.
+        name: the name of the entry; also its type, if the entry has no `type`.
+        node: a mapping with `type`, `label` and arguments.
 
     Raises:
-        UserError: an unknown class, an argument that it does not take, lacks, or of another type.
+        UserError: the class is unknown, or an argument is unknown, missing or of the wrong type.
     """
     title = f"{kind[:-1]} '{name}'"
     cls = class_of(kind, name, node)
@@ -155,7 +155,7 @@ def bind(kind: str, name: str, node: Node) -> Component:
 
 
 def class_of(kind: str, name: str, node: Node) -> Class:
-    """The class that an entry names. Raises UserError if there is none."""
+    """Finds the class that an entry names. Raises UserError if there is none."""
     written = node.value.get("type", node)
     try:
         with settings_kept(f"importing {kind[:-1]} '{name}'"):
@@ -165,10 +165,10 @@ def class_of(kind: str, name: str, node: Node) -> Class:
 
 
 def check_budget(attack: Component) -> None:
-    """Builds an attack, which costs little, to see that its budget is one.
+    """Builds an attack, which is cheap, to check that its budget is valid.
 
     Raises:
-        UserError: the constructor failed, or the radius is negative or absurd.
+        UserError: the constructor failed, or the radius is negative or impossibly large.
     """
     threat = getattr(attack.build(), "threat", None)
     if not isinstance(threat, ThreatModel):
@@ -211,7 +211,7 @@ def _arguments(cls: Class, given: Mapping[str, Node], title: str, place: Place) 
 
 
 def _argument(node: Node, hint: Any, subject: str, entry: Mapping[str, Node]) -> Any:
-    """The value of an argument. entry: all arguments as written; an attack inside this one inherits its budget."""
+    """Converts an argument. entry: all arguments as written; an attack inside this one inherits its budget."""
     kind, many = entries_inside(hint)
     if kind and node.value is not None:
         parts = _items(node, subject) if many else [node]
@@ -227,14 +227,14 @@ def _argument(node: Node, hint: Any, subject: str, entry: Mapping[str, Node]) ->
 
 
 def _items(node: Node, subject: str) -> list[Node]:
-    """The items of a list. Raises UserError if it is none."""
+    """The items of a list. Raises UserError if the value is not a list."""
     conform(node, list[Any], subject)
     items: list[Node] = node.value
     return items
 
 
 def _bind_inside(kind: str, node: Node, subject: str, outer: Mapping[str, Node]) -> Component:
-    """An entry inside another. outer: the arguments of that one; an attack inherits its budget from them."""
+    """Binds an entry inside another. outer: the arguments of the outer entry; an attack inherits its budget."""
     if not isinstance(node.value, dict):
         raise UserError(
             f"{subject} is {shown(node.plain())}: it must be an entry of its own, such as {{type: NAME, ...}}",
@@ -254,7 +254,7 @@ def _bind_inside(kind: str, node: Node, subject: str, outer: Mapping[str, Node])
 
 
 def _rebased(value: Any, folder: Path) -> Any:
-    """Paths as seen from the folder of the file they were written in."""
+    """Makes relative paths relative to the folder of the file that they were written in."""
     if isinstance(value, Path):
         return folder / os.path.expanduser(value)
     if type(value) in (list, tuple):

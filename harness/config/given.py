@@ -1,4 +1,4 @@
-"""A defense or an attack that was given as an object in Python, where a suite would describe one."""
+"""A defense or an attack that was passed as a Python object instead of being described by a suite."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from harness.config.yaml_file import Node
 from harness.errors import Place, UserError, one_line
 
 PREFIX = "Python object "
-"""How the type of such a component begins in records. No name that a suite can write begins so."""
+"""The beginning of the type of such a component in records. No type in a suite can begin like this."""
 
 
 @dataclass(frozen=True)
 class Given(Component):
-    """An object in the place of an entry. It has no arguments: its code and its state are what it is.
+    """An object in the place of an entry. It has no arguments: its identity consists of its code and its state.
 
     Args:
-        instance: the object, which is never used itself: every `build` copies it, so that a run leaves it as it was.
+        instance: the object. Every `build` copies it, so that a run never changes it.
     """
 
     instance: Any = field(repr=False)
 
     @classmethod
     def of(cls, kind: str, name: str, instance: Any, title: str, place: Place) -> Given:
-        """The component of an object.
+        """Creates the component for an object.
 
         Args:
             kind: "defenses" or "attacks".
-            name: what the run calls it.
-            title: what reports call it, and the name of its class or function in records.
-            place: the line that it was given in.
+            name: its name in the run.
+            title: its name in reports, and the name of its class or function in records.
+            place: the line of the call that it was passed to.
         """
         return cls(kind, name, f"{PREFIX}{title}", type(instance), {}, None, place, Node.of({}, place), instance)
 
@@ -46,7 +46,7 @@ class Given(Component):
         """
         try:
             built = copy.deepcopy(self.instance)
-        except Exception as error:  # whatever the object holds decides what copying it raises
+        except Exception as error:  # copying a user's object may raise anything
             raise UserError(
                 f"{self.title} cannot be copied: {one_line(error)}",
                 remedy="Remove what it keeps from earlier calls, such as tensors with a gradient, open files or locks",
@@ -56,5 +56,5 @@ class Given(Component):
 
 
 def is_given(written: str) -> bool:
-    """Whether a type in a record stands for an object that was given in Python, which nothing can build again."""
+    """Whether a type in a record names an object that was passed in Python, which cannot be built from the record."""
     return written.startswith(PREFIX)

@@ -16,13 +16,13 @@ from harness.guard.contamination import settings_kept
 class Importable:
     """`package.module:name`, or `./file.py:name` with the file relative to the suite.
 
-    As an annotation of a constructor's argument it accepts such a text from a suite, and imports what the text names at
-    once, so that a wrong name is an error with the suite's line. The sources of the user's code count in a result's
-    identity. Like any code that does not come with this package it is imported by `harness verify` only with `--trust`.
+    As an annotation of a constructor's argument it accepts such a text from a suite, and imports the named object at
+    once, so that a wrong name is reported with the line of the suite. The sources of the user's code are part of a
+    result's identity. As with all code from outside this package, `harness verify` imports it only with `--trust`.
 
     Args:
         written: the text.
-        base: the folder that a file is relative to; the current one if left out.
+        base: the folder that a file is relative to; by default the current folder.
 
     Example:
         >>> Importable("math:sqrt").load()(9)
@@ -34,19 +34,19 @@ class Importable:
 
     @property
     def module(self) -> str:
-        """The module or the file."""
+        """The part before the colon: a module or a file."""
         return self.written.rpartition(":")[0]
 
     @property
     def attribute(self) -> str:
-        """The name in it."""
+        """The part after the colon: a name in the module."""
         return self.written.rpartition(":")[2]
 
     def load(self) -> Any:
-        """What the text names.
+        """Imports what the text names.
 
         Raises:
-            UserError: there is no such thing, or it cannot be imported.
+            UserError: it does not exist, or cannot be imported.
         """
         with settings_kept(f"importing '{self.written}'"):
             return registry.imported(self.written, self.base)

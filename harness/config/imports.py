@@ -1,8 +1,8 @@
-"""What a file of the user's stands on: every module that it imports, as the source tells, and data that it names.
+"""The dependencies of a user's file, read from its source: all modules that it imports, and data files that it names.
 
-Imports are followed from file to file, whether at the top or inside a function, as far as the user's own code goes: not
-into this project, the standard library, or installed packages. Where a name
-is made at run time, as in `import_module(f"models.{name}")`, all Python files below the folder count.
+Imports at the top and inside functions are followed from file to file within the user's own code: not into this
+project, the standard library, or installed packages. If a name is constructed at run time, as in
+`import_module(f"models.{name}")`, all Python files below the folder count.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from harness.files import digest
 from harness.process.foreign_code import theirs
 
 DYNAMIC = ("import_module", "__import__", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module")
-"""Calls that import what they are told."""
+"""Functions that import the module named by their argument."""
 
 MOST_FILES = 1000
-"""Python files below a folder that are counted where a name is made at run time."""
+"""The largest number of Python files below a folder that count if a name is constructed at run time."""
 
 DATA = (
     *(".pt", ".pth", ".th", ".ckpt", ".bin", ".pkl", ".safetensors", ".onnx", ".h5"),
     *(".npz", ".npy", ".mat", ".json", ".yaml", ".yml", ".toml"),
 )
-"""Names in source that end so may be those of files which the code loads."""
+"""Texts in source code with these endings may be names of files that the code loads."""
 
 
 def sources_of_file(file: Path) -> dict[str, str]:
-    """The sha256 of a user's file and of all that it stands on, by their paths from its folder, or names of modules."""
+    """The sha256 of a user's file and of its dependencies, by paths relative to its folder or names of modules."""
     file = file.resolve()
     return _closure([_Module(file, file.parent, neighbours=True)])
 
 
 def sources_of_module(name: str) -> dict[str, str]:
-    """The same for a module that is imported by its name; of an installed one, nothing."""
+    """The sha256 of a module and of its dependencies, as for a file; empty for a module of an installed package."""
     return _closure(list(_absolute(name, None)))
 
 
@@ -50,8 +50,8 @@ class _Module:
     """A source file.
 
     Args:
-        root: the folder where the search for its package begins.
-        neighbours: whether that is the folder of the user's file, whose modules come before others.
+        root: the folder in which the search for its package begins.
+        neighbours: whether `root` is the folder of the user's file, whose modules take precedence over others.
     """
 
     file: Path
@@ -60,7 +60,7 @@ class _Module:
 
     @property
     def name(self) -> str:
-        """What records call it: `models/net.py` beside the user's file, `models.net` elsewhere."""
+        """Its name in records: `models/net.py` beside the user's file, `models.net` elsewhere."""
         path = self.file.relative_to(self.root)
         if self.neighbours:
             return path.as_posix()
@@ -88,7 +88,7 @@ def _closure(waiting: list[_Module]) -> dict[str, str]:
 
 
 def _imported(tree: ast.Module, module: _Module) -> Iterator[_Module]:
-    """The user's modules that a source imports."""
+    """The user's modules that a source file imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -97,15 +97,15 @@ def _imported(tree: ast.Module, module: _Module) -> Iterator[_Module]:
             for alias in node.names:
                 yield from _named(f"{'.' * node.level}{node.module or ''}.{alias.name}", module)
         elif isinstance(node, ast.Call) and _called(node) in DYNAMIC:
-            told = node.args[0] if node.args else None
-            if _called(node) in DYNAMIC[:2] and isinstance(told, ast.Constant) and isinstance(told.value, str):
-                yield from _named(told.value, module)
+            name = node.args[0] if node.args else None
+            if _called(node) in DYNAMIC[:2] and isinstance(name, ast.Constant) and isinstance(name.value, str):
+                yield from _named(name.value, module)
             else:
                 yield from _below(module)
 
 
 def _named(written: str, module: _Module) -> Iterator[_Module]:
-    """The files behind a name with or without leading dots, whose last part may be no module but something in one."""
+    """The files that an imported name refers to. It may have leading dots, and its last part need not be a module."""
     relative = written.lstrip(".")
     steps, level = [part for part in relative.split(".") if part], len(written) - len(relative)
     if level:
@@ -116,7 +116,7 @@ def _named(written: str, module: _Module) -> Iterator[_Module]:
 
 
 def _absolute(name: str, module: _Module | None) -> Iterator[_Module]:
-    """The files that importing a module by its full name executes. module: that of the user's folder that does."""
+    """The files that importing a module by its full name executes. module: the importing module of the user."""
     top, *rest = name.split(".")
     if top in OURS or top in sys.stdlib_module_names:
         return
@@ -125,7 +125,7 @@ def _absolute(name: str, module: _Module | None) -> Iterator[_Module]:
         return
     try:
         spec = find_spec(top)
-    except (ImportError, ValueError):  # of a module that was put together by hand
+    except (ImportError, ValueError):  # raised for a module that was created by hand, without a spec
         return
     locations = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
     for place in (Path(location) for location in locations[:1] if location):
@@ -141,7 +141,7 @@ def _below(module: _Module) -> Iterator[_Module]:
 
 
 def _along(start: Path, steps: list[str], module: _Module) -> Iterator[_Module]:
-    """The files of a package, of its subpackage and so on, as far as the steps lead to modules."""
+    """The files of a package, its subpackage and so on, for as many of the steps as are modules."""
     place = start
     for step in steps:
         place = place / step
@@ -152,7 +152,7 @@ def _along(start: Path, steps: list[str], module: _Module) -> Iterator[_Module]:
 
 
 def _data_files(tree: ast.Module, module: _Module) -> list[Path]:
-    """The existing files that texts in a source name, seen from its folder or from the current one."""
+    """The existing files that texts in a source file name, relative to its folder or to the current one."""
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = [base / text for text in sorted(texts) if text.endswith(DATA) for base in (module.file.parent, Path())]
     return list(dict.fromkeys(path.resolve() for path in named if os.path.isfile(path)))
@@ -167,7 +167,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _tree(source: bytes) -> ast.Module:
-    """The syntax tree; of what is no Python, that of an empty file."""
+    """The syntax tree of a source file; an empty tree if it is not valid Python."""
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""What a class is and takes, read from its source without importing it."""
+"""Summary and parameters of a class, read from its source without importing it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.process.foreign_code import folder_of
 
 @dataclass(frozen=True)
 class Parameter:
-    """An argument of a constructor. annotation, default: as in the source; default is None for a required one."""
+    """An argument of a constructor. annotation, default: as in the source; default is None for a required argument."""
 
     name: str
     annotation: str
@@ -40,16 +40,16 @@ class _Class:
 
 
 def describe(name: str, module: str, cls: str) -> Entry:
-    """The entry `name`, a class of a module. Without source (a compiled extension) nothing but names is known."""
-    found = _class(module, cls)
-    if found is None:
+    """Describes the class `cls` of a module. Without source (a compiled extension), only the names are known."""
+    source = _class(module, cls)
+    if source is None:
         return Entry(name, "", module, cls, ())
-    text = _stated(found.node, "summary") or (ast.get_docstring(found.node) or "").strip()
-    return Entry(name, text.split("\n")[0], module, cls, _parameters(found))
+    text = _text_attribute(source.node, "summary") or (ast.get_docstring(source.node) or "").strip()
+    return Entry(name, text.split("\n")[0], module, cls, _parameters(source))
 
 
-def _stated(cls: ast.ClassDef, name: str) -> str:
-    """The text that a class gives an attribute, or ""."""
+def _text_attribute(cls: ast.ClassDef, name: str) -> str:
+    """The text that a class assigns to an attribute, or ""."""
     for node in cls.body:
         targets = node.targets if isinstance(node, ast.Assign) else ()
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in targets):
@@ -58,14 +58,14 @@ def _stated(cls: ast.ClassDef, name: str) -> str:
 
 
 def class_in(path: Path, stem: str, contract: str) -> str | None:
-    """The class of a file that is spelt like it (at.py -> AT, wide_resnet.py -> WideResNet) and extends `contract`."""
+    """The class that is spelt like its file (at.py -> AT, wide_resnet.py -> WideResNet) and extends `contract`."""
     wanted, tree = stem.replace("_", "").lower(), _tree(path)
     classes = [_Class(node, tree) for node in tree.body if isinstance(node, ast.ClassDef)]
     return next((c.node.name for c in classes if c.node.name.lower() == wanted and _extends(c, contract)), None)
 
 
 def source_of(module: str) -> Path | None:
-    """The file of a module, found likewise."""
+    """The file of a module, found without importing the module."""
     parent, _, last = module.rpartition(".")
     folder = folder_of(parent) if parent else None
     places = [folder / f"{last}.py", folder / last / "__init__.py"] if folder else []
@@ -87,12 +87,12 @@ def _parameters(cls: _Class) -> tuple[Parameter, ...]:
 
 
 def in_suite(name: str) -> str:
-    """An argument's name in a suite: `from` for one that Python must call `from_`."""
+    """The name of an argument in a suite: `from` for an argument that must be called `from_` in Python."""
     return name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
 
 
 def _text(default: ast.expr | None) -> str | None:
-    """The default as a suite would say it: `8/255` for Quantity("8/255")."""
+    """A default value in the notation of suites: `8/255` for Quantity("8/255")."""
     if isinstance(default, ast.Call) and ast.unparse(default.func) == "Quantity":
         return str(ast.literal_eval(default.args[0]))
     return ast.unparse(default) if default else None
@@ -104,14 +104,14 @@ def _extends(cls: _Class, contract: str) -> bool:
 
 
 def _bases(cls: _Class) -> Iterator[_Class]:
-    """The base classes that are written down in the same file or imported from another by name."""
+    """The base classes that are defined in the same file or imported from another one by name."""
     for name in (base.id for base in cls.node.bases if isinstance(base, ast.Name)):
         if (local := _local(cls.tree, name)) and local.node is not cls.node:
             yield local
         for node in cls.tree.body:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported = (_class(node.module, a.name) for a in node.names if name == (a.asname or a.name))
-                yield from (found for found in imported if found)
+                yield from (base for base in imported if base)
 
 
 def _class(module: str, name: str) -> _Class | None:

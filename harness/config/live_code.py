@@ -1,8 +1,8 @@
-"""The user's code behind an object that lives in Python: its classes, its hooks, and the functions that these call.
+"""The user's code behind a Python object: its classes, its hooks, and the functions that these call.
 
-Code that was imported counts by the files of its module and of all that these import (see `harness.config.imports`), or
-by the version of its package. Code of a script or a notebook has no file of its own: its functions count by their
-bytecode, and by the functions, classes and values that they name.
+Imported code is identified by the files of its module and of everything that these import (see
+`harness.config.imports`), or by the version of its package. Code of a script or a notebook has no file of its own: its
+functions are identified by their bytecode, and by the functions, classes and values that they name.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from harness.process.foreign_code import theirs
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 UNCOUNTED = (*OURS, "torch", "builtins")
-"""Packages whose code is told by other means: ours by a class's `version`, PyTorch by the record of the machine."""
+"""Packages whose code is identified otherwise: this project's by the `version` of a class, PyTorch's by the recorded
+environment."""
 
 BOOKKEEPING = ("__module__", "__qualname__", "__doc__", "__firstlineno__", "__static_attributes__", "__slots__")
-"""What Python keeps of every class, which decides nothing."""
+"""Attributes that Python sets on every class and that do not affect results."""
 
 Digest = Callable[[Any], str]
 
@@ -37,7 +38,7 @@ def sources_of_object(built: Any, digest: Digest) -> dict[str, str]:
 
     Args:
         built: a defense, a module, a function or an attack.
-        digest: a hash of a value, for values that functions name.
+        digest: hashes a value; used for the values that functions refer to.
     """
     walk = _Walk(digest)
     for part in _parts(built):
@@ -46,23 +47,24 @@ def sources_of_object(built: Any, digest: Digest) -> dict[str, str]:
 
 
 def package_version(package: str) -> str:
-    """The version of what is installed under a name that can be imported."""
+    """The version of the installed distribution that provides an importable package."""
     names = packages_distributions().get(package, ())
     return ", ".join(f"{name} {version(name)}" for name in sorted(set(names))) or "of no known version"
 
 
 class _Walk:
-    """Collects code, each piece once."""
+    """Collects hashes of code, each piece once."""
 
     def __init__(self, digest: Digest) -> None:
         self.digest, self.found = digest, dict[str, str]()
         self.seen: dict[int, Any] = {}
 
     def add(self, part: Any, *, consists: bool = False) -> None:
-        """A class, a function, a module, or any other value, whose class counts.
+        """Adds a class, a function, a module, or the class of any other value.
 
         Args:
-            consists: whether the object consists of it; of what its functions name, installed packages do not count.
+            consists: whether the part belongs to the object itself. Otherwise its functions only refer to it, and
+                installed packages do not count.
         """
         if id(part) in self.seen:
             return
@@ -88,7 +90,7 @@ class _Walk:
             self.add(type(part), consists=consists)
 
     def has_no_file(self, module: str, consists: bool) -> bool:
-        """Whether the code of a module is in no file; notes the files where it is in some."""
+        """Whether the code of a module is in no file. If it is in files, their hashes are added."""
         top = module.partition(".")[0]
         if top in UNCOUNTED or (top in sys.stdlib_module_names and top != "__main__"):
             return False
@@ -102,7 +104,7 @@ class _Walk:
         return False
 
     def members(self, cls: type[Any]) -> None:
-        """The functions of a class without a file, and its constants."""
+        """Adds the functions and constants of a class without a file."""
         constants = []
         for name, value in vars(cls).items():
             for function in _functions(value):
@@ -112,19 +114,19 @@ class _Walk:
         self.found[f"{cls.__module__}.{cls.__qualname__}"] = self.digest(sorted(constants))
 
     def function(self, function: FunctionType) -> None:
-        """A function without a file, and what it names."""
+        """Adds a function without a file, and everything it refers to."""
         codes = list(_codes(function.__code__))
         named = {name: function.__globals__[name] for name in _globals(codes) if name in function.__globals__}
         values = {n: v for n, v in named.items() if not isinstance(v, type | FunctionType | ModuleType)}
         for value in named.values():
             self.add(value)
         plain = [(code.co_code, code.co_names, _plain(code.co_consts)) for code in codes]
-        told = [plain, {n: self.digest(v) for n, v in values.items()}, function.__defaults__, function.__kwdefaults__]
-        self.found[f"{function.__module__}.{function.__qualname__}"] = self.digest(told)
+        parts = [plain, {n: self.digest(v) for n, v in values.items()}, function.__defaults__, function.__kwdefaults__]
+        self.found[f"{function.__module__}.{function.__qualname__}"] = self.digest(parts)
 
 
 def _parts(built: Any) -> Iterator[Any]:
-    """The classes of an object and of the modules in it, their hooks, and functions among their attributes."""
+    """The classes of an object and of the modules inside it, their hooks, and functions among their attributes."""
     if not isinstance(built, nn.Module):
         yield built
         yield from (value for value in getattr(built, "__dict__", {}).values() if callable(value))
@@ -139,9 +141,9 @@ def _parts(built: Any) -> Iterator[Any]:
 
 def _functions(value: Any) -> Iterator[FunctionType]:
     """The functions behind an attribute of a class."""
-    for found in (value, *(getattr(value, name, None) for name in ("__func__", "fget", "fset", "func"))):
-        if isinstance(found, FunctionType):
-            yield found
+    for function in (value, *(getattr(value, name, None) for name in ("__func__", "fget", "fset", "func"))):
+        if isinstance(function, FunctionType):
+            yield function
 
 
 def _captured(function: FunctionType) -> Iterator[Any]:
@@ -153,7 +155,7 @@ def _captured(function: FunctionType) -> Iterator[Any]:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A piece of bytecode and those of the functions written inside it."""
+    """A code object and those of the functions defined inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -161,7 +163,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _globals(codes: Iterable[CodeType]) -> list[str]:
-    """The global names that bytecode reads; attributes of the same name are none."""
+    """The names of the global variables that bytecode reads, without attributes of the same name."""
     steps = (step for code in codes for step in dis.get_instructions(code))
     return sorted({str(step.argval) for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")})
 

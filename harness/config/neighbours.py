@@ -1,11 +1,11 @@
 """A user's file, and the modules beside it that it imports.
 
 The folder of the file becomes a package with a name of its own, and each of its modules a submodule of it. In code of
-the folder `import helper` means helper.py beside it, as in a script that Python runs, at the time of loading and in any
-later call. Two folders in one process may each have a helper.py. What is ours and what belongs to Python cannot be
-replaced; anything else is looked for beside the file first.
+the folder, `import helper` means helper.py beside it, as in a script that Python runs, both during loading and in any
+later call. Two folders in one process may each have a helper.py. Modules of this project and of Python itself cannot be
+replaced; all others are looked for beside the file first.
 
-A file is executed once in a process, until it or a file of its folder changes: then everything is read again.
+A file is executed once in a process. If it or another executed file of its folder changes, all of them are read again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _folders: dict[Path, _Folder] = {}
 
 
 def module_of(file: Path) -> ModuleType:
-    """The module that a file of the user's holds. Whatever its code raises is passed on."""
+    """Loads a user's file as a module. Exceptions of its code are passed on."""
     file = file.resolve()
     folder = _folders.get(file.parent)
     if folder is None or folder.changed():
@@ -37,7 +37,7 @@ def module_of(file: Path) -> ModuleType:
 
 
 def beside(folder: Path, module: str) -> bool:
-    """Whether code in a folder of the user's means a neighbour when it imports a module. module: without dots."""
+    """Whether code in a user's folder that imports a module gets a neighbour. module: a name without dots."""
     if module in OURS or module in sys.stdlib_module_names or not module.isidentifier():
         return False
     if any((folder / name).is_file() for name in (f"{module}.py", f"{module}/__init__.py")):
@@ -51,8 +51,8 @@ class _Folder:
     """The modules of one folder, as they were when first imported.
 
     Args:
-        path: the folder, without links.
-        name: of the package; where a module of an earlier state still carries it, one with a number behind.
+        path: the folder, with symbolic links resolved.
+        name: the name of the package; a number is appended if modules of an earlier state still use it.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -64,14 +64,14 @@ class _Folder:
         package.__path__ = [str(path)]
         sys.modules[self.name] = package
         if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-            sys.meta_path.insert(0, _Finder())  # before the usual one, which would find the files too
+            sys.meta_path.insert(0, _Finder())  # before the default finder, which would find the files too
 
     def changed(self) -> bool:
-        """Whether one of the files that were executed is another now."""
+        """Whether one of the executed files has changed since."""
         return any(not file.is_file() or _digest(file.read_bytes()) != then for file, then in self.read.items())
 
     def load(self, file: Path) -> ModuleType:
-        """The module of a file of this folder."""
+        """Loads a file of this folder as a module."""
         stem = file.stem if file.stem.isidentifier() else f"file_{_digest(file.name.encode())[:8]}"
         name = f"{self.name}.{stem}"
         if name not in sys.modules:
@@ -96,7 +96,7 @@ class _Folder:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """What `import` does in the code of this folder."""
+        """The implementation of `import` for the code of this folder."""
         top = name.partition(".")[0]
         if level or not beside(self.path, top):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
@@ -112,7 +112,7 @@ class _Folder:
 
 
 class _Source(SourceFileLoader):
-    """Executes the file as it is now: bytecode that Python kept may be that of an earlier state."""
+    """Executes the current content of a file: bytecode in Python's cache may belong to an earlier state."""
 
     def __init__(self, name: str, path: str, folder: _Folder) -> None:
         super().__init__(name, path)
@@ -126,7 +126,7 @@ class _Source(SourceFileLoader):
 
 
 class _Finder:
-    """Finds the submodules of the packages that stand for folders."""
+    """Finds the submodules of the packages that represent folders."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -140,14 +140,14 @@ class _Finder:
 
 
 def _source_of(folder: _Folder | None) -> Any:
-    """A loader of the folder, as `FileFinder` calls for one."""
+    """Makes a loader factory for a folder, in the form that `FileFinder` needs."""
     return lambda name, path: _Source(name, path, cast(_Folder, folder))
 
 
 def _elsewhere(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # of a module that was put together by hand
+    except (ImportError, ValueError):  # raised for a module that was created by hand, without a spec
         return True
 
 

@@ -1,12 +1,12 @@
-"""Names in suites to classes, without a list to keep.
+"""Finds the classes that names in suites refer to. There is no list to maintain.
 
-    dc                      built in: the file defenses/dc.py is the defense `dc`, its class spelt like the file
-    bpda                    built in too: another one with arguments fixed, by a line of attacks/aliases.yaml
-    package.module:Class    anything importable
-    ./file.py:Class         a file of the user's, relative to the suite's folder
+    dc                      built in: the file defenses/dc.py is the defense `dc`; its class is spelt like the file
+    bpda                    an alias: another built-in with some arguments fixed, from attacks/aliases.yaml
+    package.module:Class    any importable class
+    ./file.py:Class         a class in a user's file, relative to the suite's folder
     name                    an entry point of an installed package, in the group harness.defenses, harness.attacks, ...
 
-Listing reads source instead of importing it, so that it never waits for torch.
+Listing reads source code instead of importing it, so that it never waits for torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PACKAGES = {
     "trainers": "defenses.training",
     "datasets": "harness.datasets.sources",
 }
-"""Kinds of things that have names, and where the built-in ones live."""
+"""The kinds of named classes, and the packages of the built-in ones."""
 
 CONTRACTS = {
     "defenses": "harness.defense:Defense",
@@ -44,19 +44,19 @@ CONTRACTS = {
     "trainers": "harness.training.trainer:Trainer",
     "datasets": "harness.datasets.source:Source",
 }
-"""What a class of each kind must extend."""
+"""The base class of each kind."""
 
 
 _FOREIGN: ContextVar[bool] = ContextVar("code that does not come with this package may be imported", default=True)
 
 
 class Foreign(UserError):
-    """Code that does not come with this package would be imported, where nobody has allowed it."""
+    """Code from outside this package would have to be imported, which the user has not allowed."""
 
 
 @contextmanager
 def built_in_only() -> Iterator[None]:
-    """Inside, `find` imports nothing but what comes with this package, and raises `Foreign` instead."""
+    """Inside the block, `find` only imports code of this package, and raises `Foreign` for any other code."""
     before = _FOREIGN.set(False)
     try:
         yield
@@ -65,22 +65,22 @@ def built_in_only() -> Iterator[None]:
 
 
 def entries(kind: str) -> list[Entry]:
-    """What there is to name, in the order of names. kind: a key of `PACKAGES`. Imports nothing of it."""
-    found = [_built_in(kind, name) for name in _built_in_names(kind)]
+    """All available names, sorted. kind: a key of `PACKAGES`. Imports none of them."""
+    built_in = [_built_in(kind, name) for name in _built_in_names(kind)]
     installed = [describe(point.name, *_halves(point)) for point in _installed(kind).values()]
-    return sorted([*(entry for entry in found if entry), *installed], key=lambda entry: entry.name)
+    return sorted([*(entry for entry in built_in if entry), *installed], key=lambda entry: entry.name)
 
 
 def find(kind: str, name: str, base: Path | None = None) -> type[Any]:
-    """The class that a name means.
+    """Finds the class that a name refers to.
 
     Args:
         kind: a key of `PACKAGES`.
-        name: in one of the forms above.
-        base: the folder that `./file.py` is relative to; the current one if left out.
+        name: a name in one of the forms listed at the head of this module.
+        base: the folder that `./file.py` is relative to; by default the current folder.
 
     Raises:
-        UserError: there is no such thing, it cannot be imported, or it is not of that kind.
+        UserError: the class does not exist, cannot be imported, or is not of that kind.
     """
     module, colon, attribute = name.rpartition(":")
     if not (colon or name.endswith(".py")):
@@ -93,27 +93,27 @@ def find(kind: str, name: str, base: Path | None = None) -> type[Any]:
 
 
 def imported(name: str, base: Path | None = None) -> Any:
-    """What `package.module:attribute` or `./file.py:attribute` means, whatever it is.
+    """Imports the object that `package.module:attribute` or `./file.py:attribute` names; it may be of any type.
 
     Args:
-        base: the folder that `./file.py` is relative to; the current one if left out.
+        base: the folder that `./file.py` is relative to; by default the current folder.
 
     Raises:
-        UserError: there is no such thing, or it cannot be imported.
-        Foreign: nobody has allowed it. A module of this package is no exception: it holds more than classes.
+        UserError: the object does not exist, or cannot be imported.
+        Foreign: it is not allowed. That includes modules of this package, which contain more than classes.
     """
     refuse_foreign(name)
     return _imported(name, base, "function or class")
 
 
 def refuse_foreign(name: str) -> None:
-    """Raises `Foreign` where code that does not come with this package may not be imported. name: of that code."""
+    """Raises `Foreign` if code from outside this package may not be imported. name: the name of that code."""
     if not _FOREIGN.get():
         raise Foreign(f"it names code ({name})")
 
 
 def _imported(name: str, base: Path | None, what: str) -> Any:
-    """what: the noun for it in messages."""
+    """Imports an object. what: the noun for it in messages."""
     module, colon, attribute = name.rpartition(":")
     if name.endswith(".py") or module.endswith(".py"):
         file = module if colon else name
@@ -122,7 +122,7 @@ def _imported(name: str, base: Path | None, what: str) -> Any:
 
 
 def _in_package(module: str) -> bool:
-    """Whether a module comes with this package, as the canaries do: importing it runs nobody else's code."""
+    """Whether a module belongs to this package, as the canaries do: importing it runs no code from outside."""
     parts = module.split(".")
     return parts[0] in PACKAGES and all(part.isidentifier() for part in parts)
 
@@ -134,7 +134,7 @@ def _named(kind: str, name: str) -> Any:
         try:
             return getattr(importlib.import_module(entry.module), entry.cls)
         except ImportError as error:
-            raise UserError(f"'{name}' cannot be imported: {error}", remedy="Install what it asks for") from error
+            raise UserError(f"'{name}' cannot be imported: {error}", remedy="Install the package it needs") from error
     installed = _installed(kind)
     if name not in installed:
         known = [entry.name for entry in entries(kind)]
@@ -152,7 +152,7 @@ def _from_module(name: str, module: str, attribute: str, what: str) -> ModuleTyp
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"'{name}' cannot be imported: {_told(error, source_of(module))}",
+            f"'{name}' cannot be imported: {_describe(error, source_of(module))}",
             remedy="Install the package, or put its folder on PYTHONPATH",
         ) from error
 
@@ -168,14 +168,14 @@ def _from_file(name: str, file: str, base: Path) -> ModuleType:
         return module_of(path)
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"'{name}' cannot be imported: {_told(error, path.resolve())}", remedy="Correct the file"
+            f"'{name}' cannot be imported: {_describe(error, path.resolve())}", remedy="Correct the file"
         ) from error
 
 
-def _told(error: BaseException, file: Path | None) -> str:
-    """Somebody else's exception: the line of their file, or of one beside it, that it came from, its type and text."""
+def _describe(error: BaseException, file: Path | None) -> str:
+    """Describes an exception of a user's module: the line of that file or of a neighbour, the type and the text."""
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    lines = [found for found in frames if file and found[0].is_relative_to(file.parent) and theirs(str(found[0]))]
+    lines = [frame for frame in frames if file and frame[0].is_relative_to(file.parent) and theirs(str(frame[0]))]
     text = str(error)
     if isinstance(error, SyntaxError) and file and Path(error.filename or "").is_relative_to(file.parent):
         lines, text = [(Path(error.filename or ""), error.lineno)], error.msg
@@ -188,13 +188,13 @@ def _attribute(module: ModuleType, attribute: str, name: str, what: str) -> Any:
     if found is None:
         nameable = inspect.isclass if what == "class" else callable
         own = [k for k, v in vars(module).items() if k[0] != "_" and nameable(v) and _is_from(v, module, what)]
-        told = f"has no {what} '{attribute}'" if attribute else f"needs a {what} after a colon"
-        raise UserError(f"'{name}' {told}", remedy=nearest(attribute, own))
+        fault = f"has no {what} '{attribute}'" if attribute else f"needs a {what} after a colon"
+        raise UserError(f"'{name}' {fault}", remedy=nearest(attribute, own))
     return found
 
 
 def _is_from(value: Any, module: ModuleType, what: str) -> bool:
-    """Whether a module defines something, or, of a function, a module of the same package does."""
+    """Whether a module defines a class or, for a function, whether a module of the same package defines it."""
     home = str(getattr(value, "__module__", ""))
     if what == "class":
         return home == module.__name__
@@ -207,7 +207,7 @@ def _checked(kind: str, name: str, found: Any) -> type[Any]:
         raise UserError(f"'{name}' is not a subclass of {module}.{contract}, so it is no {kind[:-1]}")
     if inspect.isabstract(found):
         absent = ", ".join(sorted(vars(found)["__abstractmethods__"]))
-        raise UserError(f"'{name}' does not define {absent}", remedy=f"Write what {contract} leaves open")
+        raise UserError(f"'{name}' does not define {absent}", remedy=f"Write the abstract methods of {contract}")
     return found
 
 
@@ -216,7 +216,7 @@ def _aliased(kind: str, alias: Alias) -> Any:
 
 
 def _alias_of_class(kind: str, module: str, attribute: str) -> Alias | None:
-    """The alias that is called `module:attribute`, as a class in a file of its own would be."""
+    """The alias with the class name `module:attribute`."""
     return next((a for a in aliases(PACKAGES[kind]).values() if a.cls == f"{module}.{attribute}"), None)
 
 

@@ -1,4 +1,4 @@
-"""What a constructor takes, as a suite writes it: names, annotations, and which arguments are entries of their own."""
+"""Parameters of a constructor from a suite's view: names, annotations, and which ones are entries of their own."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Inner:
 
 
 def parameters(cls: Class) -> dict[str, inspect.Parameter]:
-    """The constructor's arguments that can be given by name. One that Python must call `from_` is `from` in a suite."""
+    """The arguments of the constructor that can be given by name. `from_` in Python is called `from` in a suite."""
     signature = inspect.signature(cls.__init__)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {in_suite(name): found for name, found in list(signature.parameters.items())[1:] if found.kind in named}
+    return {in_suite(name): given for name, given in list(signature.parameters.items())[1:] if given.kind in named}
 
 
 def entries_inside(hint: Any) -> tuple[str | None, bool]:
-    """Whether an argument is an entry of its own, of which kind, and whether it is a list of them.
+    """The kind of entry that an argument takes (None if it takes none), and whether it takes a list of entries.
 
     Args:
-        hint: its annotation, such as `InnerDefense`, `InnerDefense | None` or `list[InnerAttack]`.
+        hint: the annotation of the argument, such as `InnerDefense`, `InnerDefense | None` or `list[InnerAttack]`.
     """
     marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Inner)]
     if marks:
@@ -45,15 +45,15 @@ def entries_inside(hint: Any) -> tuple[str | None, bool]:
 
 
 def in_python(name: str) -> str:
-    """The name of an argument in Python, `from_` for what a suite calls `from`."""
+    """The name of an argument in Python: `from_` for `from` in a suite."""
     return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def type_hints(cls: Class, title: str, place: Place) -> dict[str, Any]:
-    """The annotations of a class's constructor. title, place: of the entry that names the class, for messages.
+    """The annotations of a constructor. title, place: those of the entry that names the class, for messages.
 
     Raises:
-        UserError: they cannot be evaluated.
+        UserError: the annotations cannot be evaluated.
     """
     try:
         return get_type_hints(cls.__init__, include_extras=True)

@@ -1,7 +1,7 @@
-"""Values from a YAML file against types, and what to say when they do not fit.
+"""Checks values from a YAML file against types, and explains why a value does not fit.
 
-YAML's values are JSON's, so they are checked as strict JSON: a list may become a tuple, an integer a float and text a
-path, but "3" is not 3, and neither 1 nor "yes" is true.
+The values of YAML are those of JSON, so they are checked as strict JSON: a list may become a tuple, an integer a float
+and text a path, but "3" is not 3, and neither 1 nor "yes" is true.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Model = TypeVar("Model", bound=BaseModel)
 def _seen(text: str) -> str:
     text = text.rstrip("\n")  # YAML's folded blocks end with one
     if hidden := next((character for character in text if is_hidden(character)), None):
-        raise ValueError(f"it holds {hidden.encode('unicode_escape').decode()}, which readers would not see as it is")
+        raise ValueError(f"it contains {hidden.encode('unicode_escape').decode()}, which is not visible to readers")
     return text
 
 
 Line = Annotated[str, AfterValidator(_seen)]
-"""Text that people read in one line: a title, a label, a heading."""
+"""Text that is displayed in one line: a title, a label, a heading."""
 
 _WORDS = {
     "Input should be": "it should be",
@@ -41,20 +41,20 @@ _LONGEST = 80
 
 
 def conform(node: Node, annotation: Any, subject: str, context: Mapping[str, Any] | None = None) -> Any:
-    """The value as `annotation` understands it. Types of their own find the folder of the file in the context `base`.
+    """Converts a value to the type `annotation`. Custom types find the folder of the file in the context `base`.
 
     Args:
-        subject: what the value is, such as "'steps' of attack 'linf'".
+        subject: the name of the value in messages, such as "'steps' of attack 'linf'".
         context: further context.
 
     Raises:
-        UserError: it does not fit.
-        PydanticUserError: `annotation` is not a type that YAML can write.
+        UserError: the value does not fit the type.
+        PydanticUserError: values of the type cannot be written in YAML.
     """
     try:
         adapter = TypeAdapter(annotation)
-        found = {"base": node.place.file.parent, **(context or {})}
-        return adapter.validate_json(json.dumps(node.plain()), strict=True, context=found)
+        complete = {"base": node.place.file.parent, **(context or {})}
+        return adapter.validate_json(json.dumps(node.plain()), strict=True, context=complete)
     except ValidationError as error:
         raise _explain(error, node, subject, _model_in(annotation)) from error
     except UserError as error:
@@ -62,10 +62,10 @@ def conform(node: Node, annotation: Any, subject: str, context: Mapping[str, Any
 
 
 def parse(model: type[Model], node: Node, what: str) -> Model:
-    """A mapping as a model. what: its name in messages, such as "the file".
+    """Converts a mapping to a model. what: the name of the mapping in messages, such as "the file".
 
     Raises:
-        UserError: it does not fit.
+        UserError: the mapping does not fit the model.
     """
     try:
         return model.model_validate_json(json.dumps(node.plain()), strict=True)
@@ -74,31 +74,31 @@ def parse(model: type[Model], node: Node, what: str) -> Model:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut where it is long."""
+    """A value for use in a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def _explain(error: ValidationError, root: Node, subject: str, model: type[BaseModel] | None) -> UserError:
-    """One of the faults: the one that lies deepest, which of a union's alternatives is the one that was meant."""
+    """Reports one of the faults: the deepest one, which belongs to the intended alternative of a union."""
     faults = [(*_locate(root, fault["loc"]), fault) for fault in error.errors(include_url=False)]
-    path, node, fault = max(faults, key=lambda found: len(found[0]))
+    path, node, fault = max(faults, key=lambda located: len(located[0]))
     whole = subject
     subject = f"'{_dotted(path)}' of {whole}" if path else whole
     if fault["type"] == "missing":
         return UserError(f"{subject} needs '{fault['loc'][-1]}'", remedy="Add it", where=node.where)
     if fault["type"] == "extra_forbidden":
-        told = f"there is no key '{path[-1]}' in {_dotted(path[:-1]) or whole}"
+        message = f"there is no key '{path[-1]}' in {_dotted(path[:-1]) or whole}"
         keys = _keys(model, path[:-1]) if model else []
-        return UserError(told, remedy=nearest(str(path[-1]), keys), where=node.key)
+        return UserError(message, remedy=nearest(str(path[-1]), keys), where=node.key)
     reasons = dict.fromkeys(_reason(other) for where, _, other in faults if where == path)
     if fault["loc"][-1:] == ("[key]",):
-        return UserError(f"the key {shown(path[-1])} will not do: {_reason(fault)}", where=node.key)
+        return UserError(f"the key {shown(path[-1])} is not valid: {_reason(fault)}", where=node.key)
     return UserError(f"{subject} is {shown(fault['input'])}: {', or '.join(reasons)}", where=node.where)
 
 
 def _locate(root: Node, loc: tuple[Key, ...]) -> tuple[tuple[Key, ...], Node]:
-    """The part of pydantic's path that exists in the file; it also names alternatives of unions."""
+    """The part of pydantic's path that exists in the file: the path also names alternatives of unions."""
     node, path = root, []
     for key in loc:
         if child := node.child(key):
@@ -137,4 +137,4 @@ def _aliased(model: type[BaseModel]) -> Mapping[str, Any]:
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)

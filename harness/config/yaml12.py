@@ -1,4 +1,4 @@
-"""YAML text to PyYAML's node graph, with scalars as in the core schema of YAML 1.2, and every mistake with its line."""
+"""Parses YAML to PyYAML's node graph, with scalars as in YAML 1.2's core schema and a line number for every error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PATTERNS = {
 
 
 DIGITS = 30
-"""Characters of a whole number."""
+"""The largest number of characters in a whole number."""
 
 
 def tag(name: str) -> str:
@@ -29,7 +29,7 @@ def tag(name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Builds the node graph; constructs nothing."""
+    """Builds the node graph without constructing Python objects."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         None: [(tag(name), re.compile(rf"^(?:{pattern})$")) for name, pattern in _PATTERNS.items()],
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def compose(text: str, path: Path) -> yaml.Node:
-    """The node graph of one document.
+    """Parses one document to its node graph.
 
     Raises:
         UserError: the text is empty, or not YAML.
@@ -47,13 +47,14 @@ def compose(text: str, path: Path) -> yaml.Node:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        told = ", ".join(part for part in (error.context, error.problem) if part)
-        remedy = "Indent with spaces" if "'\\t'" in told else "Check the indentation, colons, brackets and quotes there"
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        tabs = "'\\t'" in problem
+        remedy = "Indent with spaces" if tabs else "Check the indentation, colons, brackets and quotes in that line"
         where = Place(path, mark.line + 1 if mark else None)
-        raise UserError(f"this is not YAML: {told}", remedy=remedy, where=where) from error
+        raise UserError(f"this is not YAML: {problem}", remedy=remedy, where=where) from error
     except yaml.reader.ReaderError as error:
         where = Place(path, text.count("\n", 0, error.position) + 1)
-        raise UserError(f"the character {text[error.position]!r} cannot stand in YAML", where=where) from error
+        raise UserError(f"the character {text[error.position]!r} is not allowed in YAML", where=where) from error
     except (ValueError, OverflowError, RecursionError) as error:
         remedy = "Look for impossible escapes in quotes, or very deep nesting"
         raise UserError(f"this is not YAML: {error}", remedy=remedy, where=Place(path)) from error
@@ -66,11 +67,11 @@ def scalar(raw: yaml.Node, place: Place) -> Any:
     """The value of a leaf: None, bool, int, finite float or str.
 
     Raises:
-        UserError: a tag of another type, a number that is none, text that is not Unicode.
+        UserError: a tag of another type, an invalid number, or text that is not Unicode.
     """
     kind, text = raw.tag.removeprefix(tag("")), raw.value
     if kind not in (*_PATTERNS, "str", "merge") or not isinstance(text, str):
-        raise UserError(f"the tag '{raw.tag}' means nothing here", remedy="Remove it", where=place)
+        raise UserError(f"the tag '{raw.tag}' is not supported", remedy="Remove it", where=place)
     try:
         text.encode()
         return _value(kind, text)
@@ -82,7 +83,7 @@ def _value(kind: str, text: str) -> Any:
     if kind not in _PATTERNS:
         return text
     if not re.fullmatch(_PATTERNS[kind], text):
-        raise ValueError(f"it is no {kind}")
+        raise ValueError(f"it is not a value of type {kind}")
     if kind == "null":
         return None
     if kind == "bool":

@@ -1,7 +1,7 @@
 """YAML files that remember where each value was written.
 
 Scalars follow the core schema of YAML 1.2: only `true` and `false` are booleans (`gates: off` is a word), `1e-3` is a
-number, dates and `8/255` are text. Anchors, aliases and `<<` work. A file may stand on others with `extends:`.
+number, dates and `8/255` are text. Anchors, aliases and `<<` work. A file may extend others with `extends:`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from harness.errors import Place, UserError, nearest
 from harness.guard.untrusted import Unreadable, contents
 
 DEEPEST = 40
-"""Levels of nesting."""
+"""The largest number of levels of nesting."""
 
 MOST = 100_000
-"""Values in a document, aliases expanded: more is a file that would fill the memory."""
+"""The largest number of values in a document, with aliases expanded; it protects the memory."""
 
 LARGEST = 1 << 19
-"""Bytes of a file: reading more takes longer than anybody waits."""
+"""The largest size of a file in bytes: larger files take too long to parse."""
 
 FILES = 50
-"""That one file stands on, by `extends`, all together."""
+"""The largest number of files that one file extends, directly and indirectly."""
 
 Key = str | int
 
 
 @dataclass(frozen=True)
 class Node:
-    """A value and its lines.
+    """A value and the lines where it was written.
 
     Args:
         value: a scalar, a list of nodes, or a dict of nodes.
-        place: where the value starts.
-        key: where its key is; for a list's item and for a whole file, the same as `place`.
+        place: the line where the value starts.
+        key: the line of its key; for an item of a list and for a whole file, the same as `place`.
     """
 
     value: Any
@@ -50,11 +50,11 @@ class Node:
 
     @classmethod
     def of(cls, value: Any, place: Place) -> Node:
-        """A value that no file holds, as if all of it stood on one line.
+        """Makes a node of a value that is not from a file, as if all of it were written on one line.
 
         Args:
             value: scalars, lists of them and dicts of them.
-            place: what messages name as its place.
+            place: the place that messages name.
         """
         if isinstance(value, dict):
             value = {name: cls.of(item, place) for name, item in value.items()}
@@ -64,11 +64,11 @@ class Node:
 
     @property
     def where(self) -> Place:
-        """The line to name when the value is wrong: its own for a scalar, its key's for a mapping or list."""
+        """The line to name when the value is wrong: that of a scalar itself, and that of a mapping's or list's key."""
         return self.key if isinstance(self.value, dict | list) else self.place
 
     def plain(self) -> Any:
-        """The value as dicts, lists and scalars; no part is shared."""
+        """The value as new dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {name: node.plain() for name, node in self.value.items()}
         if isinstance(self.value, list):
@@ -79,12 +79,12 @@ class Node:
         if isinstance(self.value, dict):
             return self.value.get(key)
         if isinstance(self.value, list) and isinstance(key, int) and 0 <= key < len(self.value):
-            found: Node = self.value[key]
-            return found
+            item: Node = self.value[key]
+            return item
         return None
 
     def follow(self, *path: Key) -> tuple[Node, int]:
-        """The node at `path`, or its nearest ancestor, and how many keys led there."""
+        """The node at `path`, or its nearest existing ancestor, and the number of keys that led to it."""
         node = self
         for depth, key in enumerate(path):
             child = node.child(key)
@@ -94,7 +94,7 @@ class Node:
         return node, len(path)
 
     def merged(self, over: Node) -> Node:
-        """`over` laid on this: mappings merge, a null deletes the key it lies on, anything else replaces."""
+        """Merges `over` into this node: mappings merge, a null deletes its key, any other value replaces."""
         if not (isinstance(self.value, dict) and isinstance(over.value, dict)):
             return over
         entries = dict(self.value)
@@ -122,46 +122,46 @@ class Document:
         return data
 
     def place(self, *path: Key) -> Place:
-        """The line to name when the value at `path` is wrong; the nearest known ancestor's where there is none."""
+        """The line to name when the value at `path` is wrong; that of the nearest ancestor if there is no value."""
         return self.root.follow(*path)[0].where
 
     def key_place(self, *path: Key) -> Place:
-        """The line of the key that `path` ends in; of the nearest known ancestor's where there is none."""
+        """The line of the key that `path` ends in; that of the nearest ancestor if there is no such key."""
         return self.root.follow(*path)[0].key
 
 
 def read(path: Path) -> Document:
-    """Parses a file and what it extends.
+    """Parses a file and the files that it extends.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or does something that a suite has no use for: keys that repeat or
-            are not text, tags, values that contain themselves or grow beyond bounds, `extends` in a circle.
+        UserError: it cannot be read, is not YAML, or uses something that is not allowed: keys that repeat or are not
+            text, tags, values that contain themselves or are too large, or `extends` in a circle.
     """
     return Document(path, _Reader().file(path, None))
 
 
 def parse(text: str, path: Path) -> Document:
-    """A document from text, as if it were the content of `path`. Raises as `read` does."""
+    """Parses text as if it were the content of the file `path`. Raises the same errors as `read`."""
     return Document(path, _Reader().content(text, path))
 
 
 @dataclass
 class _Reader:
-    """One call of `read`: the files it is in the middle of, and the values it has seen."""
+    """The state of one call of `read`: the files that are being read, and counts of files and values."""
 
     opened: list[Path] = field(default_factory=list)
     read: Iterator[int] = field(default_factory=lambda: count(1))
     seen: Iterator[int] = field(default_factory=lambda: count(1))
 
-    def file(self, path: Path, asked: Place | None) -> Node:
-        """asked: the `extends` that named the file."""
+    def file(self, path: Path, extended_at: Place | None) -> Node:
+        """Reads a file. extended_at: the line of the `extends` that named the file, if any."""
         if next(self.read) > FILES:
-            raise UserError(f"the file stands on more than {FILES} others by 'extends'", where=asked)
-        text = _text(path, asked)
+            raise UserError(f"the file extends more than {FILES} others", where=extended_at)
+        text = _text(path, extended_at)
         identity = path.resolve()
         if identity in self.opened:
             chain = " -> ".join(file.name for file in [*self.opened[self.opened.index(identity) :], identity])
-            raise UserError(f"'extends' goes in a circle: {chain}", remedy="Remove one of them", where=asked)
+            raise UserError(f"'extends' forms a circle: {chain}", remedy="Remove one of them", where=extended_at)
         self.opened.append(identity)
         root = self.content(text, path)
         self.opened.pop()
@@ -184,13 +184,13 @@ class _Reader:
         return base.merged(own)
 
     def node(self, raw: yaml.Node, path: Path, key: Place | None = None, above: tuple[yaml.Node, ...] = ()) -> Node:
-        """Values in place of YAML's nodes. above: the mappings and lists that this one lies in."""
+        """Converts a node of PyYAML. above: the mappings and lists that contain it."""
         place = line_of(raw, path)
         if raw in above:
             raise UserError("the value contains itself", remedy="Remove the alias", where=place)
         if len(above) > DEEPEST or next(self.seen) > MOST:
             raise UserError(
-                f"the file holds more than {MOST} values (aliases count in full) or is nested more than {DEEPEST} deep",
+                f"the file has more than {MOST} values (aliases count in full) or more than {DEEPEST} levels",
                 where=place,
             )
         inside = (*above, raw)
@@ -208,7 +208,7 @@ class _Reader:
             place = line_of(raw_key, path)
             name = key_of(raw_key, place)
             if name in keys:
-                raise UserError(f"the key '{name}' is there twice", remedy="Remove one of them", where=place)
+                raise UserError(f"the key '{name}' appears twice", remedy="Remove one of them", where=place)
             keys.add(name)
             if raw_key.tag == tag("merge"):
                 for source in _merge_sources(raw_value, place):
@@ -219,7 +219,7 @@ class _Reader:
 
 
 def _merge_sources(raw: yaml.Node, place: Place) -> list[yaml.Node]:
-    """The mappings behind `<<`, those that win last."""
+    """The mappings that `<<` refers to, in ascending order of precedence."""
     sources = raw.value[::-1] if isinstance(raw, yaml.SequenceNode) else [raw]
     if not all(isinstance(source, yaml.MappingNode) for source in sources):
         raise UserError("'<<' takes a mapping, or a list of them", remedy="Give it an alias such as *base", where=place)
@@ -235,15 +235,15 @@ def _parents(extends: Node | None) -> Iterator[Node]:
         yield node
 
 
-def _text(path: Path, asked: Place | None) -> str:
+def _text(path: Path, extended_at: Place | None) -> str:
     try:
         raw = contents(path, LARGEST)
     except FileNotFoundError as error:
         beside = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         remedy = nearest(path.name, beside) if beside else "Check the path"
-        raise UserError(f"there is no file {path}", remedy=remedy, where=asked) from error
+        raise UserError(f"there is no file {path}", remedy=remedy, where=extended_at) from error
     except Unreadable as error:
-        raise UserError(f"{path} cannot be read: {error}", where=asked) from error
+        raise UserError(f"{path} cannot be read: {error}", where=extended_at) from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

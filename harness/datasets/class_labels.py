@@ -126,7 +126,7 @@ def _remark(order: list[str]) -> str:
 def _positions(names: Sequence[str]) -> dict[str, int]:
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
-        raise UserError(f"'{twice[0]}' is there twice among the classes", remedy="Remove one of them")
+        raise UserError(f"'{twice[0]}' appears twice among the classes", remedy="Remove one of them")
     return {name: label for label, name in enumerate(names)}
 
 

@@ -105,7 +105,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key '{twice[:60]}' is there twice")
+        raise ValueError(f"the key '{twice[:60]}' appears twice")
     return found
 
 

@@ -336,7 +336,7 @@ def _disagreements(manifest: Manifest) -> Iterator[str]:
         yield f"the table would have more than {MOST_PLACES} places"
     pairs = Counter(cell.name for cell in manifest.cells)
     if pairs and (most := pairs.most_common(1)[0])[1] > 1:
-        yield f"the pairing {most[0]} is there twice"
+        yield f"the pairing {most[0]} appears twice"
     for cell in manifest.cells:
         if cell.defense not in manifest.defenses:
             yield f"the pairing {cell.name} has a defense that is not among 'defenses'"

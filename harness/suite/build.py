@@ -1,4 +1,4 @@
-"""The one way from an entry of a suite to a defense that is asked, and whether an attack may be tried on it."""
+"""Builds a defense from its entry in a suite, and checks that an attack is suitable for it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def build_defense(component: Component, dataset: Dataset | None = None, *, ident
     """Builds a defense for evaluation: in evaluation mode, and without gradients to its parameters.
 
     Args:
-        component: its entry in the suite.
-        dataset: whose classes it must tell apart; None where any will do.
-        identity: what it must be, as it was built for the keys of its results; None where no result rests on it.
+        component: the entry of the defense in the suite.
+        dataset: the dataset whose number of classes the defense must have; None to skip this check.
+        identity: the identity that the keys of its results are made of; None if no result depends on it.
 
     Returns:
         The defense, on the CPU unless its constructor moves it.
 
     Raises:
-        UserError: it cannot be built, tells other classes apart, or is another each time it is built.
+        UserError: it cannot be built, has another number of classes, or differs each time it is built.
 
     Example:
         >>> from harness.suite.plan import load_suite
@@ -42,15 +42,15 @@ def build_defense(component: Component, dataset: Dataset | None = None, *, ident
 
 
 def refuse_unsuitable(cell: Cell, attack: Attack, defense: Defense, shape: tuple[int, ...] | None = None) -> None:
-    """Makes sure that the number of a pairing would mean something, before the attack is tried.
+    """Checks that the result of a pairing would be meaningful, before the attack starts.
 
     Args:
-        cell: the pairing that is named in the message.
-        attack, defense: as they were built.
-        shape: (C, H, W), of the images; None where only the defense is looked at.
+        cell: the pairing to name in the message.
+        attack, defense: the built instances.
+        shape: (C, H, W) of the images; None to check the defense only.
 
     Raises:
-        UserError: the attack cannot work on this defense, or on images of this shape; says why.
+        UserError: the attack cannot work on this defense, or on images of this shape; the message gives the reason.
     """
     fault = attack.unsuitable(defense) or (attack.unsuitable_images(shape) if shape else None)
     if fault:

@@ -1,9 +1,9 @@
-"""What the constructor of a defense or an attack made, as hashes: the same arguments need not give the same thing.
+"""Hashes of the state of a built defense or attack: the same arguments need not give the same object.
 
-A constructor may read a file that no argument names, or compute what it keeps. So all that an object holds counts, not
-its parameters and buffers alone: arrays and tensors by their bytes, numbers and texts, containers, and other objects by
-what pickle would keep of them. A path counts by the content of what lies there. What cannot be kept (a lock, an open
-file) counts by its type.
+A constructor may read a file that no argument names, or compute values. So all attributes of an object count, not only
+its parameters and buffers: arrays and tensors by their bytes, numbers and texts, containers, and other objects by their
+pickled state. A path counts by the content of its file. An object that cannot be pickled (a lock, an open file) counts
+by its type.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from harness.defense import Defense
 from harness.files import digest
 
 DEEPEST = 100
-"""Objects within objects that are looked into."""
+"""The largest depth of objects inside objects; deeper ones count by their type only."""
 
 FRAME = frozenset(vars(Defense()))
-"""Attributes that every module or defense has: parts, which are gone through by name, and bookkeeping that decides
-nothing."""
+"""Attributes that every module or defense has: its parts, which are visited by name, and bookkeeping that does not
+affect results."""
 
 
 def state(built: Any, skipped: Collection[str] = ()) -> dict[str, str]:
-    """A hash of each attribute. skipped: names of those that decide no number."""
+    """A hash of each attribute. skipped: names of attributes that do not affect results."""
     return {name: digest_of(value) for name, value in sorted(_attributes(built)) if name not in skipped}
 
 
@@ -45,14 +45,14 @@ def _attributes(built: Any) -> Iterator[tuple[str, Any]]:
 
 
 def digest_of(value: Any) -> str:
-    """A hash of any value, and of all that it holds."""
+    """A hash of any value, including everything inside it."""
     walk = _Walk()
     walk.add(value)
     return walk.hash.hexdigest()[:32]
 
 
 class _Walk:
-    """Feeds a value to a hash, piece by piece, each with its kind and length."""
+    """Feeds a value to a hash, piece by piece, each piece with its kind and length."""
 
     def __init__(self) -> None:
         self.hash = hashlib.sha256()
@@ -82,12 +82,12 @@ class _Walk:
         elif id(value) in self.seen:
             self.say("again", str(self.seen[id(value)][0]))
         else:
-            self.seen[id(value)] = len(self.seen), value  # kept, so that no other object gets its address
+            self.seen[id(value)] = len(self.seen), value  # the reference keeps the address from being reused
             self.object(value)
         self.depth -= 1
 
     def object(self, value: Any) -> None:
-        """Whatever may hold itself."""
+        """Adds an object that may contain itself."""
         if isinstance(value, dict):
             self.items("dict", [part for pair in value.items() for part in pair])
         elif isinstance(value, list):
@@ -106,25 +106,25 @@ class _Walk:
             self.items(type(value).__qualname__, _kept(value))
 
     def text(self, value: str | PurePath) -> None:
-        """A text; of the path of a file its content, of any other absolute path its last part."""
+        """Adds a text. The path of a file counts by the file's content, any other absolute path by its last part."""
         path = Path(value) if isinstance(value, PurePath) or value.startswith("/") else None
-        found = (
+        identity = (
             digest(path) if path and os.path.isfile(path) else path.name if path and path.is_absolute() else str(value)
         )
-        self.say("text", found)
+        self.say("text", identity)
 
     def tensor(self, value: Tensor) -> None:
         value = value.detach()
-        told = f"tensor {value.dtype} {tuple(value.shape)}"
+        kind = f"tensor {value.dtype} {tuple(value.shape)}"
         if value.is_meta:
-            self.say(told, "")
+            self.say(kind, "")
             return
         if value.is_quantized:
             value = value.dequantize()
         if value.layout != torch.strided:
             value = value.to_dense()
         flat = value.cpu().resolve_conj().resolve_neg().contiguous().flatten()
-        self.say(told, flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        self.say(kind, flat.view(torch.uint8).numpy().data if flat.numel() else b"")
 
     def items(self, kind: str, values: Collection[Any]) -> None:
         self.say(kind, str(len(values)))
@@ -138,17 +138,17 @@ class _Walk:
 
 
 def _captured(function: FunctionType) -> Iterator[Any]:
-    """What a function keeps from the place where it was made."""
+    """The values of the variables that a function has captured from its enclosing functions."""
     for cell in function.__closure__ or ():
-        with suppress(ValueError):  # of a cell that is still empty
+        with suppress(ValueError):  # raised for a cell that is still empty
             yield cell.cell_contents
 
 
 def _kept(value: Any) -> list[Any]:
-    """What pickle would keep of an object; nothing where it keeps nothing."""
+    """The state that pickle would store for an object; empty if it cannot be pickled."""
     try:
         reduced = value.__reduce_ex__(4)
-    except Exception:  # of any kind, from any object: it cannot be pickled
+    except Exception:  # pickling a user's object may raise anything
         return []
     if isinstance(reduced, str):
         return [reduced]

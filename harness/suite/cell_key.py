@@ -1,7 +1,7 @@
-"""What a number claims, as a hash: same key, same claim.
+"""The identity of a result as a hash: results with the same key are results of the same experiment.
 
 A cell's key covers the implementation and arguments of defense and attack, the contents of checkpoints, the images and
-the protocol. It leaves out names, paths, batch size and hardware.
+the protocol. It does not cover names, paths, batch size and hardware.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from harness.weights.card import Card
 from harness.weights.checkpoint import Checkpoint, packaged
 
 CLAIMED = ("votes", "seed", "shard")
-"""What of the protocol decides results."""
+"""The keys of the protocol that affect results."""
 
 SHOWN = 5
-"""So many attributes are named in an error."""
+"""The largest number of attributes named in an error."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a defense or an attack is.
+    """The identity of a defense or an attack.
 
     Args:
-        key: the hash of all of it.
-        contents: what its arguments do not say, see `Identities`.
+        key: the hash of the whole identity.
+        contents: the parts that its arguments do not show, see `Identities`.
     """
 
     key: str
@@ -48,19 +48,19 @@ class Identity:
 
 
 class Identities:
-    """The identities of defenses and attacks, worked out once each.
+    """The identities of defenses and attacks, each computed once.
 
-    Built-in code is told by its class and `version`, and a checkpoint by its sha256; what follows from these needs no
-    further look. Code of the user's is built, since only then is it known what it reads and computes, and counts by
+    Built-in code is identified by its class and `version`, and a checkpoint by its sha256; everything else follows from
+    these. Code of a user is built, because only then is it known what it reads and computes. Its identity consists of
 
-        code     the user's file, what it imports of the user's, and data files whose names stand in the source
+        code     the user's file, the user's modules that it imports, and data files named in the source
         files    files and folders that are named by arguments
-        state    all that the built object holds, by attribute; where it cannot be built, there is a `failure` instead
+        state    all attributes of the built object; if it cannot be built, there is a `failure` instead
 
-    An object that was given in Python counts by the code of the user that it consists of, and by its state.
+    An object that was passed in Python is identified by the user's code that it consists of, and by its state.
 
-    It is built with the global generators seeded (see `Component.build`), so that an object with random numbers in it
-    is the same each time.
+    Objects are built with the global generators seeded (see `Component.build`), so that an object with random numbers
+    inside is the same each time.
     """
 
     def __init__(self) -> None:
@@ -70,19 +70,19 @@ class Identities:
         """The identity of a component.
 
         Raises:
-            UserError: it is the user's code, and refuses its arguments.
+            UserError: the component is the user's code, and rejects its arguments.
         """
         instance = id(component.instance) if isinstance(component, Given) else None
-        asked = json.dumps([str(component.cls), str(component.base), component.resolved(), instance])
-        if asked not in self._known:
-            self._known[asked] = self._found(component)
-        return self._known[asked]
+        entry = json.dumps([str(component.cls), str(component.base), component.resolved(), instance])
+        if entry not in self._known:
+            self._known[entry] = self._compute(component)
+        return self._known[entry]
 
     def key(self, component: Component) -> str:
-        """The hash alone."""
+        """The hash of the identity of a component."""
         return self.of(component).key
 
-    def _found(self, component: Component) -> Identity:
+    def _compute(self, component: Component) -> Identity:
         counted = {name: value for name, value in component.arguments.items() if name not in _knobs(component)}
         resolved = component.resolved()
         arguments = {name: self._claim(value, resolved[name]) for name, value in counted.items()}
@@ -104,10 +104,10 @@ class Identities:
         return Identity(_hash(claims), contents)
 
     def _claim(self, value: Any, resolved: Any) -> Any:
-        """What an argument says; a defense or attack inside another says what it would alone."""
+        """What an argument contributes. A defense or attack inside another contributes its own key."""
         if isinstance(value, Component):
             return self.key(value)
-        if isinstance(value, Importable):  # where the user's file lies is not what it is
+        if isinstance(value, Importable):  # the location of the user's file is not part of the identity
             return value.attribute if _is_file(value.written) else value.written
         if isinstance(value, list | tuple):
             return [self._claim(*pair) for pair in zip(value, resolved, strict=True)]
@@ -115,42 +115,42 @@ class Identities:
 
 
 def component_hash(component: Component) -> str:
-    """The key of one component. Where there are several to ask for, `Identities` builds none of them twice."""
+    """The key of one component. To get the keys of several, use `Identities`, which builds none of them twice."""
     return Identities().key(component)
 
 
 def built_state(component: Component, instance: Any = None) -> dict[str, str]:
-    """A hash of each attribute of the built object. instance: what was built of the component already."""
+    """A hash of each attribute of the built object. instance: the object, if it has been built already."""
     return state(component.build() if instance is None else instance, skipped=_knobs(component))
 
 
 def refuse_unsteady(component: Component, identity: Identity, instance: Any) -> None:
-    """Raises UserError where an instance is not the one that the identity speaks of. Looks at the user's code only."""
+    """Raises UserError if an instance of the user's code differs from its recorded identity."""
     recorded = identity.contents.get("state", {})
     if not {"state", "failure"} & identity.contents.keys():
         return
-    found = built_state(component, instance)
-    if moved := [name for name in sorted(recorded | found) if recorded.get(name) != found.get(name)]:
+    current = built_state(component, instance)
+    if changed := [name for name in sorted(recorded | current) if recorded.get(name) != current.get(name)]:
         raise UserError(
-            f"{component.title} is another each time it is built: {', '.join(moved[:SHOWN])}",
+            f"{component.title} differs each time it is built: {', '.join(changed[:SHOWN])}",
             remedy="Draw random numbers from the global generators or a seeded one, and keep no times or names of "
-            "temporary files; an attribute that decides no number may stand in the class's `memory_knobs`",
+            "temporary files; list an attribute that does not affect results in the class's `memory_knobs`",
             where=component.place,
         )
 
 
 def cell_key(defense: str, attack: str, images: str, protocol: dict[str, Any]) -> str:
-    """Identity of a pairing, from the hashes of its parts, the images' fingerprint and the protocol."""
+    """The key of a pairing, from the keys of its parts, the images' fingerprint and the protocol."""
     return _hash({"defense": defense, "attack": attack, "images": images, "protocol": protocol})
 
 
 @dataclass(frozen=True)
 class RunSetting:
-    """What the pairings of a run have in common.
+    """The part of the identity that all pairings of a run have in common.
 
     Args:
-        images: their fingerprint.
-        protocol: what of it decides results.
+        images: the fingerprint of the images.
+        protocol: the values of the protocol that affect results.
     """
 
     images: str
@@ -158,15 +158,15 @@ class RunSetting:
 
     @classmethod
     def of(cls, images: str, protocol: Any) -> RunSetting:
-        """protocol: has the attributes `CLAIMED`."""
+        """Creates it from a protocol, which has the attributes `CLAIMED`."""
         return cls(images, {name: getattr(protocol, name) for name in CLAIMED})
 
     def key(self, defense: str, attack: str) -> str:
-        """Of a pairing, from the identities of its defense and its attack."""
+        """The key of a pairing, from the keys of its defense and its attack."""
         return cell_key(defense, attack, self.images, self.protocol)
 
     def given(self, attack: str, source: str) -> str:
-        """Identity of an attack that is given the images of another pairing, from its own and that pairing's key."""
+        """The key of an attack that gets the images of another pairing, from its own key and that pairing's key."""
         return cell_key(attack, source, self.images, self.protocol)
 
 
@@ -183,26 +183,26 @@ def _code(component: Component) -> dict[str, Any]:
 
 
 def _own_code(component: Component) -> dict[str, str]:
-    """The user's sources that a component consists of: of its class, and of what its arguments name."""
+    """The user's sources that a component consists of: those of its class and of objects named by its arguments."""
     if isinstance(component, Given):
         return sources_of_object(component.instance, digest_of)
-    found = _sources(component.type, component.cls.__module__, component.base)
+    sources = _sources(component.type, component.cls.__module__, component.base)
     for value in component.arguments.values():
         if isinstance(value, Importable):
-            found |= _sources(value.written, value.module, value.base)
+            sources |= _sources(value.written, value.module, value.base)
     for spec, base in _networks(component):
         try:
             cls = registry.find("networks", str(spec["type"]), base)
-            found |= _sources(str(spec["type"]), cls.__module__, base)
+            sources |= _sources(str(spec["type"]), cls.__module__, base)
         except registry.Foreign:
             raise
         except UserError:
-            continue  # of what is no network after all, or cannot be built, which building it tells
-    return found
+            continue  # it is not a network, or cannot be built; building it will report that
+    return sources
 
 
 def _sources(written: str, module: str, base: Path | None) -> dict[str, str]:
-    """Of code that is not ours, its sources; of an installed package, its version. module: that the code is in."""
+    """The hashes of the user's sources, or the version of an installed package. module: the module with the code."""
     package = module.partition(".")[0]
     if _is_file(written):
         return sources_of_file((base or Path()) / written.rpartition(":")[0])
@@ -212,7 +212,7 @@ def _sources(written: str, module: str, base: Path | None) -> dict[str, str]:
 
 
 def _networks(component: Component) -> Iterator[tuple[Mapping[str, Any], Path | None]]:
-    """Networks that arguments describe, or the cards of checkpoints, with the folders that files are relative to."""
+    """The networks described by arguments or by cards of checkpoints, with the folders that files are relative to."""
     for value in component.arguments.values():
         if isinstance(value, Mapping) and isinstance(value.get("type"), str):
             yield value, component.place.file.parent
@@ -221,24 +221,24 @@ def _networks(component: Component) -> Iterator[tuple[Mapping[str, Any], Path | 
 
 
 def _cards(component: Component) -> dict[str, str]:
-    """The networks that cards of the user's say, by argument: they decide, and the checkpoint does not hold them."""
-    found = {n: v for n, v in component.arguments.items() if isinstance(v, Checkpoint) and isinstance(v.card, Card)}
-    return {n: _hash(v.card.network) for n, v in found.items() if v.card and v.ref not in packaged()}
+    """Hashes of the networks on the user's cards, by argument: they affect results, and are not in the checkpoint."""
+    carded = {n: v for n, v in component.arguments.items() if isinstance(v, Checkpoint) and isinstance(v.card, Card)}
+    return {n: _hash(v.card.network) for n, v in carded.items() if v.card and v.ref not in packaged()}
 
 
 def _files(arguments: Mapping[str, Any], component: Component) -> dict[str, str]:
-    """The content of files and folders that arguments name, seen from the current folder and from the suite's."""
-    found: dict[str, str] = {}
+    """Hashes of files and folders that arguments name, relative to the current folder and to the suite's folder."""
+    hashes: dict[str, str] = {}
     for name, text in (pair for pair in _texts(arguments) if _is_path(pair[1])):
         places = dict.fromkeys(base / os.path.expanduser(text) for base in (Path(), component.base))
         contents = {known for place in places if (known := content(place))}
         if contents:
-            found[name] = " ".join(sorted(contents))
-    return found
+            hashes[name] = " ".join(sorted(contents))
+    return hashes
 
 
 def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text and path in arguments, by its place."""
+    """Every text and path in arguments, with its position in them."""
     if isinstance(value, str | PurePath):
         yield name, str(value)
     elif isinstance(value, Mapping):
@@ -250,7 +250,7 @@ def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text is written like a path: a bare word is none, though a file may be called so."""
+    """Whether a text is written like a path. A bare word is not, even if there is a file with that name."""
     return "/" in text or os.sep in text or bool(Path(text).suffix)
 
 
@@ -266,7 +266,7 @@ def _is_file(written: str) -> bool:
 
 
 def _contents(value: Any) -> Any:
-    """Arguments with every checkpoint reduced to the hash of its bytes: where it lies is not what it is."""
+    """Arguments in which every checkpoint is replaced by the hash of its bytes, independent of its location."""
     if isinstance(value, dict):
         if "sha256" in value:
             return f"{value['sha256']} {value['key']}" if "key" in value else value["sha256"]

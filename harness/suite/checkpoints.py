@@ -16,10 +16,10 @@ from harness.weights.manage import Item, item
 
 
 def items(suite: Path | None = None) -> list[Item]:
-    """All known checkpoints, or those that a suite's defenses name. Needs none of the files.
+    """All known checkpoints, or those that a suite's defenses name. None of the files need exist.
 
     Raises:
-        UserError: the suite cannot be read, or names a checkpoint that nobody knows.
+        UserError: the suite cannot be read, or names an unknown checkpoint.
     """
     if suite is None:
         return [item(ref) for ref in [*packaged(), *(entry.name for entry in published.entries())]]
@@ -28,7 +28,7 @@ def items(suite: Path | None = None) -> list[Item]:
 
 
 def _references(node: yaml_file.Node) -> Iterator[tuple[str, Path]]:
-    """Every checkpoint that the suite's defenses are given, with the folder of the file that it was written in."""
+    """Every checkpoint among the arguments of the suite's defenses, with the folder of the file that names it."""
     defenses = node.child("defenses")
     for name in defenses.value if defenses and isinstance(defenses.value, dict) else ():
         entry = entry_of(node, "defenses", name)

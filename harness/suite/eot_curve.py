@@ -1,7 +1,7 @@
-"""Whether an attack averages over enough draws: one cell of a suite, with the attack's `eot` varied.
+"""Checks whether an attack averages over enough draws, by varying the attack's `eot` in one cell of a suite.
 
-The answer is a run like any other, of a suite with one defense and one swept attack; its report says whether robust
-accuracy still falls (see `harness.reporting.tables.curves`).
+This is a normal run of a suite with one defense and one swept attack. Its report says whether robust accuracy still
+falls (see `harness.reporting.tables.curves`).
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ DRAWS = (1, 5, 10, 20)
 
 
 def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: int | None = None) -> Plan:
-    """The suite that varies `eot` in one cell of the suite at `path`; everything else stays as it is there.
+    """The suite that varies `eot` in one cell of the suite at `path`, and is otherwise the same.
 
-    Builds the defense, so its checkpoint must be there.
+    It builds the defense, so its checkpoint must be available.
 
     Args:
         only: "DEFENSE/ATTACK".
         draws: values of `eot`, two or more.
-        limit: keep the first so many images.
+        limit: use only the first `limit` images.
 
     Raises:
         UserError: `only` names no cell or several, the attack has no `eot`, the defense is deterministic, or an attack
             with so many draws does not fit it.
     """
     if len(set(draws)) < 2 or min(draws) < 1:
-        raise UserError(f"a curve of EOT over {list(draws)}", remedy="Give two or more counts, such as --draws 1,5,10")
+        raise UserError(
+            f"{list(draws)} is not a list of two or more different draw counts",
+            remedy="Write, for example, --draws 1,5,10",
+        )
     suite = load_suite(path, only=only)
     cell = _cell(suite, only)
     defense = build_defense(cell.defense)
@@ -52,7 +55,7 @@ def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: i
             count = each.attack.arguments["eot"]
             raise UserError(
                 f"{cell.attack.title} with eot {count} does not fit {cell.defense.title}: {reason}",
-                remedy="Give --draws without it",
+                remedy="Remove this count from --draws",
                 where=cell.attack.place,
             )
     return varied
@@ -62,19 +65,19 @@ def _cell(suite: Plan, only: str | None) -> Cell:
     if len(suite.cells) > 1 or only is None:
         names = [f"{cell.defense.name}/{cell.attack.name}" for cell in suite.cells]
         listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-        raise UserError("EOT varies in one pairing at a time", remedy=f"Give --only one of: {listed}")
+        raise UserError("EOT can be varied in one pairing at a time", remedy=f"Set --only to one of: {listed}")
     [cell] = suite.cells
     if "eot" not in parameters(cell.attack.cls):
         raise UserError(
             f"{cell.attack.title} has no argument 'eot' to vary",
-            remedy="Name one that averages over draws, such as pgd",
+            remedy="Name an attack that averages over draws, such as pgd",
             where=cell.attack.place,
         )
     return cell
 
 
 def _varied(suite: Plan, cell: Cell, draws: Sequence[int]) -> Document:
-    """The suite of this cell alone, whose attack has everything that the pairing changed about it."""
+    """A suite of this cell alone. Its attack includes the changes that the pairing makes to it."""
     root = suite.document.root
     defense, attack = cell.defense.name, cell.attack.name
     name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{suite.suite.suite}-eot-{defense}-{attack}")

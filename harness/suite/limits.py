@@ -1,4 +1,4 @@
-"""How much a run may hold. What is beyond is refused: where a suite asks for it, and where results claim to have it."""
+"""Upper limits for the size of a run. Suites and stored results that exceed them are rejected."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ MOST_IMAGES = 1_000_000
 MOST_CLASSES = 2**20
 
 MOST_VOTES, MOST_FLAGS = 1_000, 100
-"""Of an image."""
+"""Upper limits per image."""
 
 MOST_CELLS, MOST_PLACES = 5_000, 20_000
-"""Most pairings of a run, and most places of its table (defenses x attacks)."""
+"""Upper limits for the pairings of a run, and for the places of its table (defenses x attacks)."""
 
 MOST_VARIANTS = 1_000
-"""Of a swept component."""
+"""The largest number of variants of a swept component."""
 
 VALUES, LISTS, MOST_VALUES = 14, 4, 1_500_000
-"""Of a record: its single values, and its lists of a value per vote. Of a shard: all of them together."""
+"""The number of single values in a record, the number of its lists with a value per vote, and the upper limit for the
+number of all values in a shard."""

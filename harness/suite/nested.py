@@ -3,9 +3,9 @@
     diffpure: {weights: ..., classifier: {type: undefended, weights: digits-cnn}}
     worst:    {type: worst_of, norm: Linf, eps: 8/255, attacks: [{type: pgd, steps: 10}, {type: autoattack}]}
 
-The constructor annotates the argument `InnerDefense` or `InnerAttack`, and calls `built` on what it is given. An inner
-attack has the budget of the outer one, where it does not say otherwise. What is inside counts in a result's identity as
-if it stood alone: its code, its arguments and the contents of its checkpoints.
+The constructor annotates the argument `InnerDefense` or `InnerAttack`, and calls `built` on its value. An inner attack
+has the budget of the outer one, unless it sets its own. Inner entries count in a result's identity like outer ones: by
+their code, their arguments and the contents of their checkpoints.
 
 Example:
     >>> class Behind(Defense):
@@ -44,16 +44,16 @@ InnerAttack = Annotated[Component | Attack, Inner("attacks")]
 
 
 def built(part: Component | Defense | Attack) -> Any:
-    """The defense or attack: from a suite's entry a new one, from Python the one that was given.
+    """The inner defense or attack: a new instance for a suite's entry, or the object that was passed in Python.
 
     Raises:
-        UserError: its constructor refused its arguments, or failed.
+        UserError: its constructor rejected its arguments, or failed.
     """
     return part.build() if isinstance(part, Component) else part
 
 
 def inner_entries(cls: Class, entry: Node) -> Iterator[Node]:
-    """The entries of defenses written inside a defense's entry. cls: the class that the entry names."""
+    """The entries of the defenses inside a defense's entry. cls: the class that the entry names."""
     hints = get_type_hints(cls.__init__, include_extras=True)
     for name, hint in hints.items():
         given = entry.child(name)

@@ -23,7 +23,7 @@ __all__ = ["Cell", "Component", "Plan", "check", "load_suite", "written_out"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A pairing: one number of the table."""
+    """A pairing of a defense and an attack: one number in the table."""
 
     defense: Component
     attack: Component
@@ -31,14 +31,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite that holds water.
+    """A validated suite.
 
     Args:
-        suite: as written, with the report's columns and the variants of sweeps spelt out.
-        document: the file, with variants likewise, to say where a value stands.
+        suite: the content of the file, with defaults filled in and sweeps expanded.
+        document: the file with sweeps expanded; it knows the line of each value.
         cells: the pairings to run, defense by defense.
-        all_cells: those that `only` left out as well.
-        sweeps: which entries are variants of one component.
+        all_cells: all pairings of the suite, including those that `only` leaves out.
+        sweeps: the swept components, with the names of their variants.
     """
 
     suite: Suite
@@ -48,7 +48,7 @@ class Plan:
     sweeps: tuple[Sweep, ...] = ()
 
     def place(self, *path: Key) -> Place:
-        """The line of the value at `path`, such as "defenses", "rdc"; of what is nearest above where there is none."""
+        """The line of the value at `path`, such as "defenses", "rdc"; that of the nearest ancestor if there is none."""
         return self.document.place(*path)
 
     def dataset_base(self) -> Path:
@@ -56,7 +56,7 @@ class Plan:
         return self.place("dataset", "name").file.parent
 
     def resolved(self) -> dict[str, Any]:
-        """Everything that decides results, for JSON. It does not depend on `only`, batch size or device."""
+        """Everything that affects results, for JSON. It does not depend on `only`, batch size or device."""
         dataset = self.suite.dataset.model_dump(mode="json", exclude_none=True)
         for key in ("path", "classes"):
             if isinstance(path := getattr(self.suite.dataset, key), Path):
@@ -70,7 +70,7 @@ class Plan:
         }
 
     def presentation(self) -> dict[str, Any]:
-        """What decides only how results are shown, for JSON."""
+        """Everything that only affects how results are shown, for JSON."""
         return {
             "title": self.suite.title,
             "report": self.suite.report.model_dump(mode="json"),
@@ -83,15 +83,15 @@ class Plan:
 
 
 def load_suite(path: str | Path, *, limit: int | None = None, only: str | None = None) -> Plan:
-    """Reads a suite and checks all of it. Builds attacks, to see their budgets, but neither defenses nor datasets.
+    """Reads a suite and checks all of it. Builds attacks, to check their budgets, but neither defenses nor datasets.
 
     Args:
-        path: of the YAML file.
-        limit: keep the first so many images of those that the suite chooses.
-        only: "DEFENSE" or "DEFENSE/ATTACK": run only these pairings. The name of a swept one means all its variants.
+        path: the YAML file.
+        limit: use only the first `limit` images of those that the suite selects.
+        only: "DEFENSE" or "DEFENSE/ATTACK": run only these pairings. A swept component's name selects all its variants.
 
     Raises:
-        UserError: whatever is wrong with it, with its line.
+        UserError: the suite is not valid; the error names the line.
 
     Example:
         >>> plan = load_suite("suites/quickstart.yaml", only="undefended")
@@ -102,7 +102,7 @@ def load_suite(path: str | Path, *, limit: int | None = None, only: str | None =
 
 
 def check(document: Document, *, limit: int | None = None, only: str | None = None) -> Plan:
-    """As `load` does, for a suite that was read."""
+    """Checks a suite that has been read already; see `load_suite`."""
     document, sweeps = written_out(document)
     root = document.root
     suite = _spelt_out(document, parse(Suite, root, "the file"), limit, sweeps)
@@ -115,10 +115,10 @@ def check(document: Document, *, limit: int | None = None, only: str | None = No
 
 
 def written_out(document: Document) -> tuple[Document, tuple[Sweep, ...]]:
-    """The suite without what is not for us, with every variant of its sweeps as an entry.
+    """The suite without keys that the harness ignores, and with every variant of its sweeps as an entry.
 
     Raises:
-        UserError: a section has not the form of one, or a sweep leads nowhere.
+        UserError: a section is not valid, or a sweep names something that does not exist.
     """
     root = _sections(document.root)
     if not parse(Suite, root, "the file").sweep:
@@ -128,9 +128,9 @@ def written_out(document: Document) -> tuple[Document, tuple[Sweep, ...]]:
 
 
 def _sections(root: Node) -> Node:
-    """The file without the keys x-..., which are the author's own, and empty sections. `dc:` alone is an entry too.
+    """The file without empty sections and the keys x-..., which authors may use freely. `dc:` alone is an entry too.
 
-    An empty key that is no section stays, to be told.
+    Empty keys that are not sections stay, so that they are reported as errors.
     """
     own = {key: node for key, node in root.value.items() if not key.startswith("x-")}
     kept = {key: node for key, node in own.items() if node.value is not None or key not in Suite.model_fields}
@@ -145,11 +145,11 @@ def _filled(node: Node) -> Node:
 
 
 def _spelt_out(document: Document, suite: Suite, limit: int | None, sweeps: tuple[Sweep, ...]) -> Suite:
-    """Defaults that depend on other values, and paths as seen from here."""
+    """Fills in defaults that depend on other values, and makes paths relative to the current folder."""
     dataset: dict[str, Any] = {}
     if limit is not None:
         if limit < 1:
-            raise UserError(f"the limit is {limit} images", remedy="Give at least 1", where=Place(document.path))
+            raise UserError(f"the limit is {limit} images", remedy="Use at least 1", where=Place(document.path))
         dataset["limit"] = min(limit, suite.dataset.limit or limit)
     if suite.dataset.size is not None:
         dataset["seed"] = suite.dataset.seed or 0
@@ -179,8 +179,8 @@ def _check_dataset(document: Document, dataset: Dataset) -> None:
         )
     if dataset.seed is not None and dataset.size is None:
         raise UserError(
-            "the dataset's 'seed' draws nothing without 'size'",
-            remedy="Add `size:`, or remove it",
+            "the dataset's 'seed' has no effect without 'size'",
+            remedy="Add `size:`, or remove the seed",
             where=document.place("dataset", "seed"),
         )
 
@@ -219,7 +219,7 @@ def _cells(root: Node, suite: Suite) -> tuple[Cell, ...]:
 
 
 def _changed(attack: Component, overrides: Node | None) -> Component:
-    """An attack for one pairing. One of another `type` takes over the budget and label, and nothing else."""
+    """The attack of one pairing. If the pairing sets another `type`, only the budget and the label are kept."""
     if overrides is None:
         return attack
     if "type" not in overrides.value:
@@ -231,7 +231,7 @@ def _changed(attack: Component, overrides: Node | None) -> Component:
 
 
 def _pairs(root: Node, suite: Suite) -> dict[tuple[str, str], Node | None]:
-    """The pairings, and what each changes about its attack."""
+    """The pairings, and the changes that each makes to its attack."""
     if suite.pairings is None:
         return {(d, a): None for d in suite.defenses for a in suite.attacks}
     pairs: dict[tuple[str, str], Node | None] = {}
@@ -241,13 +241,13 @@ def _pairs(root: Node, suite: Suite) -> dict[tuple[str, str], Node | None]:
         for defense in _names(node.value["defense"], suite.defenses, "defense"):
             for attack in _names(node.value["attack"], suite.attacks, "attack"):
                 if (defense, attack) in pairs:
-                    raise UserError(f"the pairing {defense}/{attack} is there twice", where=node.where)
+                    raise UserError(f"the pairing {defense}/{attack} appears twice", where=node.where)
                 pairs[defense, attack] = overrides if overrides and overrides.value else None
     return pairs
 
 
 def _names(node: Node, known: Any, what: str) -> list[str]:
-    """One name, or a list of them."""
+    """The names in a node with one name or a list of names."""
     names = node.value if isinstance(node.value, list) else [node]
     for name in names:
         _known(name.value, known, what, name.where)
@@ -266,10 +266,10 @@ def _selected(
         _known(defense, suite.defenses, "defense", where)
     if attack and ("attacks", attack) not in variants:
         _known(attack, suite.attacks, "attack", where)
-    found = tuple(c for c in cells if c.defense.name in defenses and (not attack or c.attack.name in attacks))
-    if not found:
+    selected = tuple(c for c in cells if c.defense.name in defenses and (not attack or c.attack.name in attacks))
+    if not selected:
         raise UserError(f"the suite has no pairing {only}", remedy="Add it under `pairings:`", where=where)
-    return found
+    return selected
 
 
 def _resolved(component: Component) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from harness.suite.limits import LISTS, MOST_IMAGES, MOST_VALUES, MOST_VOTES, VA
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", text):
-        raise ValueError("a name is a letter or digit, then at most 79 of letters, digits, '_', '-' and '.'")
+        raise ValueError(
+            "a name starts with a letter or digit and has at most 80 characters: letters, digits, '_', '-' and '.'"
+        )
     return text
 
 
 def _folder(text: str) -> str:
     if "." in _name(text):
-        raise ValueError("it names a folder: letters, digits, '-' and '_'")
+        raise ValueError("it is used as the name of a folder: use letters, digits, '-' and '_'")
     return text
 
 
@@ -30,15 +32,15 @@ Values = Annotated[list[Any], Field(min_length=1)]
 
 class Protocol(_Section):
     votes: Annotated[int, Field(ge=1, le=MOST_VOTES)] = Field(
-        default=1, description="draws that a stochastic defense answers with, per image; an odd number ties less often"
+        default=1, description="predictions per image of a stochastic defense; an odd number makes ties less likely"
     )
     seed: Seed = Field(default=0, description="every other seed derives from it")
     shard: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = Field(
-        default=32, description="images per shard, the unit of work and of resuming"
+        default=32, description="images per shard; a run is computed, stored and resumed shard by shard"
     )
     batch_size: Count = Field(default=256, description="images sent through a defense at once; no result depends on it")
     gates: Literal["stop", "mark", "off"] = Field(
-        default="mark", description="what happens when a defense fails an examination before it is attacked"
+        default="mark", description="what happens if a defense fails the checks before it is attacked"
     )
 
     @model_validator(mode="after")
@@ -50,19 +52,21 @@ class Protocol(_Section):
 
 
 class Entry(BaseModel):
-    """A defense or attack. Keys beyond these are arguments of its constructor."""
+    """A defense or attack. All other keys are arguments of its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str | None = Field(default=None, description="built-in name, package.module:Class or ./file.py:Class")
-    label: Line | None = Field(default=None, description="what reports call it; the entry's name if left out")
+    label: Line | None = Field(default=None, description="the name in reports; by default the name of the entry")
 
 
 class Defaults(_Section):
     defenses: dict[str, Any] | None = Field(
-        default=None, description="keys of every defense that does not say otherwise"
+        default=None, description="keys of every defense that does not set them itself"
     )
-    attacks: dict[str, Any] | None = Field(default=None, description="keys of every attack that does not say otherwise")
+    attacks: dict[str, Any] | None = Field(
+        default=None, description="keys of every attack that does not set them itself"
+    )
 
 
 class PairingEntry(_Section):
@@ -71,37 +75,39 @@ class PairingEntry(_Section):
     overrides: dict[str, Any] | None = Field(
         default=None,
         alias="with",
-        description="changes to the attack; with a `type`, another attack",
+        description="changes to the attack; with a `type`, another attack replaces it",
     )
 
 
 class Report(_Section):
-    average: tuple[str, ...] | None = Field(default=None, description="attacks averaged over; all if left out")
+    average: tuple[str, ...] | None = Field(default=None, description="attacks to average over; by default all")
     worst: tuple[str, ...] | None = Field(
-        default=None, description="attacks of the worst case per image; those of `average` if left out"
+        default=None, description="attacks in the worst case per image; by default those of `average`"
     )
     naive: tuple[str, ...] = Field(
-        default=(), description="attacks of a naive evaluation; rows where a better one shows it misleading are marked"
+        default=(), description="attacks of a naive evaluation; rows in which a stronger one contradicts it are marked"
     )
     groups: dict[Line, tuple[Name, ...]] = Field(
-        default={}, description="headings of the table, and the defenses below each; the others stand above them"
+        default={}, description="headings of the table, and the defenses below each; all others come first"
     )
-    reference: Name | None = Field(default=None, description="published numbers to show beside, from results/reference")
+    reference: Name | None = Field(
+        default=None, description="published numbers to show for comparison, from results/reference"
+    )
     vote: Literal["mean", "single", "majority", "worst"] = Field(
-        default="mean", description="how the draws of a stochastic defense become one number, in tables and comparisons"
+        default="mean", description="how tables and comparisons combine the predictions of a stochastic defense"
     )
 
 
 class Suite(_Section):
-    suite: Annotated[str, AfterValidator(_folder)] = Field(description="its name, and that of its results folder")
-    title: Line = Field(default="", description="one line for people")
+    suite: Annotated[str, AfterValidator(_folder)] = Field(description="name of the suite and of its results folder")
+    title: Line = Field(default="", description="title of the report, in one line")
     dataset: Dataset = Field(description="the images")
     protocol: Protocol = Protocol()
-    defenses: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")
-    attacks: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="by name")
+    defenses: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="the defenses, by name")
+    attacks: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="the attacks, by name")
     defaults: Defaults = Defaults()
     pairings: Annotated[list[PairingEntry], Field(min_length=1)] | None = Field(
-        default=None, description="which attacks meet which defenses; all meet all if left out"
+        default=None, description="which attacks are run on which defenses; by default all on all"
     )
     sweep: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(
         default=None, description="arguments (defense.NAME.ARGUMENT, attack.NAME.ARGUMENT) and the values they take"

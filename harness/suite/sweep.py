@@ -1,10 +1,10 @@
-"""Sweeps: a component of which an argument takes several values becomes one component per value.
+"""Sweeps: a component with several values for an argument is replaced by one component per value.
 
     sweep: {defense.rdc.eta: [0, 2/255], attack.linf.steps: [10, 20, 40]}
 
-puts `rdc.eta-0` and `rdc.eta-2_255` in the place of `rdc`, as if they had been written out, before anything else looks
-at the suite. Several paths of one component make their product, in which the last varies fastest. A swept value wins
-over what the entry, the defaults and a pairing's `with:` say. Whatever names the component means all of its variants.
+replaces `rdc` by `rdc.eta-0` and `rdc.eta-2_255`, before anything else is done with the suite. If several arguments of
+one component are swept, there is a variant for each combination; the last argument varies fastest. A swept value
+overrides the entry, the defaults and a pairing's `with:`. The name of the component refers to all of its variants.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = {"defense": "defenses", "attack": "attacks"}
 FORM = "Write defense.NAME.ARGUMENT or attack.NAME.ARGUMENT"
 
 LONGEST = 80
-"""Characters of a name."""
+"""The largest number of characters in a name."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Sweep:
 
     Args:
         kind: "defenses" or "attacks".
-        name, label: of the component as the suite wrote it.
+        name, label: those of the component in the suite.
         paths: the swept arguments, such as "eta" or "classifier.weights".
-        variants: by name, the values of `paths`.
+        variants: for each variant, by name, the values of `paths`.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class _Axis:
-    """An argument (the keys that lead to it within the entry) and its values."""
+    """A swept argument (the keys that lead to it within the entry) and its values."""
 
     keys: tuple[str, ...]
     values: list[Node]
@@ -74,19 +74,19 @@ class _Family:
 
 
 def expand(root: Node) -> tuple[Node, tuple[Sweep, ...]]:
-    """A suite with variants in the place of swept components.
+    """Replaces the swept components of a suite by their variants.
 
     Args:
-        root: the content of a file that fits `harness.suite.schema.Suite`.
+        root: the content of a file that is valid according to `harness.suite.schema.Suite`.
 
     Raises:
-        UserError: a path that leads nowhere, a value that is there twice, a name that is taken; with its line.
+        UserError: a path does not exist, a value appears twice, or a name is taken; the error names the line.
     """
     axes: dict[tuple[str, str], list[_Axis]] = {}
     for path, values in root.value["sweep"].value.items():
         kind, name, axis = _axis(root, path, values)
         axes.setdefault((kind, name), []).append(axis)
-    families = [_family(root, *component, found) for component, found in axes.items()]
+    families = [_family(root, *component, own) for component, own in axes.items()]
     for family in families:
         root = _in_place(root, family)
     for section, changed in (("pairings", _pairings), ("report", _report)):
@@ -96,12 +96,12 @@ def expand(root: Node) -> tuple[Node, tuple[Sweep, ...]]:
 
 
 def spelt(value: Any) -> str:
-    """A value as a suite writes it."""
+    """A value in the notation of suites."""
     return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def shortened(name: str) -> str:
-    """A name within the length that names may have: the end of a longer one becomes its hash."""
+    """Shortens a name to the largest allowed length, by replacing its end with its hash."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_hash(name)}"
 
 
@@ -110,19 +110,19 @@ def _hash(text: str) -> str:
 
 
 def _axis(root: Node, path: str, values: Node) -> tuple[str, str, _Axis]:
-    """Kind and name of the component that a path means, and what it varies."""
+    """The kind and name of the component that a path refers to, and the argument that it varies."""
     first, _, rest = path.partition(".")
     kind = KINDS.get(first)
     if kind is None:
-        raise UserError(f"the sweep of '{path}' is of neither a defense nor an attack", remedy=FORM, where=values.key)
+        raise UserError(f"the sweep path '{path}' names neither a defense nor an attack", remedy=FORM, where=values.key)
     known = root.value[kind].value
-    found = [name for name in known if f"{rest}.".startswith(f"{name}.")]
-    if not found:
+    matching = [name for name in known if f"{rest}.".startswith(f"{name}.")]
+    if not matching:
         wanted = rest.partition(".")[0]
         raise UserError(
             f"the suite has no {first} '{wanted}' to sweep", remedy=nearest(wanted, known), where=values.key
         )
-    name = max(found, key=len)
+    name = max(matching, key=len)
     axis = _Axis(tuple(rest[len(name) + 1 :].split(".")), values.value)
     _check(root, kind, name, axis, values)
     return kind, name, axis
@@ -141,7 +141,7 @@ def _check(root: Node, kind: str, name: str, axis: _Axis, values: Node) -> None:
         node = node.child(_key(node, key)) if node else None
         if node is None or not isinstance(node.value, dict | list):
             inner = ".".join(axis.keys[:depth])
-            raise UserError(f"{title} has nothing written below '{inner}' to sweep", remedy=FORM, where=values.key)
+            raise UserError(f"{title} has no entry below '{inner}' to sweep", remedy=FORM, where=values.key)
     seen: set[str] = set()
     for value in axis.values:
         text = json.dumps(value.plain())
@@ -151,7 +151,7 @@ def _check(root: Node, kind: str, name: str, axis: _Axis, values: Node) -> None:
 
 
 def entry_of(root: Node, kind: str, name: str) -> Node:
-    """A component as written, on top of the defaults of its kind."""
+    """The entry of a component, merged with the defaults of its kind."""
     own, _ = root.follow(kind, name)
     defaults, depth = root.follow("defaults", kind)
     return defaults.merged(own) if depth == 2 and defaults.value else own
@@ -172,8 +172,8 @@ def _family(root: Node, kind: str, name: str, axes: Sequence[_Axis]) -> _Family:
     for values in itertools.product(*(axis.values for axis in axes)):
         setting = list(zip(axes, values, strict=True))
         variant = _name(name, setting, settings)
-        told = ", ".join(f"{axis.path} = {spelt(value.plain())}" for axis, value in setting)
-        facts = {"label": replace(own, value=f"{label}, {told}")}
+        settings_text = ", ".join(f"{axis.path} = {spelt(value.plain())}" for axis, value in setting)
+        facts = {"label": replace(own, value=f"{label}, {settings_text}")}
         if "type" not in whole.value:
             facts["type"] = replace(own, value=name)
         settings[variant] = setting
@@ -183,7 +183,7 @@ def _family(root: Node, kind: str, name: str, axes: Sequence[_Axis]) -> _Family:
 
 
 def _name(name: str, setting: SweepPoint, taken: Mapping[str, Any]) -> str:
-    """A variant's name, which is also that of a folder."""
+    """The name of a variant, which is also used as the name of a folder."""
     values = [(axis.path, spelt(value.plain())) for axis, value in setting]
     parts = [re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{path}-{text}").strip("_") for path, text in values]
     plain = ".".join([name, *parts])
@@ -191,7 +191,7 @@ def _name(name: str, setting: SweepPoint, taken: Mapping[str, Any]) -> str:
 
 
 def _set(entry: Node, whole: Node, setting: SweepPoint) -> Node:
-    """The entry with these values. whole: where what lies around an inner argument is found."""
+    """Sets values in an entry. whole: the merged entry, which may have the outer values of an inner argument."""
     entries = dict(entry.value)
     for axis, value in setting:
         first, *rest = axis.keys
@@ -222,7 +222,7 @@ def _in_place(root: Node, family: _Family) -> Node:
     if len(entries) < len(section.value) - 1 + len(family.entries):
         name = next(name for name in family.entries if name in section.value)
         where = section.value[name].key
-        raise UserError(f"the sweep makes a '{name}' of its own", remedy="Rename this one", where=where)
+        raise UserError(f"the sweep also creates the name '{name}'", remedy="Rename this entry", where=where)
     return replace(root, value={**root.value, family.sweep.kind: replace(section, value=entries)})
 
 
@@ -231,7 +231,7 @@ def _pairings(pairings: Node, families: Sequence[_Family]) -> Node:
 
 
 def _split(pairing: Node, families: Sequence[_Family]) -> Iterator[Node]:
-    """The pairing of all variants: one item for what has the same overrides."""
+    """Splits a pairing into one per variant, where overrides differ between variants."""
     entry = {**pairing.value, "defense": _variants(pairing.value["defense"], families, "defenses")}
     overrides = entry.get("with")
     if overrides is None or not overrides.value:
@@ -249,7 +249,7 @@ def _split(pairing: Node, families: Sequence[_Family]) -> Iterator[Node]:
 
 
 def _overriding(overrides: Node, family: _Family, variant: str, setting: SweepPoint) -> Node:
-    """The overrides with the swept values, which lie within what the variant and the overrides say around them."""
+    """The overrides with the swept values. Outer values of a swept argument are merged from variant and overrides."""
     around = family.entries[variant]
     inner = {axis.keys[0] for axis, _ in setting if len(axis.keys) > 1} & overrides.value.keys()
     merged = {key: around.value[key].merged(overrides.value[key]) for key in inner}
@@ -257,14 +257,14 @@ def _overriding(overrides: Node, family: _Family, variant: str, setting: SweepPo
 
 
 def _report(report: Node, families: Sequence[_Family]) -> Node:
-    """The worst case over a swept attack is that over all its values. An average over them would mean nothing."""
+    """Replaces swept names in the report. The worst case covers all variants; an average over them is an error."""
     entries = dict(report.value)
     swept = {family.sweep.name: family for family in families if family.sweep.kind == "attacks"}
     for name in _listed(entries["average"]) if entries.get("average") else ():
         if name.value in swept:
             raise UserError(
-                f"the average has the swept attack '{name.value}', and would depend on which values were chosen",
-                remedy=f"Leave it out, or name one variant, such as '{next(iter(swept[name.value].entries))}'",
+                f"the average contains the swept attack '{name.value}', and would depend on the choice of its values",
+                remedy=f"Remove it, or name one variant, such as '{next(iter(swept[name.value].entries))}'",
                 where=name.where,
             )
     if entries.get("worst"):
@@ -276,13 +276,13 @@ def _report(report: Node, families: Sequence[_Family]) -> Node:
 
 
 def _variants(node: Node, families: Sequence[_Family], kind: str) -> Node:
-    """The names with variants in the place of swept ones."""
+    """Replaces swept names by the names of their variants."""
     known = {family.sweep.name: family.entries for family in families if family.sweep.kind == kind}
     names = [replace(name, value=new) for name in _listed(node) for new in known.get(name.value, [name.value])]
     return replace(node, value=names)
 
 
 def _listed(node: Node) -> list[Node]:
-    """One name, or a list of them."""
+    """The items of a node with one name or a list of names."""
     names = node.value if isinstance(node.value, list) else [node]
     return list(names or [])

@@ -88,7 +88,10 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a sweep of 2,000 values": (written(swept(eps=2000)), "2,000 variants, and 1,000 are allowed"),
     "a sweep of 250,000 pairs of values": (written(swept(eps=500, norm=500)), "250,000 variants"),
-    "a reference outside": (written(SOUND + "report: {reference: ../../etc/passwd}\n"), "a name is a letter or digit"),
+    "a reference outside": (
+        written(SOUND + "report: {reference: ../../etc/passwd}\n"),
+        "a name starts with a letter or digit",
+    ),
     "weights that are a pipe": (
         lambda folder: (
             os.mkfifo(folder / "w.pt"),

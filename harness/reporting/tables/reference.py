@@ -49,7 +49,7 @@ def read(path: Path) -> Reference:
     """The accuracies in a file.
 
     Raises:
-        UserError: a column is missing, a value is no percentage, or a number is there twice.
+        UserError: a column is missing, a value is no percentage, or a number appears twice.
     """
     numbers: Reference = {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -63,7 +63,7 @@ def read(path: Path) -> Reference:
             )
         for place, key, number in _numbers(lines, path):
             if key in numbers:
-                raise UserError(f"{'/'.join(key)} is there twice", remedy="Remove one of them", where=place)
+                raise UserError(f"{'/'.join(key)} appears twice", remedy="Remove one of them", where=place)
             numbers[key] = number
     return numbers
 

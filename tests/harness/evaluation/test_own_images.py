@@ -157,7 +157,7 @@ def test_a_part_of_the_classes_without_a_word_is_refused(tmp_path: Path, capsys:
     ("dataset", "told"),
     [
         ("{name: digits, classes: [a, b]}", "suite.yaml:3: dataset 'digits' says itself which classes it has"),
-        ("{name: folder, path: images, classes: [a, a]}", "suite.yaml:3: 'a' is there twice"),
+        ("{name: folder, path: images, classes: [a, a]}", "suite.yaml:3: 'a' appears twice"),
         ("{name: folder, path: images, classes: []}", "suite.yaml:3: .*it must not be empty"),
         ("{name: folder, path: images, classes: {a: -1}}", "suite.yaml:3: .*greater than or equal to 0"),
         ("{name: folder, path: images, classes: nowhere.txt}", r"suite.yaml:3: there is no file .*nowhere\.txt"),

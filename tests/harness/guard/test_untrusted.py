@@ -35,7 +35,7 @@ def test_json_is_read_as_python_writes_it(value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' is there twice"),
+        ('{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' appears twice"),
         ("[1, NaN]", "NaN is not a finite number"),
         ("-Infinity", "-Infinity is not a finite number"),
         ("[1e999]", "1e999 is too large"),

@@ -84,7 +84,7 @@ def test_the_folder_at_hand_comes_before_the_package_s(here: Path) -> None:
         ("row,column,value\n", r"bad\.csv:1: .*no column 'table'"),
         (f"{HEAD}\nt,dc,linf,many,%,T,,\n", r"bad\.csv:2: value is 'many'"),
         (f"{HEAD}\nt,dc,linf,935.5,%,T,,\n", r"bad\.csv:2: value is '935.5'"),
-        (f"{HEAD}\nt,dc,linf,1,%,T,,\nt,dc,linf,2,%,T,,\n", r"bad\.csv:3: dc/linf is there twice"),
+        (f"{HEAD}\nt,dc,linf,1,%,T,,\nt,dc,linf,2,%,T,,\n", r"bad\.csv:3: dc/linf appears twice"),
     ],
 )
 def test_a_faulty_file_is_refused_with_its_line(text: str, complaint: str, tmp_path: Path) -> None:

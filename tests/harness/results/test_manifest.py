@@ -100,7 +100,7 @@ def test_writing_again_seals_again(tmp_path: Path) -> None:
 CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "10 images, and 9 indices": lambda content: content["dataset"]["indices"].pop(),
     "an image twice": lambda content: content["dataset"]["indices"].__setitem__(0, 1),
-    "pairing d/a is there twice": lambda content: content["cells"].append(content["cells"][0]),
+    "pairing d/a appears twice": lambda content: content["cells"].append(content["cells"][0]),
     "a defense that is not among 'defenses'": lambda content: content["defenses"].clear(),
     "has 9 images, the dataset 10": lambda content: content["cells"][0].update(count=9),
     "shards of 5 images, the protocol 4": lambda content: content["cells"][0].update(shard=5),

@@ -101,7 +101,7 @@ def test_a_defense_of_other_classes_is_refused_where_the_dataset_is_known(tmp_pa
 
 def test_a_defense_that_is_another_each_time_is_refused_where_its_identity_is_known(tmp_path: Path) -> None:
     component = cell(tmp_path, "Random").defense
-    with pytest.raises(UserError, match="defense 'd' is another each time it is built: "):
+    with pytest.raises(UserError, match="defense 'd' differs each time it is built: "):
         build_defense(component, identity=Identities().of(component))
     steady = cell(tmp_path, "Seven").defense
     assert build_defense(steady, identity=None)

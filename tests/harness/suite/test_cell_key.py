@@ -227,7 +227,7 @@ def test_random_weights_without_a_seed_are_the_same_in_every_process(tmp_path: P
 def test_a_defense_that_is_another_each_time_is_refused_by_the_attribute(tmp_path: Path) -> None:
     suite = write(tmp_path)
     replaced("mine.py", "self.drawn = torch.randn(3) * 0", "import time; self.born = time.time_ns()")(tmp_path)
-    with pytest.raises(UserError, match="defense 'mine' is another each time it is built: born"):
+    with pytest.raises(UserError, match="defense 'mine' differs each time it is built: born"):
         finish(suite)
     replaced("mine.py", "class Mine(Defense):", 'class Mine(Defense):\n    memory_knobs = ("born",)\n')(tmp_path)
     assert (finish(suite), finish(suite)) == (1, 0)

@@ -46,15 +46,15 @@ def test_a_variant_of_a_sweep_can_be_looked_at(suite: Path) -> None:
     suite.write_text(suite.read_text() + "sweep: {defense.noisy.strength: [1, 2], attack.several.tries: [2, 3]}\n")
     found = plan(suite, "noisy.strength-2/several.tries-3", [1, 2])
     assert [(c.defense.arguments["strength"], c.attack.arguments["tries"]) for c in found.cells] == [(2, 3)] * 2
-    with pytest.raises(UserError, match=r"Give --only one of: noisy\.strength-1/several\.tries-2, "):
+    with pytest.raises(UserError, match=r"Set --only to one of: noisy\.strength-1/several\.tries-2, "):
         plan(suite, "noisy/several")
 
 
 @pytest.mark.parametrize(
     ("only", "draws", "told"),
     [
-        (None, [1, 5], r"--only one of: plain/weak, plain/several, noisy/weak"),
-        ("noisy", [1, 5], r"--only one of: noisy/weak, noisy/strong, noisy/several"),
+        (None, [1, 5], r"--only to one of: plain/weak, plain/several, noisy/weak"),
+        ("noisy", [1, 5], r"--only to one of: noisy/weak, noisy/strong, noisy/several"),
         ("noisy/sevral", [1, 5], r"no attack 'sevral'. Did you mean 'several'"),
         ("noisy/weak", [1, 5], r"small\.yaml:9: attack 'weak' has no argument 'eot'"),
         ("plain/several", [1, 5], r"small\.yaml:6: defense 'plain' is deterministic"),
@@ -72,7 +72,7 @@ def test_an_attack_that_needs_more_draws_is_refused_before_it_runs(suite: Path) 
         "type: noise, norm: Linf, eps: 0.9, tries: 2", "type: autoattack, norm: Linf, eps: 0.1"
     )
     suite.write_text(text.replace("with: {eps: 0.5, eot: 7}", "with: {version: rand}"))
-    with pytest.raises(UserError, match=r"attack 'several' with eot 1 does not fit .*--draws without it"):
+    with pytest.raises(UserError, match=r"attack 'several' with eot 1 does not fit .*from --draws"):
         plan(suite, "noisy/several", [1, 20])
 
 

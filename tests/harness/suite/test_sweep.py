@@ -128,7 +128,7 @@ def test_arguments_of_an_attack_inside_another_can_be_swept(small_suite: Path) -
     assert steps == [[1, 5], [1, 6]]
     assert "[1, 5]" not in refusal(small_suite, "sweep: {attack.weak.attacks.1.stepz: [5]}\n", changes)
     message = refusal(small_suite, "sweep: {attack.weak.norm.x.y: [5]}\n", changes)
-    assert message.startswith("swept.yaml:11: attack 'weak' has nothing written below 'norm'")
+    assert message.startswith("swept.yaml:11: attack 'weak' has no entry below 'norm'")
 
 
 def test_only_takes_all_variants_or_one(small_suite: Path) -> None:
@@ -145,7 +145,10 @@ def test_the_worst_case_is_over_all_values_and_no_average_is(small_suite: Path) 
     report = plan(small_suite, f"{sweep}report: {{worst: [strong, weak]}}\n").suite.report
     assert report.worst == ("strong", "weak.eps-0.1", "weak.eps-0.2")
     message = refusal(small_suite, f"{sweep}report:\n  average: [strong,\n    weak]\n")
-    assert message.startswith("swept.yaml:14: the average has the swept attack 'weak'") and "'weak.eps-0.1'" in message
+    assert (
+        message.startswith("swept.yaml:14: the average contains the swept attack 'weak'")
+        and "'weak.eps-0.1'" in message
+    )
 
 
 def test_names_stay_short_and_apart(small_suite: Path) -> None:
@@ -171,7 +174,7 @@ def test_checkpoints_that_are_swept_are_among_those_that_a_suite_needs(small_sui
         ("defense.plain.strenth: [1]", 11, "defense 'plain' has no argument 'strenth'. Did you mean 'strength'?"),
         ("defense.plain.label: [a]", 11, "defense 'plain' has no argument 'label'"),
         ("defense.plain: [1]", 11, "names no argument. Write defense.NAME.ARGUMENT"),
-        ("protocol.votes: [1]", 11, "the sweep of 'protocol.votes' is of neither a defense nor an attack"),
+        ("protocol.votes: [1]", 11, "the sweep path 'protocol.votes' names neither a defense nor an attack"),
         ("defense.plain.strength: []", 11, "'sweep.defense.plain.strength' of the file is []: it must not be empty"),
         ("defense.plain.strength: 3", 11, "it should be a list"),
         (
@@ -191,7 +194,7 @@ def test_mistakes_are_told_with_their_line(small_suite: Path, written: str, line
 def test_a_name_that_is_taken_and_an_argument_that_another_type_lacks_are_refused(small_suite: Path) -> None:
     taken = {"  noisy:": '  plain.strength-1: {type: "./fakes.py:Noisy"}\n  noisy:'}
     assert refusal(small_suite, "sweep: {defense.plain.strength: [1]}\n", taken).startswith(
-        "swept.yaml:7: the sweep makes"
+        "swept.yaml:7: the sweep also creates"
     )
     extra = "sweep: {attack.weak.pause: [1]}\npairings:\n  - {defense: plain, attack: weak, with: {type: clean}}\n"
     assert "has no argument 'pause'" in refusal(small_suite, extra)
