@@ -1,1 +1,1 @@
-"""Results on disk: records, shards, the manifest."""
+"""Results on disk: records, shards and the manifest."""

@@ -1,7 +1,8 @@
-"""What is another than when results were made, in words: which argument, image, code, file or weights.
+"""Describes what has changed since results were made: which argument, image, code, file or weights.
 
-`run.json` keeps under `resolved` what the suite says of each defense and attack, and under `contents` what it does not
-say (see `harness.suite.cell_key.Identities`): "defenses" by name, and "cells", the attacks, by `DEFENSE/ATTACK`.
+`run.json` stores under `resolved` the arguments of each defense and attack, and under `contents` the parts of their
+identity that the suite does not contain (see `harness.suite.cell_key.Identities`): "defenses" by name, and "cells", the
+attacks, by `DEFENSE/ATTACK`.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from harness.config.imports import DATA
 from harness.results.json_diff import describe
 
 Parts = Mapping[str, Mapping[str, Any]]
-"""By "defenses" or "cells", then by name."""
+"""Contents by "defenses" or "cells", then by name."""
 
 SHOWN = 5
-"""So many attributes of one state are named."""
+"""The largest number of attributes of one state that are named."""
 
 
 def changes(then: Mapping[str, Any], resolved: Mapping[str, Any], contents: Parts, same_images: bool) -> list[str]:
-    """What differs, the arguments first; nothing where only the code of a built-in did.
+    """Lists the differences, arguments first; empty if only the code of a built-in class has changed.
 
     Args:
-        then: a manifest.
-        resolved, contents: as in a manifest, what is here now of the defenses and cells to compare.
-        same_images: whether the dataset has the images that it had.
+        then: a stored manifest.
+        resolved, contents: the current values, as in a manifest, of the defenses and cells to compare.
+        same_images: whether the dataset still has the same images.
     """
     before = {name: part for name, part in then["resolved"].items() if name in resolved}
     differing = describe(_only(before, contents), _only(resolved, contents))
@@ -39,15 +40,16 @@ def changes(then: Mapping[str, Any], resolved: Mapping[str, Any], contents: Part
 
 
 def culprits(title: str, then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """What differs between the contents of a defense or an attack as recorded and as they are here.
+    """Lists the differences between the recorded and the current contents of a defense or an attack.
 
     Args:
-        title: such as "defense 'mine'".
-        then: None where an earlier version of the harness recorded nothing.
+        title: the name in messages, such as "defense 'mine'".
+        then: the recorded contents; None if an earlier version of the harness did not record them.
     """
     if then is not None:
         return list(_differing(title, then, now))
-    return [f"whether the code, files and weights of {title} are the same, no record tells"] if "state" in now else []
+    unknown = f"the code, files and weights of {title} may have changed: they were not recorded"
+    return [unknown] if "state" in now else []
 
 
 def _differing(title: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -74,7 +76,7 @@ def _names(kind: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
 
 
 def _only(resolved: Mapping[str, Any], contents: Parts) -> dict[str, Any]:
-    """Without the defenses and cells that are not compared."""
+    """Resolved values without the defenses and cells that are not compared."""
     kept: dict[str, Collection[str]] = {kind: contents.get(kind, {}) for kind in ("defenses", "cells")}
     return {
         key: {name: part for name, part in value.items() if name in kept[key]} if key in kept else value

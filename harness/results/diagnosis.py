@@ -1,4 +1,4 @@
-"""What a diagnosis leaves in a results directory: `diagnose/DEFENSE.json`, rewritten after every check."""
+"""The stored results of a diagnosis: `diagnose/DEFENSE.json` in a results directory, rewritten after every check."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from harness.results.store import refuse_links
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
-"""Versions of the document that can be read."""
+"""The schema versions that can be read."""
 
 IN_VERSION_1 = {"pass": "passed", "suspect": "warned", "not asked": "skipped", "error": "failed"}
-"""What version 1 called the statuses, and their names today."""
+"""The names of the statuses in version 1, and their current names."""
 
 FOLDER = "diagnose"
 
 LARGEST, MOST = 1 << 22, 1_000
-"""Bytes of a file, and its findings."""
+"""The largest size of a file in bytes, and the largest number of its findings."""
 
 
 def _renamed_status(finding: Any) -> Any:
@@ -35,14 +35,14 @@ def _renamed_status(finding: Any) -> Any:
 
 
 StoredFinding = Annotated[Finding, BeforeValidator(_renamed_status)]
-"""A finding as a document of any readable version has it."""
+"""A finding, read from a document of any readable version."""
 
 
 class Cosines(BaseModel):
-    """The data of the check on gradient randomness: the mean cosine of two gradients by the draws of each.
+    """The data of the check on gradient randomness: the mean cosine of two gradients, by the number of draws of each.
 
     Args:
-        images, undefined: measured, and of these without a gradient.
+        images, undefined: the number of images measured, and how many of these have no gradient.
         cosine, interval: by the number of draws.
     """
 
@@ -64,11 +64,11 @@ class Diagnosis(BaseModel):
     """The findings on one defense.
 
     Args:
-        key: hash of all that decides them: defense, surrogate, images, settings.
-        attack: of the suite, whose threat model and view of the defense were taken over.
-        resolved: the defense's type and arguments, as the suite's manifest has them.
+        key: hash of everything that the findings depend on: defense, surrogate, images, settings.
+        attack: the attack of the suite that provides the threat model and the view of the defense.
+        resolved: the defense's type and arguments, as in the suite's manifest.
         settings: see `harness.diagnosis.subject.Settings`.
-        finished: every check was made.
+        finished: whether every check has been made.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -90,7 +90,7 @@ class Diagnosis(BaseModel):
 
     @model_validator(mode="after")
     def _fit_to_be_shown(self) -> Diagnosis:
-        """What reports make of it beyond showing it as text."""
+        """Checks the values that reports use for more than showing text."""
         if not isinstance(self.settings.get("gradient"), str):
             raise ValueError("the settings have no gradient")
         for finding in self.findings:
@@ -109,10 +109,10 @@ def write(root: Path, diagnosis: Diagnosis) -> None:
 
 
 def read(path: Path) -> Diagnosis | None:
-    """What was written there, or None.
+    """Reads a diagnosis; None if there is no file.
 
     Raises:
-        UserError: the file cannot be read, or is no diagnosis of a version that can be read.
+        UserError: the file cannot be read, or is not a diagnosis of a readable version.
     """
     try:
         content = all_visible(parse_json(contents(path, LARGEST)))

@@ -1,4 +1,4 @@
-"""Where a run took place: versions, hardware, git revision. Kept with the results, never part of their identity."""
+"""The environment of a run: versions, hardware, git revision. It is stored with results; no key depends on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("adversarial-harness", "torch", "torchvision", "numpy", "robustbench
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Facts for the manifest."""
+    """The environment of this process, for the manifest."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -39,7 +39,7 @@ def device_name(device: torch.device) -> str:
 
 
 def git_revision(folder: Path) -> str | None:
-    """Commit of the checkout that `folder` lies in, with "+changes" if it was edited; None outside a checkout."""
+    """The commit of the checkout that contains `folder`, with "+changes" if it was edited; None outside a checkout."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None

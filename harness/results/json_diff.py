@@ -1,4 +1,4 @@
-"""What differs between two pieces of JSON, leaf by leaf."""
+"""The differences between two JSON values, leaf by leaf."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 LONGEST, HASH = 60, 8
-"""Characters that are shown of a value, and of a hash."""
+"""The number of characters shown of a value, and of a hash."""
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """(path, old, new) of each leaf that differs, as text; a value that is not there is "nothing"."""
+    """(path, old, new) of each leaf that differs, as text; a missing value is shown as "nothing"."""
     before, after = dict(_leaves(old, path)), dict(_leaves(new, path))
     for place in before | after:
         if before.get(place) != after.get(place):
@@ -18,7 +18,7 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, str, 
 
 
 def describe(old: Any, new: Any) -> list[str]:
-    """The same as `path: old -> new`."""
+    """The differences as texts of the form `path: old -> new`."""
     return [f"{path}: {before} -> {after}" for path, before, after in differences(old, new)]
 
 

@@ -1,4 +1,4 @@
-"""Results on disk -> tables of records, one row per image and pairing. Only finished, undamaged shards count."""
+"""Loads stored results as tables with one row per image and pairing. Only finished, undamaged shards count."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ COLUMNS = [field.name for field in dataclasses.fields(Record)]
 
 @dataclass(frozen=True)
 class CellResults:
-    """What lies on disk of one defense under one attack.
+    """The stored results of one pairing.
 
     Attributes:
-        facts: what the manifest says of it.
-        records: a row per image, the fields of `Record` as columns; the row's index is the image's position in the run.
-        damaged: why shards cannot be believed; the next run computes them again.
-        stale: shards under this name that belong to another claim. They are left out of every number.
+        facts: the pairing's entry in the manifest.
+        records: one row per image, with the fields of `Record` as columns; the index is the position in the run.
+        damaged: the reason for each damaged shard; the next run computes it again.
+        stale: shards that belong to another defense, attack or protocol of the same name. No number includes them.
     """
 
     facts: CellFacts
@@ -50,7 +50,7 @@ class CellResults:
 
 @dataclass(frozen=True)
 class Run:
-    """One results directory. pairings: by (defense, attack), in the manifest's order."""
+    """A results directory. pairings: by (defense, attack), in the order of the manifest."""
 
     path: Path
     manifest: Manifest
@@ -58,7 +58,7 @@ class Run:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """The run at `root`, or all runs below it, by path.
+    """The run at `root`, or all runs below it, sorted by path.
 
     Raises:
         UserError: there is none.
@@ -72,9 +72,9 @@ def find_runs(root: Path) -> list[Path]:
             below.clear()
         below.sort()
     if not runs:
-        what = "holds no results" if root.is_dir() else "is not a directory"
+        what = "contains no results" if root.is_dir() else "is not a directory"
         raise UserError(
-            f"{root} {what}", remedy="Make some with `harness run SUITE`, or give the directory of an earlier run"
+            f"{root} {what}", remedy="Start a run with `harness run SUITE`, or give the directory of an earlier run"
         )
     return runs
 
@@ -96,7 +96,7 @@ def read_run(root: Path) -> Run:
 
 
 def _pairing(cell: CellStore, facts: CellFacts, votes: int) -> CellResults:
-    """What lies there. The files are gone through, not the images: a manifest may speak of far more."""
+    """Reads the shards of a pairing. It iterates over files, not images: a manifest may claim far more of them."""
     records: dict[int, Record] = {}
     damaged: list[str] = []
     stale: list[str] = []
@@ -117,6 +117,6 @@ def _pairing(cell: CellStore, facts: CellFacts, votes: int) -> CellResults:
 
 
 def _shown(record: Record) -> dict[str, Any]:
-    """A record as a row of a table. What an attack or a defense said may hold anything."""
+    """Converts a record to a row of a table. Texts of an attack or a defense may contain control characters."""
     flags = [visible(flag) for flag in record.flags]
     return {**vars(record), "flags": flags, "error": record.error and visible(record.error)}

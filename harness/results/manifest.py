@@ -1,8 +1,8 @@
-"""`run.json`: everything that it may say, with a bound on every part. Written and read through this one model.
+"""The model of `run.json`, with a limit on the size of every part. The file is written and read through it only.
 
-fields      each of a type and a size, so that nothing in a stranger's file is a path, a bomb or a surprise
-agreement   what is said twice is said alike: images, shards, names
-seal        sha256 over all of it. It finds an edit by hand; whoever edits can compute it anew
+fields      each has a type and a largest size, because a file from someone else may contain anything
+agreement   values that appear twice must agree: images, shards, names
+seal        a sha256 of the whole content. It detects accidental edits; an attacker can recompute it
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Machine = Annotated[int, Field(ge=0, le=1_000_000)]
 
 DISAGREES = "disagrees"
-"""Pydantic's name for a fault that lies between two parts, each sound by itself."""
+"""The error type for two parts that are valid by themselves and contradict each other."""
 
 
 class Contradiction(UserError):
-    """A manifest says two things of which one cannot be true."""
+    """Two parts of a manifest contradict each other."""
 
 
 class _Facts(BaseModel):
@@ -46,8 +46,9 @@ class _Facts(BaseModel):
 
 
 class DatasetFacts(_Facts):
-    """The images that were attacked. indices: into the split, in the run's order; fingerprint: of their content;
-    labels: of class folders; kept: they were given in Python, and lie in the results directory.
+    """The images that were attacked. indices: their indices in the split, in the run's order; fingerprint: the hash of
+    their content; labels: the labels of class folders; kept: whether they were passed in Python and are stored in the
+    results directory.
     """
 
     name: Short
@@ -61,7 +62,7 @@ class DatasetFacts(_Facts):
 
     @property
     def origin(self) -> str:
-        """Where the images come from, behind "so many images"."""
+        """Where the images come from, as a text that follows "N images"."""
         return "given in Python" if self.kept else f"of {self.name} ({self.split})"
 
 
@@ -74,9 +75,9 @@ class ProtocolFacts(_Facts):
 
 
 class ReportFacts(_Facts):
-    """average, worst: attacks of those columns, which exist from two on. naive: attacks of a naive evaluation, see
-    `harness.reporting.stats.naive`. groups: headings, and the defenses below each. vote: the rule of the headline
-    numbers.
+    """average, worst: the attacks of these columns, which are shown for two attacks or more. naive: the attacks of a
+    naive evaluation, see `harness.reporting.stats.naive`. groups: headings, and the defenses below each. vote: the rule
+    for the headline numbers.
     """
 
     average: Names = ()
@@ -88,8 +89,8 @@ class ReportFacts(_Facts):
 
 
 class DefenseFacts(_Facts):
-    """expected_accuracy, expected_dataset: what the checkpoint's card says of the defense's clean accuracy. weights:
-    remarks on how each checkpoint became a network.
+    """expected_accuracy, expected_dataset: clean accuracy as stated on the checkpoint's card, and its dataset. weights:
+    remarks on how each checkpoint was loaded into a network.
     """
 
     label: Text | None = None
@@ -122,13 +123,13 @@ class SweepFacts(_Facts):
 
 
 class CellFacts(_Facts):
-    """A pairing.
+    """A pairing of a defense and an attack.
 
     Args:
-        method: how it was attacked, in a few words.
-        flags: remarks of the gates.
-        records: of each shard in order the sha256 of its file of records, which holds that of its images; None where it
-            was not finished. None for all where an earlier version of the harness wrote the manifest.
+        method: a short description of the attack.
+        flags: the remarks of the gates.
+        records: for each shard in order, the sha256 of its records file, which contains that of its images; None for a
+            shard that was not finished. None in total if an earlier version of the harness wrote the manifest.
     """
 
     defense: Name
@@ -150,7 +151,7 @@ class CellFacts(_Facts):
         return -(-self.count // self.shard)
 
     def recorded(self, start: int, stop: int) -> str | None:
-        """The hash of a shard, if it was finished and is known."""
+        """The recorded hash of a shard, if there is one."""
         return self.records[start // self.shard] if self.records is not None and self.has(start, stop) else None
 
     def has(self, start: int, stop: int) -> bool:
@@ -159,7 +160,7 @@ class CellFacts(_Facts):
 
 
 class SessionFacts(BaseModel):
-    """Where and when images were attacked."""
+    """The environment and start time of a process that attacked images."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -181,7 +182,7 @@ class Part(_Facts):
 
 
 class Resolved(_Facts):
-    """The suite, as far as it decides results. cells: the attack of each pairing, by `DEFENSE/ATTACK`."""
+    """The parts of the suite that affect results. cells: the attack of each pairing, by `DEFENSE/ATTACK`."""
 
     suite: Name
     dataset: Annotated[dict[Short, Any], Field(max_length=100)]
@@ -191,12 +192,12 @@ class Resolved(_Facts):
 
 
 def _part(value: dict[str, Any]) -> dict[str, Any]:
-    """What `harness.suite.cell_key` records of a component and of those inside it: texts by name, under these keys."""
+    """Checks the contents of a component (see `harness.suite.cell_key`) and of those inside it: texts by name."""
     for key, inner in value.items():
         if key in ("code", "files", "state", "cards") and not (
             isinstance(inner, dict) and all(isinstance(text, str) for text in inner.values())
         ):
-            raise ValueError(f"'{key}' is no mapping of names to texts")
+            raise ValueError(f"'{key}' is not a mapping of names to texts")
         if isinstance(inner, dict) and key.endswith("]"):
             _part(inner)
     return value
@@ -206,14 +207,14 @@ Contents = Annotated[dict[str, Any], AfterValidator(_part)]
 
 
 class Recorded(_Facts):
-    """What the suite does not say of defenses and attacks, see `harness.suite.cell_key`. cells: as in `Resolved`."""
+    """Parts of the identity that are not in the suite, see `harness.suite.cell_key`. cells: as in `Resolved`."""
 
     defenses: Annotated[dict[Name, Contents], Field(max_length=MOST_CELLS)] = {}
     cells: Annotated[dict[Short, Contents], Field(max_length=MOST_PLACES)] = {}
 
 
 class Manifest(_Facts):
-    """The whole of `run.json`."""
+    """The content of `run.json`."""
 
     schema_version: int
     harness: Short
@@ -238,11 +239,11 @@ class Manifest(_Facts):
         return self
 
     def data_path(self, root: Path, folder: Path) -> Path | None:
-        """Where the dataset lies that was attacked, if it has no place of its own.
+        """The path of the attacked dataset; None for a dataset that is found by its name.
 
         Args:
             root: the results directory.
-            folder: where the suite's relative paths start.
+            folder: the folder that the suite's relative paths refer to.
         """
         written = self.resolved.dataset.get("path")
         if self.dataset.kept:
@@ -250,26 +251,26 @@ class Manifest(_Facts):
         return folder / written if isinstance(written, str) else None
 
     def document(self) -> dict[str, Any]:
-        """As `run.json` has it, without what it does not say."""
+        """The content for `run.json`, without values that were not set."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def hash(self) -> str:
-        """The seal that would hold."""
+        """The seal that matches the content."""
         content = {key: value for key, value in self.document().items() if key != "seal"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def edited(self) -> bool:
-        """It was changed after it was written."""
+        """Whether the manifest was changed after it was written."""
         return self.seal is not None and self.seal != self.hash()
 
 
 def find_manifest(store: Store) -> Manifest | None:
-    """The store's manifest, or None where no run has begun.
+    """Reads the manifest of a store; None if no run has begun.
 
     Raises:
-        Contradiction: it says two things of which one cannot be true.
-        UserError: it lacks something, or something in it is none of what a run writes.
+        Contradiction: two parts of it contradict each other.
+        UserError: a part is missing or not valid.
     """
     raw = store.manifest()
     if raw is None:
@@ -292,7 +293,7 @@ def read_manifest(store: Store) -> Manifest:
     manifest = find_manifest(store)
     if manifest is None:
         raise UserError(
-            "no run has begun here",
+            "this directory has no manifest: no run has begun in it",
             remedy="Start one with `harness run SUITE`, or give the directory of a run, such as results/SUITE",
             where=Place(store.root / MANIFEST),
         )
@@ -300,10 +301,10 @@ def read_manifest(store: Store) -> Manifest:
 
 
 def write_manifest(store: Store, content: dict[str, Any]) -> None:
-    """Keeps a manifest, sealed.
+    """Writes a manifest with its seal.
 
     Raises:
-        UserError: it is larger than a results directory can be, or cannot be written.
+        UserError: it exceeds the limits of a manifest, or cannot be written.
     """
     try:
         manifest = _validated({**content, "schema_version": SCHEMA_VERSION})
@@ -317,7 +318,7 @@ def write_manifest(store: Store, content: dict[str, Any]) -> None:
 
 
 def _validated(content: dict[str, Any]) -> Manifest:
-    """As strict JSON: a list becomes a tuple, but "3" is not 3, and true is not 1."""
+    """Validates content as strict JSON: a list becomes a tuple, but "3" is not 3, and true is not 1."""
     return Manifest.model_validate_json(json.dumps(content), strict=True)
 
 
@@ -326,7 +327,7 @@ def _reason(text: str) -> str:
 
 
 def _disagreements(manifest: Manifest) -> Iterator[str]:
-    """What is said in two ways."""
+    """Lists the contradictions between parts of a manifest."""
     dataset, protocol, resolved = manifest.dataset, manifest.protocol, manifest.resolved
     if dataset.count != len(dataset.indices):
         yield f"the dataset has {dataset.count} images, and {len(dataset.indices)} indices"

@@ -1,9 +1,8 @@
-"""What decoding a Parquet file will take, from its page headers, before anything is decoded.
+"""The memory that decoding a Parquet file needs, computed from its page headers before anything is decoded.
 
-A few hundred bytes of Parquet can unfold to gigabytes: run-length encoding repeats a value two billion times, a
-compressed page swells, and a dictionary's one long text is written out for every row. The footer says how many values
-there are, but a reader goes by the pages, so both are held to agree. Only what `harness.results.store` writes is let
-through.
+A few hundred bytes of Parquet can decode to gigabytes: run-length encoding repeats a value two billion times, a
+compressed page expands, and one long text in a dictionary is copied for every row. The footer states the number of
+values, but readers use the pages, so both must agree. Only the features that `harness.results.store` uses are accepted.
 
     column chunk     dictionary page (at most one), then data pages, back to back
     page             header (Thrift's compact protocol), then `compressed_page_size` bytes
@@ -18,27 +17,27 @@ from typing import Any
 import pyarrow.parquet as pq
 
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3
-"""Types of pages."""
+"""Page types."""
 
 VALUES_IN = {DATA: 5, DICTIONARY: 7, DATA_V2: 8}
-"""The field of the header that says, as its first, how many values a page of each type has."""
+"""For each page type, the header field whose first entry is the number of values in the page."""
 
 CODECS = ("SNAPPY", "UNCOMPRESSED")
-"""Others can swell a thousandfold."""
+"""The accepted codecs; others can expand a thousandfold."""
 
 PAGES = 100_000
-"""Of a column."""
+"""The largest number of pages in a column."""
 
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 _INTEGERS = (4, 5, 6)
 
 DEEPEST = 8
-"""Levels of nesting of a page header."""
+"""The largest number of nested levels in a page header."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """kind: one of the types above; values: decoded from it, nulls included; size: its bytes when decompressed."""
+    """A page. kind: its page type; values: their number, nulls included; size: in bytes, when decompressed."""
 
     kind: int
     values: int
@@ -47,7 +46,9 @@ class Page:
 
 @dataclass(frozen=True)
 class Column:
-    """values: of all data pages; size: decompressed bytes of all pages; dictionary: those of the dictionary's."""
+    """A column. values: their number in all data pages; size: decompressed bytes of all pages; dictionary: decompressed
+    bytes of the dictionary page.
+    """
 
     values: int
     size: int
@@ -111,7 +112,7 @@ def _count(fields: dict[int, Any], field: int) -> int:
 
 
 def _struct(data: bytes, at: int, stop: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The fields of a struct by number, and where it ends."""
+    """The fields of a struct by number, and its end position."""
     if depth > DEEPEST:
         raise ValueError("a page's header is nested too deep")
     fields: dict[int, Any] = {}
@@ -140,7 +141,7 @@ def _value(data: bytes, at: int, stop: int, kind: int, depth: int) -> tuple[Any,
     elif kind in (_BYTE, _DOUBLE):
         length = 1 if kind == _BYTE else 8
     else:
-        raise ValueError("a page's header holds a list")  # no page header that is written today does
+        raise ValueError("a page's header contains a list")  # no current page header does
     if at + length > stop:
         raise ValueError("a page's header is cut short")
     return None, at + length

@@ -1,4 +1,4 @@
-"""What is kept of each image and pairing, and what follows from it."""
+"""The stored record of each image and pairing, and the verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.suite.limits import MOST_CLASSES, MOST_FLAGS
 SCHEMA_VERSION = 2
 
 NO_CLASS = -1
-"""Stands for a class where there is none: in a draw whose logits were not finite, or of votes that decide for none."""
+"""The value for "no class": for a draw with logits that are not finite, or for votes without a clear winner."""
 
 INT64 = 2**63
 
@@ -25,21 +25,22 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 @dataclass(frozen=True)
 class Record:
-    """One image under one attack on one defense.
+    """The result of one attack on one defense for one image.
 
     Attributes:
         index: the image's index in its dataset split.
-        label: its true class.
-        verdict: as `verdict_of` makes it: "robust" if `vote` of the votes on the adversarial image is the true class,
-            "fooled" if not, "error" if the attack or the defense failed; an error counts as neither.
+        label: the true class of the image.
+        verdict: made by `verdict_of`: "robust" if the `vote` on the adversarial image is the true class, "fooled" if
+            the image is misclassified, "error" if the attack or the defense failed; an error counts as neither.
         clean_votes, adv_votes: predicted class in each draw, on the clean and on the adversarial image; `NO_CLASS` if
-            the logits were not finite. One draw for a deterministic defense; empty where an error kept the defense from
-            answering.
+            the logits were not finite. One draw for a deterministic defense; empty if an error prevented the
+            predictions.
         clean_margins, adv_margins: true-class logit minus the largest other, by draw.
-        linf, l2, l1, flow: distance from the clean to the adversarial image; no flow unless the attack moves pixels.
+        linf, l2, l1, flow: distance from the clean to the adversarial image; flow is None unless the attack moves
+            pixels.
         violation: excess over the budget, 0 within it. A violating image is discarded: the adversarial columns then
-            speak of the clean image, as the attack found nothing valid.
-        forwards, backwards: passes of this image through the defense that the attack spent.
+            describe the clean image, because the attack has no valid result.
+        forwards, backwards: passes through the defense that the attack used for this image.
         seconds: the image's share of the time its shard took.
         seed: seed of the image's randomness in the attack.
         flags: remarks of the harness or of the attack.
@@ -91,7 +92,7 @@ SCHEMA = pa.schema(
 
 
 def vote(votes: Sequence[int]) -> int:
-    """The class with more votes than any other, or `NO_CLASS`: classes that tie for the lead are not told apart.
+    """The class with more votes than any other, or `NO_CLASS` if the largest number of votes is tied.
 
     With two votes, or any even number, ties are frequent; with an odd number they need three classes or more.
     """
@@ -102,12 +103,12 @@ def vote(votes: Sequence[int]) -> int:
 
 
 def verdict_of(votes: Sequence[int], label: int, error: str | None = None) -> Verdict:
-    """What becomes of an image: the one place where a verdict is made.
+    """The verdict on an image. This is the only place where verdicts are made.
 
     Args:
         votes: predicted class in each draw on the adversarial image.
         label: the image's true class.
-        error: why the attack or the defense failed on it, if one did.
+        error: the reason why the attack or the defense failed on it, or None.
 
     Example:
         >>> verdict_of([3, 3, 5], 3), verdict_of([3, 5], 3), verdict_of([3], 3, "the attack failed")
@@ -119,10 +120,10 @@ def verdict_of(votes: Sequence[int], label: int, error: str | None = None) -> Ve
 
 
 def from_row(row: dict[str, Any]) -> Record:
-    """A record from a row of `SCHEMA`, whatever wrote it.
+    """Converts a row of `SCHEMA` to a record, after checking it.
 
     Raises:
-        ValueError: no run writes such a record; says why.
+        ValueError: the row is not a valid record; the message gives the reason.
     """
     if fault := next(_faults(row), None):
         raise ValueError(fault)
@@ -148,14 +149,14 @@ def _faults(row: dict[str, Any]) -> Iterator[str]:
         if any(vote is None or not -1 <= vote < MOST_CLASSES for vote in votes):
             yield "a record has a vote for no class"
         if any(margin is None for margin in margins):
-            yield "a record has a margin that is no number"
+            yield "a record has a margin that is not a number"
     for name in ("linf", "l2", "l1", "seconds", "flow"):
         if row[name] is not None and not 0 <= row[name] < math.inf:
             yield f"a record has the {name} {row[name]}"
     if not row["violation"] >= 0:
         yield f"a record has the violation {row['violation']}"
     if len(row["flags"]) > MOST_FLAGS or any(flag is None for flag in row["flags"]):
-        yield "a record has flags that are none"
+        yield "a record has missing flags or too many of them"
 
 
 Rule = Literal["single", "mean", "majority", "worst"]

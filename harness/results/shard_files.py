@@ -1,7 +1,7 @@
-"""The two files of a shard: records in Parquet, images in safetensors. Whoever wrote them, reading them is bounded.
+"""The two files of a shard: records in Parquet, images in safetensors. Reading untrusted files takes bounded memory.
 
-Both are looked over before they are decoded: how many rows, values and texts the one will unfold to, which tensors of
-which shapes the other holds.
+Both are checked before they are decoded: the numbers of rows, values and texts in the records file, and the names and
+shapes of the tensors in the images file.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from harness.results.record import SCHEMA
 from harness.suite.limits import MOST_FLAGS, MOST_VALUES
 
 LARGEST_RECORDS, LARGEST_IMAGES, LARGEST_HEADER = 1 << 26, 1 << 30, 1 << 16
-"""Bytes of a file of records, of a file of images, and of that file's header."""
+"""The largest sizes in bytes of a records file, of an images file, and of the header of an images file."""
 
 MOST_TEXT = 1 << 24
-"""Bytes of all texts of a file of records."""
+"""The largest total size in bytes of all texts in a records file."""
 
 TEXTS = ("verdict", "flags", "error")
 PATHS = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in SCHEMA]
-"""Of the columns in Parquet."""
+"""The paths of the columns in Parquet."""
 
 CHANNELS, LARGEST_SIDE = (1, 3), 4096
-"""Of an image."""
+"""The allowed numbers of channels, and the largest height and width, of an image."""
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def encode(rows: list[dict[str, Any]], facts: dict[str, str]) -> bytes:
-    """Records as the bytes of a file that carries these facts, and their own hash."""
+    """Encodes records as a file whose metadata contains these facts and the hash of the records."""
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     metadata = {**facts, "records_sha256": digest_of(table.to_pylist())}
     sink = pa.BufferOutputStream()
@@ -52,23 +52,23 @@ def digest_of(rows: list[dict[str, Any]]) -> str:
 
 
 def facts_of(data: bytes) -> dict[str, str]:
-    """What a file of records says of itself, before any of it is decoded.
+    """Reads the metadata of a records file, without decoding the records.
 
     Raises:
-        ValueError: it is no Parquet file.
+        ValueError: it is not a Parquet file.
     """
     return {key.decode(): value.decode() for key, value in (_footer(data).metadata or {}).items()}
 
 
 def decode(data: bytes, rows: int, votes: int) -> list[dict[str, Any]]:
-    """The rows of a file of records, of the types of `SCHEMA`; what they say is not looked at.
+    """Decodes a records file to rows with the types of `SCHEMA`. The values themselves are not checked.
 
     Args:
-        rows: how many there must be.
-        votes: how many values a list may have.
+        rows: the required number of rows.
+        votes: the largest number of values in a list.
 
     Raises:
-        ValueError: it is not such a file, or unfolds to more than one has.
+        ValueError: it is not a records file, or would decode to more than the allowed size.
     """
     footer = _footer(data)
     if footer.num_rows != rows:
@@ -90,7 +90,7 @@ def _footer(data: bytes) -> pq.FileMetaData:
 
 
 def _text(data: bytes) -> int:
-    """Bytes of all texts. They are read as dictionaries: a long one is not written out for every row."""
+    """The size of all texts in bytes. They are read as dictionaries, so that no text is copied for every row."""
     paths = [path for path in PATHS if path.partition(".")[0] in TEXTS]
     table = pq.read_table(pa.BufferReader(data), columns=list(TEXTS), read_dictionary=paths, use_threads=False)
     total = 0
@@ -98,7 +98,7 @@ def _text(data: bytes) -> int:
         for chunk in table[name].chunks:
             texts = pc.list_flatten(chunk) if pa.types.is_list(chunk.type) else chunk
             if not isinstance(texts, pa.DictionaryArray):
-                raise ValueError("its texts are no texts")
+                raise ValueError("its text columns do not contain text")
             lengths = pc.binary_length(texts.dictionary)
             total += pc.sum(pc.cast(lengths.take(texts.indices), pa.int64())).as_py() or 0
     return total
@@ -111,7 +111,7 @@ def _rows(data: bytes) -> list[dict[str, Any]]:
 
 
 def _understood(read: Any, *arguments: Any) -> Any:
-    """What Arrow reads; whatever it raises is one fault: the file is none of ours."""
+    """Calls a reader of Arrow, and converts all of its exceptions to ValueError."""
     try:
         return read(*arguments)
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
@@ -119,11 +119,11 @@ def _understood(read: Any, *arguments: Any) -> Any:
 
 
 def shapes_of(path: Path) -> Shapes:
-    """The tensors of a file of images, float32, from its header alone.
+    """Reads the shapes of the float32 tensors in an images file from its header.
 
     Raises:
-        FileNotFoundError: there is none.
-        Unreadable: it is no such file, or larger than one can be.
+        FileNotFoundError: the file does not exist.
+        Unreadable: it is not an images file, or is too large.
     """
     with opened(path, LARGEST_IMAGES) as file:
         length = int.from_bytes(file.read(8), "little")
@@ -134,14 +134,14 @@ def shapes_of(path: Path) -> Shapes:
         entries = parse_json(header)
         shapes = {name: _shape(name, entry) for name, entry in entries.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"its header is none of a file of images ({error})") from error
+        raise Unreadable(f"its header is not that of an images file ({error})") from error
     if 4 * sum(_numel(shape) for shape in shapes.values()) != size:
-        raise Unreadable("its header says another size than the file has")
+        raise Unreadable("the size in its header differs from the size of the file")
     return shapes
 
 
 def misfit(shapes: Shapes, rows: int) -> str | None:
-    """Why tensors are not the images of so many rows, or None."""
+    """The reason why tensors cannot be the images of this number of rows, or None."""
     images = shapes.get("images", ())
     if len(images) != 4 or images[0] != rows or images[1] not in CHANNELS or max(images[2:]) > LARGEST_SIDE:
         return f"{rows} images are expected, and its tensors are {str(shapes)[:120]}"
@@ -152,7 +152,7 @@ def misfit(shapes: Shapes, rows: int) -> str | None:
 
 
 def tensors_of(path: Path, first: int | None = None) -> dict[str, Tensor]:
-    """The tensors of a file of images, or the first rows of each. Raises as `shapes_of` does."""
+    """The tensors of an images file, or the first rows of each. Raises the errors of `shapes_of`."""
     shapes_of(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -168,7 +168,7 @@ def _shape(name: str, entry: dict[str, Any]) -> tuple[int, ...]:
     if not all(type(side) is int and 0 < side < 1 << 31 for side in (*shape, stop)):
         raise ValueError(f"'{name[:30]}' has the shape {str(shape)[:60]}")
     if 4 * _numel(tuple(shape)) != stop - start:
-        raise ValueError(f"'{name[:30]}' has not the size of its shape")
+        raise ValueError(f"the size of '{name[:30]}' does not match its shape")
     return tuple(shape)
 
 

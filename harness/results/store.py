@@ -1,4 +1,4 @@
-"""Results on disk. The directory is the state: whatever lies there finished, whatever does not is still to do.
+"""Results on disk. The directory is the state of a run: shards that exist are finished, all others are still to do.
 
     RUN/
       run.json                             the suite as resolved, versions, hardware, git revision, checkpoint hashes
@@ -6,9 +6,9 @@
         00000-00032.safetensors            adversarial images of a shard (and flows), float32
         00000-00032.parquet                its records; written last, so it marks the shard as finished
 
-Every file is written under a temporary name that was never there, synced and renamed: no link that somebody put here is
-followed. A shard is believed only if its records carry the
-cell's key, the shard's bounds, their own hash, and the hash of the images beside them.
+Every file is written under a new temporary name, synced and renamed, so that no existing link is followed. A shard is
+valid only if its records file contains the cell's key, the shard's bounds, the hash of the records, and the hash of the
+images file.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from harness.suite.limits import MOST_VOTES
 MANIFEST = "run.json"
 LOCK = ".lock"
 KEPT_IMAGES = "data.npz"
-"""The clean images of a run whose data were given in Python: nobody else has them."""
+"""The clean images of a run whose data were passed in Python, and so have no other file."""
 
 FOLDERS = ("cells", "cells/*", "cells/*/*", "diagnose")
-"""Of a results directory."""
+"""The folders of a results directory."""
 
 LARGEST_MANIFEST = 1 << 24
-"""Bytes."""
+"""The largest size of a manifest in bytes."""
 
 Result = TypeVar("Result")
 
@@ -64,7 +64,7 @@ ShardRange = tuple[int, int]
 
 
 def shard_ranges(images: int, shard: int) -> list[ShardRange]:
-    """The shards of a pairing, in order: so many images each, the last one with what is left.
+    """The shards of a pairing, in order. Each has `shard` images; the last one may have fewer.
 
     Example:
         >>> shard_ranges(10, 4)
@@ -74,23 +74,23 @@ def shard_ranges(images: int, shard: int) -> list[ShardRange]:
 
 
 class Damaged(Exception):
-    """A shard's files exist but cannot be believed; the message says why."""
+    """A shard's files exist but are not valid; the message gives the reason."""
 
 
 class Stale(Damaged):
-    """A shard's files speak of another defense, attack or protocol than the one asked for."""
+    """A shard's files belong to another defense, attack or protocol than the requested one."""
 
 
 def refuse_links(root: Path) -> None:
-    """What is written into a results directory stays in it, though somebody else may have made that directory.
+    """Makes sure that nothing is written outside a results directory, even if someone else created that directory.
 
     Raises:
-        UserError: a folder of it, or the file of its lock, leads elsewhere.
+        UserError: one of its folders, or its lock file, is a symbolic link or a special file.
     """
     for path in (root / LOCK, *(folder for pattern in FOLDERS for folder in root.glob(pattern))):
         if path.is_symlink() or (path.exists() and not (path.is_dir() or path.is_file())):
             raise UserError(
-                f"{path} is a symbolic link or a special file, and what is written there could end up elsewhere",
+                f"{path} is a symbolic link or a special file, so that results could be written to another directory",
                 remedy="Delete it, or choose another directory with --out",
             )
 
@@ -100,17 +100,17 @@ class CellStore:
 
     Args:
         folder: `RUN/cells/DEFENSE/ATTACK`.
-        key: the identity of the claim that these records make.
+        key: the identity of the pairing, see `harness.suite.cell_key`.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self.key = folder, key
 
     def write(self, start: int, stop: int, records: list[Record], tensors: dict[str, Tensor]) -> None:
-        """Keeps a finished shard: images first, records last.
+        """Writes a finished shard: images first, records last.
 
         Raises:
-            UserError: it is too large to be read again, or cannot be written.
+            UserError: the shard exceeds the size limits for reading, or cannot be written.
         """
         images = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
         facts = {
@@ -122,9 +122,9 @@ class CellStore:
         data = encode([asdict(record) for record in records], facts)
         if len(images) > LARGEST_IMAGES or len(data) > LARGEST_RECORDS:
             raise UserError(
-                f"a shard of {stop - start} images takes {len(images):,} bytes, more than the {LARGEST_IMAGES:,} that "
-                "are read again",
-                remedy="Give `protocol: {shard: ...}` fewer images",
+                f"a shard of {stop - start} images takes {len(images):,} bytes, more than the limit of "
+                f"{LARGEST_IMAGES:,}",
+                remedy="Reduce the number of images in `protocol: {shard: ...}`",
             )
         write_atomically(self._path(start, stop, "safetensors"), images)
         write_atomically(self._path(start, stop, "parquet"), data)
@@ -133,11 +133,11 @@ class CellStore:
         """The records of a finished shard, or None if it is not finished.
 
         Args:
-            votes: the most that an image of this run has.
+            votes: the largest number of votes of an image in this run.
 
         Raises:
-            Stale: it belongs to another claim.
-            Damaged: a file is missing, cut, changed, another shard's, or none that a run writes.
+            Stale: the shard belongs to another defense, attack or protocol.
+            Damaged: a file is missing, truncated, changed, from another shard, or not valid.
         """
         path = self._path(start, stop, "parquet")
         try:
@@ -158,7 +158,7 @@ class CellStore:
         if facts.get("records_sha256") != digest_of(rows):
             raise Damaged(f"{path.name} was changed after it was written")
         if fault := misfit(self.shapes(start, stop), stop - start):
-            raise Damaged(f"the images beside {path.name} are none of this shard: {fault}")
+            raise Damaged(f"the images beside {path.name} do not belong to this shard: {fault}")
         if facts.get("images_sha256") != self._images_digest(start, stop):
             raise Damaged(f"the images beside {path.name} are missing or were changed")
         try:
@@ -167,30 +167,30 @@ class CellStore:
             raise Damaged(f"{path.name}: {error}") from error
 
     def shapes(self, start: int, stop: int) -> Shapes:
-        """Of the tensors that `images` gives, from the file's header.
+        """The shapes of the tensors that `images` returns, read from the file's header.
 
         Raises:
-            Damaged: the file is missing, or is no such file.
+            Damaged: the file is missing, or is not valid.
         """
-        return self._looked_into(start, stop, shapes_of)
+        return self._read_images(start, stop, shapes_of)
 
     def images(self, start: int, stop: int, first: int | None = None) -> dict[str, Tensor]:
-        """What the attack returned: "images" (N, C, H, W) and, for flows, "flow" (N, H, W, 2), or the first rows.
+        """The result of the attack: "images" (N, C, H, W) and, for flows, "flow" (N, H, W, 2), or their first rows.
 
         Raises:
-            Damaged: as `shapes` does.
+            Damaged: the file is missing, or is not valid.
         """
-        return self._looked_into(start, stop, partial(tensors_of, first=first))
+        return self._read_images(start, stop, partial(tensors_of, first=first))
 
     def digest(self, start: int, stop: int) -> str | None:
-        """The sha256 of a shard's file of records, which holds that of its images; None if there is none to read."""
+        """The sha256 of a shard's records file, which contains that of its images; None if it cannot be read."""
         try:
             return digest(self._path(start, stop, "parquet"), LARGEST_RECORDS)
         except (FileNotFoundError, Unreadable):
             return None
 
     def shards(self) -> list[ShardRange]:
-        """Bounds of the shards that lie here, in order."""
+        """The bounds of the stored shards, in order."""
         names = (
             re.fullmatch(r"([0-9]{5,9})-([0-9]{5,9})\.parquet", path.name) for path in self.folder.glob("*.parquet")
         )
@@ -206,10 +206,10 @@ class CellStore:
         except (FileNotFoundError, Unreadable):
             return None
 
-    def _looked_into(self, start: int, stop: int, look: Callable[[Path], Result]) -> Result:
+    def _read_images(self, start: int, stop: int, read: Callable[[Path], Result]) -> Result:
         path, records = self._path(start, stop, "safetensors"), self._path(start, stop, "parquet").name
         try:
-            return look(path)
+            return read(path)
         except FileNotFoundError as error:
             raise Damaged(f"the images beside {records} are missing") from error
         except Unreadable as error:
@@ -220,10 +220,10 @@ class CellStore:
 
 
 class Store:
-    """One run's directory.
+    """The directory of a run.
 
     Raises:
-        UserError: the directory cannot be read or written, or its manifest is not one.
+        UserError: the directory cannot be read or written, or its manifest is not valid.
     """
 
     def __init__(self, root: Path) -> None:
@@ -233,7 +233,7 @@ class Store:
         return CellStore(self.root / "cells" / defense / attack, key)
 
     def manifest(self) -> dict[str, Any] | None:
-        """What `run.json` says, or None where no run has begun."""
+        """The content of `run.json`, or None if no run has begun."""
         path = self.root / MANIFEST
         try:
             manifest = parse_json(contents(path, LARGEST_MANIFEST))
@@ -241,7 +241,7 @@ class Store:
         except FileNotFoundError:
             return None
         except Unreadable as error:
-            raise UserError(f"cannot read {path}: {error}", remedy="Check what lies there") from error
+            raise UserError(f"cannot read {path}: {error}", remedy="Check this file") from error
         except (ValueError, KeyError, TypeError) as error:
             why = f" ({error})" if isinstance(error, ValueError) else ""
             raise UserError(
@@ -261,8 +261,8 @@ class Store:
         data = json.dumps({"schema_version": SCHEMA_VERSION, **manifest}, indent=1).encode()
         if len(data) > LARGEST_MANIFEST:
             raise UserError(
-                f"{MANIFEST} would have {len(data):,} bytes, more than the {LARGEST_MANIFEST:,} that are read again",
-                remedy="Give `protocol: {shard: ...}` more images, or split the suite",
+                f"{MANIFEST} would have {len(data):,} bytes, more than the limit of {LARGEST_MANIFEST:,}",
+                remedy="Increase the number of images in `protocol: {shard: ...}`, or split the suite",
             )
         write_atomically(self.root / MANIFEST, data)
 
@@ -303,21 +303,21 @@ class Store:
 
 @dataclass(frozen=True)
 class Lock:
-    """That this process alone writes to a directory, for as long as its lock file stays where it is."""
+    """The lock on a directory. It is only effective while its lock file is not deleted or replaced."""
 
     root: Path
     file: os.stat_result
 
     def check(self) -> None:
-        """Raises UserError if the directory was deleted, or another one put in its place."""
+        """Raises UserError if the directory was deleted or replaced."""
         try:
-            there = os.path.samestat(os.lstat(self.root / LOCK), self.file)
+            intact = os.path.samestat(os.lstat(self.root / LOCK), self.file)
         except OSError:
-            there = False
-        if not there:
+            intact = False
+        if not intact:
             raise UserError(
                 f"{self.root} was deleted, or replaced, while results were written to it",
-                remedy="Run the same command again: it makes what is missing",
+                remedy="Run the same command again: it computes the missing results",
             )
 
 

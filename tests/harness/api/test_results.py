@@ -80,7 +80,7 @@ def test_results_can_be_given_wherever_a_directory_can(results: harness.Results)
 
 
 def test_there_are_no_results_where_there_are_none(tmp_path: Path) -> None:
-    with pytest.raises(harness.UserError, match="no run has begun here"):
+    with pytest.raises(harness.UserError, match="no run has begun in it"):
         harness.load_results(tmp_path)
 
 

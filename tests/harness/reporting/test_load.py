@@ -24,7 +24,7 @@ def test_a_run_is_found_as_itself_and_from_above(tmp_path: Path) -> None:
     assert find_runs(tmp_path / "b") == [tmp_path / "b"]
 
 
-@pytest.mark.parametrize(("name", "reason"), [("", "holds no results"), ("absent", "is not a directory")])
+@pytest.mark.parametrize(("name", "reason"), [("", "contains no results"), ("absent", "is not a directory")])
 def test_where_there_is_no_run_the_error_says_how_to_make_one(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(UserError, match=f"{reason}.*harness run"):
         find_runs(tmp_path / name)

@@ -73,7 +73,7 @@ def test_a_manifest_comes_back_as_it_was_written_with_nothing_added_but_version_
 
 def test_where_no_run_has_begun_there_is_no_manifest(tmp_path: Path) -> None:
     assert find_manifest(Store(tmp_path)) is None
-    with pytest.raises(UserError, match="no run has begun here"):
+    with pytest.raises(UserError, match="no run has begun in it"):
         read_manifest(Store(tmp_path))
 
 

@@ -415,7 +415,7 @@ def test_results_of_a_harness_that_recorded_no_contents(tmp_path: Path) -> None:
     finish(suite)
     forget(tmp_path / "own/out", key="0" * 32)
     with pytest.raises(
-        UserError, match="whether the code, files and weights of defense 'mine' are the same, no record"
+        UserError, match="the code, files and weights of defense 'mine' may have changed: they were not rec"
     ):
         finish(suite)
 

@@ -71,7 +71,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "nothing in a field": (one(linf=None), f"{SHARD}00000-00004.parquet: a record has no 'linf'"),
     "image renamed": (
         lambda records, tensors: tensors.update(pictures=tensors.pop("images")) or records,
-        f"{SHARD}the images beside 00000-00004.parquet are none of this shard: ",
+        f"{SHARD}the images beside 00000-00004.parquet do not belong to this shard: ",
     ),
     "image of another shape": (
         lambda records, tensors: tensors.update(images=tensors["images"][..., :4]) or records,
@@ -135,5 +135,5 @@ def test_damage_without_forged_hashes_is_found(small_suite: Path) -> None:
     assert report.outcome == "fails" and report.images == 6
     assert report.problems == [
         "images 0 to 3 of the run: the images beside 00000-00004.parquet cannot be read "
-        "(its header says another size than the file has)"
+        "(the size in its header differs from the size of the file)"
     ]
