@@ -1,4 +1,4 @@
-"""The command line: one file per command, and what they show."""
+"""The command line: one file per command, and the displays of long commands."""
 
 from __future__ import annotations
 

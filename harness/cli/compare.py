@@ -1,4 +1,4 @@
-"""`harness compare`: two results directories cell by cell, or the defenses of one with each other."""
+"""`harness compare`: compares two results directories cell by cell, or the defenses of one run with each other."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Format(str, Enum):
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="The directory of a run.")],
     second: Annotated[
-        Path | None, typer.Argument(metavar="[B]", help="Another; A's defenses with each other if left out.")
+        Path | None, typer.Argument(metavar="[B]", help="Another run; by default, A's defenses are compared.")
     ] = None,
-    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
+    format: Annotated[Format, typer.Option(help="Output format.")] = Format.table,
 ) -> None:
     """Compare two runs cell by cell, or the defenses of one run with each other, with significance.
 
@@ -44,7 +44,7 @@ def compare(
     one = read_run(first)
     found = compare_runs(one, read_run(second)) if second else contrast(one)
     if not found.matches:
-        raise UserError(f"{first} has no attack that met two defenses", remedy="Give a second directory")
+        raise UserError(f"{first} has no attack that ran on two defenses", remedy="Give a second directory")
     if format is Format.json:
         echo(json.dumps(dataclasses.asdict(found), indent=1))
     elif format is Format.md:

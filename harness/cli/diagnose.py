@@ -1,4 +1,4 @@
-"""`harness diagnose`: are a defense's gradients masked?"""
+"""`harness diagnose`: checks whether the gradients of a defense are masked."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from harness.process.console import new_console
 from harness.process.signals import status_of, stoppable
 from harness.settings import device_of
 
-Images = Annotated[int, typer.Option(min=1, help="The first N of the suite's images; left out, as the paper takes.")]
-View = Annotated[
-    str | None, typer.Option(help="exact, bpda, adjoint or blind; that of the suite's attack if left out.")
-]
-Eot = Annotated[int | None, typer.Option(min=1, help="Draws per gradient; those of the suite's attack if left out.")]
-Steps = Annotated[int, typer.Option(min=1, help="Of PGD, the white-box attack.")]
+Images = Annotated[int, typer.Option(min=1, help="Use the first N of the suite's images.")]
+View = Annotated[str | None, typer.Option(help="exact, bpda, adjoint or blind; by default that of the suite's attack.")]
+Eot = Annotated[int | None, typer.Option(min=1, help="Draws per gradient; by default those of the suite's attack.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of PGD, the white-box attack.")]
 LargestEot = Annotated[int, typer.Option(min=1, help="Gradient randomness is measured at EOT 1, 2, 4, ... up to this.")]
-Queries = Annotated[int, typer.Option(min=1, help="Of Square, the black-box attack.")]
+Queries = Annotated[int, typer.Option(min=1, help="Queries of Square, the black-box attack.")]
 Surrogate = Annotated[
-    str | None, typer.Option(metavar="DEFENSE", help="Whose examples are transferred; the suite's first other defense.")
+    str | None,
+    typer.Option(metavar="DEFENSE", help="Source of transferred examples; by default the suite's first other defense."),
 ]
 
 
@@ -39,10 +38,10 @@ def diagnose(
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Look for masked gradients: gradient randomness, and the published checks, each with its numbers and its source.
+    """Look for masked gradients: gradient randomness and the published checks, each with its numbers and its source.
 
-    The budget is that of the defense's first attack in the suite, or of the one that --only names. Findings are kept in
-    the results directory and join `harness report`; stopped, the same command goes on.
+    The budget is that of the defense's first attack in the suite, or of the attack that --only names. Findings are
+    stored in the results directory and shown by `harness report`. After an interruption, the same command continues.
 
     Examples:
 
@@ -67,8 +66,8 @@ def diagnose(
         with stoppable():
             found = run(plan, folder, options, device_of(device), Display(console))
     except KeyboardInterrupt as stop:
-        console.print(f"\nStopped. Findings are kept in {folder}; the same command goes on from there.", markup=False)
+        console.print(f"\nStopped. Findings are kept in {folder}; the same command continues from there.", markup=False)
         raise typer.Exit(status_of(stop)) from None
-    console.print(f"\nFindings are in {folder / 'diagnose'}, and join: harness report {folder}", markup=False)
+    console.print(f"\nFindings are in {folder / 'diagnose'}. See them with: harness report {folder}", markup=False)
     if any(finding.status == "failed" for diagnosis in found for finding in diagnosis.findings):
         raise typer.Exit(1)

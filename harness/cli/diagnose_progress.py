@@ -1,4 +1,4 @@
-"""What a diagnosis shows: each finding as it comes, and on a terminal how far it is."""
+"""The display of a diagnosis: each finding when it is made and, on a terminal, a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.process.console import plain_column
 
 
 class Display(Callback):
-    """Tells what is being checked, and what was found."""
+    """Shows the current check, and the findings."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -25,7 +25,7 @@ class Display(Callback):
 
     @contextmanager
     def diagnosing(self, defense: str, checks: int, passes: Callable[[], int]) -> Iterator[None]:
-        """Shows the progress of so many checks while the block runs."""
+        """Shows the progress of the checks while the block runs."""
         self.console.print(f"\n[bold]{escape(defense)}[/]", highlight=False)
         columns = (
             plain_column(),
@@ -54,7 +54,7 @@ class Display(Callback):
 
 
 class _Passes(ProgressColumn):
-    """Images sent through the defense so far, which grows while a check is under way."""
+    """The number of images sent through the defense so far, updated during a check."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         super().__init__()

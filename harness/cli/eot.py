@@ -1,4 +1,4 @@
-"""`harness eot`: does an attack average over enough draws of a stochastic defense?"""
+"""`harness eot`: checks whether an attack averages over enough draws of a stochastic defense."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def eot(
 ) -> None:
     """Vary the EOT of one pairing's attack, and say whether robust accuracy has stopped falling.
 
-    It is a run of its own, in results/SUITE-eot-DEFENSE-ATTACK: stopped, the same command goes on, and more --draws add
-    to it. `harness report` shows the same curve.
+    This is a separate run, in results/SUITE-eot-DEFENSE-ATTACK. After an interruption, the same command continues; more
+    --draws add to it. `harness report` shows the same curve.
 
     Examples:
 

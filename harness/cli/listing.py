@@ -1,4 +1,4 @@
-"""What there is to name in a suite. Reads source and YAML; imports nothing heavy."""
+"""Everything that a suite can name, for `harness list`. It reads source and YAML without slow imports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, str]
 
 
 def listing(kind: str) -> list[Row]:
-    """Rows with name, summary and arguments. kind: "defenses", "attacks", "datasets" or "suites"."""
+    """Lists rows with name, summary and arguments. kind: "defenses", "attacks", "datasets" or "suites"."""
     if kind == "suites":
         return [_suite(path) for path in suite_files()]
     return [
@@ -27,9 +27,9 @@ def listing(kind: str) -> list[Row]:
 
 
 def suite_files() -> list[Path]:
-    """The suites below ./suites if there are any, else those that were installed."""
-    here = Path("suites")
-    folder = here if here.is_dir() else folder_of("suites")
+    """The suites below ./suites if that folder exists, otherwise the installed ones."""
+    local = Path("suites")
+    folder = local if local.is_dir() else folder_of("suites")
     if folder is None:
         return []
     return sorted(path for path in folder.rglob("*.yaml") if "train" not in path.relative_to(folder).parts)

@@ -1,6 +1,6 @@
-"""The command line: parsing and printing. Each command's work lies in the module that it imports.
+"""The command line: parsing and printing. Each command imports the module that does its work.
 
-Heavy modules are imported inside the commands, so that `harness --help` and `harness list` answer at once.
+Slow modules are imported inside the commands, so that `harness --help` and `harness list` start at once.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Robust accuracy of defended image classifiers, with the adversarial images to check it by.",
+    help="Measure the robust accuracy of defended image classifiers, and store the adversarial images as evidence.",
 )
 
 MISTAKE, BUG, BROKEN_PIPE = 2, 70, 128 + signal.SIGPIPE
-"""Statuses: the user's mistake, a fault of this program's own, and output that nobody reads any more."""
+"""Exit statuses: a mistake of the user, an error in this program, and a closed output pipe."""
 
 
 class Listed(str, Enum):
@@ -53,7 +53,7 @@ class Kind(str, Enum):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; arguments default to the process's own. A user's mistake ends in one paragraph and status 2."""
+    """The entry point; `arguments` default to the process's own. A user's mistake ends in a paragraph and status 2."""
     with signals.handled():
         try:
             app(arguments)
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
             _examine(end)
             raise
         except Exception as error:
-            if (number := signals.arrived()) is not None:  # whatever became of it on the way
+            if (number := signals.arrived()) is not None:  # code in between may have replaced the exception
                 _leave(128 + number, "Stopped.")
             if isinstance(error, UserError):
                 _complain(str(error))
@@ -72,8 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _examine(end: SystemExit) -> None:
-    """Who ended the program: a command, a signal, a reader of the output who left, or the code of a suite."""
-    before = end.__context__  # what typer, or rich, was told and made an exit of
+    """Handles an exit by its cause: a command, a signal, a closed output pipe, or code that a suite names."""
+    before = end.__context__  # the exception that typer or rich converted to an exit
     told = before and before.__cause__
     if foreign_code.is_theirs(end) or (isinstance(told, KeyboardInterrupt) and not signals.from_outside(told)):
         _complain(f"{one_line(told or end)} would end the whole program. Let it raise an exception that says why.")
@@ -89,7 +89,7 @@ def _complain(text: str) -> NoReturn:
 
 
 def _leave(status: int, last: str = "") -> NoReturn:
-    """Ends the program though nobody may read its output any more: Python would complain of that at its exit."""
+    """Ends the program even if its output is closed, which would otherwise make Python print an error at exit."""
     with suppress(OSError):
         print(last, end="\n" if last else "", file=sys.stderr, flush=True)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -101,10 +101,10 @@ def _leave(status: int, last: str = "") -> NoReturn:
 @app.callback(invoke_without_command=True)
 def _settings(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Refuse to use the network.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Folder of fetched checkpoints and datasets.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of downloaded checkpoints and datasets.")] = None,
 ) -> None:
-    """Settings of every command. Each has an environment variable, which they set for this process."""
+    """Settings of all commands. Each option sets an environment variable for this process."""
     if version:
         echo(__version__)
         raise typer.Exit
@@ -125,14 +125,14 @@ def run(
         bool, typer.Option("--smoke", help="Two images, few steps, random weights for missing checkpoints.")
     ] = False,
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors/--no-retry-errors", help="Try again what ended in errors earlier.")
+        bool, typer.Option("--retry-errors/--no-retry-errors", help="Repeat attacks that ended in errors earlier.")
     ] = True,
 ) -> None:
-    """Run a suite, or finish one that was stopped. It runs the code that the suite names.
+    """Run a suite, or continue one that was interrupted. This executes the code that the suite names.
 
-    Ends with status 0 if every image has a verdict, 1 if some pairings failed: their images are errors, neither robust
-    nor misclassified, and the others are finished. 2 is a mistake that kept it from working at all, 128 + N a signal
-    (130 after Ctrl-C).
+    The exit status is 0 if every image has a verdict, and 1 if some pairings failed: their images count as errors,
+    neither robust nor misclassified, and the other pairings are finished. It is 2 if a mistake prevented the run, and
+    128 + N after signal N (130 after Ctrl-C).
 
     Examples:
 
@@ -156,7 +156,7 @@ def run(
     what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
     if done.failures:
         made = f"Computed {done.computed} shards. " if done.computed else ""
-        again = "tries again what failed" if retry_errors else "without --no-retry-errors tries again what failed"
+        again = "repeats what failed" if retry_errors else "without --no-retry-errors repeats what failed"
         count = len(done.failures)
         what = f"{made}{count} pairing{'s' if count > 1 else ''} failed. The same command {again}."
     new_console().print(f"{what} See the results with: harness report {folder}", markup=False, highlight=False)
@@ -165,8 +165,8 @@ def run(
 
 
 def list_(
-    what: Annotated[Listed | None, typer.Argument(help="What to list; everything if left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    what: Annotated[Listed | None, typer.Argument(help="What to list; by default everything.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List defenses, attacks, datasets and suites."""
     from harness.cli.listing import listing
@@ -183,12 +183,12 @@ def list_(
 
 
 def check(
-    spec: Annotated[str, typer.Argument(metavar="FILE:Class", help="A defense, as a suite's `type` would name it.")],
+    spec: Annotated[str, typer.Argument(metavar="FILE:Class", help="A defense, in the form of a suite's `type`.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Constructor arguments.")] = None,
-    dataset: Annotated[str, typer.Option(help="Where the images come from.")] = "digits",
+    dataset: Annotated[str, typer.Option(help="The dataset of the images.")] = "digits",
     device: Device = "cpu",
 ) -> None:
-    """Check that a defense (or attack) keeps its contract."""
+    """Check that a defense (or attack) fulfils the contract of its base class."""
     from harness.checks import check_class
 
     findings = check_class(spec, Path.cwd(), arguments or [], dataset=dataset, device=device_of(device))
@@ -200,7 +200,7 @@ def check(
 def new(
     kind: Kind, name: Annotated[str, typer.Argument(help="Lower case, such as `mine`; the file becomes mine.py.")]
 ) -> None:
-    """Write the skeleton of a defense or attack into this folder."""
+    """Write a skeleton of a defense or attack into the current folder."""
     from harness.cli.scaffold import write
 
     path, cls = write(kind.value, name, Path.cwd())
@@ -210,10 +210,10 @@ def new(
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as suites/train/digits-cnn.yaml.")],
-    out: Annotated[Path | None, typer.Option(help="Where the weights and their card go.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights and their card.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a network by a recipe, or go on where it was stopped."""
+    """Train a network by a recipe, or continue a training that was interrupted."""
     from harness.cli.train_progress import Display
     from harness.training import train as train_recipe
 
@@ -222,13 +222,13 @@ def train(
         with signals.stoppable():
             path = train_recipe(recipe, out=out, device=device_of(device), callback=Display(console))
     except KeyboardInterrupt as stop:
-        console.print("\nStopped. The last checkpoint is kept; the same command goes on from there.")
+        console.print("\nStopped. The last checkpoint is kept; the same command continues from there.")
         raise typer.Exit(signals.status_of(stop)) from None
     console.print(f"Wrote {path} and its card.", markup=False, highlight=False)
 
 
 def doctor() -> None:
-    """Examine the installation: versions, devices, caches, and the known traps."""
+    """Examine the installation: versions, devices, caches, and known faults."""
     from harness.cli.doctor import examine
 
     findings = examine()
@@ -242,7 +242,7 @@ def doctor() -> None:
 
 
 def _table(findings: Sequence[Finding], subject: str) -> Table:
-    """A line per finding; subject: what their names are names of."""
+    """A table with one line per finding. subject: the heading for their names."""
     table = Table("", subject, box=None, pad_edge=False)
     table.add_column("finding", overflow="fold")
     for finding in findings:

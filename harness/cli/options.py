@@ -1,4 +1,4 @@
-"""What several commands take or do: their common options, and a run that may be stopped."""
+"""Options that several commands share, and a run that can be interrupted."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from harness.suite.plan import Plan
 
 FAILED = 1
-"""Status of a run that came to its end, but for images that are errors."""
+"""The exit status of a run that ended, but with errors for some images."""
 
 SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, such as suites/quickstart.yaml.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the suite's images.")]
-Only = Annotated[str | None, typer.Option(metavar="DEFENSE[/ATTACK]", help="Only these pairings.")]
-Out = Annotated[Path | None, typer.Option(help="Results directory; results/SUITE if left out.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto uses a GPU if there is one.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N of the suite's images.")]
+Only = Annotated[str | None, typer.Option(metavar="DEFENSE[/ATTACK]", help="Use only these pairings.")]
+Out = Annotated[Path | None, typer.Option(help="Results directory; by default results/SUITE.")]
 
 
 def finish(
     plan: Plan, device: str, limit: int | None, out: Path | None, *, retry_errors: bool = True
 ) -> tuple[Path, Finished]:
-    """Runs what is left of a suite, and tells what failed. Returns the results directory and what was done.
+    """Runs the unfinished part of a suite, and prints failures. Returns the results directory and what was done.
 
     Raises:
-        typer.Exit: it was interrupted.
+        typer.Exit: the run was interrupted.
     """
     from harness.cli.run_progress import Display
     from harness.evaluation.run import run
@@ -46,16 +46,16 @@ def finish(
             done = run(plan, folder, device_of(device), Display(console), retry_errors=retry_errors)
     except KeyboardInterrupt as stop:
         console.print(
-            f"\nStopped. Finished shards are kept in {folder}; the same command goes on from there.", markup=False
+            f"\nStopped. Finished shards are kept in {folder}; the same command continues from there.", markup=False
         )
         raise typer.Exit(status_of(stop)) from None
     for failure in done.failures:
-        _tell(failure, console)
+        _print_failure(failure, console)
     return folder, done
 
 
-def _tell(failure: Failure, console: Console) -> None:
-    """A pairing that failed: how often, and the first reason."""
+def _print_failure(failure: Failure, console: Console) -> None:
+    """Prints how many images of a pairing failed, and the first reason."""
     first, *others = failure.reasons
     more = f" ({failure.reasons[first]} times, and {len(others)} other reasons)" if others else ""
     what = f"{failure.name}: {failure.errors} of {failure.images} images ended in errors{more}:"

@@ -1,4 +1,4 @@
-"""`harness report`: tables as text, one page as HTML, plots as files."""
+"""`harness report`: writes tables as text, an HTML page, or plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 WIDTH = 120
-"""Characters of a line of a table in a file."""
+"""The number of characters per line of a table in a file."""
 
 
 def report(
@@ -32,11 +32,11 @@ def report(
     ] = "table",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "--out", help="A file, or a folder for plots; else inside DIR."),
+        typer.Option("--output", "--out", help="A file, or a folder for plots; by default inside DIR."),
     ] = None,
-    images: Annotated[int | None, typer.Option(min=0, help="Images of each pairing in the HTML page.")] = None,
+    images: Annotated[int | None, typer.Option(min=0, help="Images per pairing in the HTML page.")] = None,
 ) -> None:
-    """Tables, a page and plots of the runs in a folder.
+    """Make tables, an HTML page or plots of the runs in a folder.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""What a long run shows: a live table on a terminal, plain lines elsewhere."""
+"""The display of a run: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.target import Target
 
 
 class Display(Callback):
-    """Tells what is being attacked, how far it is, the accuracies so far, images per second and the time left."""
+    """Shows the current pairing, its progress, the accuracies so far, images per second and the time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -30,7 +30,7 @@ class Display(Callback):
         self._target: Target | None = None
 
     def note(self, text: str) -> None:
-        """A remark that stays on the screen."""
+        """Prints a remark that stays on the screen."""
         self.console.print(escape(text), highlight=False)
 
     @contextmanager
@@ -47,11 +47,11 @@ class Display(Callback):
         self._current, self._target = run, None
 
     def watch(self, run: CellRun, target: Target) -> None:
-        """Follows the passes that an attack spends."""
+        """Follows the passes that an attack uses."""
         self._current, self._target = run, target
 
     def finished(self, run: CellRun, records: Sequence[Record]) -> None:
-        """A shard is on disk."""
+        """Reports a stored shard."""
         self._clock.add(run, len(records))
         self._target = None
         if not self.console.is_terminal:
@@ -75,7 +75,7 @@ class Display(Callback):
         return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
 
     def _visible(self) -> Sequence[CellRun]:
-        """As many pairings as the terminal has lines for, the current one among them."""
+        """The pairings that fit on the terminal, including the current one."""
         room = max(1, self.console.height - 2)
         at = next((i for i, run in enumerate(self._runs) if run is self._current), 0)
         start = max(0, min(at - room // 2, len(self._runs) - room))
@@ -83,7 +83,7 @@ class Display(Callback):
 
 
 class _Clock:
-    """Speed by pairing, and the time that the rest will take at those speeds."""
+    """The speed of each pairing, and an estimate of the remaining time."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -100,7 +100,7 @@ class _Clock:
         return f"{count / seconds:.3g} images/s" if seconds else ""
 
     def left(self, runs: Sequence[CellRun]) -> float | None:
-        """Seconds. A pairing not begun is taken to be as slow as the average of those that were."""
+        """The remaining time in seconds. Pairings without a measured speed count with the average speed."""
         if not self._spent:
             return None
         average = sum(s for _, s in self._spent.values()) / sum(n for n, _ in self._spent.values())
@@ -115,21 +115,21 @@ def _state(run: CellRun) -> str:
 
 
 def accuracies(records: Sequence[Record]) -> str:
-    """Clean and robust accuracy so far, in a single draw. Errors may be either: they leave an interval, or nothing."""
+    """Clean and robust accuracy so far, for a single draw. With errors, robust accuracy is an interval."""
     if not records:
         return ""
-    answered = [r for r in records if r.clean_votes]
-    judged = [r for r in records if r.verdict != "error"]
-    told, errors = [], len(records) - len(judged)
-    if answered:
-        told.append(f"clean {sum(r.clean_votes[0] == r.label for r in answered) / len(answered):.1%}")
-    if judged:
-        robust = sum(r.adv_votes[:1] == [r.label] for r in judged)
+    classified = [r for r in records if r.clean_votes]
+    evaluated = [r for r in records if r.verdict != "error"]
+    texts, errors = [], len(records) - len(evaluated)
+    if classified:
+        texts.append(f"clean {sum(r.clean_votes[0] == r.label for r in classified) / len(classified):.1%}")
+    if evaluated:
+        robust = sum(r.adv_votes[:1] == [r.label] for r in evaluated)
         most = f"–{(robust + errors) / len(records):.1%}" if errors else ""
-        told.append(f"robust {robust / len(records):.1%}{most}")
+        texts.append(f"robust {robust / len(records):.1%}{most}")
     if errors:
-        told.append(f"{errors} errors" if judged else f"failed: {errors} errors")
-    return ", ".join(told)
+        texts.append(f"{errors} errors" if evaluated else f"failed: {errors} errors")
+    return ", ".join(texts)
 
 
 def _duration(seconds: float | None) -> str:

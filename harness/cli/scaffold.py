@@ -1,4 +1,4 @@
-"""`harness new`: a working defense or attack to start from, in a file of the user's own."""
+"""`harness new`: writes a working defense or attack to start from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write(kind: str, name: str, folder: Path) -> tuple[Path, str]:
         name: a Python name in lower case; `noise_filter` becomes noise_filter.py with the class NoiseFilter.
 
     Raises:
-        UserError: the name is none, the file exists, or the folder cannot be written to.
+        UserError: the name is not valid, the file exists, or the folder cannot be written to.
     """
     cls = _class_name(name, kind)
     path = folder / f"{name}.py"

@@ -1,4 +1,4 @@
-"""`harness show`: a suite as resolved, what it will cost, and which files are missing."""
+"""`harness show`: prints a suite as resolved, its cost, and the missing files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from harness.suite.plan import Plan
 
 LISTED = 12
-"""Class folders that are printed with their labels; a run's manifest has them all."""
+"""The largest number of class folders that are printed with their labels; the manifest of a run has all of them."""
 
-Measure = Annotated[bool, typer.Option("--measure", help="Time each network on --device, and estimate hours.")]
-Small = Annotated[bool, typer.Option("--smoke", help="The suite as `harness run --smoke` runs it.")]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure the speed of each network, and estimate hours.")]
+Small = Annotated[bool, typer.Option("--smoke", help="Show the suite as `harness run --smoke` runs it.")]
 
 
 def show(
@@ -34,10 +34,10 @@ def show(
     device: Device = "auto",
     smoke: Small = False,
 ) -> None:
-    """Print a suite as resolved, and what it will cost at most.
+    """Print a suite as resolved, and an upper bound on its cost.
 
-    Checkpoints may be missing: it says which ones are, and how to get them. Components are built to be counted, which
-    runs the code that the suite names.
+    Checkpoints may be missing: the output lists the missing ones, and how to get them. Defenses and attacks are built
+    to count their passes, which executes the code that the suite names.
 
     Examples:
 
@@ -71,7 +71,7 @@ def show(
 
 
 def _print_labels(plan: Plan, console: Console) -> None:
-    """How class folders became labels."""
+    """Prints which class folder has which label."""
     from harness.evaluation.pending import load_labels
 
     labels = load_labels(plan)
@@ -81,9 +81,9 @@ def _print_labels(plan: Plan, console: Console) -> None:
     if len(pairs) > LISTED:
         pairs = [*pairs[: LISTED - 1], "…", pairs[-1]]
     known = labels.num_classes if labels.num_classes is not None else "an unknown number of"
-    told = f"{len(labels.of)} class folders, of {known} classes, became labels {labels.how}: {', '.join(pairs)}."
+    text = f"{len(labels.of)} class folders, of {known} classes, became labels {labels.how}: {', '.join(pairs)}."
     remark = f"{labels.remark[:1].upper()}{labels.remark[1:]}."
-    lines = (told, remark, "") if labels.remark else (told, "")
+    lines = (text, remark, "") if labels.remark else (text, "")
     console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -101,7 +101,7 @@ def _sweeps_table(plan: Plan) -> Table:
 
 def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
     table = Table(
-        title="At most, in passes and evaluations of the network (less for images that fall)",
+        title="Upper bounds in passes and network evaluations (misclassified images take fewer)",
         title_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
@@ -113,9 +113,9 @@ def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for at, cost in enumerate(costs):
         counts = (cost.images, cost.forwards, cost.backwards, cost.per_image, cost.evaluations)
-        told = [_count(count) for count in counts] + ([_hours(hours[at])] if hours else [])
+        values = [_count(count) for count in counts] + ([_hours(hours[at])] if hours else [])
         how = escape(f"{cost.threat}: {cost.method}")
-        table.add_row(f"{escape(f'{cost.defense}/{cost.attack}')}\n[dim]{how}[/]", *told)
+        table.add_row(f"{escape(f'{cost.defense}/{cost.attack}')}\n[dim]{how}[/]", *values)
     total = _count(sum(cost.evaluations for cost in costs))
     table.add_row("total", *[""] * 4, total, *([_hours(sum(hours))] if hours else []))
     return table
@@ -131,7 +131,7 @@ def _speed_table(speed: dict[str, float]) -> Table:
 
 
 def _count(value: float) -> str:
-    """A number that fits into a column: large ones to four digits, as in 1.695 G."""
+    """A number that fits into a column: large numbers have four digits, as in 1.695 G."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if value >= size:
             return f"{value / size:.4g} {unit}"

@@ -1,4 +1,4 @@
-"""What a training run shows: a bar on a terminal, a line now and then elsewhere."""
+"""The display of a training: a progress bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from harness.callback import Callback
 from harness.process.console import plain_column
 
 LINE_EVERY = 20.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between lines if there is no terminal."""
 
 
 class Display(Callback):
-    """Tells step, smoothed loss, steps per second and time left."""
+    """Shows the step, the smoothed loss, steps per second and the time left."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.name, self.steps = console, "", 0
         self._loss: float | None = None
-        self._began = self._told = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self._first = 0
         self._bar: Progress | None = None
 
@@ -45,18 +45,18 @@ class Display(Callback):
             yield
 
     def stepped(self, step: int, loss: float) -> None:
-        """`step` steps are done; the last one's loss."""
+        """Shows the number of steps done, and the smoothed loss."""
         self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
         if self._bar:
             self._bar.update(self._task, completed=step, description=f"loss {self._loss:.4f}")
-        elif step == self.steps or time.monotonic() - self._told > LINE_EVERY:
-            self._told = time.monotonic()
-            speed = (step - self._first) / max(1e-9, self._told - self._began)
+        elif step == self.steps or time.monotonic() - self._last_line > LINE_EVERY:
+            self._last_line = time.monotonic()
+            speed = (step - self._first) / max(1e-9, self._last_line - self._began)
             left = (self.steps - step) / speed
             self.note(
                 f"{self.name}: step {step}/{self.steps}, loss {self._loss:.4f}, {speed:.1f} steps/s, {left:.0f} s left"
             )
 
     def note(self, text: str) -> None:
-        """A remark that stays."""
+        """Prints a remark that stays on the screen."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

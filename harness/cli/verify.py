@@ -1,4 +1,4 @@
-"""`harness verify`: stored results, re-checked and replayed."""
+"""`harness verify`: re-checks stored results and replays them against the defenses."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from harness.verification import CellReport
 
 COLOURS = {"holds": "green", "fails": "red"}
-"""Of outcomes; the others are yellow."""
+"""The colours of outcomes; all others are yellow."""
 
 CONTRADICTED, UNVERIFIED = 1, 3
 BUDGET_COLUMNS = ("images", "in\nbudget", "robust")
 REPLAY_COLUMNS = ("votes\nequal", "border-\nline", "contra-\ndicted", "re-\nplayed")
 
 SHOWN = 5
-"""Problems of one pairing that are printed, and likewise gaps."""
+"""The largest number of problems, and of gaps, that are printed for one pairing."""
 
 LIMITS = (
-    "What holds is an upper bound on robust accuracy. Hashes find damage and edits, not a forger who makes all of them "
-    "anew; and no image shows that its attack did its best, or that no other run was thrown away."
+    "What holds is an upper bound on robust accuracy. Hashes detect damage and edits, but not a forger who recomputes "
+    "all of them. No image shows that the attack was as strong as it could be, or that no other run was discarded."
 )
 
 
@@ -41,7 +41,7 @@ def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")],
     only: Only = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N images of each pairing, rounded up to whole shards.")
+        int | None, typer.Option(min=1, help="Use only the first N images of each pairing, rounded up to whole shards.")
     ] = None,
     device: Device = "auto",
     batch_size: Annotated[
@@ -52,18 +52,18 @@ def verify(
             "torch's global generator repeat its draws.",
         ),
     ] = None,
-    no_replay: Annotated[bool, typer.Option("--no-replay", help="Budgets only; needs no checkpoints.")] = False,
+    no_replay: Annotated[bool, typer.Option("--no-replay", help="Check budgets only; needs no checkpoints.")] = False,
     suite: Annotated[
-        Path | None, typer.Option(metavar="SUITE", help="The suite's file, which relative paths start from.")
+        Path | None, typer.Option(metavar="SUITE", help="The suite's file, to which relative paths refer.")
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Run the code that the results name, such as ./mine.py:Mine.")
+        bool, typer.Option("--trust", help="Execute the code that the results name, such as ./mine.py:Mine.")
     ] = False,
 ) -> None:
     """Re-check the budget of every stored adversarial image, and replay it against the defense.
 
-    Ends with status 0 if all holds, 1 if something is contradicted, 3 if something could not be verified. Only
-    defenses and attacks that come with this package are replayed; --trust imports others, which runs their code.
+    The exit status is 0 if everything holds, 1 if something is contradicted, and 3 if something could not be verified.
+    Only defenses and attacks of this package are replayed; --trust imports others, which executes their code.
 
     Examples:
 
@@ -87,7 +87,7 @@ def verify(
             _follow(found, reports, console)
     except KeyboardInterrupt as stop:
         _show(reports, console)
-        console.print("\nStopped; the table shows how far it came.")
+        console.print("\nStopped. The table shows what was verified so far.")
         raise typer.Exit(status_of(stop)) from None
     except Contradiction as error:
         console.print(f"{error}", markup=False, highlight=False, soft_wrap=True)
@@ -101,7 +101,7 @@ def verify(
 
 
 def _follow(found: Iterable[CellReport], reports: dict[str, CellReport], console: Console) -> None:
-    """Keeps the latest report of each cell, and shows how far the one at work is."""
+    """Keeps the latest report of each cell, and shows the progress of the current one."""
     columns = (plain_column(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bars: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""`harness weights`: which checkpoints there are, and how to get them."""
+"""`harness weights`: lists checkpoints and gets them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and convert ch
 What = Annotated[
     str | None, typer.Argument(metavar="[NAME|SUITE|URL]", help="One checkpoint, or those that a suite needs.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Refuse to use the network.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not use the network.")]
 COLOURS = {"packaged": "green", "here": "green", "to fetch": "yellow", "by hand": "yellow", "missing": "red"}
 
 
 @app.command(name="list")
 def list_(what: What = None) -> None:
-    """What each checkpoint is, whether it is here, and where it comes from."""
+    """List checkpoints: what each one is, whether it is available, and where it comes from."""
     table = Table("name", "state", "size", "sha256", "what it is", box=None, pad_edge=False)
     found = _items(what)
     for item in found:
@@ -40,17 +40,17 @@ def list_(what: What = None) -> None:
     console.print(table)
     for item in found:
         if item.state in ("to fetch", "by hand"):
-            told = f"\n{item.ref}: {item.manual or 'from'} {item.origin}\n  to {item.path}"
-            console.print(told, markup=False, soft_wrap=True)
+            source = f"\n{item.ref}: {item.manual or 'from'} {item.origin}\n  to {item.path}"
+            console.print(source, markup=False, soft_wrap=True)
 
 
 @app.command()
 def fetch(
     what: Annotated[str, typer.Argument(metavar="NAME|SUITE|URL", help="One checkpoint, or those a suite needs.")],
-    sha256: Annotated[str | None, typer.Option(help="Of the file at a URL, in hexadecimal.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The sha256 of the file at a URL, in hexadecimal.")] = None,
     offline: Offline = False,
 ) -> None:
-    """Bring checkpoints into the cache; a download that broke off goes on where it stopped."""
+    """Download checkpoints into the cache. An interrupted download continues where it stopped."""
     from harness.weights import manage
 
     failures = []
@@ -71,7 +71,7 @@ def fetch(
 
 @app.command()
 def verify(what: What = None) -> None:
-    """Hash the checkpoints that are here, and compare with what they should be."""
+    """Compare the hashes of the available checkpoints with the expected ones."""
     from harness.weights import manage
 
     failures = []
@@ -91,9 +91,11 @@ def verify(what: What = None) -> None:
 def import_(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A file of weights; FILE#key=KEY: one of several.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
-    last: Annotated[bool, typer.Option("--last", help="Of a score-SDE training state, the last weights.")] = False,
+    last: Annotated[
+        bool, typer.Option("--last", help="Take the last weights of a score-SDE training state, not the average.")
+    ] = False,
 ) -> None:
-    """Convert a file of weights to safetensors. Nothing in it is executed."""
+    """Convert a file of weights to safetensors, without executing code in it."""
     from harness.weights import manage
 
     with stoppable():

@@ -1,1 +1,1 @@
-"""What keeps the code of others from harming the harness and one row of a table from harming the next."""
+"""Protects the harness from code and files of others, and each row of a table from the rows before it."""

@@ -1,8 +1,8 @@
-"""Rows of a table are computed one after another in one process: what one changes, the next would run on.
+"""Detects changes by which one row of a table would affect later ones: they run one after another in one process.
 
-Images and labels are handed out as copies, and the global generators are set back around every call. What cannot be
-copied is compared, before and after: the settings of the process, the states of all defenses, the run's images. A
-change is an error of whatever made it, and is undone.
+Defenses and attacks get copies of images and labels, and the global generators are restored after every call. State
+that cannot be copied is compared before and after: the settings of the process, the states of all defenses, the run's
+images. A change is reported as an error of the code that made it, and is undone.
 
 A whole defense takes 0.4 s per GB to compare. The one at work is compared as a whole after every call; the others by a
 glimpse, which sees any write through PyTorch and any change of a whole tensor, and as a whole before each comes to work
@@ -21,19 +21,19 @@ from harness.guard.fingerprint import checksum, fingerprint, glimpse
 from harness.guard.process_settings import Settings
 
 SHOWN = 3
-"""Changes that a message names."""
+"""The largest number of changes that a message names."""
 
 
 class Contamination(Failed):
-    """A defense or an attack changed what others rest on."""
+    """A defense or an attack changed state on which other results depend."""
 
 
 @contextmanager
 def settings_kept(culprit: str) -> Iterator[None]:
-    """Settings of the process that the code inside changes are set back.
+    """Restores settings of the process that the code inside the block changes.
 
     Raises:
-        Contamination: there were any, and nothing else was raised. culprit: subject of the sentence.
+        Contamination: settings were changed, and the code raised nothing itself. culprit: the subject of the message.
     """
     before = Settings.now()
     try:
@@ -46,12 +46,13 @@ def settings_kept(culprit: str) -> Iterator[None]:
 
 
 class Guard:
-    """Knows how the defenses of a run are, and its images; tells of changes.
+    """Remembers the states of the defenses and the images of a run, and reports changes.
 
-    spoiled: names of defenses that are not as they were, and must be built anew.
+    Attributes:
+        spoiled: names of defenses that were changed and must be built again.
 
     Args:
-        images, labels: which nothing may change.
+        images: the run's images and labels, which nothing may change.
     """
 
     def __init__(self, *images: Tensor) -> None:
@@ -61,7 +62,7 @@ class Guard:
         self._glimpses: dict[str, dict[str, object]] = {}
 
     def add(self, name: str, defense: nn.Module) -> bool:
-        """Watches a defense from now on. False if one of that name was watched before, and was another than this."""
+        """Watches a defense from now on. Returns False if it differs from the earlier watched one of that name."""
         now = fingerprint(defense)
         known = self._defenses.get(name)
         self.spoiled.discard(name)
@@ -69,7 +70,7 @@ class Guard:
         return known is None or not _differences(known[1], now)
 
     def forget(self, name: str) -> None:
-        """Watches a defense no longer: it could not be built anew."""
+        """Stops watching a defense, because it could not be built again."""
         self.spoiled.discard(name)
         self._defenses.pop(name, None)
 
@@ -83,15 +84,15 @@ class Guard:
 
     @contextmanager
     def watching(self, culprit: str, own: nn.Module | None = None, *, others: bool = False) -> Iterator[None]:
-        """Looks whether the code inside changes anything; settings are set back.
+        """Checks whether the code inside the block changes anything, and restores settings.
 
         Args:
-            culprit: who, or what, is at work, the subject of the sentence that says so.
+            culprit: the subject of the message, such as "attack 'linf'".
             own: the defense at work.
             others: look at the other defenses too, by a glimpse; else they are looked at only where this one changed.
 
         Raises:
-            Contamination: it changed something, and raised nothing itself.
+            Contamination: the code changed something, and raised nothing itself.
         """
         settings = Settings.now()
         try:
@@ -101,14 +102,14 @@ class Guard:
             self._changes(own, others)
             raise
         if changed := settings.restore() + self._changes(own, others):
-            raise Contamination(f"{culprit} changed {_listed(changed)}, on which other results rest")
+            raise Contamination(f"{culprit} changed {_listed(changed)}, on which other results depend")
 
     def refuse_other_images(self, culprit: str) -> None:
-        """Raises UserError if the run's images or labels are not as they were: whatever came after would be wrong."""
+        """Raises UserError if the run's images or labels have changed: all later results would be wrong."""
         if [checksum(tensor) for tensor in self._images] != self._sums:
             raise UserError(
                 f"{culprit} changed the images or labels of the run itself",
-                remedy="Let it work on the copies that it is given, and run the same command again",
+                remedy="Let it work on the copies that it gets, and run the same command again",
             )
 
     def _changes(self, own: nn.Module | None, others: bool) -> list[str]:
@@ -125,7 +126,7 @@ class Guard:
         return before != self._glimpses[name]
 
     def _changed(self, name: str, title: str) -> str | None:
-        """What of a defense has changed, if anything has that was not known before."""
+        """Describes what has changed in a defense; None if nothing has, or if the change is already known."""
         defense, before = self._defenses[name]
         if name in self.spoiled or not (different := _differences(before, fingerprint(defense))):
             return None

@@ -1,4 +1,4 @@
-"""What of a defense decides its answers, in a form that is quick to take and to compare: 0.4 s per GB of weights."""
+"""A fingerprint of everything that affects a defense's output, quick to compute: 0.4 s per GB of weights."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 DEEPEST = 3
-"""Lists within lists that are looked into."""
+"""The largest depth of nested lists that are searched for modules."""
 
 SAMPLE = 64
 """Values of a tensor that a glimpse looks at."""
 
 _FRAME = frozenset(vars(nn.Module())) - {"training"}
-"""Attributes that every module has: its parts, which are gone through by name, and bookkeeping of PyTorch."""
+"""Attributes that every module has: its parts, which are visited by name, and bookkeeping of PyTorch."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def fingerprint(root: nn.Module) -> dict[str, object]:
-    """Parameters, buffers, training mode, hooks and replaced methods of all its modules, by what they are.
+    """The state of all modules by description: parameters, buffers, training mode, hooks and replaced methods.
 
-    Modules in plain lists, tuples and dicts count too, and those that its class holds: PyTorch does not know of them.
+    Modules in plain lists, tuples and dicts, and in attributes of classes, count too, although PyTorch ignores them.
     """
     return _state(root, _content)
 
@@ -56,9 +56,10 @@ def _state(root: nn.Module, content: Callable[[Tensor], object]) -> dict[str, ob
 
 
 def checksum(tensor: Tensor) -> int:
-    """CRC-32 of its bytes: quick, and meant for accidents. Of a tensor without plain values, how often it was written.
+    """CRC-32 of a tensor's bytes, which is quick and only meant to detect accidents.
 
-    Such are sparse and quantised ones, those on the meta device, and those of another class.
+    For tensors without plain values it is the number of in-place changes. These are sparse and quantised tensors, those
+    on the meta device, and subclasses.
     """
     values = tensor.detach()
     if type(values) is not Tensor or values.layout != torch.strided or values.is_quantized or values.is_meta:
@@ -85,7 +86,7 @@ def _sampled(tensor: Tensor) -> object:
 
 
 def _modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Each once, with the path by which it is reached."""
+    """All modules, each once, with the path that leads to it."""
     seen: set[int] = set()
     left = [("", root)]
     while left:

@@ -1,6 +1,6 @@
-"""What NaN and infinities an attack met, image by image: no verdict on such an image would mean anything.
+"""Records the NaN and infinite values of an attack, image by image: a verdict on such an image would be meaningless.
 
-Everything is kept on the images' device, and nothing waits for it before `NonFinite.reasons` is asked.
+Everything is kept on the images' device, and the host does not wait for the device before `NonFinite.reasons`.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 Place = Literal["image", "logits", "energy", "loss", "gradient"]
-"""Where a number was not finite."""
+"""The kinds of values that may not be finite."""
 
 SENTENCES: dict[Place, str] = {
-    "image": "the attack asked about an image with NaN or infinite pixels",
+    "image": "the attack queried an image with NaN or infinite pixels",
     "logits": "the defense gave NaN or infinite logits to the attack, on {}",
     "energy": "the defense gave a NaN or infinite energy to the attack, on {}",
     "loss": "the loss of the attack was NaN or infinite, on {}",
     "gradient": "the gradient of the attack was NaN or infinite, on {}",
 }
-"""In the order in which one follows from another."""
+"""A message for each kind of value. A kind may cause the later ones, so the first one is reported."""
 
 _PLACES = tuple(SENTENCES)
 
 
 class NonFinite:
-    """Which of `count` images met what. `take` gives a view of some of them that writes into the same memory."""
+    """Non-finite values of `count` images. `take` makes a view of some images that shares the memory."""
 
     def __init__(self, count: int, device: torch.device) -> None:
         self._times = torch.zeros(len(_PLACES), 2 * count, dtype=torch.int32, device=device)
@@ -35,18 +35,18 @@ class NonFinite:
         self._rows = torch.arange(count, device=device)
 
     def take(self, rows: Tensor) -> NonFinite:
-        """The record of the images `rows` (M,), which are 0 to M - 1 in it."""
+        """A view of the images `rows` (M,), which have the indices 0 to M - 1 in it."""
         part = copy.copy(self)
         part._rows = self._rows[rows]
         return part
 
     def checked(self, place: Place, values: Tensor, rows: Tensor, perturbed: Tensor, instead: Tensor) -> Tensor:
-        """The values, with those of `instead` for an image of which not all are finite; that image is remembered.
+        """Replaces the values of an image by those of `instead` unless all of them are finite, and records the image.
 
         Args:
             values: (M, ...).
-            rows: the images that they belong to, (M,); an image may be there several times.
-            perturbed: whether they are of a perturbed image or of the clean one, (M,) bool.
+            rows: the images that the values belong to, (M,); an image may appear several times.
+            perturbed: whether the values belong to a perturbed image and not to the clean one, (M,) bool.
             instead: finite values, of a shape that broadcasts to that of `values`.
         """
         finite = torch.isfinite(values).flatten(1).all(1)
@@ -55,13 +55,13 @@ class NonFinite:
         return torch.where(finite.view(-1, *[1] * (values.dim() - 1)), values, instead)
 
     def reasons(self) -> list[str | None]:
-        """For each image, the first thing it met that was not finite, as a clause; None where there was nothing."""
+        """For each image, a message about its first value that was not finite; None if all were finite."""
         met = (self._times > 0).view(len(_PLACES), 2, -1)[:, :, self._rows].cpu()
         return [_sentence(met[:, :, row]) for row in range(met.shape[2])]
 
 
 def _sentence(met: Tensor) -> str | None:
-    """met: (places, 2) bool, on the clean image and on perturbed ones."""
+    """The message for one image. met: (places, 2) bool, for the clean image and for perturbed ones."""
     for place, (clean, perturbed) in zip(_PLACES, met.tolist(), strict=True):
         if clean or perturbed:
             return SENTENCES[place].format("the clean image" if clean else "a perturbed image")

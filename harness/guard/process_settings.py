@@ -1,4 +1,4 @@
-"""Settings of the whole process that code of the user's may change, and every later row would run under."""
+"""Settings of the whole process that a user's code may change, which would affect all later rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _enter(folder: str | None) -> None:
 
 
 def _default_device(device: torch.device) -> None:
-    torch.set_default_device(None if device.type == "cpu" else device)  # None, since a device slows every call down
+    torch.set_default_device(None if device.type == "cpu" else device)  # a default device slows down every call
 
 
 def _cudnn(deterministic: bool) -> None:
@@ -46,12 +46,12 @@ SETTINGS = (
     _Setting("cuDNN's deterministic mode", lambda: torch.backends.cudnn.deterministic, _cudnn),
     _Setting("the current folder", _folder, _enter),
 )
-"""All that is guarded. The global generators are set back around every call instead (`harness.randomness.fenced`)."""
+"""All guarded settings. The global generators are restored after every call (`harness.randomness.fenced`)."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of `SETTINGS` at some time."""
+    """The values of `SETTINGS` at one point in time."""
 
     values: tuple[Any, ...]
 
@@ -60,7 +60,7 @@ class Settings:
         return cls(tuple(setting.read() for setting in SETTINGS))
 
     def restore(self) -> list[str]:
-        """Sets back what has changed since, and tells of each what it was and what it had become."""
+        """Restores the settings that have changed since, and describes each change."""
         changed = []
         for setting, before in zip(SETTINGS, self.values, strict=True):
             after = setting.read()

@@ -1,8 +1,8 @@
-"""Files that somebody else may have made: what they may cost is settled before they are read.
+"""Reads files from untrusted sources, with limits that are checked before reading.
 
-A results directory, a suite or a diagnosis may come from a stranger. A file of theirs is opened only if it is a regular
-one (a pipe would block, /dev/zero never ends), is read only if it is no larger than such a file can be, and its JSON is
-refused where Python's own reader would fill the memory, overflow, or choose silently between two meanings.
+A results directory, a suite or a diagnosis may come from someone else. A file is opened only if it is a regular one (a
+pipe would block, /dev/zero never ends), and read only if it does not exceed the limit for its kind. JSON is rejected if
+Python's own reader would fill the memory, overflow, or silently choose between two meanings.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import IO, Any
 from harness.files import digest_of
 
 CONTAINERS, VALUES = 200_000, 1_500_000
-"""Most objects and lists, and most values, of a JSON file: about 200 MB in Python, the text included."""
+"""The largest numbers of objects and lists, and of values, in a JSON file: about 200 MB in Python with the text."""
 
 DEEPEST = 60
-"""Levels of nesting of a JSON file."""
+"""The largest number of nested levels in a JSON file."""
 
 INT64 = 2**63
-"""Beyond this no number of ours lies, and a table of 64-bit integers could not hold it."""
+"""Whole numbers must lie in [-INT64, INT64), the range of 64-bit integers."""
 
 
 class Unreadable(Exception):
-    """A file is there and will not be read; the message says why, and does not name the file."""
+    """A file exists and is not read; the message gives the reason, without the name of the file."""
 
 
 @contextmanager
 def opened(path: Path, most: int) -> Iterator[IO[bytes]]:
-    """A regular file of at most `most` bytes, opened for reading.
+    """Opens a regular file of at most `most` bytes for reading.
 
     Raises:
-        FileNotFoundError: there is none.
-        Unreadable: it is a folder, a pipe, a device or a loop of links, is larger, or may not be read.
+        FileNotFoundError: the file does not exist.
+        Unreadable: it is a folder, a pipe, a device or a loop of links, is too large, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -52,7 +52,7 @@ def opened(path: Path, most: int) -> Iterator[IO[bytes]]:
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("it is not a regular file")
         if status.st_size > most:
-            raise Unreadable(f"it has {status.st_size:,} bytes, where at most {most:,} are read")
+            raise Unreadable(f"it has {status.st_size:,} bytes, more than the limit of {most:,}")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
     except OSError as error:
@@ -66,29 +66,29 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def contents(path: Path, most: int) -> bytes:
-    """The bytes of a file. Raises as `opened` does."""
+    """The bytes of a file. Raises the errors of `opened`."""
     with opened(path, most) as file:
         data = file.read(most + 1)
-    if len(data) > most:  # it grew, or lies in a file system that does not know its size
+    if len(data) > most:  # it has grown, or its file system does not know its size
         raise Unreadable(f"it has more than {most:,} bytes")
     return data
 
 
 def digest(path: Path, most: int) -> str:
-    """The sha256 of a file, which is not held in memory. Raises as `opened` does."""
+    """The sha256 of a file, which is read block by block. Raises the errors of `opened`."""
     with opened(path, most) as file:
         return digest_of(file)
 
 
 def parse_json(data: bytes) -> Any:
-    """What a JSON text says.
+    """Parses a JSON text.
 
     Raises:
-        ValueError: it is not UTF-8, not JSON, nested too deep or too large for the memory, has a key twice, or a number
-            that is not finite or, if whole, beyond 64 bits.
+        ValueError: it is not UTF-8, not JSON, nested too deeply or too large, has a key twice, or has a number that is
+            not finite or, if whole, exceeds 64 bits.
     """
     if data.count(b"[") + data.count(b"{") > CONTAINERS or data.count(b",") > VALUES:
-        raise ValueError(f"it holds more than {CONTAINERS:,} objects and lists, or {VALUES:,} values")
+        raise ValueError(f"it contains more than {CONTAINERS:,} objects and lists, or {VALUES:,} values")
     try:
         found = json.loads(
             data.decode(), object_pairs_hook=_object, parse_int=_whole, parse_float=_real, parse_constant=_constant

@@ -1,1 +1,1 @@
-"""What surrounds our code in its process: signals, the terminal, traps of other libraries."""
+"""The process that the harness runs in: signals, the terminal, and workarounds for other libraries."""

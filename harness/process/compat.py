@@ -1,7 +1,7 @@
-"""Install traps of the libraries we stand on, absorbed once so that no user meets them.
+"""Workarounds for installation problems of the libraries that this package depends on.
 
-robustbench 1.1.1 imports `autoattack`, which no package index carries; `pyautoattack` is the same code under another
-name. A finder makes one the alias of the other, module object for module object, when somebody asks for it.
+robustbench 1.1.1 imports `autoattack`, which is not on the package index; `pyautoattack` is the same code under another
+name. A finder makes one the alias of the other when it is imported, so that both names give the same module objects.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from types import ModuleType
 def install() -> None:
     """Makes `import robustbench` and `import autoattack` work in this process. Imports nothing; safe to repeat."""
     if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
-        # In front: the path finder would load `autoattack.state` from the real package's folder as a second copy.
+        # It must come first: the path finder would load `autoattack.state` from the real package's folder again.
         sys.meta_path.insert(0, AliasFinder("autoattack", "pyautoattack"))
-    # robustbench's use of pkg_resources, which our bound on setuptools keeps alive.
+    # robustbench uses pkg_resources, which the bound on setuptools in our requirements keeps available.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated as an API", category=UserWarning)
 
 
 class AliasFinder:
     """Resolves `alias` and its submodules to `name` and its submodules, unless a real `alias` is installed.
 
-    A finder by its methods alone: the base class of `importlib.abc` would double the time that the command takes to
-    start listening to signals.
+    It does not inherit from the base class in `importlib.abc`, because that import would double the time before the
+    command handles signals.
     """
 
     def __init__(self, alias: str, name: str) -> None:
@@ -37,7 +37,7 @@ class AliasFinder:
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         head, _, tail = fullname.partition(".")
-        if head != self.alias or not self._stands_in(tail):
+        if head != self.alias or not self._replaces(tail):
             return None
         import importlib.util
 
@@ -46,7 +46,7 @@ class AliasFinder:
         package = real is not None and real.submodule_search_locations is not None
         return real and ModuleSpec(fullname, _AliasLoader(name), is_package=package)  # type: ignore[arg-type]
 
-    def _stands_in(self, tail: str) -> bool:
+    def _replaces(self, tail: str) -> bool:
         if tail:
             return sys.modules[self.alias].__name__ == self.name
         return PathFinder.find_spec(self.alias) is None
@@ -62,5 +62,5 @@ class _AliasLoader:
         return self.module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Gives the module its own spec back, which the import system has just overwritten with the alias's."""
+        """Restores the module's own spec, which the import system has overwritten with that of the alias."""
         module.__spec__ = self.spec

@@ -1,4 +1,4 @@
-"""The one way to the terminal: whatever is printed is made visible first, and nothing in it becomes an emoji."""
+"""All output to the terminal goes through this module, which escapes hidden characters and turns off emoji codes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.text import Text
 from harness.process.visible_text import visible
 
 LINES = "\n\t"
-"""What text of several lines is made of."""
+"""Control characters that are allowed in text of several lines."""
 
 
 class _Console(Console):
-    """Escapes hidden characters in all that it renders, down to the cells of tables and the texts of live displays."""
+    """Escapes hidden characters in everything it renders, including cells of tables and live displays."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Here already, so that columns become as wide as what they will show."""
+        """Escapes before layout, so that columns have the right width."""
         return super().render_str(visible(text, LINES), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -30,15 +30,15 @@ class _Console(Console):
 
 
 def new_console(**options: Any) -> Console:
-    """A console of rich, for text that others wrote too. options: of `rich.console.Console`."""
+    """A console of rich that is safe for untrusted text. options: those of `rich.console.Console`."""
     return _Console(emoji=False, **options)
 
 
 def plain_column(text: str = "{task.description}") -> TextColumn:
-    """A column of a progress display, whose text is read neither as markup nor for emoji."""
+    """A column of a progress display whose text may contain neither markup nor emoji codes."""
     return TextColumn(text, markup=False)
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Prints text as it is, without styles or wrapping: for what programs read, and for single lines."""
+    """Prints text without styles or wrapping: for output that programs read, and for single lines."""
     typer.echo(visible(text, LINES), err=err, nl=nl)

@@ -1,4 +1,4 @@
-"""Code that is not ours: what a defense or an attack of the user's may raise, and which line of theirs it came from."""
+"""Exceptions from code outside the harness, such as a user's defense: containing them, and finding the line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 from harness.process.signals import from_outside
 
 PARTS = ("defenses", "attacks")
-"""Our packages of which a user names the classes; the engine calls them."""
+"""The packages of this project whose classes suites name and the engine calls."""
 
 
 class Escape(Exception):
-    """Something that would have ended the process, such as `sys.exit()` in a defense. Its cause is what was raised."""
+    """An exception that would have ended the process, such as `sys.exit()` in a defense, is its cause."""
 
     def __str__(self) -> str:
         text = str(self.__cause__)
@@ -28,10 +28,10 @@ class Escape(Exception):
 
 
 class contained:
-    """Whatever the code inside raises is an ordinary exception: SystemExit and its like become an `Escape`.
+    """Converts exceptions of the code inside the block that would end the process, such as SystemExit, to `Escape`.
 
-    A signal goes through, and so does the GeneratorExit of a generator that is closed inside. `os._exit` cannot be
-    caught: it ends the process.
+    A signal passes through, and so does the GeneratorExit of a generator that is closed inside the block. `os._exit`
+    cannot be caught and ends the process.
     """
 
     def __enter__(self) -> None:
@@ -46,43 +46,43 @@ class contained:
 
 
 def _closing(error: BaseException) -> bool:
-    """Whether a generator was closed where it waits, as Python does with one that nobody goes on with."""
+    """Whether the exception was raised at a `yield` by closing the generator."""
     trace = error.__traceback__
     waits = trace is not None and trace.tb_next is None and trace.tb_frame.f_code.co_flags & inspect.CO_GENERATOR
     return isinstance(error, GeneratorExit) and bool(waits)
 
 
 def kind(error: BaseException) -> str:
-    """The name of the type that was raised."""
+    """The name of the type of the original exception."""
     return type(error.__cause__ if isinstance(error, Escape) else error).__name__
 
 
 def line_of(error: BaseException) -> str | None:
-    """Where an exception came from, as "mine.py:12, in purify": the user's own deepest line, else that of ours."""
+    """The origin of an exception, as "mine.py:12, in purify": the deepest line in the user's code, if there is one."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     for ours in (theirs, _in_parts, _everywhere):
         if found := [frame for frame in frames if ours(frame.filename)]:
             functions = [frame.name for frame in found if not frame.name.startswith("<")]  # such as <listcomp>
-            return _told(found[-1].filename, found[-1].lineno, functions[-1] if functions else None)
+            return _describe(found[-1].filename, found[-1].lineno, functions[-1] if functions else None)
     return None
 
 
 def is_theirs(error: BaseException) -> bool:
-    """Whether an exception passed through a line of the user's."""
+    """Whether an exception passed through a line of the user's code."""
     return any(theirs(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def definition(function: Callable[..., Any]) -> str | None:
-    """Where the user defined a function, as "mine.py:9, in purify", or None if it is none of theirs."""
+    """The place where the user defined a function, as "mine.py:9, in purify", or None for other functions."""
     code = getattr(inspect.unwrap(function), "__code__", None)
-    return _told(code.co_filename, code.co_firstlineno, code.co_name) if code and theirs(code.co_filename) else None
+    return _describe(code.co_filename, code.co_firstlineno, code.co_name) if code and theirs(code.co_filename) else None
 
 
-def _told(filename: str, line: int | None, function: str | None) -> str:
-    """As short as is clear: from the current folder where the file lies below it, else its name."""
+def _describe(filename: str, line: int | None, function: str | None) -> str:
+    """Describes a line: the path relative to the current folder if the file is below it, otherwise the name."""
     path = Path(filename)
     shown: Path | str = path.name
-    with suppress(OSError, ValueError):  # the current folder may be gone, or another one
+    with suppress(OSError, ValueError):  # the current folder may be deleted, or not contain the file
         shown = path.relative_to(Path.cwd())
     return f"{shown}:{line}" + (f", in {function}" if function else "")
 
@@ -96,7 +96,7 @@ def folder_of(package: str) -> Path | None:
 
 
 def theirs(filename: str) -> bool:
-    """Whether a file is the user's: neither of our packages, nor installed beside them, nor of Python itself."""
+    """Whether a file belongs to the user: not to this project, not to an installed package, not to Python itself."""
     path = Path(filename)
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     return not (filename.startswith("<") or installed or any(path.is_relative_to(root) for root in _not_theirs()))

@@ -1,9 +1,10 @@
-"""What ends this process from outside: Ctrl-C (SIGINT), a polite kill (SIGTERM), a terminal that closes (SIGHUP).
+"""Handling of the signals that end this process: Ctrl-C (SIGINT), SIGTERM, and a closed terminal (SIGHUP).
 
-By default at once, in one line. While modules are imported there is nothing to leave in order, and an exception could
-be swallowed on its way. Work that keeps files or a terminal in order asks for an exception instead, by `stoppable`.
+By default a signal ends the process at once, with one line of output: while modules are imported there is nothing to
+clean up, and an exception might be swallowed. Code that has to clean up files or the terminal uses `stoppable` to get
+an exception instead.
 
-The status is 128 + the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM.
+The exit status is 128 + the signal's number, as in shells: 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal arrived while the work was `stoppable`."""
+    """A signal arrived inside a `stoppable` block."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -26,12 +27,12 @@ class Stopped(KeyboardInterrupt):
 
 
 def status_of(stop: KeyboardInterrupt) -> int:
-    """What the process should end with."""
+    """The exit status after an interruption."""
     return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 class _State:
-    """Of this process. soft: whether a signal raises; arrived: the last signal that did."""
+    """The state of this process. soft: whether a signal raises `Stopped`; arrived: the last signal that did."""
 
     soft: bool = False
     arrived: int | None = None
@@ -41,7 +42,7 @@ _state = _State()
 
 
 def install() -> None:
-    """Takes over the signals that end this process, but for those that it was told to ignore (by nohup, say)."""
+    """Installs handlers for the signals that end this process, except for ignored ones (for example by nohup)."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -49,7 +50,7 @@ def install() -> None:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """The same, for as long as the block lasts."""
+    """Installs the handlers for the duration of the block."""
     before = {number: signal.getsignal(number) for number in ENDING}
     install()
     try:
@@ -57,13 +58,13 @@ def handled() -> Iterator[None]:
     finally:
         _state.arrived = None
         for number, handler in before.items():
-            if handler is not None:  # None: it was installed by something else than Python
+            if handler is not None:  # None means that it was not installed by Python
                 signal.signal(number, handler)
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """A signal raises `Stopped` while the block lasts, where `install` was called."""
+    """Makes signals raise `Stopped` inside the block, if `install` was called."""
     before, _state.soft = _state.soft, True
     try:
         yield
@@ -72,18 +73,18 @@ def stoppable() -> Iterator[None]:
 
 
 def arrived() -> int | None:
-    """The signal that raised `Stopped`, if one did."""
+    """The last signal that raised `Stopped`, or None."""
     return _state.arrived
 
 
 def refuse_to_go_on() -> None:
-    """Raises `Stopped` again, should code in between have swallowed it."""
+    """Raises `Stopped` again, in case code in between has swallowed it."""
     if _state.arrived is not None:
         raise Stopped(_state.arrived)
 
 
 def from_outside(error: BaseException) -> bool:
-    """Whether an exception is a signal's doing, and not raised by the code that it came through."""
+    """Whether an exception was caused by a signal, and not raised by the code that it passed through."""
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(error, Stopped) or (isinstance(error, KeyboardInterrupt) and default)
 
@@ -92,6 +93,6 @@ def _end(number: int, frame: FrameType | None) -> None:
     if _state.soft:
         _state.arrived = number
         raise Stopped(number)
-    with suppress(OSError):  # nobody may be there to read it
+    with suppress(OSError):  # the output may be closed
         os.write(2, b"Stopped.\n")
     os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""Text of others, made visible: what a terminal would obey, or show as something else, is written as Python would.
+"""Escapes hidden characters in untrusted text, such as control sequences of terminals, in the notation of Python.
 
 ESC [31m  ->  \\x1b[31m        a line break  ->  \\n        a right-to-left override  ->  \\u202e
 """
@@ -9,14 +9,14 @@ import unicodedata
 from typing import Any
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of control, format and surrogate characters, and of what ends lines and paragraphs."""
+"""Unicode's categories of control, format and surrogate characters, and of line and paragraph separators."""
 
 JOINERS = "\u200c\u200d"
 """Format characters that several scripts need within words."""
 
 
 def is_hidden(character: str) -> bool:
-    """Whether it is none that a reader sees as it is."""
+    """Whether a reader would not see the character as it is."""
     return unicodedata.category(character) in HIDDEN and character not in JOINERS
 
 
@@ -31,7 +31,7 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def all_visible(value: Any) -> Any:
-    """Data as JSON has them, with every text in them made visible, keys included."""
+    """JSON data with the hidden characters escaped in all texts, keys included."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, dict):

@@ -127,7 +127,7 @@ def read(path: Path) -> Diagnosis | None:
 
 
 def read_all(root: Path) -> list[Diagnosis]:
-    """Those of a results directory, by name."""
+    """All diagnoses of a results directory, sorted by name."""
     diagnoses = (read(path) for path in sorted((root / FOLDER).glob("*.json")))
     return [diagnosis for diagnosis in diagnoses if diagnosis]
 

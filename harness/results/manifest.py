@@ -289,7 +289,7 @@ def find_manifest(store: Store) -> Manifest | None:
 
 
 def read_manifest(store: Store) -> Manifest:
-    """The store's manifest. Raises UserError as `find_manifest` does, and where there is none."""
+    """Reads the manifest of a store. Raises the errors of `find_manifest`, and UserError if there is none."""
     manifest = find_manifest(store)
     if manifest is None:
         raise UserError(

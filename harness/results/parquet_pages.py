@@ -56,13 +56,13 @@ class Column:
 
 
 def columns(data: bytes, footer: pq.FileMetaData) -> list[Column]:
-    """What each column of a file will take.
+    """The sizes of all columns of a file.
 
     Args:
-        footer: of the file.
+        footer: the metadata of the file.
 
     Raises:
-        ValueError: the pages are not as the footer says, are compressed by a codec that swells, or are no pages.
+        ValueError: the pages contradict the footer, use a codec that is not accepted, or are not valid.
     """
     chunks = []
     for group in range(footer.num_row_groups):
@@ -107,7 +107,7 @@ def _pages(data: bytes, start: int, stop: int) -> Iterator[Page]:
 def _count(fields: dict[int, Any], field: int) -> int:
     value = fields.get(field)
     if type(value) is not int or value < 0:
-        raise ValueError("a page has no sound header")
+        raise ValueError("a page has no valid header")
     return value
 
 

@@ -79,9 +79,9 @@ def decode(data: bytes, rows: int, votes: int) -> list[dict[str, Any]]:
     chunks = columns(data, footer)
     most = rows * max(votes, MOST_FLAGS)
     if sum(column.values for column in chunks) > MOST_VALUES or any(column.values > most for column in chunks):
-        raise ValueError("it unfolds to more values than so many images have")
+        raise ValueError(f"it decodes to more values than {rows} images can have")
     if sum(column.size for column in chunks) > LARGEST_RECORDS or _understood(_text, data) > MOST_TEXT:
-        raise ValueError(f"it unfolds to more than {LARGEST_RECORDS:,} bytes")
+        raise ValueError(f"it decodes to more than {LARGEST_RECORDS:,} bytes")
     return _understood(_rows, data)
 
 

@@ -96,7 +96,7 @@ def test_images_of_a_broken_attack_are_remembered_whatever_the_others_find(
     target = view(attack, defense, X)
     attack.perturb(target, X, Y)
     reasons = target.met.reasons()
-    assert reasons[3] == "the attack asked about an image with NaN or infinite pixels"
+    assert reasons[3] == "the attack queried an image with NaN or infinite pixels"
     assert not any(reasons[:3] + reasons[4:])
 
 

@@ -70,7 +70,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "is a loop of links": (lambda folder: (folder / "suite.yaml").symlink_to("suite.yaml"), "symbolic links"),
     "is ten sparse gigabytes": (
         lambda folder: ((folder / "suite.yaml").touch(), os.truncate(folder / "suite.yaml", 10 << 30)),
-        "bytes, where at most",
+        "bytes, more than the limit",
     ),
     "stands on sixty files": (chain, "more than 50 others"),
     "stands on a million readings": (tree, "more than 50 others"),

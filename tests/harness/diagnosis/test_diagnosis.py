@@ -93,7 +93,7 @@ def test_a_stopped_diagnosis_goes_on_from_the_checks_it_made(
         patched.setattr(attack_checks, "built", stop)
         patched.setattr(diagnosis_subject, "built", stop)
         assert call(*command) == 130
-    assert "goes on from there" in capsys.readouterr().out
+    assert "continues from there" in capsys.readouterr().out
     first = diagnosed(suite.parent)
     assert not first["finished"] and len(first["findings"]) == 3
     assert call(*command) == 0

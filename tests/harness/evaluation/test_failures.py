@@ -82,7 +82,7 @@ def test_a_failure_names_the_user_s_own_line_and_the_remedy_and_the_others_go_on
         assert {record.verdict for record in records(path, f"{name.lower()}/attack")} == {"error"}
         assert {record.error for record in records(path, f"{name.lower()}/attack")} == {reason}
     assert "means/attack: 4/4 images, clean 100.0%, robust 100.0%" in shown
-    assert "8 pairings failed. The same command tries again what failed." in shown
+    assert "8 pairings failed. The same command repeats what failed." in shown
     assert "robust 0.0%" not in shown and "failed: means" not in shown
 
 
@@ -124,7 +124,7 @@ def test_errors_are_tried_again_unless_the_user_says_otherwise(
     monkeypatch.delenv("FAIL")
     assert call("run", path, "--no-retry-errors") == 1
     shown = capsys.readouterr().out
-    assert "RuntimeError: not today" in shown and "without --no-retry-errors tries again" in shown
+    assert "RuntimeError: not today" in shown and "without --no-retry-errors repeats" in shown
     assert "Nothing to do" not in shown and "Computed" not in shown
     assert call("run", path) == 0 and "trying them again" in capsys.readouterr().out
     assert call("run", path) == 0 and "Nothing to do" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def failed(found: pd.DataFrame, told: str) -> bool:
 
 DEFENSES = {
     "HiddenBatchNorm": r"answering changed the buffer hidden\[0\].num_batches_tracked, the buffer hidden",
-    "Counts": "changed the buffer calls of the defense, on which other results rest",
+    "Counts": "changed the buffer calls of the defense, on which other results depend",
     "SetsDtype": r"answering changes torch's default dtype \(from torch.float32 to torch.float64\)",
     "SetsThreadsWhenBuilt": "its constructor changes torch's number of threads",
 }

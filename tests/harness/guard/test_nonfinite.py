@@ -194,7 +194,7 @@ def test_asking_about_an_image_that_is_not_finite_is_an_error_of_the_attack() ->
     defense.purify = lambda x: x.nan_to_num(0.5)  # type: ignore[method-assign]
     records = attacked(defense, Asks(torch.full((1, 6, 6), torch.nan)))
     assert [record.index for record in records if record.verdict == "error"] == [2]
-    assert records[2].error == "the attack asked about an image with NaN or infinite pixels"
+    assert records[2].error == "the attack queried an image with NaN or infinite pixels"
 
 
 def test_a_loss_that_overflows_is_an_error() -> None:

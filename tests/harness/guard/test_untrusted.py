@@ -70,7 +70,7 @@ def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 100)
     assert contents(path, 100) == b"x" * 100 and digest(path, 100) == hashlib.sha256(b"x" * 100).hexdigest()
     for read in (contents, digest):
-        with pytest.raises(Unreadable, match="100 bytes, where at most 99"):
+        with pytest.raises(Unreadable, match="100 bytes, more than the limit of 99"):
             read(path, 99)
 
 

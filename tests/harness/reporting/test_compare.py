@@ -220,7 +220,7 @@ def test_one_run_without_two_defenses_under_an_attack_is_refused(
 ) -> None:
     maker.cell("d", "a", column("rrrr"))
     call("compare", str(maker.finish()), status=2)
-    assert "no attack that met two defenses" in " ".join(capsys.readouterr().err.split())
+    assert "no attack that ran on two defenses" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_table_shows_differences_with_intervals_and_says_what_they_mean(two: Two) -> None:
