@@ -15,7 +15,9 @@ way through this: none depends on the others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from attacks.common.noisy_climb import MOST_DRAWS, climb, draws_needed
 from attacks.common.norms import Norm, ball
 from attacks.common.proposals import DRAWS, propose
 from harness.attack import Adversarial, Attack, Cost
+from harness.config.caps import CAPS
 from harness.defense import Defense
 from harness.gradients import Gradient, missing
 from harness.quantity import Quantity
@@ -77,6 +80,7 @@ class Adaptive(Attack):
     """
 
     version = 1
+    caps: ClassVar[Mapping[str, int]] = {**CAPS, "votes": 2, "proposals": 2}
 
     def __init__(
         self,
