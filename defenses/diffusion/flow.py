@@ -9,7 +9,7 @@ pixels are 8-bit numbers, the image costs 8 - log p / (D log 2) bits per dimensi
 make such numbers continuous.
 
 Each evaluation of div v differentiates the network, so that the gradient of log p takes second derivatives. It is
-exact, and computed step by step (`runge_kutta`) and chunk by chunk (`exact_gradient`): at its peak, memory holds the
+exact, and computed step by step (`runge_kutta`) and chunk by chunk (`chunked_gradient`): at its peak, memory holds the
 graph of one step of the solver for one chunk of (image, class) pairs, and an image per step and pair.
 
 Near t = 0, v behaves as 1/sqrt(t), which a fixed step cannot follow. With t = s^2 the equation dx/ds = 2 s v is
@@ -106,7 +106,7 @@ class FlowLikelihood:
         spacing: of the steps, see above.
         start: the first t; the density is that of images with the noise of this time, 0 < start < `END`.
         chunk: pairs of image and class integrated at once, where the solver is not dopri5.
-        passes: how the gradient is computed, see `exact_gradient`.
+        passes: how the gradient is computed, see `chunked_gradient`.
     """
 
     denoiser: Denoiser

@@ -3,7 +3,7 @@
     loss_y(x) = sum_j weight_j  1/S sum_s || eps_theta(sqrt(alpha_t) x~ + sigma_t eps, t, y) - eps ||^2,    t = t_j
 
 with x~ = 2 x - 1, weight_j = w_t / T', and eps drawn for each (image, y, t, s). A diffusion classifier's logits are
--loss_y (Eq. 6); y = `NO_CLASS` gives the unconditional loss of Eq. 4 and 8. See `exact_gradient` for its derivative,
+-loss_y (Eq. 6); y = `NO_CLASS` gives the unconditional loss of Eq. 4 and 8. See `chunked_gradient` for its derivative,
 and `all_classes` for that of a network that predicts for all classes in one evaluation: T' S instead of K T' S of them.
 """
 
@@ -45,7 +45,7 @@ class DiffusionLoss:
             classes, which saturates a softmax. "mean" is the same divided by C H W.
         chunk: network evaluations held in memory at once; None takes on a CPU 256 images of 8x8 or 16 of 32x32, and on
             a GPU what its memory holds, see `chunk_size`.
-        passes: how the gradient is computed, see `exact_gradient`; a matter of two for all classes at once.
+        passes: how the gradient is computed, see `chunked_gradient`; a matter of two for all classes at once.
         graph_memory: MiB of graphs that may be kept to spare a backward pass evaluations, where that serves: for all
             classes at once, and for the gradients' own derivative. None is a quarter of what is free.
         precision, channels_last: of the network's evaluations, see `harness.search.Search`; verdicts are in float32.
