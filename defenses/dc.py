@@ -42,8 +42,8 @@ class DC(DiffusionClassifier):
         share_noise: let "classes", "timesteps" or "both" share one draw; the paper shares "none".
         reduction: "sum" over pixels is Eq. 6, whose softmax saturates; "mean" divides all logits by C H W.
         prior: p(y) of each class, if not uniform (Sec. 3.2).
-        gradient_passes: "two" or "single", see `defenses.diffusion.chunked_gradient`; left out, by the loss that an attack
-            climbs. A matter of speed.
+        gradient_passes: "two" or "single", see `defenses.diffusion.chunked_gradient`; left out, what suits the loss of
+            the attack. A matter of speed.
         chunk: network evaluations held in memory at once. A matter of memory.
         graph_memory: MiB of graphs that a call may keep to spare its backward pass evaluations, 0 for none; left out, a
             quarter of what is free. A matter of speed.

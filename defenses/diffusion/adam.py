@@ -4,7 +4,7 @@
     x^ <- clip_eta(x^ - lr m' / (sqrt(v') + 1e-8)),    m' = m / (1 - b1^n),  v' = v / (1 - b2^n)        n = 1..N
 
 clip_eta keeps x^ within eta of x; [0, 1] is enforced once, at the end. Everything is differentiated: autograd follows m
-and v, and with g it finds Hessians times vectors (see `chunked_gradient`). The first step is nearly a sign, and as flat.
+and v, and with g it finds Hessians times vectors (`chunked_gradient`). The first step is nearly a sign, and as flat.
 """
 
 from __future__ import annotations

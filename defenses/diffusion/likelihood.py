@@ -14,7 +14,7 @@ The derivative. With H the Hessian of the loss, C = 0 for a pixel that was stopp
     d x^  <-  C (d x^ + gamma d'(m) dm),        dm  <-  mu dm - (g / ||g||_1)' H d x^
 
 The clip to the ball counts as the identity: N steps of eta / N never leave it, and it mends but their rounding. Under
-L2 this is what autograd finds here, with H times a vector in the memory of one chunk (see `chunked_gradient`). Under Linf
+L2 this is what autograd finds here, with H times a vector in the memory of one chunk (`chunked_gradient`). Under Linf
 the sign is flat almost everywhere: d' = 0, no second derivative is ever computed, and the true derivative is that of
 BPDA with the identity, but for the pixels stopped. An attacker may replace d' on the way back, and there only; no
 value depends on it (`sign_gradient`):
