@@ -1,4 +1,4 @@
-"""Labelled images: datasets by name, folders and files of images."""
+"""Labelled images: named datasets, and folders and files of images."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Images and labels in an .npz file, as numpy.savez writes it. Nothing in it is unpickled.
+"""Reads images and labels from an .npz file written by numpy.savez. Nothing is unpickled.
 
 images         uint8 (N, H, W, C), or floating point (N, C, H, W) in [0, 1], with C = 1 or 3
 labels         integers (N,), counted from 0
-classes        the classes' names in the order of the labels, if they are known
-num_classes    how many classes there are, likewise
+classes        optional: the names of the classes in the order of the labels
+num_classes    optional: the number of classes
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ KEYS = ("images", "labels", "classes", "num_classes")
 LAYOUTS = "Give uint8 (N, H, W, C), or floating point (N, C, H, W) in [0, 1], with C = 1 or 3"
 
 LARGE, SWELLS = 1 << 26, 200
-"""An array of more bytes than that, compressed by more than that factor, would only fill the memory."""
+"""An array larger than LARGE bytes and compressed by more than the factor SWELLS is rejected, to protect the memory."""
 
 Refuse = Callable[..., UserError]
-"""A UserError that names the file."""
+"""Creates a UserError that names the file."""
 
 
 @dataclass(frozen=True)
@@ -41,48 +41,49 @@ class Arrays:
 
 
 def read_npz(path: Path, num_classes: int | None = None) -> Arrays:
-    """The content of a file.
+    """Reads a file.
 
     Args:
-        num_classes: what the user says. The largest label says nothing: its successors may be missing here.
+        num_classes: the number of classes stated by the user. It is not derived from the largest label, because images
+            of further classes may be missing from the file.
 
     Raises:
-        UserError: the file is none, lacks an array, or its arrays do not fit each other.
+        UserError: it is not an .npz file, an array is missing, or its arrays do not fit each other.
     """
     return read_arrays(_arrays(path), num_classes, partial(UserError, where=Place(path)))
 
 
 def read_arrays(arrays: dict[str, np.ndarray], num_classes: int | None, refuse: Refuse) -> Arrays:
-    """The content of such a file, from its arrays by name.
+    """Checks and converts arrays, given by name.
 
     Args:
         num_classes: as for `read_npz`.
-        refuse: makes an error that names where the arrays come from.
+        refuse: creates an error that names the origin of the arrays.
 
     Raises:
-        UserError: one is lacking, or they do not fit each other.
+        UserError: an array is missing, or they do not fit each other.
     """
     absent = [key for key in ("images", "labels") if key not in arrays]
     if absent:
-        raise refuse(f"has no array '{absent[0]}'", remedy=f"It holds: {', '.join(arrays) or 'nothing'}")
+        raise refuse(f"has no array '{absent[0]}'", remedy=f"It contains: {', '.join(arrays) or 'nothing'}")
     images = _images(arrays["images"], refuse)
     labels = _labels(arrays["labels"], len(images), refuse)
     names, count = _classes(arrays, num_classes, refuse)
     largest = int(labels.max())
     if count is not None and largest >= count:
-        raise refuse(f"label {largest} is none of {count} classes", remedy="Labels count from 0")
+        raise refuse(f"label {largest} does not belong to {count} classes", remedy="Labels count from 0")
     return Arrays(images, labels, names or [str(label) for label in range(count or largest + 1)], count)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Those that are ours. Of others the name alone is read."""
+    """Loads the arrays in `KEYS`; of other arrays only the names are read."""
     try:
         if not path.is_file():
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         _refuse_swelling(path)
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] if key in KEYS else np.empty(0) for key in file.files}
-    except Exception as error:  # of a damaged file, NumPy and zipfile raise whatever they came across
+    except Exception as error:  # NumPy and zipfile may raise anything for a damaged file
         raise UserError(
             f"not a readable .npz file: {error}",
             remedy="Write it with numpy.savez(path, images=..., labels=...)",
@@ -91,14 +92,14 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _refuse_swelling(path: Path) -> None:
-    """Raises ValueError where an array is large and was compressed so far that it can hold no images."""
+    """Raises ValueError for an array that is large and so strongly compressed that it cannot contain images."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.file_size > LARGE and info.file_size > SWELLS * info.compress_size:
                 raise ValueError(
-                    f"'{info.filename[:60]}' swells from {info.compress_size:,} to {info.file_size:,} bytes"
+                    f"'{info.filename[:60]}' expands from {info.compress_size:,} to {info.file_size:,} bytes"
                 )
 
 
@@ -125,20 +126,20 @@ def _labels(labels: np.ndarray, count: int, refuse: Refuse) -> np.ndarray:
 
 
 def _classes(arrays: dict[str, np.ndarray], given: int | None, refuse: Refuse) -> tuple[list[str], int | None]:
-    """The names of the classes, and their number, as far as the file or the user says."""
-    said = {} if given is None else {"'num_classes' of the dataset": given}
+    """The names of the classes and their number, as far as the file or the user states them."""
+    stated = {} if given is None else {"'num_classes' of the dataset": given}
     names: list[str] = []
     if "classes" in arrays:
         if arrays["classes"].ndim != 1 or not len(arrays["classes"]):
-            raise refuse("'classes' is no list", remedy="Give the classes' names in the order of their labels")
+            raise refuse("'classes' is not a list", remedy="Give the classes' names in the order of their labels")
         names = [str(name) for name in arrays["classes"]]
-        said["'classes' in the file"] = len(names)
+        stated["'classes' in the file"] = len(names)
     if "num_classes" in arrays:
         count = arrays["num_classes"]
         if count.size != 1 or count.dtype.kind not in "iu" or not 0 < count.item() <= MOST:
-            raise refuse("'num_classes' is no number of classes", remedy="Give one integer")
-        said["'num_classes' in the file"] = int(count.item())
-    if len(set(said.values())) > 1:
-        told = ", ".join(f"{count} classes by {where}" for where, count in said.items())
-        raise refuse(f"there are {told}", remedy="Correct what is wrong")
-    return names, next(iter(said.values()), None)
+            raise refuse("'num_classes' is not a number of classes", remedy="Give one positive integer")
+        stated["'num_classes' in the file"] = int(count.item())
+    if len(set(stated.values())) > 1:
+        counts = ", ".join(f"{count} classes by {where}" for where, count in stated.items())
+        raise refuse(f"there are {counts}", remedy="Correct the wrong one")
+    return names, next(iter(stated.values()), None)

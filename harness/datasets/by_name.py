@@ -1,4 +1,4 @@
-"""Datasets by their names: what a suite's `dataset` section means, loaded and checked."""
+"""Finds, loads and checks datasets by name, as in the `dataset` section of a suite."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def load(
     num_classes: int | None = None,
     base: Path | None = None,
 ) -> Dataset:
-    """A dataset by name, see `harness.datasets.source`.
+    """Loads a dataset by name, see `harness.datasets.source`.
 
     Args:
-        path: the folder, zip or npz file; for a torchvision dataset, its folder in place of the cache.
-        offline: refuse to download.
-        classes: of class folders, the names in the order of their labels, see `harness.datasets.class_labels`.
-        num_classes: of class folders or an npz file, how many labels there are, where more than those of the images.
-        base: the folder that a name such as `./mine.py:MyData` is relative to; left out, code of the user's is no
-            dataset.
+        path: the folder, zip or npz file; for a torchvision dataset, a folder to use instead of the cache.
+        offline: forbid downloads.
+        classes: for class folders, the names in the order of their labels, see `harness.datasets.class_labels`.
+        num_classes: for class folders or an npz file, the number of labels, if the images do not have all of them.
+        base: the folder that a name such as `./mine.py:MyData` is relative to; without it, only datasets of this
+            package can be loaded.
 
     Example:
         >>> len(load("digits", "test"))
         500
 
     Raises:
-        UserError: an unknown name or split, files that are absent and cannot be fetched, that are malformed, or that
-            `classes` and `num_classes` do not fit.
+        UserError: the name or split is unknown, or the files are missing and cannot be downloaded, are malformed, or do
+            not fit `classes` and `num_classes`.
     """
     source = find(name, base)
     request = Request(split, Path(path).expanduser() if path else None, offline, classes, num_classes)
@@ -62,10 +62,10 @@ def load(
 
 
 def find(name: str, base: Path | None = None) -> Source:
-    """What loads a dataset. base: as for `load`.
+    """Finds the source of a dataset. base: as for `load`.
 
     Raises:
-        UserError: there is none of this name, or it cannot be imported or made.
+        UserError: there is no such source, or it cannot be imported or created.
     """
     if base is not None:
         cls = registry.find("datasets", name, base)
@@ -87,12 +87,12 @@ def find(name: str, base: Path | None = None) -> Source:
 
 
 def class_labels(name: str, request: Request, base: Path | None = None) -> ClassLabels | None:
-    """The labels of class folders, if the dataset has such; opens no image. base, errors: as for `load`."""
+    """The labels of class folders, or None for other datasets; opens no image. base, errors: as for `load`."""
     return find(name, base).class_labels(request)
 
 
 def state() -> list[Presence]:
-    """Which of this package's datasets that have a fixed place are there."""
+    """Which of this package's datasets are available, for those with a fixed place."""
     return list(_state())
 
 
@@ -105,7 +105,7 @@ def _state() -> Iterator[Presence]:
 
 
 def absent_dataset(name: str) -> Known | None:
-    """What is known of a dataset that would have to be downloaded; None if it need not be, or nothing is known."""
+    """Facts about a dataset that is missing and would be downloaded; None if it is available or has no known facts."""
     with suppress(UserError):
         source = find(name)
         if (presence := source.presence()) and not presence[0]:
@@ -114,19 +114,19 @@ def absent_dataset(name: str) -> Known | None:
 
 
 def fixed(name: str) -> bool:
-    """Whether the name, the split and the index of an image settle it everywhere. Imports no code of a user's."""
+    """Whether name, split and index identify an image on every machine. Imports no code of a user."""
     with suppress(UserError):
         return find(name).fixed
     return False
 
 
 def _check(name: str, source: Source, request: Request) -> None:
-    """Raises a UserError where a request is none for this source."""
+    """Raises UserError if this source does not accept the request."""
     if request.split not in SPLITS:
         raise UserError(f"no split is called '{request.split}'", remedy="Valid names: train, test")
     for which in ("classes", "num_classes"):
         if getattr(request, which) is not None and which not in source.takes:
-            raise UserError(f"dataset '{name}' says itself which classes it has", remedy=f"Remove `{which}:`")
+            raise UserError(f"dataset '{name}' defines its own classes", remedy=f"Remove `{which}:`")
     if not source.needs_path:
         return
     if request.path is None:

@@ -1,8 +1,8 @@
-"""Class folders -> labels.
+"""Assigns labels to class folders.
 
-Where nothing is said, label k is the k-th folder, and numbers in names count as numbers: 2 comes before 10, and class_2
-before class_10. `classes` says otherwise: names in the order of the labels, of which a folder may be missing, as in a
-subset of ImageNet's folders; or the label of each folder; or a file of names, one a line.
+By default, label k is the k-th folder, and numbers in names are sorted as numbers: 2 comes before 10, and class_2
+before class_10. `classes` overrides this with the names in the order of the labels (folders may be missing, as in a
+subset of ImageNet), with the label of each folder, or with a file of names, one per line.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from pathlib import Path
 from harness.errors import Place, UserError, nearest
 
 Classes = Sequence[str] | Mapping[str, int] | Path
-"""Names in the order of the labels; or the label of each name; or a file of names, one a line."""
+"""Names in the order of the labels, or the label of each name, or a file of names, one per line."""
 
 NUMBER = r"[-+]?[0-9]+(\.[0-9]+)?"
 MOST = 2**20
-"""Classes."""
+"""The largest number of classes."""
 
 LARGEST_FILE = 2**24
-"""Bytes of a file of names."""
+"""The largest size of a file of names in bytes."""
 
 
 @dataclass(frozen=True)
 class ClassLabels:
-    """Which label each class folder has.
+    """The label of each class folder.
 
     Args:
-        of: the label of each folder that there is, in the order of the labels.
-        num_classes: of the whole set of labels; None where nobody said.
-        how: what decided it, to complete "folders became labels ...".
-        remark: what a user should know of it, or "".
+        of: the label of each existing folder, in the order of the labels.
+        num_classes: the number of all labels; None if it is not known.
+        how: how the labels were assigned, to complete the sentence "folders became labels ...".
+        remark: a remark for the user, or "".
     """
 
     of: dict[str, int]
@@ -46,7 +46,7 @@ class ClassLabels:
 
     @property
     def names(self) -> list[str]:
-        """The name of each label, which is its number where no folder has it."""
+        """The name of each label; its number if it has no folder."""
         count = self.num_classes or max(self.of.values()) + 1
         folders = {label: folder for folder, label in reversed(self.of.items())}
         return [folders.get(label, str(label)) for label in range(count)]
@@ -56,13 +56,13 @@ def label_folders(folders: Sequence[str], classes: Classes | None, num_classes: 
     """The labels of class folders.
 
     Args:
-        folders: their names, each once.
-        classes: what the user says of them, if anything.
-        num_classes: how many labels there are, of which folders may have a part.
+        folders: the names of the folders, each once.
+        classes: the user's assignment, if any.
+        num_classes: the number of labels, of which the folders may have only some.
 
     Raises:
-        UserError: a folder that `classes` does not name, names or labels that do not fit each other, or folders whose
-            labels cannot be known.
+        UserError: `classes` does not name a folder, names and labels do not fit each other, or the labels of the
+            folders cannot be determined.
     """
     if classes is None:
         return _in_order(folders, num_classes)
@@ -82,11 +82,11 @@ def label_folders(folders: Sequence[str], classes: Classes | None, num_classes: 
 
 
 def _in_order(folders: Sequence[str], num_classes: int | None) -> ClassLabels:
-    """Label k to the k-th folder."""
+    """Assigns label k to the k-th folder."""
     if num_classes not in (None, len(folders)):
         raise UserError(
             f"there are {len(folders)} class folders, and num_classes is {num_classes}",
-            remedy="Say which labels they have: add `classes:`, the names of all classes in the order of their labels, "
+            remedy="State the labels: add `classes:`, with the names of all classes in the order of their labels, "
             "or a mapping such as {cat: 3, dog: 5}",
         )
     numbers = all(re.fullmatch(NUMBER, folder) for folder in folders)
@@ -104,7 +104,7 @@ def _by_number(folders: Sequence[str]) -> list[str]:
 
 
 def _natural(name: str) -> tuple[object, ...]:
-    """A key to sort by, in which runs of digits are numbers however long."""
+    """A sort key in which runs of digits of any length count as numbers."""
     key: list[object] = []
     for at, part in enumerate(re.split("([0-9]+)", name)):
         key.append((len(part.lstrip("0")), part.lstrip("0")) if at % 2 else part)
@@ -112,13 +112,13 @@ def _natural(name: str) -> tuple[object, ...]:
 
 
 def _remark(order: list[str]) -> str:
-    """That others sort these names as text, where that is another order."""
+    """A remark for the user if sorting the names as text gives a different order."""
     for one, other in zip(order, sorted(order), strict=True):
         if one != other:
             return (
                 f"numbers in the names of class folders count as numbers: '{one}' has label {order.index(one)} and "
                 f"'{other}' label {order.index(other)}. torchvision's ImageFolder sorts names as text; if the defenses "
-                f"were trained so, give that order with `classes:` under `dataset:`"
+                f"were trained with that order, state it with `classes:` under `dataset:`"
             )
     return ""
 
@@ -131,19 +131,19 @@ def _positions(names: Sequence[str]) -> dict[str, int]:
 
 
 def _read(path: Path) -> list[str]:
-    """The lines of a file of names."""
+    """Reads a file of names, one per line."""
     place = Place(path)
     if not path.is_file():
-        raise UserError(f"there is no file {path}", remedy="Give names, one a line, in the order of their labels")
+        raise UserError(f"there is no file {path}", remedy="Give names, one per line, in the order of their labels")
     if path.stat().st_size > LARGEST_FILE:
-        raise UserError("the file is too large to hold names of classes", where=place)
+        raise UserError("the file is too large for a file of class names", where=place)
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the names of classes cannot be read: {error}", where=place) from error
     if "" in names:
         line = names.index("") + 1
-        raise UserError("the line is empty", remedy="Give one name a line", where=Place(path, line))
+        raise UserError("the line is empty", remedy="Give one name per line", where=Place(path, line))
     return names
 
 

@@ -1,4 +1,4 @@
-"""Labelled images, (N, C, H, W) float32 in [0, 1], whatever they come from."""
+"""A dataset from any source as labelled images, (N, C, H, W) float32 in [0, 1]."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Dataset:
     """A split of a dataset.
 
     Args:
-        name, split: as asked for.
+        name, split: as requested.
         images: (N, C, H, W) float32 in [0, 1].
         labels: (N,) int64, indices into `classes`.
-        classes: the classes' names, their numbers where nobody named them.
-        num_classes: how many there are; None where nobody said, since the largest label here need not be the last.
-        folders: which label each folder has, of images that lie in class folders.
+        classes: the names of the classes, or their numbers if there are no names.
+        num_classes: the number of classes; None if it is not known: the largest label need not be the last class.
+        folders: the label of each folder, for images in class folders.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Dataset:
     folders: ClassLabels | None = None
 
     def disagreement(self, count: int) -> tuple[str, str] | None:
-        """Why so many classes cannot be those of the labels, and what to do about it, or None."""
+        """The reason why `count` classes do not fit the labels, and a remedy; None if they fit."""
         largest, remedy = int(self.labels.max()), "Choose weights that were trained on this dataset"
         if self.num_classes is None:
             found = f"dataset '{self.name}' has images of label {largest}"
@@ -51,10 +51,10 @@ class Dataset:
         return f"dataset '{self.name}' has {self.num_classes}", remedy
 
     def refuse_classes_of(self, defense: Defense, title: str, place: Place) -> None:
-        """Raises a UserError if a defense says that it tells other classes apart. title, place: of the defense."""
+        """Raises UserError if a defense has another number of classes. title, place: those of the defense."""
         count = defense.num_classes
         if count is not None and (unfit := self.disagreement(count)):
-            raise UserError(f"{title} tells {count} classes apart, {unfit[0]}", remedy=unfit[1], where=place)
+            raise UserError(f"{title} has {count} classes, {unfit[0]}", remedy=unfit[1], where=place)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,7 +63,7 @@ class Dataset:
         """The images at these indices, in this order.
 
         Raises:
-            UserError: an index outside the split.
+            UserError: an index lies outside the split.
         """
         outside = [index for index in indices if not 0 <= index < len(self)]
         if outside:

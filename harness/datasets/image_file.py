@@ -1,13 +1,13 @@
-"""One image file -> float32 in [0, 1], as it is stored: no turning, no resizing, no guess at what is not said.
+"""Decodes one image file to float32 in [0, 1] exactly as stored: without rotation, resizing or guesses.
 
     grey                 1, 2, 4, 8 and 16 bits, and floating point in [0, 1]      (H, W)
     colour               8 bits; CMYK and YCbCr as Pillow, and so torchvision, converts them    (H, W, 3)
     palette              its colours; grey where all of them are
-    alpha                left out where it is opaque
+    alpha                ignored if the image is opaque
 
-Refused, each in its words: 16 bits in colour (Pillow would keep 8 of them), integers of 32 bits (of no known range),
-images that are transparent in places, several pictures in one file, and an EXIF tag that turns the image: viewers heed
-it, networks were mostly trained without.
+The following are rejected with a message: 16 bits in colour (Pillow would keep 8 of them), integers of 32 bits (their
+range is unknown), transparency, several pictures in one file, and an EXIF tag that rotates the image (viewers apply it;
+most networks were trained without).
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ from harness.threat import TOLERANCE
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 LARGEST = 2**24
-"""Pixels of an image, which is 4096 x 4096: more is no image for a classifier, and may be made to fill the memory."""
+"""The largest number of pixels of an image, 4096 x 4096. It protects the memory."""
 
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY = ("1", "L", "LA")
 COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 BLACK_IS_ZERO = 1
-"""TIFF's photometric interpretation of grey; 0 is the reverse, which Pillow heeds with 8 bits only."""
+"""TIFF's photometric interpretation of grey; 0 is the reverse, which Pillow only supports with 8 bits."""
 
 UPRIGHT = (0, 1)
-"""Values of EXIF's orientation that turn nothing."""
+"""Values of EXIF's orientation without rotation."""
 
 
 def decode(stream: IO[bytes]) -> np.ndarray:
-    """The image of a file, (H, W) where it is grey, else (H, W, 3): float32 in [0, 1].
+    """Decodes a file to (H, W) if it is grey, otherwise to (H, W, 3): float32 in [0, 1].
 
     Raises:
-        UserError: it is no image, or one that has no single reading; the message continues the file's name.
+        UserError: it is not an image, or is ambiguous; the message continues a sentence that starts with the file's
+            name.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata, which decides nothing here
+            warnings.simplefilter("ignore")  # warnings about metadata, which is not used
             with Image.open(stream, formats=FORMATS) as image:
                 _refuse(image)
                 return _values(image)
@@ -55,18 +56,18 @@ def decode(stream: IO[bytes]) -> np.ndarray:
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"is not a readable image, of {', '.join(FORMATS)}") from error
-    except Exception as error:  # of a damaged file, Pillow raises whatever it came across
+    except Exception as error:  # Pillow may raise anything for a damaged file
         raise UserError(f"is not a readable image: {error}") from error
 
 
 def unit_range(values: np.ndarray) -> np.ndarray:
-    """Floating point in [0, 1] as float32. What is outside by float rounding, at most `TOLERANCE`, is clipped.
+    """Converts floating point in [0, 1] to float32, and clips values outside by at most `TOLERANCE` (rounding).
 
     Raises:
-        UserError: values are further outside, or not finite; the message continues what the values are.
+        UserError: values are further outside, or not finite; the message continues a sentence about the values.
     """
     if not np.isfinite(values).all():
-        raise UserError("hold NaN or infinity", remedy="Give floating point in [0, 1]")
+        raise UserError("contain NaN or infinity", remedy="Give floating point in [0, 1]")
     low, high = float(values.min(initial=0)), float(values.max(initial=1))
     excess = max(-low, high - 1)
     if excess > TOLERANCE:
@@ -79,13 +80,13 @@ def unit_range(values: np.ndarray) -> np.ndarray:
 
 
 def _refuse(image: Opened) -> None:
-    """What can be told before an image is decoded."""
+    """Raises UserError for what can be rejected before an image is decoded."""
     if image.width * image.height > LARGEST:
         raise UserError(f"has {image.width}x{image.height} pixels, more than {LARGEST:,}", remedy="Resize it")
     if getattr(image, "is_animated", False):
-        raise UserError("holds several pictures", remedy="Save the one that is meant")
+        raise UserError("contains several pictures", remedy="Save only the intended one")
     if image.mode not in (*DEEP, *GREY, *COLOUR, "I", "F"):
-        raise UserError(f"is of Pillow's mode {image.mode}, which is not read", remedy="Save it as RGB or grey")
+        raise UserError(f"has Pillow's mode {image.mode}, which is not supported", remedy="Save it as RGB or grey")
     if image.mode not in DEEP and any(";16" in part for part in _layout(image)):
         raise UserError(
             "has 16 bits in each of several channels, of which 8 would be lost",
@@ -93,13 +94,13 @@ def _refuse(image: Opened) -> None:
         )
     if image.getexif().get(ExifTags.Base.Orientation, 1) not in UPRIGHT:
         raise UserError(
-            "is to be turned, says its EXIF orientation, which viewers heed and most networks were trained without",
-            remedy="Save it as it is meant, without that tag; PIL.ImageOps.exif_transpose turns it",
+            "has an EXIF orientation, which viewers apply and most networks were trained without",
+            remedy="Save it in the intended orientation without that tag; PIL.ImageOps.exif_transpose rotates it",
         )
 
 
 def _layout(image: Opened) -> Iterator[str]:
-    """How the file stores pixels, in Pillow's words. In a BMP, 16 bits are those of all channels together."""
+    """The pixel layout of the file, in Pillow's terms. In a BMP, 16 bits are those of all channels together."""
     for tile in image.tile if image.format in ("PNG", "TIFF") else ():
         arguments: Any = tile[3]
         yield from (str(part) for part in (arguments if isinstance(arguments, tuple) else [arguments]))
@@ -119,8 +120,8 @@ def _values(image: Opened) -> np.ndarray:
 
 
 def _transparent() -> UserError:
-    told = "is transparent in places, and what lies behind is not said"
-    return UserError(told, remedy="Save it without transparency, on the ground that is meant")
+    message = "is transparent in places, so that its colours depend on an unknown background"
+    return UserError(message, remedy="Save it without transparency, on the intended background")
 
 
 def _scaled(image: Picture) -> np.ndarray:
@@ -128,7 +129,7 @@ def _scaled(image: Picture) -> np.ndarray:
 
 
 def _deep(image: Opened) -> np.ndarray:
-    """Grey of 16 bits, or floating point: whatever else has these modes has a range that nothing tells."""
+    """Grey of 16 bits, or floating point. The range of all other formats with these modes is unknown."""
     tags: Any = getattr(image, "tag_v2", {})
     plain = image.format == "PNG" or tags.get(PHOTOMETRIC_INTERPRETATION) == BLACK_IS_ZERO
     sixteen = image.mode in DEEP or (image.mode == "I" and image.format == "PNG")  # "I" by Pillow before 11
@@ -140,7 +141,7 @@ def _deep(image: Opened) -> np.ndarray:
     if plain and image.mode == "F":
         return _float(np.asarray(image))
     raise UserError(
-        "holds numbers whose range nothing tells (integers of 32 or 12 bits, say, or white as 0)",
+        "has numbers of unknown range (for example integers of 32 or 12 bits, or white as 0)",
         remedy="Save it with 8 or 16 bits, or as floating point in [0, 1]",
     )
 

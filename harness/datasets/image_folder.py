@@ -1,4 +1,4 @@
-"""Image files in a folder or a zip archive, one folder per class: <class>/<file>, or <split>/<class>/<file>."""
+"""Reads image files from a folder or zip archive with a folder per class: <class>/<file> or <split>/<class>/<file>."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from harness.datasets.image_file import decode
 from harness.errors import Place, UserError
 
 READING = 2
-"""Raised when the same files become other images or labels: it counts in the identity of what stands on them."""
+"""To be raised when the same files are read as different images or labels; it is part of the identity of results."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 UNREAD = (".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic")
-"""Suffixes of images that are refused: left out silently, they would make another dataset."""
+"""Suffixes of images that are rejected: ignoring them silently would change the dataset."""
 
 SPLITS = ("train", "test")
 LARGEST_FILE = 2**28
-"""Bytes of an image file."""
+"""The largest size of an image file in bytes."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Images (N, C, H, W) float32 in [0, 1], C = 1 only if all are grey; labels (N,) int64, and what decided them."""
+    """Images (N, C, H, W) float32 in [0, 1], with C = 1 if all are grey; labels (N,) int64, and their origin."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -40,14 +40,14 @@ class Found:
 
 
 def read_folder(path: Path, split: str, classes: Classes | None = None, num_classes: int | None = None) -> Found:
-    """All images of a split, ordered by label, then by file name. Without split folders, everything is that split.
+    """Reads all images of a split, ordered by label, then by file name. Without split folders, all images are used.
 
     Args:
         classes, num_classes: as for `harness.datasets.class_labels.label_folders`.
 
     Raises:
-        UserError: not a folder or zip, no images, an unreadable image, images of several sizes, class folders in
-            several places or without images, or folders that `classes` does not fit.
+        UserError: the path is not a folder or zip, there are no images, an image is unreadable, images have different
+            sizes, class folders are in several places or without images, or `classes` does not fit the folders.
     """
     with _opened(path) as tree:
         members, folders = _members(tree, path, split, complete=classes is None)
@@ -59,13 +59,13 @@ def read_folder(path: Path, split: str, classes: Classes | None = None, num_clas
 
 
 def read_labels(path: Path, split: str, classes: Classes | None = None, num_classes: int | None = None) -> ClassLabels:
-    """The labels of class folders, as `read_folder` has them, without opening an image."""
+    """The labels of class folders, as in `read_folder`, without opening an image."""
     with _opened(path) as tree:
         return label_folders(_members(tree, path, split, complete=classes is None)[1], classes, num_classes)
 
 
 def content_hash(path: Path) -> str:
-    """sha256, in hexadecimal, of the names and bytes of all files in a folder or archive, and of how they are read."""
+    """The sha256, in hexadecimal, of `READING` and of the names and bytes of all files in a folder or archive."""
     digest = hashlib.sha256(f"reading {READING}\n".encode())
     with _opened(path) as tree:
         for name in sorted(tree.files):
@@ -77,7 +77,7 @@ def content_hash(path: Path) -> str:
 
 @contextmanager
 def _at(path: Path) -> Iterator[None]:
-    """What is wrong with the files says where they are."""
+    """Adds the path to errors about the files."""
     try:
         yield
     except UserError as error:
@@ -89,7 +89,7 @@ def _at(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Tree:
-    """What is in a folder or an archive. files: sizes in bytes, by path relative to it; folders: likewise."""
+    """The content of a folder or an archive. files: sizes in bytes, by relative path; folders: relative paths."""
 
     files: dict[PurePosixPath, int]
     folders: frozenset[PurePosixPath]
@@ -118,7 +118,7 @@ def _archive(path: Path) -> zipfile.ZipFile:
 
 
 def _walked(root: Path) -> _Tree:
-    """A folder, with what links lead to."""
+    """Lists a folder, following links."""
     files: dict[PurePosixPath, int] = {}
     folders: set[PurePosixPath] = set()
     waiting: list[tuple[Path, tuple[str, ...]]] = [(root, ())]
@@ -134,7 +134,9 @@ def _walked(root: Path) -> _Tree:
                 elif entry.is_file():
                     files[name] = entry.stat().st_size
                 if entry.is_symlink() and (not os.path.exists(entry.path) or os.path.realpath(entry.path) in inside):
-                    raise UserError(f"the link {name} leads nowhere, or back up", remedy="Remove it", where=Place(root))
+                    raise UserError(
+                        f"the link {name} is broken or forms a circle", remedy="Remove it", where=Place(root)
+                    )
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}", where=Place(root)) from error
     return _Tree(files, frozenset(folders), lambda name: open(root / name, "rb"))
@@ -147,7 +149,7 @@ def _members(tree: _Tree, path: Path, split: str, complete: bool) -> tuple[list[
     """The images of a split, and the names of all class folders, those of other splits included.
 
     Args:
-        path: of the tree; complete: whether every folder beside class folders must be one.
+        path: the path of the tree; complete: whether every folder beside class folders must be a class folder too.
     """
     with _at(path):
         return _chosen(tree, split, complete)
@@ -160,7 +162,7 @@ def _chosen(tree: _Tree, split: str, complete: bool) -> tuple[list[PurePosixPath
     images = [file for file in images if _split(file) or not divided]
     chosen = [file for file in images if not divided or _split(file) == split]
     if not chosen:
-        raise UserError(f"holds no {split} images", remedy=f"Expected <class>/<file> or {split}/<class>/<file>")
+        raise UserError(f"contains no {split} images", remedy=f"Expected <class>/<file> or {split}/<class>/<file>")
     places: dict[str | None, set[PurePosixPath]] = defaultdict(set)
     for file in images:
         places[_split(file)].add(file.parent.parent)
@@ -168,7 +170,7 @@ def _chosen(tree: _Tree, split: str, complete: bool) -> tuple[list[PurePosixPath
         if len(found) > 1:
             one, other = sorted(found)[:2]
             raise UserError(
-                f"there are class folders in {_told(one)} and in {_told(other)}",
+                f"there are class folders in {_describe(one)} and in {_describe(other)}",
                 remedy="Put all folders of classes, and nothing else with images, into one folder",
             )
     folders = {file.parent.name for file in images}
@@ -177,16 +179,16 @@ def _chosen(tree: _Tree, split: str, complete: bool) -> tuple[list[PurePosixPath
         _refuse_empty(tree, roots, folders)
     for file in visible:
         if file.suffix.lower() in UNREAD and file.parent.parent in roots:
-            raise UserError(f"{file} is an image of a kind that is not read", remedy=f"Read are {', '.join(SUFFIXES)}")
+            raise UserError(f"{file} has an unsupported image format", remedy=f"Use one of {', '.join(SUFFIXES)}")
     return chosen, sorted(folders)
 
 
 def _refuse_empty(tree: _Tree, roots: set[PurePosixPath], folders: set[str]) -> None:
-    """A folder without images may be a class that counts in everybody else's labels."""
+    """Raises UserError for a folder without images: it may be a class that counts in the labels elsewhere."""
     for folder in sorted(tree.folders):
         if folder.parent in roots and folder not in roots and _visible(folder) and folder.name not in folders:
             raise UserError(
-                f"the folder {folder} beside the class folders holds no images ({', '.join(SUFFIXES)})",
+                f"the folder {folder} beside the class folders contains no images ({', '.join(SUFFIXES)})",
                 remedy="Remove it, or name the classes in the order of their labels with `classes:`",
             )
 
@@ -200,7 +202,7 @@ def _split(file: PurePosixPath) -> str | None:
     return above[-1] if above and above[-1] in SPLITS else None
 
 
-def _told(folder: PurePosixPath) -> str:
+def _describe(folder: PurePosixPath) -> str:
     return "the top folder" if folder == PurePosixPath(".") else f"{folder}/"
 
 
@@ -208,7 +210,7 @@ def _told(folder: PurePosixPath) -> str:
 
 
 def _stack(tree: _Tree, members: list[PurePosixPath]) -> np.ndarray:
-    """(N, C, H, W), grey images in all three channels where others are coloured."""
+    """Stacks images to (N, C, H, W); if some are coloured, grey images are copied to all three channels."""
     images: list[np.ndarray] = []
     for member in members:
         images.append(_decoded(tree, member))
@@ -221,7 +223,7 @@ def _stack(tree: _Tree, members: list[PurePosixPath]) -> np.ndarray:
     coloured = any(image.ndim == 3 for image in images)
     stacked = np.empty((len(images), 3 if coloured else 1, *images[0].shape[:2]), dtype=np.float32)
     for row in reversed(range(len(images))):
-        image = images.pop()  # what is copied need not lie in memory twice
+        image = images.pop()  # frees the memory of each image after it is copied
         stacked[row] = image if image.ndim == 2 else image.transpose(2, 0, 1)
     return stacked
 

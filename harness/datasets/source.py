@@ -1,7 +1,7 @@
-"""Where the images of a dataset come from: one file with one class for each dataset, found by its name.
+"""Sources of datasets: one file with one class for each dataset, found by its name.
 
 digits              the file harness/datasets/sources/digits.py, its class spelt like the file
-./mine.py:MyData    a file of the user's, relative to the suite; also package.module:Class
+./mine.py:MyData    a user's file, relative to the suite; also package.module:Class
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from harness.datasets.dataset import Dataset, Split
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of a dataset.
+    """A request for a split of a dataset.
 
     Args:
         split: "train" or "test".
-        path: the folder or file that the suite names, if it does.
-        offline: whether downloading is forbidden, beside what the settings say.
-        classes, num_classes: what the suite says of the classes, see `harness.datasets.class_labels`.
+        path: the folder or file that the suite names, if any.
+        offline: whether downloading is forbidden, in addition to the settings of the process.
+        classes, num_classes: the values in the suite, see `harness.datasets.class_labels`.
     """
 
     split: Split
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Presence:
-    """Whether a dataset can be loaded now, without a network, and where it lies or would."""
+    """Whether a dataset can be loaded without a network, and its place, where it is or would be stored."""
 
     name: str
     present: bool
@@ -43,7 +43,7 @@ class Presence:
 
 
 class Known(NamedTuple):
-    """What is the same in every copy of a dataset. shape: (C, H, W); train, test: how many images there are."""
+    """Facts about a dataset that are the same in every copy. shape: (C, H, W); train, test: numbers of images."""
 
     shape: tuple[int, int, int]
     classes: int
@@ -52,7 +52,7 @@ class Known(NamedTuple):
 
 
 class Source(ABC):
-    """A dataset that can be loaded. What is known of it before, its class says.
+    """A dataset that can be loaded. Class attributes state the facts that are known in advance.
 
     Example:
         >>> import torch
@@ -66,11 +66,11 @@ class Source(ABC):
         4
 
     Attributes:
-        summary: one line for `harness list datasets`; a string in the source, since listing imports nothing.
-        known: what counts evaluations, and makes random images, where the dataset is not here; None where that differs.
-        fixed: whether name, split and index settle the image, on every machine.
+        summary: one line for `harness list datasets`; a literal string, because listing imports nothing.
+        known: facts for counting evaluations and making random images if the dataset is missing; None if they vary.
+        fixed: whether name, split and index identify an image on every machine.
         takes: which of "path", "classes" and "num_classes" a suite may give.
-        needs_path: whether it must give the path.
+        needs_path: whether a suite must give the path.
     """
 
     summary: ClassVar[str] = ""
@@ -81,16 +81,16 @@ class Source(ABC):
 
     @abstractmethod
     def load(self, request: Request) -> Dataset:
-        """The images of a split, (N, C, H, W) float32 in [0, 1], and their labels.
+        """Loads the images of a split, (N, C, H, W) float32 in [0, 1], and their labels.
 
         Raises:
-            UserError: they are absent and cannot be fetched, or malformed.
+            UserError: they are missing and cannot be downloaded, or are malformed.
         """
 
     def class_labels(self, request: Request) -> ClassLabels | None:
-        """The labels of class folders, of a dataset that has such; opens no image. Raises as `load` does."""
+        """The labels of class folders, or None for other datasets; opens no image. Raises the errors of `load`."""
         return None
 
     def presence(self) -> tuple[bool, str] | None:
-        """Whether it can be loaded now without a network, and where it lies or would; None without a fixed place."""
+        """Whether it can be loaded without a network, and its place; None for a dataset without a fixed place."""
         return None

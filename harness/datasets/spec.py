@@ -13,13 +13,13 @@ from harness.datasets.class_labels import MOST
 from harness.errors import UserError
 
 CHOICES = ("size", "first", "indices")
-"""Ways to choose images, of which a suite has one; without any, all images of the split."""
+"""Ways to choose images, of which a suite may use one; without any, all images of the split are used."""
 
 
 def _distinct(indices: tuple[int, ...]) -> tuple[int, ...]:
     [(index, times)] = Counter(indices).most_common(1)
     if times > 1:
-        raise ValueError(f"image {index} is there {times} times")
+        raise ValueError(f"image {index} appears {times} times")
     return indices
 
 
@@ -45,34 +45,36 @@ class _Section(BaseModel):
 class Dataset(_Section):
     name: str = Field(description="digits, cifar10, ...; see `harness list datasets`")
     split: Literal["train", "test"] = "test"
-    size: Count | None = Field(default=None, description="so many images drawn without replacement")
-    seed: Seed | None = Field(default=None, description="of that draw; 0 if left out")
-    first: Count | None = Field(default=None, description="the first so many images")
+    size: Count | None = Field(default=None, description="number of images to draw without replacement")
+    seed: Seed | None = Field(default=None, description="seed of that draw; by default 0")
+    first: Count | None = Field(default=None, description="number of images to take from the start")
     indices: Annotated[tuple[Index, ...], Field(min_length=1), AfterValidator(_distinct)] | None = Field(
         default=None, description="these images, in this order"
     )
-    limit: Count | None = Field(default=None, description="of the images chosen, only the first so many")
+    limit: Count | None = Field(
+        default=None, description="largest number of the chosen images; the first ones are kept"
+    )
     path: Path | None = Field(default=None, description="the folder, zip or .npz file, relative to the suite file")
     classes: Names | Labels | Path | None = Field(
         default=None,
         description="names of class folders in the order of their labels, of which some may be missing on disk; or the "
-        "label of each folder; or a file of names, one a line",
+        "label of each folder; or a file of names, one per line",
     )
     num_classes: Annotated[int, Field(ge=1, le=MOST)] | None = Field(
-        default=None, description="how many labels there are, where the images do not have them all"
+        default=None, description="number of labels, if the images do not have all of them"
     )
 
     def choose(self, available: int) -> list[int]:
-        """The images' indices into a split of `available` images. A smaller `size` is the start of a larger one.
+        """Chooses images from a split of `available` images. A smaller `size` gives the start of a larger one.
 
         Raises:
-            UserError: the split does not have them.
+            UserError: the split does not have enough images.
         """
         most = max(self.size or 0, self.first or 0, max(self.indices or (-1,)) + 1)
         if most > available:
             raise UserError(
                 f"the suite asks for image {most} of the {available} in the {self.split} split of '{self.name}'",
-                remedy="Ask for fewer",
+                remedy="Request fewer images",
             )
         if self.indices is not None:
             chosen = list(self.indices)

@@ -1,4 +1,4 @@
-"""Datasets that torchvision reads and downloads, in the user's cache."""
+"""Datasets that torchvision reads and downloads into the user's cache."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class TorchVision(Source):
     """A dataset of torchvision, in one archive that it unpacks into a folder.
 
     Attributes:
-        name: as a suite names it, and the folder of the cache.
-        torchvision: its class there.
+        name: its name in suites, and of its folder in the cache.
+        torchvision: the name of torchvision's class.
     """
 
     name: ClassVar[str]
@@ -53,21 +53,21 @@ class TorchVision(Source):
 
     @property
     def reader(self) -> Any:
-        """torchvision's class."""
+        """The class in torchvision."""
         import torchvision.datasets
 
         return getattr(torchvision.datasets, self.torchvision)
 
     def is_there(self, root: Path) -> bool:
-        """Whether it was unpacked below a folder."""
+        """Whether the dataset was unpacked below a folder."""
         return (root / self.reader.base_folder).is_dir()
 
     def files(self) -> dict[str, str]:
-        """The files that torchvision downloads, with their addresses."""
+        """The files that torchvision downloads, with their URLs."""
         return {self.reader.filename: self.reader.url}
 
     def download_folder(self, root: Path) -> Path:
-        """Where it puts them."""
+        """The folder for the downloaded files."""
         return root
 
     def _download(self, root: Path, offline: bool) -> None:
@@ -85,5 +85,5 @@ class TorchVision(Source):
 
 
 def _scaled(pixels: Tensor) -> Tensor:
-    """uint8 of any layout -> float32 in [0, 1], contiguous."""
+    """Converts uint8 of any layout to contiguous float32 in [0, 1]."""
     return pixels.contiguous().float() / 255

@@ -1,1 +1,1 @@
-"""Trying a suite before it is run: what it costs, and whether every path works."""
+"""Checks of a suite before it is run: its cost, and a smoke run of all its parts."""

@@ -1,4 +1,4 @@
-"""What a suite will cost, before it runs: images x passes x network evaluations, and hours at a measured speed."""
+"""The cost of a suite: images x passes x network evaluations, and hours at a measured speed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from harness.suite.build import build_defense, refuse_unsuitable
 from harness.suite.plan import Plan
 
 BATCH = {"cpu": 2, "cuda": 32}
-"""Images timed at once, by type of device."""
+"""The batch size for measuring speed, by type of device."""
 
 SHORTEST = 1.0
-"""Seconds that a measurement takes at least."""
+"""The shortest duration of a measurement in seconds."""
 
 
 @dataclass(frozen=True)
 class CellCost:
-    """Upper bounds for one pairing: passes per image that is never misclassified, verdicts included.
+    """Upper bounds for one pairing: passes for an image on which the attack never succeeds, including the verdict.
 
     Attributes:
-        per_image: network evaluations of one image, a backward pass counted as the defense's `backward_cost`.
+        per_image: network evaluations per image; a backward pass counts as the defense's `backward_cost`.
     """
 
     defense: str
@@ -44,15 +44,15 @@ class CellCost:
 
     @property
     def evaluations(self) -> float:
-        """Of all images."""
+        """Network evaluations for all images."""
         return self.images * self.per_image
 
 
 def estimate(plan: Plan) -> list[CellCost]:
-    """The cost of every pairing. Builds the defenses, so checkpoints must be there, or placeholders on the meta device.
+    """The cost of every pairing. Builds the defenses, which needs checkpoints or placeholders on the meta device.
 
     Raises:
-        UserError: as `harness.evaluation.run.run` does before it attacks anything.
+        UserError: for the same reasons as `harness.evaluation.run.run` before it attacks anything.
     """
     images, known, shape = _dataset(plan)
     votes = plan.suite.protocol.votes
@@ -82,9 +82,9 @@ def estimate(plan: Plan) -> list[CellCost]:
 
 
 def speeds(plan: Plan, device: torch.device) -> dict[str, float]:
-    """Network evaluations per second of each defense on a device, from forward passes of a reduced one.
+    """Measures network evaluations per second of each defense on a device, with forward passes of its reduced version.
 
-    What has no weights is given random ones, which take the same time.
+    Networks without weights get random ones, which take the same time.
 
     Raises:
         UserError: a defense cannot be built.
@@ -95,12 +95,12 @@ def speeds(plan: Plan, device: torch.device) -> dict[str, float]:
 
 
 def hours(costs: list[CellCost], speed: Mapping[str, float]) -> list[float]:
-    """Of each pairing, at so many evaluations per second of its defense."""
+    """The hours for each pairing. speed: evaluations per second, by defense."""
     return [cost.evaluations / speed[cost.defense] / 3600 for cost in costs]
 
 
 def _dataset(plan: Plan) -> tuple[int, int | None, tuple[int, ...]]:
-    """How many images the suite attacks, of how many classes, if that is known, and their shape, (C, H, W)."""
+    """The number of images that the suite attacks, the number of classes, if known, and the shape, (C, H, W)."""
     spec = plan.suite.dataset
     if known := absent_dataset(spec.name):
         return len(spec.choose(known.test if spec.split == "test" else known.train)), known.classes, known.shape
@@ -128,7 +128,7 @@ def _timed(defense: Defense, x: torch.Tensor) -> float:
 
 
 def materialise(network: nn.Module) -> None:
-    """Gives tensors on the meta device memory and random values."""
+    """Replaces tensors on the meta device by random ones with memory."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         for name, parameter in module._parameters.items():

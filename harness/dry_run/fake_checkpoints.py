@@ -1,4 +1,4 @@
-"""Networks as files in the layouts that published checkpoints have, the other way round than `harness.weights.formats`.
+"""Writes networks in the file layouts of published checkpoints: the inverse of `harness.weights.formats`.
 
 torch            a state dict
 score-sde        a training state whose averaged weights are a list in the order of the parameters
@@ -22,12 +22,12 @@ Writer = Callable[[nn.Module, Mapping[str, Any], Path], None]
 
 
 def write(layout: str, network: nn.Module, spec: Mapping[str, Any], path: Path) -> None:
-    """Saves a network as its authors would.
+    """Saves a network in the layout of its authors.
 
     Args:
         layout: a key of `WRITERS`.
-        spec: the network's type and arguments, which some layouts hold.
-        path: the file, in a folder that exists.
+        spec: the network's type and arguments, which some layouts contain.
+        path: the file, in an existing folder.
     """
     WRITERS[layout](network, spec, path)
 
@@ -51,7 +51,7 @@ def _score_sde(network: nn.Module, spec: Mapping[str, Any], path: Path) -> None:
 def _edm(network: nn.Module, spec: Mapping[str, Any], path: Path) -> None:
     arguments = {name: value for name, value in spec.items() if name != "type"}
     record = _record(network, "EDMPrecond", _init_args=(), _init_kwargs=arguments)
-    content = pickle.dumps({"ema": record}, protocol=3)  # in which names are lines, and can be changed
+    content = pickle.dumps({"ema": record}, protocol=3)  # this protocol stores names as lines, which can be replaced
     path.write_bytes(content.replace(_OURS, _THEIRS))
 
 
@@ -67,11 +67,11 @@ def _record(module: nn.Module, kind: str | None = None, **more: Any) -> Any:
 
 
 def _reconstruct_persistent_obj(meta: Mapping[str, Any]) -> NoReturn:
-    raise pickle.UnpicklingError("a published file is read without running it, see harness.formats.edm")
+    raise pickle.UnpicklingError("a published file is read without executing it, see harness.weights.formats.edm")
 
 
 class _Persistent:
-    """Pickles as a module of EDM does: one call that would run the source of its class."""
+    """Pickles in the same way as a module of EDM: as a call that would execute the source of its class."""
 
     def __init__(self, kind: str, state: dict[str, Any]) -> None:
         self.kind, self.state = kind, state

@@ -1,9 +1,9 @@
-"""Placeholders for missing checkpoints and datasets, where no number depends on them.
+"""Placeholders for missing checkpoints and datasets, for commands whose output does not depend on them.
 
-`harness show` counts network evaluations, which need architectures and no weights. `harness run --smoke` tries every
-path from published file to table, on networks of full size with random weights. Neither may touch the user's cache:
-both work in a cache of their own, which has links to the files of the user's, and an empty file in the place of every
-published checkpoint that is missing, so that suites which name it can be read.
+`harness show` counts network evaluations, which needs architectures but no weights. `harness run --smoke` runs all code
+from published file to table, on networks of full size with random weights. Neither may change the user's cache: both
+work in a cache of their own, with links to the user's files, and with an empty file for every published checkpoint that
+is missing, so that suites which name it can be read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness.weights.checkpoint import Checkpoint, build_network
 from harness.weights.published import Published
 
 PER_CLASS = 2
-"""Images of each class in a placeholder of a dataset."""
+"""The number of images per class in the placeholder of a dataset."""
 
 
 # --- the cache
@@ -38,10 +38,10 @@ PER_CLASS = 2
 
 @contextmanager
 def placeholder_cache(folder: Path | None = None) -> Iterator[Path]:
-    """A cache with an empty file for every checkpoint that is not in the user's, while the block runs.
+    """Uses, inside the block, a cache with an empty file for every checkpoint that is missing in the user's cache.
 
     Args:
-        folder: where to make it; left out, where temporary files go.
+        folder: the folder to create it in; by default the folder for temporary files.
     """
     real = weights_root()
     with tempfile.TemporaryDirectory(prefix=".harness-", dir=folder) as made:
@@ -61,7 +61,7 @@ def absent(component: Component) -> list[Published]:
 
 
 def how_to_get(entry: Published) -> str:
-    """In one line."""
+    """Describes in one line how to get a checkpoint."""
     return f"harness weights fetch {entry.name}" if entry.fetchable else f"{entry.manual} ({entry.page})"
 
 
@@ -77,7 +77,7 @@ def _named(component: Component) -> Iterator[Published]:
 
 
 def zoo_entry(component: Component) -> Published | None:
-    """That of a model of RobustBench, which a defense names by three arguments."""
+    """The entry of a RobustBench model, which a defense names by three arguments; None for other defenses."""
     given = component.arguments
     if not {"model", "threat", "dataset"} <= given.keys() or given.get("model_dir"):
         return None
@@ -86,7 +86,7 @@ def zoo_entry(component: Component) -> Published | None:
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a file is the placeholder of one that is missing."""
+    """Whether a file is the placeholder of a missing one."""
     return path.is_file() and path.stat().st_size == 0
 
 
@@ -99,7 +99,7 @@ def _parent(path: Path) -> Path:
 
 
 def network_of(entry: Published) -> nn.Module:
-    """The network of a published checkpoint, as it is before training; no layer is left at zero."""
+    """The untrained network of a published checkpoint; layers that are initialised with zeros get random values."""
     with fenced(derive("stand-in", entry.name)):
         if entry.robustbench is not None:
             network = _zoo_network(entry.robustbench)
@@ -121,12 +121,12 @@ def _zoo_network(model: published.ZooModel) -> nn.Module:
 
 
 def fill(entry: Published) -> None:
-    """Writes a network of random weights where the published file would lie, inside `placeholder_cache`."""
+    """Writes a network with random weights at the path of a published file, inside `placeholder_cache`."""
     write(entry.format, network_of(entry), entry.network or {}, entry.path())
 
 
 def random_images(name: str, known: Known) -> Path:
-    """An .npz file of images of a dataset's shape and classes, inside the block of `placeholder_cache`."""
+    """Writes random images with a dataset's shape and classes to an .npz file, inside `placeholder_cache`."""
     path = weights_root() / f"{name}.npz"
     if not path.is_file():
         count, generator = PER_CLASS * known.classes, np.random.RandomState(0)
@@ -136,7 +136,7 @@ def random_images(name: str, known: Known) -> Path:
 
 
 def with_dataset(arguments: dict[str, Any], cls: Class) -> dict[str, Any]:
-    """A defense's arguments, with random images in the place of a missing dataset."""
+    """Replaces a missing dataset in a defense's arguments by random images."""
     name, hints = arguments.get("dataset"), get_type_hints(cls.__init__, include_extras=True)
     if "path" not in hints or not isinstance(name, str) or not (known := absent_dataset(name)):
         return arguments

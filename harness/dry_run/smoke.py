@@ -1,13 +1,13 @@
-"""A suite in small, to see that every path from published file to table works: `harness run SUITE --smoke`.
+"""A cheap trial of a suite that runs all code from published file to table: `harness run SUITE --smoke`.
 
-Two images, networks of full size, and arguments cut as each defense and each attack says itself (`reduced`). Missing
-checkpoints get random weights, written in the layout of the published file to where that would lie, and read from there
-as usual; a missing dataset gets random images. An image's label is the defense's own prediction, since attacks leave an
-image alone that is misclassified from the start. The numbers mean nothing; title and labels say so.
+It uses two images, networks of full size, and arguments that each defense and attack limits itself (`reduced`). Missing
+checkpoints are replaced by random weights, which are written in the layout and to the path of the published file and
+read as usual; a missing dataset is replaced by random images. The label of an image is the defense's own prediction,
+because attacks skip images that are misclassified from the start. The numbers mean nothing; title and labels say so.
 
-Defenses come one after another, so that memory and disk hold the weights of one. As their labels differ, each has a
-results directory of its own below the suite's: `harness report` shows them one after the other. Rows that are the same
-once cut are tried once, and so are those of a sweep that differ in its numbers only.
+Defenses run one after another, so that memory and disk contain the weights of only one. As their labels differ, each
+has its own results directory below the suite's: `harness report` shows them one after the other. Rows that become the
+same after the reduction run once, and so do rows of a sweep that differ only in its numbers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TITLE = "SMOKE, the numbers mean nothing"
 
 @dataclass(frozen=True)
 class Ready(Component):
-    """A defense that was built already."""
+    """A defense that has been built already."""
 
     instance: Any = None
 
@@ -59,11 +59,11 @@ class Ready(Component):
 def smoke(
     suite: Path, out: Path | None, device: torch.device, callback: Callback = SILENT, *, only: str | None = None
 ) -> Path:
-    """Tries a suite out. Returns the results directory, results/SUITE-smoke unless given; what was there is replaced.
+    """Runs a smoke run. Returns the results directory, by default results/SUITE-smoke; earlier results are replaced.
 
     Raises:
-        UserError: as `harness.evaluation.run.run` does; the directory holds other results; or an image ended in an
-            error.
+        UserError: for the same reasons as `harness.evaluation.run.run`, or because the directory contains other
+            results, or an image ended in an error.
     """
     disk = out.parent if out else Path("results")
     disk.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def smoke(
         _make_way(folder)
         for name, first in same_when_small(plan).items():
             if name != first:
-                callback.note(f"{name}: in small the same path as {first}, which was tried")
+                callback.note(f"{name}: skipped, because its reduced version is the same as that of {first}")
                 continue
             began = time.monotonic()
             _one(suite, name, only, root, folder / name, device, callback)
@@ -85,7 +85,7 @@ def smoke(
 def _one(
     suite: Path, name: str, only: str | None, root: Path, folder: Path, device: torch.device, callback: Callback
 ) -> None:
-    """All attacks on one defense."""
+    """Runs all attacks on one defense."""
     needed = absent(load_suite(suite, only=name).cells[0].defense)
     for entry in needed:
         callback.note(f"{name}: random weights for {entry.name}, in its published format ({entry.format})")
@@ -107,7 +107,7 @@ def _one(
 
 
 def small(plan: Plan) -> Plan:
-    """The plan with all arguments cut."""
+    """The plan with reduced defenses and attacks."""
     plan = changed(plan, reduced)
     cut = {id(cell.attack): reduced(cell.attack) for cell in plan.all_cells}
     cells, every = (
@@ -117,7 +117,7 @@ def small(plan: Plan) -> Plan:
 
 
 def same_when_small(plan: Plan) -> dict[str, str]:
-    """For every defense of the plan, the first whose row takes the same path with all arguments cut; often itself."""
+    """For every defense of the plan, the first one whose reduced row runs the same code; often itself."""
     swept = {name: sweep.paths for sweep in plan.sweeps if sweep.kind == "defenses" for name in sweep.variants}
     rows: dict[str, list[str]] = {}
     for cell in small(plan).cells:
@@ -128,14 +128,14 @@ def same_when_small(plan: Plan) -> dict[str, str]:
 
 
 def _path(component: Component, swept: Sequence[str] = ()) -> str:
-    """What tells the code that a component runs through; swept: arguments of which a number says nothing of that."""
+    """Identifies the code that a component runs. swept: arguments whose numerical values do not affect that."""
     numbers = {name for name in swept if type(component.arguments.get(name)) in (int, float, Quantity)}
-    told = {name: value for name, value in component.resolved().items() if name not in numbers}
-    return f"{component.cls} {json.dumps(told, sort_keys=True)}"
+    arguments = {name: value for name, value in component.resolved().items() if name not in numbers}
+    return f"{component.cls} {json.dumps(arguments, sort_keys=True)}"
 
 
 def reduced(component: Component) -> Component:
-    """A defense or an attack, and those inside it, as their own `reduced` makes them: they take little time."""
+    """Replaces a defense or an attack, and those inside it, by their cheap versions."""
     inner = {name: _reduced_inside(value) for name, value in component.arguments.items()}
     cls, arguments = component.cls.reduced(inner)
     if component.kind == "defenses":
@@ -159,7 +159,7 @@ def _images(plan: Plan) -> Tensor:
 
 
 def _logits(defense: Defense, images: Tensor) -> Tensor:
-    """What the defense says, (N, K)."""
+    """The logits of the defense, (N, K)."""
     with torch.no_grad():
         return query(defense, images, row_seeds(derive("smoke"), torch.arange(len(images), device=images.device)))
 
@@ -181,7 +181,7 @@ def _make_way(folder: Path) -> None:
     earlier = [path.parent for path in sorted(folder.rglob(MANIFEST))]
     for path in earlier:
         if not str((Store(path).manifest() or {}).get("title", "")).startswith(TITLE):
-            raise UserError(f"{path} holds results that are not of --smoke", remedy="Choose another one with --out")
+            raise UserError(f"{path} contains results that are not of --smoke", remedy="Choose another one with --out")
     for path in earlier:
         shutil.rmtree(path)
 

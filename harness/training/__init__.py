@@ -1,4 +1,4 @@
-"""Training of the packaged weights, or anyone's: a recipe, a trainer that knows the loss, and one loop for all."""
+"""Training of the packaged weights and of users' own: a recipe, a trainer that defines the loss, and the loop."""
 
 from __future__ import annotations
 

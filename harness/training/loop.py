@@ -1,9 +1,9 @@
 """The training loop: seeded, resumable at any step, interruptible at every step.
 
-A step is a function of the recipe, the step's number and the state before it. Its batch is a slice of an endless row of
-permutations of the training set, one seeded per epoch; everything else that is random (augmentation, dropout, noise) is
-drawn from generators seeded for that step alone. So a checkpoint needs no state of any generator, and a resumed run
-ends with the very weights of an uninterrupted one.
+A step is a function of the recipe, the step's number and the state before it. Its batch is a slice of an endless
+sequence of permutations of the training set, one for each epoch with its own seed; everything else that is random
+(augmentation, dropout, noise) is drawn from generators seeded for that step. So a checkpoint needs no generator states,
+and a resumed run ends with exactly the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ def train(
     callback: Callback = SILENT,
     runs: Path = Path("runs"),
 ) -> Path:
-    """Trains by a recipe, or goes on where an earlier call stopped.
+    """Trains by a recipe, or continues where an earlier call stopped.
 
     Args:
-        recipe_path: the recipe, YAML.
-        out: folder for the weights and their card; `runs`/RECIPE if left out.
-        device: where to train.
-        callback: is told how far the training is.
-        runs: folder of the runs' own checkpoints.
+        recipe_path: the YAML file of the recipe.
+        out: folder for the weights and their card; by default `runs`/RECIPE.
+        device: the device to train on.
+        callback: receives the progress.
+        runs: folder for the checkpoints of unfinished runs.
 
     Returns:
-        The weights file, NAME.safetensors; NAME.yaml, its card, lies beside it.
+        The weights file, NAME.safetensors; its card is NAME.yaml in the same folder.
 
     Raises:
-        UserError: the recipe is wrong, or a checkpoint of another recipe of this name is in the way.
-        Stopped: on a signal, after the step in hand and a checkpoint.
+        UserError: the recipe is not valid, or there is a checkpoint of a different recipe with this name.
+        Stopped: a signal arrived; the current step was finished and a checkpoint written.
     """
     plan = read(recipe_path)
     recipe, trainer, folder = plan.recipe, plan.trainer.build(), runs / plan.recipe.recipe
@@ -72,7 +72,7 @@ def train(
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         state.restore(checkpoint, recipe.model_dump(mode="json"))
-        callback.note(f"{recipe.recipe}: going on from step {state.step} of {recipe.steps}")
+        callback.note(f"{recipe.recipe}: continuing from step {state.step} of {recipe.steps}")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         _run(recipe, trainer, state, data, checkpoint, callback)
         return _release(recipe, trainer, state, test, out or folder, callback)
@@ -89,10 +89,10 @@ def _load(plan: Plan, split: Split) -> Dataset:
 
 
 def _classes(data: Dataset) -> int:
-    """How many classes there are. Raises UserError where nobody says."""
+    """The number of classes. Raises UserError if it is not known."""
     if data.num_classes is None:
         raise UserError(
-            f"dataset '{data.name}' does not say how many classes it has", remedy="Add the array `num_classes` to it"
+            f"the number of classes of dataset '{data.name}' is not known", remedy="Add the array `num_classes` to it"
         )
     return data.num_classes
 
@@ -124,7 +124,7 @@ def _step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor) 
     if not torch.isfinite(loss):
         raise UserError(
             f"the loss is {loss.item()} at step {state.step} of '{recipe.recipe}'",
-            remedy="Lower optimizer.lr, or give optimizer.clip",
+            remedy="Lower optimizer.lr, or set optimizer.clip",
         )
     loss.backward()
     if recipe.optimizer.clip:
@@ -135,7 +135,7 @@ def _step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor) 
 
 
 def batch(step: int, size: int, images: int, seed: int) -> Tensor:
-    """Rows of a step's batch, (size,) int64: every image once per epoch, in an order of that epoch's own."""
+    """Rows of a step's batch, (size,) int64: every image once per epoch, in a different order for each epoch."""
     rows: list[Tensor] = []
     start, stop = step * size, (step + 1) * size
     while start < stop:
@@ -147,7 +147,7 @@ def batch(step: int, size: int, images: int, seed: int) -> Tensor:
 
 
 def accuracy(trainer: Trainer, network: nn.Module, data: Dataset, seed: int) -> float:
-    """Fraction of the images that the network, in the trainer's way, classifies correctly."""
+    """The fraction of images that the network classifies correctly, by the trainer's logits."""
     device = next(network.parameters()).device
     correct = 0
     with torch.no_grad(), fenced(derive(seed, "evaluation")):
@@ -157,7 +157,7 @@ def accuracy(trainer: Trainer, network: nn.Module, data: Dataset, seed: int) -> 
 
 
 def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
-    """The network as initialised, once it is seen to classify the dataset's images."""
+    """Builds and initialises the network, and checks that it can classify the dataset's images."""
     place, name = plan.place("network"), plan.recipe.dataset.name
     try:
         with fenced(derive(plan.recipe.seed, "network")):
@@ -176,7 +176,7 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
         ) from error
     if logits.shape[1:] != (data.num_classes,):
         raise UserError(
-            f"the network tells {logits.shape[-1]} classes apart, and '{name}' has {data.num_classes}",
+            f"the network has {logits.shape[-1]} classes, and '{name}' has {data.num_classes}",
             remedy=f"Set num_classes to {data.num_classes} under `network:`",
             where=place,
         )
@@ -184,10 +184,10 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
 
 
 def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out: Path, callback: Callback) -> Path:
-    """Writes the weights and their card; the accuracy is that of the very file."""
+    """Writes the weights and their card; the accuracy is measured with the written file."""
     path = out / f"{recipe.recipe}.safetensors"
     card_path = path.with_suffix(".yaml")
-    card_path.unlink(missing_ok=True)  # a card never stands beside weights that it does not describe
+    card_path.unlink(missing_ok=True)  # there must never be a card beside weights that it does not describe
     write_atomically(path, save(state.weights()))
     released = Checkpoint.find(str(path))
     device = next(state.network.parameters()).device
@@ -216,10 +216,10 @@ def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out:
 
 @contextmanager
 def _deferred_interrupts() -> Iterator[list[int]]:
-    """A signal that would end the process is added here instead of breaking a step; a second one ends it at once."""
-    asked: list[int] = []
+    """Collects the first signal that would end the process, so that a step can finish; a second one ends it at once."""
+    arrived: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield arrived
         return
     previous = {number: signal.getsignal(number) for number in ENDING}
 
@@ -228,12 +228,12 @@ def _deferred_interrupts() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+        arrived.append(number)
         restore()
 
     for number in previous:
         signal.signal(number, note)
     try:
-        yield asked
+        yield arrived
     finally:
         restore()

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides the weights that a training run ends with."""
+"""A recipe: everything that determines the weights at the end of a training run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Part(BaseModel):
 
 
 class Data(_Part):
-    """The images trained on; the card's accuracy is measured on the `test` split of the same dataset."""
+    """The training images; the card's accuracy is measured on the `test` split of the same dataset."""
 
     name: str
     path: Path | None = Field(default=None, description="relative to the recipe")
@@ -33,7 +33,7 @@ class Data(_Part):
 
 
 class Optimizer(_Part):
-    """AdamW (Loshchilov and Hutter, 2019), with the norm of the gradient clipped where `clip` is given."""
+    """AdamW (Loshchilov and Hutter, 2019); if `clip` is set, the norm of the gradient is clipped to it."""
 
     name: Literal["adamw"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
@@ -52,7 +52,7 @@ class Schedule(_Part):
     warmup: int = Field(default=0, ge=0)
 
     def factor(self, step: int, steps: int) -> float:
-        """Share of the full learning rate at a step, 0 <= step < steps."""
+        """The fraction of the full learning rate at a step, 0 <= step < steps."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.name == "constant":
@@ -61,7 +61,7 @@ class Schedule(_Part):
 
 
 class Description(_Part):
-    """What the card says that the run does not know."""
+    """The parts of the card that the run cannot determine."""
 
     summary: str
     licence: str
@@ -79,14 +79,14 @@ class Recipe(_Part):
     batch_size: int = Field(gt=0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the weights' moving average, if kept")
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the weights' moving average, if any")
     seed: int = Field(default=0, ge=0)
     card: Description
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe that holds water, with its file, to say where a value stands, and its trainer."""
+    """A validated recipe, with its file, which knows the line of each value, and its trainer."""
 
     recipe: Recipe
     document: Document
@@ -96,7 +96,7 @@ class Plan:
         return self.document.place(*path)
 
     def data_path(self) -> Path | None:
-        """The dataset's path as seen from here."""
+        """The dataset's path, relative to the current folder."""
         path = self.recipe.dataset.path
         return None if path is None else self.place("dataset", "path").file.parent / path.expanduser()
 
@@ -105,7 +105,7 @@ def read(path: Path) -> Plan:
     """Reads a recipe.
 
     Raises:
-        UserError: whatever is wrong with it, with its line. The arguments of the network are seen only by building it.
+        UserError: the recipe is not valid; the error names the line. The network's arguments are not checked here.
     """
     document = read_yaml(path)
     recipe = parse(Recipe, document.root, "the recipe")

@@ -1,4 +1,4 @@
-"""What a training run is at a step, and its checkpoint on disk."""
+"""The state of a training run at a step, and its checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from harness.training.trainer import Trainer
 
 
 class State:
-    """Network, optimizer, moving average and what the trainer remembers, after `step` steps.
+    """Network, optimizer, moving average and state of the trainer, after `step` steps.
 
     Args:
-        network: as initialised.
-        optimizer: over its parameters.
-        decay: of the moving average of the weights; None keeps no average.
-        trainer: whose state belongs to the run's.
+        network: the initialised network.
+        optimizer: the optimizer of its parameters.
+        decay: the decay of the moving average of the weights; None for no average.
+        trainer: the trainer, whose state is part of the run's state.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class State:
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()} if decay else None
 
     def advance(self) -> None:
-        """Counts a step, and moves the average towards the weights: by 1 - decay, and faster at first."""
+        """Counts a step, and moves the average towards the weights: by 1 - decay, and faster in the first steps."""
         self.step += 1
         if self.average is None or self.decay is None:
             return
@@ -47,12 +47,12 @@ class State:
                     self.average[name].copy_(value)
 
     def weights(self) -> dict[str, Tensor]:
-        """The result: the average where there is one, by name, contiguous and on the CPU."""
+        """The resulting tensors by name, contiguous and on the CPU: the average if there is one, or the weights."""
         tensors = self.network.state_dict() if self.average is None else self.average
         return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
     def save(self, path: Path, recipe: dict[str, Any]) -> None:
-        """Writes the checkpoint, whole or not at all."""
+        """Writes the checkpoint atomically."""
         content = {
             "recipe": json.dumps(recipe),
             "step": self.step,
@@ -66,10 +66,10 @@ class State:
         write_atomically(path, buffer.getvalue())
 
     def restore(self, path: Path, recipe: dict[str, Any]) -> None:
-        """Goes on from a checkpoint.
+        """Restores a checkpoint.
 
         Raises:
-            UserError: the checkpoint is damaged, or of another recipe.
+            UserError: the checkpoint is damaged, or belongs to another recipe.
         """
         remove = f"Remove {path} to train from the start"
         try:
@@ -81,7 +81,7 @@ class State:
         if changed:
             raise UserError(
                 f"the checkpoint {path} was made with another {' and '.join(changed)}",
-                remedy=f"Give the recipe another name, or restore what it said. {remove}",
+                remedy=f"Give the recipe another name, or restore its earlier values. {remove}",
             )
         self.step = content["step"]
         self.network.load_state_dict(content["network"])

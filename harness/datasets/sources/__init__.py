@@ -1,1 +1,1 @@
-"""The datasets that a suite can name: one file each, with one class spelt like the file."""
+"""The datasets that a suite can name: one file each, with a class that is spelt like the file."""

@@ -12,7 +12,7 @@ TEST = 500
 
 
 class Digits(Source):
-    """The digits of scikit-learn, split at random, once and for all."""
+    """The digits of scikit-learn, with a fixed random split."""
 
     summary = "handwritten digits, 8x8 grey, 10 classes, 1,297 train / 500 test; embedded, needs no network"
     known = Known((1, 8, 8), 10, 1297, TEST)

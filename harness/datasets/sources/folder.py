@@ -17,7 +17,7 @@ class Folder(Source):
 
     summary = (
         "a folder or zip of images, <class>/<file>.png or .jpg, below train/ and test/ or not; give its path; "
-        "label k is the k-th folder, 2 before 10, where `classes` does not say otherwise"
+        "label k is the k-th folder, 2 before 10, unless `classes` sets the labels"
     )
     takes = ("path", "classes", "num_classes")
     needs_path = True

@@ -14,7 +14,7 @@ from harness.datasets.source import Request, Source
 class NPZ(Source):
     """Images and labels that NumPy saved."""
 
-    summary = "an .npz file with arrays images and labels, and num_classes or classes if it says so; give its path"
+    summary = "an .npz file with arrays images and labels, and optionally num_classes or classes; give its path"
     takes = ("path", "num_classes")
     needs_path = True
 

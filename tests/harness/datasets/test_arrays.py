@@ -73,8 +73,8 @@ def test_what_is_outside_by_rounding_is_clipped(value: float, kind: type, tmp_pa
         (np.float32(1.0000012), r"images span 0.0 to 1.000001\d+, 1.19e-06 outside \[0, 1\]"),
         (-2e-6, r"images span -2e-06 to 0.0, 2e-06 outside \[0, 1\]"),
         (255.0, r"images span 0.0 to 255.0, 254 outside \[0, 1\]"),
-        (np.nan, "images hold NaN or infinity"),
-        (-np.inf, "images hold NaN or infinity"),
+        (np.nan, "images contain NaN or infinity"),
+        (-np.inf, "images contain NaN or infinity"),
     ],
 )
 def test_what_is_further_outside_is_refused_with_the_excess(value: float, told: str, tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_what_is_further_outside_is_refused_with_the_excess(value: float, told: 
         ({"images": FLOATS, "labels": np.array([0, -1])}, "label -1 is negative"),
         ({"images": FLOATS, "labels": np.array([0, 2**63], dtype=np.uint64)}, "label 9223372036854775808 is too large"),
         ({"images": FLOATS[:0], "labels": np.arange(0)}, "no images"),
-        ({"images": FLOATS, "labels": np.array([0, 5]), "classes": ["a"]}, "label 5 is none of 1 classes"),
-        ({"images": FLOATS, "labels": np.array([0, 5]), "num_classes": 5}, "label 5 is none of 5 classes"),
-        ({"images": FLOATS, "labels": np.arange(2), "classes": "ab"}, "'classes' is no list"),
-        ({"images": FLOATS, "labels": np.arange(2), "num_classes": 2.5}, "'num_classes' is no number"),
+        ({"images": FLOATS, "labels": np.array([0, 5]), "classes": ["a"]}, "label 5 does not belong to 1 classes"),
+        ({"images": FLOATS, "labels": np.array([0, 5]), "num_classes": 5}, "label 5 does not belong to 5 classes"),
+        ({"images": FLOATS, "labels": np.arange(2), "classes": "ab"}, "'classes' is not a list"),
+        ({"images": FLOATS, "labels": np.arange(2), "num_classes": 2.5}, "'num_classes' is not a number"),
         (
             {"images": FLOATS, "labels": np.arange(2), "classes": ["a", "b"], "num_classes": 3},
             "there are 2 classes by 'classes' in the file, 3 classes by 'num_classes' in the file",

@@ -103,12 +103,12 @@ class Tells(Defense):
     [
         (10, 10, None),
         (10, None, None),
-        (10, 12, "tells 12 classes apart, dataset 'mine' has 10"),
-        (10, 8, "tells 8 classes apart, dataset 'mine' has 10"),
+        (10, 12, "has 12 classes, dataset 'mine' has 10"),
+        (10, 8, "has 8 classes, dataset 'mine' has 10"),
         (None, 8, None),
         (None, 1000, None),
         (None, None, None),
-        (None, 7, "tells 7 classes apart, dataset 'mine' has images of label 7"),
+        (None, 7, "has 7 classes, dataset 'mine' has images of label 7"),
     ],
 )
 def test_a_defense_of_other_classes_is_refused(known: int | None, count: int | None, told: str | None) -> None:
@@ -123,7 +123,7 @@ def test_a_defense_of_other_classes_is_refused(known: int | None, count: int | N
 
 @pytest.mark.parametrize("given", [{"classes": ["a"]}, {"num_classes": 10}])
 def test_a_dataset_that_knows_its_classes_takes_none(given: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"'digits' says itself which classes it has. Remove `{next(iter(given))}:`"):
+    with pytest.raises(UserError, match=f"'digits' defines its own classes. Remove `{next(iter(given))}:`"):
         datasets.load("digits", **given)
 
 

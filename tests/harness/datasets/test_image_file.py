@@ -97,7 +97,7 @@ def test_black_and_white_is_0_and_1() -> None:
 def test_floating_point_is_read_as_it_is_but_for_rounding() -> None:
     floats = np.array([[0, 0.1, 1 / 3, np.float32(1) + np.float32(1.2e-7)]], dtype=np.float32)
     assert np.array_equal(decode(_saved(floats, "TIFF")), floats.clip(0, 1))
-    for wrong, told in ((1.5, r"span 0.0 to 1.5, 0.5 outside \[0, 1\]"), (np.nan, "hold NaN")):
+    for wrong, told in ((1.5, r"span 0.0 to 1.5, 0.5 outside \[0, 1\]"), (np.nan, "contain NaN")):
         with pytest.raises(UserError, match=told):
             decode(_saved(np.array([[0, wrong]], dtype=np.float32), "TIFF"))
 
@@ -165,7 +165,7 @@ CLIPPED = "16 bits in each of several channels"
         (_png(1, 1, 16, 2, DEEP_ROWS[:7]), CLIPPED),
         (_png(1, 1, 16, 6, DEEP_ROWS), CLIPPED),
         (_png(1, 1, 16, 4, DEEP_ROWS[:5]), CLIPPED),
-        (_saved(np.zeros((2, 2), np.int32), "TIFF"), "numbers whose range nothing tells"),
+        (_saved(np.zeros((2, 2), np.int32), "TIFF"), "numbers of unknown range"),
         (_saved(Image.new("LAB", (2, 2)), "TIFF"), "Pillow's mode LAB"),
         (_saved(Image.fromarray(RAMP), save_all=True, append_images=[Image.fromarray(255 - RAMP)]), "several pictures"),
         (

@@ -149,14 +149,14 @@ def test_a_part_of_the_classes_without_a_word_is_refused(tmp_path: Path, capsys:
     suite = write_suite(tmp_path, "{name: folder, path: images}")
     assert command("run", str(suite), "--out", str(tmp_path / "out")) == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "defense 'mine' tells 12 classes apart, dataset 'folder' has 3" in told
+    assert "defense 'mine' has 12 classes, dataset 'folder' has 3" in told
     assert "give all of them with `classes:` under `dataset:`" in told
 
 
 @pytest.mark.parametrize(
     ("dataset", "told"),
     [
-        ("{name: digits, classes: [a, b]}", "suite.yaml:3: dataset 'digits' says itself which classes it has"),
+        ("{name: digits, classes: [a, b]}", "suite.yaml:3: dataset 'digits' defines its own classes"),
         ("{name: folder, path: images, classes: [a, a]}", "suite.yaml:3: 'a' appears twice"),
         ("{name: folder, path: images, classes: []}", "suite.yaml:3: .*it must not be empty"),
         ("{name: folder, path: images, classes: {a: -1}}", "suite.yaml:3: .*greater than or equal to 0"),
@@ -198,7 +198,7 @@ def test_an_npz_file_whose_last_classes_are_missing_is_judged_by_the_whole_netwo
     assert accuracies(suite)["Clean"] == 1
     assert manifest(suite)["dataset"]["num_classes"] is None
     suite.write_text(suite.read_text().replace("own.npz", "own.npz, num_classes: 10"))
-    with pytest.raises(UserError, match="tells 12 classes apart, dataset 'npz' has 10"):
+    with pytest.raises(UserError, match="has 12 classes, dataset 'npz' has 10"):
         data = load_images(plan := load_suite(suite))[0]
         defense = plan.cells[0].defense
         data.refuse_classes_of(defense.build(), defense.title, defense.place)

@@ -93,7 +93,7 @@ def test_a_built_defense_is_in_evaluation_mode_and_none_of_its_parameters_requir
 def test_a_defense_of_other_classes_is_refused_where_the_dataset_is_known(tmp_path: Path) -> None:
     component, digits = cell(tmp_path, "Seven").defense, datasets.load("digits", "test")
     assert build_defense(component).num_classes == 7
-    with pytest.raises(UserError, match="defense 'd' tells 7 classes apart, dataset 'digits' has 10") as refused:
+    with pytest.raises(UserError, match="defense 'd' has 7 classes, dataset 'digits' has 10") as refused:
         build_defense(component, digits)
     assert str(refused.value).startswith(f"{tmp_path / 'suite.yaml'}:3")
     assert build_defense(component, replace(digits, num_classes=7)).num_classes == 7

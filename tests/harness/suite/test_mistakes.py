@@ -99,7 +99,7 @@ def test_budgets_that_no_image_has_are_refused(folder: Path, attack: str, told: 
         ("size: 12", "size: 12, first: 3", 3, "both 'size' and 'first'. Keep one"),
         ("size: 12", "first: 3, seed: 1", 3, "'seed' has no effect without 'size'"),
         ("size: 12", "indices: []", 3, "must not be empty"),
-        ("size: 12", "indices: [1, 1]", 3, "image 1 is there 2 times"),
+        ("size: 12", "indices: [1, 1]", 3, "image 1 appears 2 times"),
         ("digits", "digit", 3, "no dataset 'digit'. Did you mean 'digits'?"),
         ("split: test", "split: tests", 3, "it should be 'train' or 'test'"),
         ("  plain: {", "  'pl/ain': {", 12, "the key 'pl/ain' is not valid"),

@@ -206,7 +206,7 @@ def test_the_average_is_the_weighted_mean_of_the_weights_it_saw() -> None:
         ("type: cnn", "type: cnnn", r"tiny\.yaml:3: .*Did you mean 'cnn'"),
         ("width: 4", "widht: 4", r"tiny\.yaml:3: network 'cnn' cannot be built"),
         ("width: 4", "image_size: 16", r"tiny\.yaml:3: the network cannot take the \(1, 8, 8\) images"),
-        ("width: 4", "num_classes: 9", r"tiny\.yaml:3: the network tells 9 classes apart, and 'digits' has 10"),
+        ("width: 4", "num_classes: 9", r"tiny\.yaml:3: the network has 9 classes, and 'digits' has 10"),
         ("name: digits", "name: digit", r"tiny\.yaml:4: .*Did you mean 'digits'"),
         ("recipe: tiny", "recipe: ../tiny", r"tiny\.yaml:1: .*recipe.* is '\.\./tiny'"),
         ("lr: 1e-2", "lr: high", r"tiny\.yaml:7: .*optimizer\.lr.* is 'high'"),
