@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from attacks.common.candidates import Candidates, Score
-from attacks.common.noisy_climb import MOST_DRAWS, climb, draws_needed
+from attacks.common.noisy_climb import AVERAGED, MOST_DRAWS, climb, draws_needed
 from attacks.common.norms import Norm, ball
 from attacks.common.proposals import DRAWS, propose
 from harness.attack import Adversarial, Attack, Cost
 from harness.config.caps import CAPS
 from harness.defense import Defense
 from harness.gradients import Gradient, missing
+from harness.guard.doubt import least_cosine_averaging
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, normal, uniform
 from harness.search import Search
@@ -116,6 +117,10 @@ class Adaptive(Attack):
 
     def views(self) -> frozenset[Gradient]:
         return frozenset({"exact"})
+
+    def least_cosine(self) -> float:
+        """Climbs take as many draws as the noise asks for, up to `MOST_DRAWS`."""
+        return least_cosine_averaging(MOST_DRAWS * AVERAGED)
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that never falls, on a defense that has every view and leaves nothing out in a search."""

@@ -26,6 +26,7 @@ from attacks.common.gradient_attack import BestIterates, GradientAttack, Objecti
 from attacks.common.losses import LossName
 from attacks.common.norms import Norm, ball
 from harness.gradients import Gradient
+from harness.guard.doubt import least_cosine_judging
 from harness.quantity import Quantity
 from harness.target import Step
 from harness.threat import L1, L2, Pixels
@@ -75,6 +76,9 @@ class APGD(GradientAttack):
             gradient=gradient,
             eot=eot,
         )
+
+    def least_cosine(self) -> float:
+        return least_cosine_judging(self.eot)
 
     def run_restart(
         self, best: BestIterates, x: Tensor, start: Tensor, rows: Tensor, objective: Objective, stops: bool

@@ -32,6 +32,7 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.gradients import Gradient
+from harness.guard.doubt import in_doubt, least_cosine_judging
 from harness.quantity import Quantity
 from harness.randomness import derive, fenced
 from harness.target import Target
@@ -137,7 +138,7 @@ class AutoAttack(Attack):
                 raise
             images, flags = self._run(target, x, y, able, classes)
             unable = ", ".join(stage for stage in stages if stage not in able)
-            flags.append(f"autoattack: {unable} could not run: {reason}; only {', '.join(able)} ran")
+            flags.append(in_doubt(f"autoattack: {unable} could not run: {reason}; only {', '.join(able)} ran"))
         exceeds = (self.threat.violation(x, images) > TOLERANCE).view(-1, 1, 1, 1)
         images = torch.where(exceeds, self.threat.project(x, images), images)
         return Adversarial(images, flags=tuple(dict.fromkeys(flags)))
@@ -157,6 +158,9 @@ class AutoAttack(Attack):
         if self.cascade == "plus":
             return PLUS
         return RAND if self.cascade == "rand" or (self.cascade == "auto" and stochastic) else STANDARD
+
+    def least_cosine(self) -> float:
+        return least_cosine_judging(self.eot)
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that is never fooled; for `auto`, the larger of its two versions' costs."""

@@ -28,6 +28,7 @@ from attacks.pgd import pgd_steps
 from harness.attack import Adversarial, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
+from harness.guard.doubt import least_cosine_judging, of_part
 from harness.quantity import Quantity
 from harness.target import Target
 from harness.threat import L1
@@ -106,8 +107,11 @@ class Lagrange(GradientAttack):
             often, by = (margins > 0).to(rate).mean(0), margins.mean(0)
             better = (often > rate) | ((often == rate) & (by > lead))
             best[better], rate[better], lead[better] = found.images[better], often[better], by[better]
-            flags += [f"l = {weight:g}: {flag}" for flag in found.flags]
+            flags += [of_part(f"l = {weight:g}", flag) for flag in found.flags]
         return Adversarial(best, flags=tuple(flags))
+
+    def least_cosine(self) -> float:
+        return least_cosine_judging(self.eot) if self.optimizer == "apgd" else super().least_cosine()
 
     def objective(self, defense: Defense, x: Tensor, y: Tensor, aim: Tensor | None) -> RowLoss:
         loss, scale = super().objective(defense, x, y, aim), defense.logit_scale(x)

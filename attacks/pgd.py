@@ -19,6 +19,7 @@ from attacks.common.gradient_attack import BestIterates, GradientAttack, Objecti
 from attacks.common.losses import LossName
 from attacks.common.norms import Norm, ball
 from harness.gradients import Gradient
+from harness.guard.doubt import averaged_draws, least_cosine_averaging
 from harness.quantity import Quantity
 from harness.threat import Pixels
 
@@ -85,6 +86,10 @@ class PGD(GradientAttack):
             raise ValueError(f"schedule is '{schedule}'; valid schedules: {', '.join(get_args(Schedule))}")
         self.momentum, self.schedule = momentum, schedule
         self.step_size = 2.5 * float(eps) / steps if step_size is None else float(step_size)
+
+    def least_cosine(self) -> float:
+        averaged = averaged_draws(self.momentum, self.steps) if 0 <= self.momentum < 1 else 1
+        return least_cosine_averaging(self.eot * averaged)
 
     def run_restart(
         self, best: BestIterates, x: Tensor, start: Tensor, rows: Tensor, objective: Objective, stops: bool

@@ -16,12 +16,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from attacks.common.flow import Adam, roughness
+from attacks.common.flow import MOMENTUM, Adam, roughness
 from attacks.common.gradient_attack import BestIterates, Objective
 from attacks.common.losses import EVERY_CLASS, FEWEST_CLASSES, LOSSES, LossName, loss_of
 from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
+from harness.guard.doubt import averaged_draws, least_cosine_averaging
 from harness.quantity import Quantity
 from harness.target import Target
 from harness.threat import Flow, identity_grid, warp
@@ -95,6 +96,9 @@ class StAdv(Attack):
                 best.update(last, rows, oracle.logits(warp(x[rows], last), rows))
             flow = best.images
         return Adversarial(warp(x, flow), flow, best.remarks())
+
+    def least_cosine(self) -> float:
+        return least_cosine_averaging(self.eot * averaged_draws(MOMENTUM, self.steps))
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that is never fooled; on a deterministic defense one that is fooled costs less."""

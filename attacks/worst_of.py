@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.common.losses import margin
 from attacks.common.norms import Norm
-from harness.attack import Adversarial, Attack, Cost
+from harness.attack import UNKNOWN_CLASSES, Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.quantity import Quantity
@@ -79,6 +79,11 @@ class WorstOf(Attack):
 
     def views(self) -> frozenset[Gradient]:
         return frozenset().union(*(attack.views() for attack in self.attacks))
+
+    def least_cosine(self) -> float:
+        """That of the least demanding attack that climbs by gradients: the number is no higher than its own."""
+        climbing = [attack for attack in self.attacks if attack.cost(UNKNOWN_CLASSES).backwards]
+        return min((attack.least_cosine() for attack in climbing), default=0.0)
 
     def cost(self, num_classes: int) -> Cost:
         costs = [attack.cost(num_classes) for attack in self.attacks]

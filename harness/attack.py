@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.config.caps import CAPS, capped
 from harness.defense import Defense
 from harness.gradients import Gradient, missing
+from harness.guard.doubt import least_cosine_averaging
 from harness.target import Target
 from harness.threat import ThreatModel
 
@@ -162,6 +163,15 @@ class Attack(ABC):
         name = self.method or type(self).__name__.lower()
         view = "" if self.gradient == "exact" else f", {self.gradient}"
         return f"{name}{view}" + (f", EOT {self.eot}" if self.eot > 1 else "")
+
+    def least_cosine(self) -> float:
+        """The cosine of two gradients, of one draw each, below which this attack's number is in doubt.
+
+        See `harness.guard.doubt`. By default each direction averages over the `eot` draws and over nothing else. An
+        attack that measures the noise itself and acts upon it returns 0. It means nothing of an attack that spends no
+        backward pass.
+        """
+        return least_cosine_averaging(self.eot)
 
     def views(self) -> frozenset[Gradient]:
         """All views of a defense that the attack differentiates."""

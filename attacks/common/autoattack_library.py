@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from pyautoattack import checks
 
+from harness.guard.doubt import in_doubt
+
 REMARKS = {
     "randomized defense": "autoattack: the defense seems randomised",
     "probability distribution": "autoattack: the outputs seem to be probabilities, not logits",
@@ -16,7 +18,7 @@ REMARKS = {
     "dynamic defense": "autoattack: the defense seems to optimise at test time",
     "Square Attack has decreased": "autoattack: square fooled images that the gradient attacks did not",
 }
-"""The library's warnings, by a phrase of each, as the flags that records carry."""
+"""The library's warnings, by a phrase of each, as the flags that records carry: each puts its number in doubt."""
 
 
 @contextmanager
@@ -69,5 +71,5 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        known = [flag for phrase, flag in REMARKS.items() if phrase in message]
+        known = [in_doubt(flag) for phrase, flag in REMARKS.items() if phrase in message]
         self.flags.extend(known or [f"autoattack: {message}"])

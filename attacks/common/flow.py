@@ -16,7 +16,8 @@ from torch import Tensor
 _UNDER_ROOT = 1e-10
 """Keeps the root differentiable where neighbours move alike."""
 
-_BETAS, _DIVISOR = (0.9, 0.999), 1e-8
+MOMENTUM = 0.9
+_BETAS, _DIVISOR = (MOMENTUM, 0.999), 1e-8
 
 
 def roughness(flow: Tensor) -> Tensor:

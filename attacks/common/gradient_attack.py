@@ -28,6 +28,7 @@ from attacks.common.losses import (
 from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
+from harness.guard.doubt import in_doubt
 from harness.randomness import derive, fold, normal, uniform
 from harness.target import Step, Target
 from harness.threat import Pixels
@@ -229,7 +230,7 @@ class BestIterates:
     def remarks(self) -> tuple[str, ...]:
         """Of images that withstood because there was nothing to climb. One that was fooled may rest on a flat top."""
         dead = int((self.asked & ~self.alive & (self.margins <= 0)).sum())
-        return (f"the gradient was zero throughout on {dead} of {len(self.y)} images",) if dead else ()
+        return (in_doubt(f"the gradient was zero throughout on {dead} of {len(self.y)} images"),) if dead else ()
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ PAIRING = ["defense", "attack"]
 
 SUMMARY = [
     *(*PAIRING, "threat", "method", "status", "accuracy", "low", "high", "clean", "clean_low", "clean_high"),
-    *("n", "total", "errors", "stochastic", "rule", "published", "flags"),
+    *("n", "total", "errors", "stochastic", "rule", "published", "doubt", "flags"),
 ]
 
 
@@ -109,7 +109,7 @@ class Results:
         `accuracy`, `low` and `high` are robust accuracy and its 95% interval, missing unless `status` is "final";
         `clean`, `clean_low` and `clean_high` are those of the same images before the attack; `n` of `total` images have
         a record, of which `errors` ended in an error. How the draws of a stochastic defense become one number says
-        `rule`.
+        `rule`. `doubt` says why the accuracy may be too high, and is empty where nothing is known to say so.
         """
         chosen = [
             vars(line) | {"clean": line.benign, "clean_low": line.benign_low, "clean_high": line.benign_high}

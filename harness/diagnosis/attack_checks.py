@@ -16,9 +16,7 @@ from torch import Tensor
 from harness.checks.finding import Measured, Skip, check
 from harness.diagnosis.sources import ADAPTIVE, EOT, EVALUATING, INDICATORS, OBFUSCATED
 from harness.diagnosis.subject import BLACK_BOX, NOISE, WHITE_BOX, Subject, built, entry_of
-
-LUCK = 0.05
-"""Share of images by which a weaker attack may lead, or more steps may gain; one image is always allowed."""
+from harness.results.diagnosis import luck
 
 TRIES = 10
 """Random images within the budget."""
@@ -118,7 +116,7 @@ def _against_white_box(subject: Subject, name: str, weaker: Tensor, white: Tenso
     steps = f"{subject.settings.steps} steps of PGD"
     both = f"{_share(weaker):.1%} by {name}, {_share(white):.1%} by {steps}"
     message = f"misclassified: {both}; {only} of {count} images only by the former"
-    return ("warned" if ahead > _luck(count) else "passed"), message, data
+    return ("warned" if ahead > luck(count) else "passed"), message, data
 
 
 def _rising(runs: dict[str, Tensor], *, settled: bool = False) -> Measured:
@@ -128,19 +126,15 @@ def _rising(runs: dict[str, Tensor], *, settled: bool = False) -> Measured:
     totals = [int(wrong.sum()) for wrong in runs.values()]
     message = "misclassified: " + ", ".join(f"{share:.1%} at {name}" for name, share in success.items())
     data = {"images": count, "success": success}
-    if any(before - after > _luck(count) for before, after in itertools.pairwise(totals)):
+    if any(before - after > luck(count) for before, after in itertools.pairwise(totals)):
         return "warned", f"{message}: a stronger attack succeeds less often", data
-    if settled and totals[-1] - totals[-2] > _luck(count):
+    if settled and totals[-1] - totals[-2] > luck(count):
         return "warned", f"{message}: success still rises, so robustness is overestimated", data
     return "passed", message, data
 
 
 def _share(wrong: Tensor) -> float:
     return float(wrong.float().mean())
-
-
-def _luck(count: int) -> float:
-    return max(1, LUCK * count)
 
 
 def _everything(subject: Subject) -> float:

@@ -201,6 +201,7 @@ def _cell(cell_run: CellRun, context: RunContext, flags: list[str]) -> dict[str,
         "count": len(context.images),
         "shard": context.protocol.shard,
         "flags": flags,
+        "least_cosine": cell_run.attack.least_cosine(),
         "records": [
             None if records is None else cell_run.stored.digest(*bounds) for bounds, records in cell_run.shards.items()
         ],

@@ -60,6 +60,38 @@ class Cosines(BaseModel):
         return self
 
 
+class Strengths(BaseModel):
+    """The data of a check that compares attacks of rising strength: the share of images that each fools.
+
+    Args:
+        images: attacked.
+        success: by the attack, the weaker ones first.
+        steps, eot: what the attacks differ by, in the same order, if by one of these.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    images: int = Field(ge=1)
+    success: dict[str, float]
+    steps: tuple[int, ...] | None = None
+    eot: tuple[int, ...] | None = None
+
+    @property
+    def rising(self) -> bool:
+        """Whether the strongest leads the one before it by more than a few unlucky images explain."""
+        *_, before, last = (round(share * self.images) for share in (0.0, 0.0, *self.success.values()))
+        return last - before > luck(self.images)
+
+
+LUCK = 0.05
+"""Share of images by which an attack may lead another by chance; one image is always allowed."""
+
+
+def luck(images: int) -> float:
+    """So many of these images may fall to one attack and not to an equal one."""
+    return max(1, LUCK * images)
+
+
 class Diagnosis(BaseModel):
     """The findings on one defense.
 
@@ -96,6 +128,8 @@ class Diagnosis(BaseModel):
         for finding in self.findings:
             if "cosine" in finding.data:
                 Cosines.model_validate(finding.data)
+            if "success" in finding.data:
+                Strengths.model_validate(finding.data)
         return self
 
 

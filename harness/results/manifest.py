@@ -128,6 +128,7 @@ class CellFacts(_Facts):
     Args:
         method: a short description of the attack.
         flags: the remarks of the gates.
+        least_cosine: see `harness.attack.Attack.least_cosine`; None if an earlier version wrote the manifest.
         records: for each shard in order, the sha256 of its records file, which contains that of its images; None for a
             shard that was not finished. None in total if an earlier version of the harness wrote the manifest.
     """
@@ -140,6 +141,7 @@ class CellFacts(_Facts):
     count: Images
     shard: Images
     flags: Annotated[tuple[Text, ...], Field(max_length=1_000)] = ()
+    least_cosine: Share | None = None
     records: Annotated[tuple[Hash | None, ...], Field(max_length=MOST_IMAGES)] | None = None
 
     @property

@@ -1,12 +1,11 @@
 """Checks whether an attack averages over enough draws, by varying the attack's `eot` in one cell of a suite.
 
 This is a normal run of a suite with one defense and one swept attack. Its report says whether robust accuracy still
-falls (see `harness.reporting.tables.curves`).
+falls (see `harness.reporting.tables.verdict`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from harness.config.yaml_file import Document, Node
 from harness.errors import UserError
 from harness.suite.build import build_defense
 from harness.suite.plan import Cell, Plan, check, load_suite
-from harness.suite.sweep import shortened
+from harness.suite.sweep import eot_suite
 
 DRAWS = (1, 5, 10, 20)
 
@@ -80,13 +79,12 @@ def _varied(suite: Plan, cell: Cell, draws: Sequence[int]) -> Document:
     """A suite of this cell alone. Its attack includes the changes that the pairing makes to it."""
     root = suite.document.root
     defense, attack = cell.defense.name, cell.attack.name
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{suite.suite.suite}-eot-{defense}-{attack}")
 
     def node(value: object) -> Node:
         return replace(root, value=value)
 
     facts = {
-        "suite": node(shortened(name)),
+        "suite": node(eot_suite(suite.suite.suite, defense, attack)),
         "title": node(f"EOT of {cell.attack.label or attack} against {cell.defense.label or defense}"),
         "defenses": node({defense: cell.defense.node}),
         "attacks": node({attack: cell.attack.node}),

@@ -100,6 +100,11 @@ def spelt(value: Any) -> str:
     return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
+def eot_suite(suite: str, defense: str, attack: str) -> str:
+    """What the suite is called in which `harness eot` varies the draws of one pairing."""
+    return shortened(re.sub(r"[^A-Za-z0-9_-]", "_", f"{suite}-eot-{defense}-{attack}"))
+
+
 def shortened(name: str) -> str:
     """Shortens a name to the largest allowed length, by replacing its end with its hash."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_hash(name)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from harness.attack import Attack
@@ -19,6 +20,9 @@ def misdescribed(facts: CellFacts, attack: Attack) -> Iterator[str]:
         yield f"the attack's budget is {attack.threat}, the manifest says {facts.threat}"
     if attack.describe() != facts.method:
         yield f"the attack is '{attack.describe()}', the manifest says '{facts.method}'"
+    needed = attack.least_cosine()
+    if facts.least_cosine is not None and not math.isclose(facts.least_cosine, needed, abs_tol=ROOM - 1):
+        yield f"the attack asks for gradients of cosine {needed:.3g}, the manifest says {facts.least_cosine:.3g}"
 
 
 def misstated(facts: DefenseFacts, defense: Defense) -> Iterator[str]:

@@ -89,7 +89,7 @@ def test_square_runs_alone_as_if_nothing_else_were_listed_and_a_flag_says_so(def
     alone = found(attack("square", norm=norm), defense())
     assert torch.equal(several.images, alone.images) and not torch.equal(several.images, X)
     (flag,) = (flag for flag in several.flags if "could not run" in flag)
-    assert flag.startswith("autoattack: apgd-ce, apgd-t, fab-t could not run: no gradient leads")
+    assert flag.startswith("in doubt: autoattack: apgd-ce, apgd-t, fab-t could not run: no gradient leads")
     assert flag.endswith("; only square ran")
     assert not any("could not run" in flag for flag in alone.flags)
 

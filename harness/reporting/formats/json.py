@@ -43,6 +43,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
                 "attack": point.column.name,
                 "clean": asdict(point.clean.estimate) if point.clean.estimate else None,
                 "robust": asdict(point.robust.estimate) if point.robust.estimate else None,
+                "doubt": "; ".join(point.robust.doubts),
                 "change": asdict(point.change) if point.change else None,
             }
             for point in curve.points

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.reporting.render.comparison_layout import p_value
 from harness.reporting.render.layout import FAILED
 from harness.reporting.tables.comparison import Match
-from harness.reporting.tables.curves import signed
+from harness.reporting.tables.verdict import signed
 from harness.results.manifest import Manifest
 
 

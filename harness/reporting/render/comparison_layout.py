@@ -8,8 +8,9 @@ from harness.reporting.render.layout import FAILED, MANY_IMAGES, NOTHING, Grid, 
 from harness.reporting.stats.accuracy import Estimate
 from harness.reporting.stats.paired import Difference
 from harness.reporting.tables.comparison import Comparison, Match
-from harness.reporting.tables.curves import signed
+from harness.reporting.tables.notes import DOUBT
 from harness.reporting.tables.table import rule_name
+from harness.reporting.tables.verdict import signed
 from harness.results.record import Rule
 
 SOME = 6
@@ -54,16 +55,16 @@ def _figures(robust: Difference | None, match: Match) -> list[Shown]:
         sides = [Shown(FAILED if side in match.failed else NOTHING) for side in ("first", "second")]
         return [*sides, *[Shown(NOTHING)] * 3]
     return [
-        _accuracy(robust.first),
-        _accuracy(robust.second),
+        _accuracy(robust.first, "first" in match.doubted),
+        _accuracy(robust.second, "second" in match.doubted),
         _difference(robust),
         Shown(NOTHING if robust.lost is None else f"{robust.lost}, {robust.gained}"),
         Shown(NOTHING if robust.p is None else p_value(robust.p), marks="*" if match.significant else ""),
     ]
 
 
-def _accuracy(estimate: Estimate) -> Shown:
-    return Shown(f"{100 * estimate.value:.{_digits(estimate)}f}")
+def _accuracy(estimate: Estimate, doubted: bool) -> Shown:
+    return Shown(f"{100 * estimate.value:.{_digits(estimate)}f}{DOUBT if doubted else ''}")
 
 
 def _difference(difference: Difference | None) -> Shown:
@@ -93,6 +94,8 @@ def _notes(found: Comparison, alone: bool) -> Iterator[str]:
         "the sign of these differences, which is McNemar's where each image is right or wrong; * marks what is "
         "significant among all lines together (Holm, 5%)."
     )
+    if any(match.doubted for match in found.matches):
+        yield f"{DOUBT}: in doubt, for the reason that `harness report` gives: robust accuracy may be lower than that."
     if any(match.robust and not match.same_images for match in found.matches):
         yield "Two numbers of images: the two sides have different ones, and no test was made image by image."
     if count := sum(match.errors for match in found.matches):

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.reporting.stats.accuracy import Estimate
-from harness.reporting.tables.curves import Curve, Point, curves, signed
+from harness.reporting.tables.curves import Curve, Point, curves
 from harness.reporting.tables.diagnostics import answer, diagnostics, view
 from harness.reporting.tables.entries import Column, Entry
-from harness.reporting.tables.notes import NOTHING, notes, one_line
+from harness.reporting.tables.notes import DOUBT, NOTHING, notes, one_line
 from harness.reporting.tables.table import Row, Table, rule_name
+from harness.reporting.tables.verdict import signed
 from harness.results.manifest import SweepFacts
 from harness.results.record import RULES
 from harness.suite.sweep import spelt
@@ -243,7 +244,7 @@ def _entry(entry: Entry, footnotes: _Footnotes) -> Shown:
     pair = (entry.pairing.facts.defense, entry.pairing.facts.attack) if entry.pairing else None
     marks = footnotes.marks(entry.remarks)
     if entry.estimate:
-        return replace(_accuracy(entry.estimate, marks), images=pair, published=_published(entry))
+        return replace(_accuracy(entry.estimate, marks, bool(entry.doubts)), images=pair, published=_published(entry))
     if entry.status == "failed":
         return Shown(FAILED, marks=marks, images=pair, published=_published(entry))
     text = f"{entry.done}/{entry.total}" if entry.done else NOTHING
@@ -257,11 +258,11 @@ def _published(entry: Entry) -> str:
     return f"pub. {entry.published.text}{difference}"
 
 
-def _accuracy(estimate: Estimate, marks: str = "") -> Shown:
+def _accuracy(estimate: Estimate, marks: str = "", doubted: bool = False) -> Shown:
     digits = 2 if estimate.n >= MANY_IMAGES else 1
     low, high = (f"{100 * bound:.1f}" for bound in (estimate.low, estimate.high))
     interval = f"{low}–{'100' if high == '100.0' else high}"
-    return Shown(f"{100 * estimate.value:.{digits}f}", interval, marks, estimate)
+    return Shown(f"{100 * estimate.value:.{digits}f}{DOUBT if doubted else ''}", interval, marks, estimate)
 
 
 def _draws(table: Table) -> Grid | None:
@@ -280,7 +281,7 @@ def _draw_lines(row: Row, column: Column, at: int) -> Iterator[list[Shown]]:
     if not row.stochastic or column.kind not in ("attack", "worst") or row.entries[at].status != "final":
         return
     entries = [row.by_rule[rule][at] for rule in RULES]
-    robust = [_accuracy(entry.estimate) for entry in entries if entry.estimate]
+    robust = [_accuracy(entry.estimate, doubted=bool(entry.doubts)) for entry in entries if entry.estimate]
     benign = [_accuracy(entry.benign) if entry.benign else Shown(NOTHING) for entry in entries]
     yield [Shown(one_line(row.label)), Shown(one_line(column.label)), Shown("robust"), *robust]
     yield [Shown(""), Shown(""), Shown("benign"), *benign]

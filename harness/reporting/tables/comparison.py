@@ -23,6 +23,7 @@ from harness.datasets.by_name import fixed
 from harness.errors import UserError
 from harness.reporting.stats.accuracy import both_known, failed
 from harness.reporting.stats.paired import Difference, holm, paired, unpaired
+from harness.reporting.tables.doubts import Doubts, doubts
 from harness.reporting.tables.outcomes import clean_successes, errors, robust_successes
 from harness.results.json_diff import describe
 from harness.results.load import CellResults, Run
@@ -43,7 +44,8 @@ class Match:
         same_images: whether they were compared image by image, on the images that both have.
         same_claim: whether their keys are equal; None for two defenses of one run, which never make the same claim.
         differs: why the keys differ, as `path: first -> second`.
-        failed: which sides failed, of "first" and "second".
+        failed: which sides failed, of "first" and "second"; doubted: which have a number that is in doubt, see
+            `harness.reporting.tables.doubts`.
         errors: images left out, as they ended in an error under the attack on either side.
         robust, clean: first minus second; None where a side has no image yet, or failed.
         significant: of the robust accuracies, among all matches of the comparison together.
@@ -57,6 +59,7 @@ class Match:
     robust: Difference | None
     clean: Difference | None
     failed: tuple[str, ...] = ()
+    doubted: tuple[str, ...] = ()
     errors: int = 0
     significant: bool = False
 
@@ -97,13 +100,13 @@ def compare(first: Run, second: Run) -> Comparison:
             f"{first.path} and {second.path} have no pairing of the same names",
             remedy="Compare runs of one suite, or give one directory to compare its defenses with each other",
         )
-    content = _same_content(first, second)
+    content, doubted = _same_content(first, second), (doubts(first), doubts(second))
     return Comparison(
         str(first.path),
         str(second.path),
         *_rule(first),
         _rule(second),
-        _marked([_counterparts(first, second, pair, content) for pair in common]),
+        _marked([_counterparts(first, second, pair, content, doubted) for pair in common]),
         tuple(pair for pair in first.pairings if pair not in second.pairings),
         tuple(pair for pair in second.pairings if pair not in first.pairings),
         tuple(describe(_session(first), _session(second))),
@@ -112,22 +115,28 @@ def compare(first: Run, second: Run) -> Comparison:
 
 def contrast(run: Run) -> Comparison:
     """The defenses of one run, two at a time, under each attack that both met; no match where none did."""
-    matches = []
+    matches, doubted = [], doubts(run)
     for attack in run.manifest.attacks:
         pairs = [pair for pair in run.pairings if pair[1] == attack]
         for one, other in itertools.combinations(pairs, 2):
             found = _Sides(run.pairings[one], run.pairings[other], run.manifest.report.vote, same_content=True)
-            matches.append(found.match(one, other, None, ()))
+            match = found.match(one, other, None, ())
+            matches.append(dataclasses.replace(match, doubted=_doubted(one in doubted, other in doubted)))
     return Comparison(str(run.path), str(run.path), *_rule(run), _rule(run), _marked(matches))
 
 
-def _counterparts(first: Run, second: Run, pair: CellName, content: bool) -> Match:
+def _counterparts(first: Run, second: Run, pair: CellName, content: bool, doubted: tuple[Doubts, Doubts]) -> Match:
     one, other = first.pairings[pair], second.pairings[pair]
     same_claim = one.facts.key == other.facts.key
     differs = () if same_claim else tuple(describe(_claim(first, pair), _claim(second, pair)))
     if not same_claim and not differs:
         differs = ("the code of defense or attack, or the contents of the images",)
-    return _Sides(one, other, first.manifest.report.vote, content).match(pair, pair, same_claim, differs)
+    match = _Sides(one, other, first.manifest.report.vote, content).match(pair, pair, same_claim, differs)
+    return dataclasses.replace(match, doubted=_doubted(*(pair in found for found in doubted)))
+
+
+def _doubted(first: bool, second: bool) -> tuple[str, ...]:
+    return tuple(side for side, doubted in (("first", first), ("second", second)) if doubted)
 
 
 def _marked(matches: list[Match]) -> tuple[Match, ...]:
@@ -159,7 +168,7 @@ class _Sides:
         if self.empty or self.failed:
             return Match(first, second, self.same, same_claim, differs, None, None, self.failed)
         robust, clean = self._difference("robust"), self._difference("clean")
-        return Match(first, second, self.same, same_claim, differs, robust, clean, (), self._errors())
+        return Match(first, second, self.same, same_claim, differs, robust, clean, errors=self._errors())
 
     def _difference(self, column: str) -> Difference | None:
         """None where too few of the images have an answer: those that are clean may have failed by themselves."""

@@ -3,12 +3,7 @@
 A curve belongs to one sweep and to one pairing of it: variants of a defense under one attack, or one defense under
 variants of an attack. Changes are measured on the same images, and exist where one parameter was swept.
 
-A curve over `eot` against a stochastic defense ends in a verdict on its last step, from E to E' draws. Let the drop be
-robust accuracy at E minus that at E', with its paired interval and test (see `harness.reporting.stats.change`):
-
-    still falling    the interval lies above 0, and p < 0.05
-    converged        not so, the drop is at most 1 point, and the interval leaves no room for more than 2
-    cannot tell      anything else: the images are too few
+A curve over `eot` against a stochastic defense ends in a verdict, see `harness.reporting.tables.verdict`.
 """
 
 from __future__ import annotations
@@ -16,26 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from harness.reporting.stats.accuracy import both_known
 from harness.reporting.stats.change import Change, change
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.outcomes import robust_successes
 from harness.reporting.tables.table import Row, Table
+from harness.reporting.tables.verdict import Verdict, judged
 from harness.results.manifest import SweepFacts
 from harness.suite.sweep import spelt
-
-LEVEL = 0.05
-"""Of the test that makes a drop visible."""
-
-SMALL = 0.01
-"""A drop that may be called none."""
-
-ROOM = 0.02
-"""The largest drop that a converged curve may hide."""
-
-VERDICTS = {"falling": "Still falling", "converged": "Converged", "open": "Cannot tell"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +43,6 @@ class Point:
     @property
     def shown(self) -> tuple[str, ...]:
         return tuple(map(spelt, self.values))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """On the last step of a curve over `eot`. kind: a key of `VERDICTS`."""
-
-    kind: Literal["falling", "converged", "open"]
-    text: str
 
 
 @dataclass(frozen=True)
@@ -127,29 +104,3 @@ def _verdict(sweep: SweepFacts, points: Sequence[Point]) -> Verdict | None:
         return None
     errors = sum(point.robust.errors for point in points[-2:])
     return judged(points[-1].change, f"from EOT {draws[-2]} to {draws[-1]}", errors)
-
-
-def judged(step: Change, where: str, errors: int = 0) -> Verdict:
-    """The verdict on a step. where: names it. errors: images that ended in one at either end, and are left out."""
-    drop, low, high = -step.value, -step.high, -step.low
-    verb = "rose" if drop < 0 else "fell"
-    said = f"{where}, robust accuracy {verb} by {100 * abs(drop):.1f} points"
-    told = f"{said} (95% interval of the drop {signed(low)} to {signed(high)} points, {step.n} images)"
-    if errors:
-        plural = "1 error leaves" if errors == 1 else f"{errors} errors leave"
-        return _said("open", f"{said} on the images without an error, but {plural} others open")
-    if low > 0 and step.p < LEVEL:
-        return _said("falling", told)
-    if drop <= SMALL and high <= ROOM:
-        return _said("converged", told)
-    return _said("open", f"{said}, and {step.n} images leave room for a drop of up to {100 * high:.1f} points")
-
-
-def signed(share: float) -> str:
-    """Percentage points with their sign, for differences."""
-    text = f"{100 * share:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
-
-
-def _said(kind: Literal["falling", "converged", "open"], text: str) -> Verdict:
-    return Verdict(kind, f"{VERDICTS[kind]}: {text}.")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from harness.guard.doubt import plain
 from harness.reporting.stats.accuracy import Estimate, Successes, accuracy, average, failed
 from harness.reporting.stats.worst import Draws, noisy_worst_case, splittable, strongest, weakest, worst_case
 from harness.reporting.tables.contradiction import above_clean
 from harness.reporting.tables.outcomes import (
     clean_successes,
     errors,
+    images_told,
     reason,
+    remarks_told,
     robust_draws,
     robust_successes,
     unanswered,
@@ -28,9 +30,6 @@ from harness.results.record import Rule
 
 MANY = 3
 """Damaged or stale shards that a remark names."""
-
-VIOLATION = "violation"
-"""The record's flag of an image outside the budget, which the report counts instead of repeating."""
 
 OPEN = "left out of the value and left open by the interval"
 
@@ -72,6 +71,7 @@ class Entry:
         errors, violations: images that ended in an error (neither robust nor misclassified), or were found outside the
             budget (the attack failed on them); summed over the attacks for an average or a worst case.
         remarks: what a reader must know about this place.
+        doubts: those of the remarks that say why the accuracy may be too high, see `harness.reporting.tables.doubts`.
         pairing: what lies on disk, where the column is one attack.
         published: the number that the suite's reference has for this place.
     """
@@ -84,6 +84,7 @@ class Entry:
     errors: int = 0
     violations: int = 0
     remarks: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     pairing: CellResults | None = None
     published: PublishedNumber | None = None
 
@@ -97,6 +98,7 @@ class Subject:
         shared: remarks on all of them, which belong to the row.
         count: images of the run.
         labels: of the attacks.
+        doubts: by attack, see `harness.reporting.tables.doubts`.
     """
 
     pairings: dict[str, CellResults]
@@ -104,6 +106,7 @@ class Subject:
     shared: tuple[str, ...]
     count: int
     labels: Mapping[str, str]
+    doubts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def has_failed(pairing: CellResults) -> bool:
@@ -150,6 +153,7 @@ def _attack(column: Column, subject: Subject, rule: Rule) -> Entry:
     records = pairing.records
     status: Status = "unfinished" if not pairing.finished else "failed" if has_failed(pairing) else "final"
     final = status == "final"
+    doubts = subject.doubts.get(column.name, ()) if final else ()
     return Entry(
         status,
         done=pairing.done,
@@ -158,7 +162,8 @@ def _attack(column: Column, subject: Subject, rule: Rule) -> Entry:
         benign=_clean(subject, [column.name], rule).estimate if final else None,
         errors=errors(records),
         violations=violations(records),
-        remarks=tuple(_remarks(column, pairing, status, subject)),
+        remarks=tuple(dict.fromkeys([*_remarks(column, pairing, status, subject), *doubts])),
+        doubts=doubts,
         pairing=pairing,
     )
 
@@ -167,6 +172,7 @@ def _combined(column: Column, subject: Subject, rule: Rule) -> Entry:
     """An average or a worst case."""
     members = [subject.pairings[name] for name in column.members]
     status, estimate, remarks = _combination(column, members, subject, rule)
+    doubts = tuple(_inherited(column, members, subject)) if status == "final" else ()
     return Entry(
         status,
         done=min(member.done for member in members),
@@ -175,8 +181,17 @@ def _combined(column: Column, subject: Subject, rule: Rule) -> Entry:
         benign=_clean(subject, column.members, rule).estimate if status == "final" else None,
         errors=sum(errors(member.records) for member in members),
         violations=sum(violations(member.records) for member in members),
-        remarks=remarks,
+        remarks=(*remarks, *doubts),
+        doubts=doubts,
     )
+
+
+def _inherited(column: Column, members: Sequence[CellResults], subject: Subject) -> Iterator[str]:
+    """Why a number that is made of several is in doubt. A worst case needs one good attack of each budget."""
+    doubted = [member for member in members if subject.doubts.get(member.facts.attack)]
+    good = {member.facts.threat for member in members if member not in doubted} if column.kind == "worst" else set()
+    if open_ones := [member for member in doubted if member.facts.threat not in good]:
+        yield f"in doubt, since {_named(open_ones, subject)} {'is' if len(open_ones) == 1 else 'are'}"
 
 
 def _combination(
@@ -232,7 +247,7 @@ def _remarks(column: Column, pairing: CellResults, status: Status, subject: Subj
         yield facts.method if facts.threat == column.threat else f"{facts.threat}, {facts.method}"
     yield from _told("ended in an error", records[records["verdict"] == "error"], pairing.done, status)
     if count := violations(records):
-        yield f"{_images(count)} left the budget, counted as failures of the attack"
+        yield f"{images_told(count)} left the budget, counted as failures of the attack"
     if pairing.damaged:
         yield f"not counted, the next run redoes them: {_some(pairing.damaged)}"
     if pairing.stale:
@@ -240,8 +255,7 @@ def _remarks(column: Column, pairing: CellResults, status: Status, subject: Subj
     if told := above_clean(records, stochastic=subject.stochastic):
         yield told
     yield from (flag for flag in facts.flags if flag not in subject.shared)
-    flagged = Counter(flag for flags in records["flags"] for flag in flags if flag != VIOLATION)
-    yield from (flag if count == len(records) else f"{_images(count)}: {flag}" for flag, count in flagged.items())
+    yield from (plain(remark) for remark in remarks_told(records))
 
 
 def _told(what: str, crashed: pd.DataFrame, done: int, status: Status) -> Iterator[str]:
@@ -249,7 +263,7 @@ def _told(what: str, crashed: pd.DataFrame, done: int, status: Status) -> Iterat
     if len(crashed) and status == "failed":
         yield f"failed: {_of(len(crashed), done)} {what}{reason(crashed)}"
     elif len(crashed):
-        yield f"{_images(len(crashed))} {what}{f', {OPEN}' if status == 'final' else ''}{reason(crashed)}"
+        yield f"{images_told(len(crashed))} {what}{f', {OPEN}' if status == 'final' else ''}{reason(crashed)}"
 
 
 def _named(members: Sequence[CellResults], subject: Subject) -> str:
@@ -261,9 +275,5 @@ def _some(texts: Sequence[str]) -> str:
     return "; ".join(texts[:MANY]) + more
 
 
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
-
-
 def _of(count: int, total: int) -> str:
-    return f"{count} of {_images(total)}"
+    return f"{count} of {images_told(total)}"

@@ -34,6 +34,7 @@ class Line:
         threat, method, key: what was done, and the hash of the whole claim.
         misleading: whether a better attack shows the naive evaluation of this defense misleading; None where the suite
             says of none that it is naive, or it is unfinished.
+        doubt: why the accuracy may be too high, with "; " between; empty where nothing is known to say so.
         flags: all remarks, with "; " between.
     """
 
@@ -66,6 +67,7 @@ class Line:
     method: str
     key: str
     misleading: bool | None
+    doubt: str
     flags: str
 
 
@@ -116,6 +118,7 @@ def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> L
         method=facts.method if facts else "",
         key=facts.key if facts else "",
         misleading=any(found.misleading for found in row.naive) if row.naive else None,
+        doubt="; ".join(entry.doubts),
         flags="; ".join((*row.remarks, *entry.remarks)),
     )
 

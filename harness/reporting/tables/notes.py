@@ -10,6 +10,8 @@ from harness.reporting.tables.reference import FOLDER
 from harness.reporting.tables.table import Table
 
 NOTHING = "–"
+DOUBT = "?"
+"""Behind a number that is in doubt."""
 
 
 def one_line(text: str) -> str:
@@ -39,6 +41,8 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
             )
         elif column.kind == "worst":
             yield f"{column.label}: images that withstand each of {names}."
+    if any(entry.doubts for row in table.rows for entry in row.entries):
+        yield f"{DOUBT}: in doubt, for the reason in its footnote: robust accuracy may be lower than that."
     yield from _unfinished(table)
     yield from _failed(table)
     votes = f", {table.votes} votes on stochastic defenses" if any(row.stochastic for row in table.rows) else ""

@@ -7,15 +7,20 @@ an entry per image, in the run's order, which is NaN where the image ended in an
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
+from harness.guard.doubt import of_part
 from harness.reporting.stats.accuracy import Successes, success
 from harness.reporting.stats.worst import Draws
 from harness.results.record import NO_CLASS, Rule
 from harness.threat import TOLERANCE
+
+VIOLATION = "violation"
+"""The record's flag of an image outside the budget, which the report counts instead of repeating."""
 
 LONGEST_REASON = 160
 """Characters of an error's message in a remark."""
@@ -61,6 +66,16 @@ def reason(records: pd.DataFrame) -> str:
     text = next((" ".join(error.split()) for error in records["error"] if isinstance(error, str) and error), "")
     short = text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
     return f": {short}" if short else ""
+
+
+def remarks_told(records: pd.DataFrame) -> list[str]:
+    """What the records remark, once each, behind the number of images that it is about where these are not all."""
+    flagged = Counter(flag for flags in records["flags"] for flag in flags if flag != VIOLATION)
+    return [flag if count == len(records) else of_part(images_told(count), flag) for flag, count in flagged.items()]
+
+
+def images_told(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _robust_votes(records: pd.DataFrame) -> list[list[int]]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.reporting.stats.naive import NaiveComparison, compare
+from harness.reporting.tables.doubts import Doubts, doubts
 from harness.reporting.tables.entries import Column, Entry, Subject, entry, has_failed, naive_successes
 from harness.reporting.tables.outcomes import robust_successes
 from harness.reporting.tables.reference import Reference, named
@@ -60,8 +61,8 @@ class Table:
 
 def summarise(run: Run) -> Table:
     """The table of a run, rows and columns in the suite's order."""
-    columns, reference = tuple(_columns(run)), named(run.manifest.report.reference)
-    return Table(run, columns, tuple(_row(run, name, columns, reference) for name in run.manifest.defenses))
+    columns, reference, doubted = tuple(_columns(run)), named(run.manifest.report.reference), doubts(run)
+    return Table(run, columns, tuple(_row(run, name, columns, reference, doubted) for name in run.manifest.defenses))
 
 
 def rule_name(rule: Rule, votes: int) -> str:
@@ -82,12 +83,13 @@ def _columns(run: Run) -> Iterator[Column]:
         yield Column("worst", "worst", "Worst", manifest.report.worst)
 
 
-def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference) -> Row:
+def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference, doubted: Doubts) -> Row:
     facts, manifest = run.manifest.defenses[name], run.manifest
     pairings = {attack: pairing for (defense, attack), pairing in run.pairings.items() if defense == name}
     labels = {attack: other.label or attack for attack, other in manifest.attacks.items()}
     shared = _shared_flags(list(pairings.values()))
-    subject = Subject(pairings, facts.stochastic, shared, manifest.dataset.count, labels)
+    own = {attack: found for (defense, attack), found in doubted.items() if defense == name}
+    subject = Subject(pairings, facts.stochastic, shared, manifest.dataset.count, labels, own)
     rule = manifest.report.vote
     published = [reference.get((name, column.name)) for column in columns]
     by_rule = {

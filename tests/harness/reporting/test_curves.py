@@ -15,7 +15,8 @@ from rich.console import Console
 
 from harness.reporting import report, summarise
 from harness.reporting.stats.change import change
-from harness.reporting.tables.curves import curves, judged
+from harness.reporting.tables.curves import curves
+from harness.reporting.tables.verdict import judged
 from harness.results.load import read_run
 from harness.results.record import Record
 
@@ -95,6 +96,7 @@ def test_csv_and_json_name_the_parameters(swept: Path) -> None:
         "attack": "l2",
         "clean": None,
         "robust": None,
+        "doubt": "",
         "change": None,
     }
     step = found[1]["points"][1]
