@@ -35,6 +35,10 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str, str, str]] =
         in_cell(threat="Linf 1/2"),
         *("plain/weak", "fails", "the attack's budget is Linf 1/16, the manifest says Linf 1/2"),
     ),
+    "noise that the attack bears": (
+        in_cell(least_cosine=0.1),
+        *("plain/weak", "fails", "the attack asks for gradients of cosine 0.64, the manifest says 0.1"),
+    ),
     "randomness": (
         lambda m: m["defenses"]["plain"].update(stochastic=True),
         *("plain/weak", "fails", "the defense is deterministic, the manifest says stochastic"),
