@@ -1,4 +1,4 @@
-"""Checkpoints: found, downloaded, checked against their cards, and loaded without running any code in them."""
+"""Checkpoints: finding, downloading, checking against their cards, and loading without executing code in them."""
 
 from __future__ import annotations
 

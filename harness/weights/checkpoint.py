@@ -1,12 +1,12 @@
-"""Checkpoints: a reference written in a suite, found, checked against its card, and loaded without running any of it.
+"""Checkpoints: a reference in a suite is resolved, checked against its card, and loaded without executing code in it.
 
     digits-cnn                      packaged, with a card beside it
     edm-cifar10-32x32-cond-vp       published: in the cache, or to be fetched into it (`harness weights fetch`)
-    https://host/x.pt#sha256=...    likewise; the hash is optional
+    https://host/x.pt#sha256=...    a file that is downloaded; the hash is optional
     ./x.pt                          a file, relative to the suite
-    ./x.pt#key=ema                  which weights, of a file that holds several (of an address: `#sha256=...&key=ema`)
+    ./x.pt#key=ema                  one of several sets of weights in a file (of an address: `#sha256=...&key=ema`)
 
-What a file is, is told by its content: see `harness.weights.formats`.
+The format of a file is determined by its content: see `harness.weights.formats`.
 """
 
 from __future__ import annotations
@@ -193,11 +193,11 @@ class Checkpoint:
             "unexpected": sorted(tensors.keys() - wanted.keys()),
             "of another shape": sorted(reshaped),
         }
-        told = [f"{len(keys)} tensors {what} ({_some(keys)})" for what, keys in faults.items() if keys]
-        if told:
+        descriptions = [f"{len(keys)} tensors {what} ({_some(keys)})" for what, keys in faults.items() if keys]
+        if descriptions:
             shapes = [{key: tuple(tensor.shape) for key, tensor in side.items()} for side in (tensors, wanted)]
             raise UserError(
-                f"checkpoint '{self.ref}' does not fit {type(network).__name__}: {'; '.join(told)}",
+                f"checkpoint '{self.ref}' does not fit {type(network).__name__}: {'; '.join(descriptions)}",
                 remedy=state_dict_keys.likely_cause(*shapes),
             )
         network.load_state_dict(tensors)

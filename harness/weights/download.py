@@ -37,7 +37,7 @@ WORTH = 1 << 20
 LONGEST_NAME = 120
 
 Progress = Callable[[int, int | None], None]
-"""Told how many bytes are here, and how many there will be if the server says so."""
+"""Receives the number of bytes downloaded so far, and the total number if the server states it."""
 
 
 def fetch(
@@ -67,7 +67,7 @@ def fetch(
         UserError: with the address, the target and what to do, whatever went wrong.
     """
     job = _Job(url, place(url, target, root), sha256.lower() if sha256 else None, size, progress or _silent)
-    with _told(job):
+    with _described_errors(job):
         return job.fetched(offline or settings.offline())
 
 
@@ -80,7 +80,7 @@ def verified(
         UserError: it is not there, not the published one, or not the one that was there first.
     """
     job = _Job(origin, place(origin, target, root), sha256.lower() if sha256 else None, size, _silent)
-    with _told(job):
+    with _described_errors(job):
         if not job.present():
             raise Refused("it is not there")
         return job.verified()
@@ -247,8 +247,8 @@ def place(url: str, target: str | Path | None = None, root: Path | None = None) 
 
 
 @contextmanager
-def _told(job: _Job) -> Iterator[None]:
-    """Any failure as the user's error."""
+def _described_errors(job: _Job) -> Iterator[None]:
+    """Converts failures inside the block to UserError, with a remedy."""
     try:
         yield
     except (Refused, OSError) as error:

@@ -1,4 +1,4 @@
-"""Checkpoints, from the outside: which there are, which are here, and how to get the others."""
+"""Manages checkpoints: which exist, which are available on this machine, and how to get the others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def fetch(wanted: Item, watch: Watch, *, sha256: str | None = None, offline: boo
     """Brings a checkpoint into the cache. What is there already is verified.
 
     Raises:
-        UserError: it cannot be had; says what to do.
+        UserError: it cannot be downloaded; the message says what to do.
     """
     if is_address(wanted.ref):
         url, stated = split_address(wanted.ref)
@@ -73,7 +73,7 @@ def fetch(wanted: Item, watch: Watch, *, sha256: str | None = None, offline: boo
 
 
 def verify(held: Item) -> str:
-    """The sha256 of a checkpoint that is here, once it was found to be the right one.
+    """The sha256 of an available checkpoint, after it was compared with the expected one.
 
     Raises:
         UserError: it is absent, damaged, or another one than its card, registry entry or first download said.

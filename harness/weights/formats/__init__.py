@@ -7,8 +7,8 @@
 | `score_sde` | a training state whose averaged weights are a list without names | score-SDE, DiffPure |
 | `edm` | a pickle with modules as source text | NVIDIA EDM |
 
-A format is told by the content of the file, never by its name. Nothing in a file is executed, and nothing is allocated
-because a file says so: what a file declares is compared with the bytes that are there first.
+The format is determined by the content of the file, never by its name. Nothing in a file is executed, and no memory is
+allocated before the declared sizes have been compared with the size of the file.
 """
 
 from __future__ import annotations

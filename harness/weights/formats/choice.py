@@ -29,7 +29,7 @@ SHARED = 0.5
 
 
 def chosen(content: Mapping[str, Any], key: str | None) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict that is meant in what a file holds, and notes on the choice.
+    """Chooses the state dict in the content of a file, and returns notes on the choice.
 
     Args:
         content: a dictionary of any kind.
@@ -57,7 +57,7 @@ def chosen(content: Mapping[str, Any], key: str | None) -> tuple[dict[str, Tenso
 
 
 def state_dicts(content: Any, path: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every state dict in what a file holds, by its path; the whole of it is ""."""
+    """Every state dict in the content of a file, by its path; the path of the whole content is ""."""
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         return
     if content and all(isinstance(value, Tensor) for value in content.values()):
