@@ -74,11 +74,11 @@ def main(arguments: list[str] | None = None) -> None:
 def _examine(end: SystemExit) -> None:
     """Handles an exit by its cause: a command, a signal, a closed output pipe, or code that a suite names."""
     before = end.__context__  # the exception that typer or rich converted to an exit
-    told = before and before.__cause__
-    if foreign_code.is_theirs(end) or (isinstance(told, KeyboardInterrupt) and not signals.from_outside(told)):
-        _complain(f"{one_line(told or end)} would end the whole program. Let it raise an exception that says why.")
-    if isinstance(told, KeyboardInterrupt):
-        _leave(signals.status_of(told), "Stopped.")
+    cause = before and before.__cause__
+    if foreign_code.is_theirs(end) or (isinstance(cause, KeyboardInterrupt) and not signals.from_outside(cause)):
+        _complain(f"{one_line(cause or end)} would end the whole program. Let it raise an exception that says why.")
+    if isinstance(cause, KeyboardInterrupt):
+        _leave(signals.status_of(cause), "Stopped.")
     if isinstance(before, BrokenPipeError):
         _leave(BROKEN_PIPE)
 

@@ -145,11 +145,11 @@ def _sound(name: str, found: Dataset) -> Dataset:
         )
     images, labels = found.images, found.labels
     if images.dtype != torch.float32 or images.dim() != 4 or not images.numel():
-        told = f"dataset '{name}': its images are {images.dtype} {tuple(images.shape)}"
-        raise UserError(told, remedy="Give float32 (N, C, H, W) in [0, 1]")
+        message = f"dataset '{name}': its images are {images.dtype} {tuple(images.shape)}"
+        raise UserError(message, remedy="Give float32 (N, C, H, W) in [0, 1]")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        told = f"dataset '{name}': its labels are {labels.dtype} {tuple(labels.shape)}"
-        raise UserError(told, remedy="Give one int64 per image, (N,)")
+        message = f"dataset '{name}': its labels are {labels.dtype} {tuple(labels.shape)}"
+        raise UserError(message, remedy="Give one int64 per image, (N,)")
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
         raise UserError(f"dataset '{name}': its images range from {low:g} to {high:g}", remedy="Give values in [0, 1]")

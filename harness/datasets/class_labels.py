@@ -73,8 +73,8 @@ def label_folders(folders: Sequence[str], classes: Classes | None, num_classes: 
         num_classes = len(labels)
     for name, label in labels.items():
         if not 0 <= label < (num_classes or MOST):
-            told = f"'classes' gives '{name}' the label {label}, and there are {num_classes or MOST:,} classes at most"
-            raise UserError(told, remedy="Labels count from 0; set `num_classes:`")
+            message = f"'classes' gives '{name}' the label {label}, and there are {num_classes or MOST:,} classes at most"
+            raise UserError(message, remedy="Labels count from 0; set `num_classes:`")
     for folder in folders:
         if folder not in labels:
             raise UserError(f"'classes' does not name the folder '{folder}'", remedy=nearest(folder, labels))

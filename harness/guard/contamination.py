@@ -121,7 +121,7 @@ class Guard:
         return changed + [what for name in theirs if (what := self.look(name))]
 
     def _seems_changed(self, name: str) -> bool:
-        """Whether a glimpse of a defense is another than the last one."""
+        """Whether a glimpse of a defense differs from the last one."""
         before, self._glimpses[name] = self._glimpses[name], glimpse(self._defenses[name][0])
         return before != self._glimpses[name]
 

@@ -105,5 +105,5 @@ def of_part(part: str, remark: str) -> str:
         >>> of_part("second stage", in_doubt("no gradient")) == in_doubt("second stage: no gradient")
         True
     """
-    told = f"{part}: {plain(remark)}"
-    return in_doubt(told) if remark.startswith(IN_DOUBT) else told
+    text = f"{part}: {plain(remark)}"
+    return in_doubt(text) if remark.startswith(IN_DOUBT) else text
