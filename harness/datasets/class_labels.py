@@ -73,7 +73,7 @@ def label_folders(folders: Sequence[str], classes: Classes | None, num_classes: 
         num_classes = len(labels)
     for name, label in labels.items():
         if not 0 <= label < (num_classes or MOST):
-            message = f"'classes' gives '{name}' the label {label}, and there are {num_classes or MOST:,} classes at most"
+            message = f"'classes' gives '{name}' the label {label}, of at most {num_classes or MOST:,} classes"
             raise UserError(message, remedy="Labels count from 0; set `num_classes:`")
     for folder in folders:
         if folder not in labels:
