@@ -78,7 +78,7 @@ def test_a_file_names_the_classes_one_a_line(tmp_path: Path) -> None:
         (["a", "b"], ["a", "c"], None, "does not name the folder 'b'"),
         (["n01440765"], ["n01440764", "x"], None, "folder 'n01440765'. Did you mean 'n01440764'"),
         (["a"], ["a", "a"], None, "'a' appears twice"),
-        (["a"], ["a", "b", "c"], 2, "gives 'c' the label 2, and there are 2 classes"),
+        (["a"], ["a", "b", "c"], 2, "gives 'c' the label 2, of at most 2 classes"),
         (["a"], {"a": 10}, 10, "gives 'a' the label 10"),
         (["a"], {"a": -1}, None, "gives 'a' the label -1"),
         (["a"], {"a": 2**40}, None, "gives 'a' the label"),
