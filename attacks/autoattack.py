@@ -25,6 +25,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
 from attacks.common.autoattack_library import library_fence
+from attacks.common.early_stop import StoppingAPGD, StoppingFAB, StoppingTargetedAPGD
 from attacks.common.norms import Norm, ball
 from attacks.common.one_draw import NoGradient, OneDraw
 from attacks.common.square import Square, too_low
@@ -211,10 +212,13 @@ class AutoAttack(Attack):
             "logger": library.logger,
         }
         restarts, targets = self._restarts("apgd-ce", stochastic), self._targets("apgd-t", classes)
-        library.apgd = APGDAttack(model, n_restarts=restarts, **shared, **apgd)
-        library.apgd_targeted = APGDAttack_targeted(
+        untargeted, targeted = (APGDAttack, APGDAttack_targeted) if stochastic else (StoppingAPGD, StoppingTargetedAPGD)
+        library.apgd = untargeted(model, n_restarts=restarts, **shared, **apgd)
+        library.apgd_targeted = targeted(
             model, n_restarts=self._restarts("apgd-t", stochastic), n_target_classes=targets, **shared, **apgd
         )
+        if not stochastic:
+            library.fab = StoppingFAB(model, self.threat, n_iter=FAB_STEPS, **shared)
         library.fab.n_restarts = self._restarts("fab", stochastic)
         library.fab.n_target_classes = self._targets("fab-t", classes)
         square = {"p_init": 0.8, "n_queries": self.square_queries, "n_restarts": 1, "resc_schedule": False}

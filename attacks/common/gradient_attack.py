@@ -21,6 +21,7 @@ from attacks.common.losses import (
     TARGETED,
     LossName,
     RowLoss,
+    clearly_fooled,
     loss_of,
     margin,
     rivals,
@@ -34,9 +35,6 @@ from harness.target import Step, Target
 from harness.threat import Pixels
 
 _START = derive("pgd", "random start")
-
-_ROUNDING = 1e-5
-"""Margins below this share of the largest logit may change sign with the batch size; they are no reason to stop."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +223,7 @@ class BestIterates:
         better = margins >= self.margins[rows]  # of equals the later: it has climbed further in the attack's own view
         rows, margins = rows[better], margins[better]
         self.images[rows], self.margins[rows] = images[better], margins.to(self.margins)
-        self.fooled[rows] |= margins > _ROUNDING * logits[better].abs().amax(1)
+        self.fooled[rows] |= clearly_fooled(logits[better], self.y[rows])
 
     def remarks(self) -> tuple[str, ...]:
         """Of images that withstood because there was nothing to climb. One that was fooled may rest on a flat top."""

@@ -48,6 +48,8 @@ LossName = Literal["ce", "ce-plain", "dlr", "margin", "ce-targeted", "dlr-target
 
 _WIDEST_GAP = _LEAST_SPREAD = 10.0
 _TINY = 1e-12
+_ROUNDING = 1e-5
+"""Margins below this share of the largest logit may change sign with the batch size; they are no reason to stop."""
 _SMALLEST = 1e-30
 """Spread below which logits count as equal: its inverse must fit into float32."""
 
@@ -55,6 +57,11 @@ _SMALLEST = 1e-30
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best rival's logit less the true class's; in the logits' own units."""
     return -predict.margin(logits, y)
+
+
+def clearly_fooled(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether logits (N, K) are wrong by more than rounding in another batch could undo: (N,) bool."""
+    return margin(logits, y) > _ROUNDING * logits.abs().amax(1)
 
 
 def ce_plain(logits: Tensor, y: Tensor) -> Tensor:

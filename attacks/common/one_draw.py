@@ -27,30 +27,37 @@ class OneDraw(nn.Module):
         super().__init__()
         self.target = target
         self.rows = torch.empty(0, dtype=torch.int64)
+        self.has_gradient = False
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) != len(self.rows):
             self.rows = self.target.nearest(x)
+        return self.ask(x, self.rows)
+
+    def ask(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Logits, (M, K), of images x (M, C, H, W) that belong to the images `rows` (M,) of the target."""
         differentiable = x.requires_grad and torch.is_grad_enabled()
         try:
-            logits = self.target.sample(x, self.rows, draws=1)[0]
+            logits = self.target.sample(x, rows, draws=1)[0]
         except RuntimeError as error:
             if differentiable and "numpy()" in str(error):  # "Can't call numpy() on Tensor that requires grad"
                 raise NoGradient("no gradient leads through the NumPy arrays that the images become") from error
             raise
-        if differentiable and not _depends(logits, x):
-            raise NoGradient("no gradient leads from the logits to the images")
+        if differentiable and not self.has_gradient:  # found out once: it is a walk through the whole graph
+            if not _depends(logits, x):
+                raise NoGradient("no gradient leads from the logits to the images")
+            self.has_gradient = True
         return logits
 
 
-def _depends(output: Tensor, leaf: Tensor) -> bool:
-    """Whether the graph of `output` leads to `leaf`, which has none of its own."""
+def _depends(output: Tensor, x: Tensor) -> bool:
+    """Whether the graph of `output` leads to x, which may be a leaf of it or not."""
     pending, seen = [output.grad_fn], set()
     while pending:
         node = pending.pop()
         if node is None or node in seen:
             continue
-        if getattr(node, "variable", None) is leaf:
+        if node is x.grad_fn or getattr(node, "variable", None) is x:
             return True
         seen.add(node)
         pending += [parent for parent, _ in node.next_functions]
