@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from harness.config.caps import CAPS, capped
-from harness.randomness import derive, fenced, fold, sum_of
+from harness.randomness import Seeds, derive, fenced, fold, sum_of, worked_out
 from harness.search import Narrowing
 
 INNER = derive("inner defense")
@@ -74,7 +75,7 @@ class Defense(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seeds: Tensor | None = None
+        self._seeds: Seeds | None = None
         self._one_by_one = False  # whether it was seen to draw from a global generator, see `harness.predict`
 
     def purify(self, x: Tensor) -> Tensor:
@@ -151,9 +152,10 @@ class Defense(nn.Module):
         """
         if self._seeds is None:
             return torch.randint(2**62, (len(x),)).to(x.device)
-        if len(self._seeds) != len(x):
-            raise ValueError(f"{len(self._seeds)} noise seeds for a batch of {len(x)} images")
-        return self._seeds
+        seeds = worked_out(self._seeds)
+        if len(seeds) != len(x):
+            raise ValueError(f"{len(seeds)} noise seeds for a batch of {len(x)} images")
+        return seeds
 
     def narrowing_for(self, x: Tensor) -> Narrowing | None:
         """The classes and timesteps that this call may leave out; None in all calls but those of an attack's search.
@@ -164,7 +166,7 @@ class Defense(nn.Module):
 
     @contextmanager
     def drawing(
-        self, seeds: Tensor, narrowing: Narrowing | None = None, *, global_seed: int | None = None
+        self, seeds: Seeds, narrowing: Narrowing | None = None, *, global_seed: int | None = None
     ) -> Iterator[Callable[[], bool]]:
         """Fixes every source of randomness for the calls inside. seeds: (N,) int64, one per row of the coming batch.
 
@@ -174,17 +176,17 @@ class Defense(nn.Module):
 
         Args:
             narrowing: what the call may leave out, for the same rows.
-            global_seed: the seed of the global generators. By default it is the sum of the seeds if they are on the
-                CPU. On another device it is 0, because reading them would make the host wait for the device; global
+            global_seed: the seed of the global generators. By default it is the sum of the seeds if they are known and
+                on the CPU. Otherwise it is 0, because reading them would make the host wait for the device; global
                 draws are then the same in every call, so a caller that uses them must pass a seed.
         """
-        parts = [part for part in self.modules() if isinstance(part, Defense)]
+        parts = _parts(self)
         previous = [(part._seeds, part._narrowing) for part in parts]
         for place, part in enumerate(parts):
-            part._seeds, part._narrowing = fold(seeds, INNER, place) if place else seeds, narrowing
+            part._seeds, part._narrowing = partial(_inner, seeds, place) if place else seeds, narrowing
         try:
             if global_seed is None:
-                global_seed = sum_of(seeds) if seeds.device.type == "cpu" else 0
+                global_seed = sum_of(seeds) if isinstance(seeds, Tensor) and seeds.device.type == "cpu" else 0
             with fenced(global_seed) as drawn:
                 yield drawn
         finally:
@@ -193,3 +195,22 @@ class Defense(nn.Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)
+
+
+def _inner(seeds: Seeds, place: int) -> Tensor:
+    """Seeds of a defense inside another, (N,). place: which of them it is."""
+    return fold(worked_out(seeds), INNER, place)
+
+
+def _parts(root: nn.Module) -> list[Defense]:
+    """The defenses among its modules, in the order of `root.modules()`, which takes several times as long."""
+    found, seen, left = [], set[int](), [root]
+    while left:
+        module = left.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        if isinstance(module, Defense):
+            found.append(module)
+        left += [part for part in reversed(module._modules.values()) if part is not None]
+    return found

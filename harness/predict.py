@@ -19,14 +19,14 @@ from torch import Tensor
 
 from harness.defense import Defense
 from harness.guard.contamination import settings_kept
-from harness.randomness import fold, sum_of
+from harness.randomness import Seeds, fold, sum_of, worked_out
 from harness.search import Narrowing, gather, split_of
 
 
 def query(
     defense: Defense,
     x: Tensor,
-    seeds: Tensor,
+    seeds: Seeds,
     part: Callable[[Tensor], Tensor] | None = None,
     *,
     narrowing: Narrowing | None = None,
@@ -52,7 +52,7 @@ def query(
                 return answer
         defense._one_by_one = True
     narrowings = split_of(narrowing, len(x), 1)
-    rows = zip(x.split(1), seeds.split(1), narrowings, strict=True)
+    rows = zip(x.split(1), worked_out(seeds).split(1), narrowings, strict=True)
     answers = torch.cat([_alone(defense, image, seed, part, own) for image, seed, own in rows])
     gather(narrowing, narrowings)
     return answers

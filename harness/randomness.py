@@ -12,20 +12,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from harness.process import generators
 from harness.process.foreign_code import contained
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 _ALL = (1 << 64) - 1
+
+
+Seeds = Tensor | Callable[[], Tensor]
+"""One per row, (N,) int64, or what works them out, for somebody who may not want to know."""
+
+
+def worked_out(seeds: Seeds) -> Tensor:
+    return seeds if isinstance(seeds, Tensor) else seeds()
 
 
 def derive(*parts: str | int | None) -> int:
@@ -91,28 +98,13 @@ def fenced(seed: int) -> Iterator[Callable[[], bool]]:
 
     Yields a function that returns whether the code inside has drawn from any of the generators, or seeded one, so far.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would leave a seed behind for idle CUDA devices
-        if devices:
-            torch.cuda.manual_seed_all(seed)
-        np.random.seed(seed % (1 << 32))
-        random.seed(seed)
-        seeded = _generators(devices)
-        try:
-            with contained():
-                yield lambda: _generators(devices) != seeded
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
-
-
-def _generators(devices: Sequence[int]) -> tuple[object, ...]:
-    """Reads the states of all global generators."""
-    drawn = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-    _, keys, *position = np.random.get_state()
-    return (*(state.numpy().tobytes() for state in drawn), np.asarray(keys).tobytes(), *position, random.getstate())
+    saved = generators.save()
+    try:
+        drawn = generators.seed(seed)
+        with contained():
+            yield drawn
+    finally:
+        generators.restore(saved)
 
 
 def _bits(seeds: Tensor, count: int) -> Tensor:

@@ -16,7 +16,7 @@ from harness.defense import Defense
 from harness.gradients import VIEWS, Gradient, View, exact
 from harness.guard.nonfinite import NonFinite, Place
 from harness.predict import query
-from harness.randomness import derive, fold
+from harness.randomness import Seeds, derive, fold, worked_out
 from harness.search import Looks, Narrowing, Search, gather, split_of
 
 _VIEW = derive("another view")
@@ -207,7 +207,8 @@ class Target(nn.Module):
                 losses = losses - energy * self._evaluate(_energy, x, rows, self.eot, "energy").mean((0, 2))
             (grad,) = torch.autograd.grad(losses.sum(), x)
         losses = losses.detach()[:, None]
-        losses = self.met.checked("loss", losses, rows, self._perturbed(x, rows), torch.zeros_like(losses))
+        perturbed = partial(self._perturbed, x, rows)
+        losses = self.met.checked("loss", losses, rows, perturbed, partial(torch.zeros_like, losses))
         return Step(losses[:, 0], grad, logits.detach().mean(0))
 
     def _evaluate(
@@ -221,29 +222,32 @@ class Target(nn.Module):
     ) -> Tensor:
         """The output of a view in each draw, (draws, M, K). place: what the output is, for messages."""
         rows = self.nearest(x) if rows is None else rows
-        perturbed = self._perturbed(x, rows)
-        x = self.met.checked("image", x, rows, perturbed, self._clean[rows])
+        perturbed = partial(self._perturbed, x, rows)
+        x = self.met.checked("image", x, rows, perturbed, partial(self._clean.__getitem__, rows))
         draws = draws if self.defense.stochastic else 1
         counted = self._counted[rows]
-        seeds = fold(self.seeds[rows], self._queries[counted], torch.arange(draws, device=x.device)[:, None])
+        seeds = partial(_drawn, self.seeds[rows], self._queries[counted], draws)
         self._queries.index_add_(0, counted, torch.full_like(counted, draws))
         passes = draws * self._share(narrowing)
-        self._count(self._forwards, rows, passes)
+        self._count(self._forwards, counted, passes)
         differentiable = x.requires_grad and torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiable):  # otherwise torch would keep a graph of the defense's parameters
             batch = _Counted.apply(x, self, rows, perturbed, passes) if differentiable else x
-            everyone, moved = rows.repeat(draws), perturbed.repeat(draws)
-            images = batch.repeat(draws, *[1] * (x.dim() - 1))
-            output = self._query(view, images, seeds.flatten(), narrowing)
+            everyone = rows.repeat(draws)
+            images = batch.repeat(draws, *[1] * (x.dim() - 1)) if draws > 1 else batch
+            output = self._query(view, images, seeds() if self.defense.stochastic else seeds, narrowing)
             if narrowing is not None and self._looks is not None:
                 output = self._looks.completed(everyone, narrowing, output)
-            output = self.met.checked(place, output, everyone, moved, torch.zeros_like(output))
+            moved = partial(_repeated, perturbed, draws)
+            output = self.met.checked(place, output, everyone, moved, partial(torch.zeros_like, output))
         return output.unflatten(0, (draws, len(x)))
 
-    def _query(self, view: View, x: Tensor, seeds: Tensor, narrowing: Narrowing | None) -> Tensor:
-        parts = split_of(narrowing, len(x), self.batch_size)
-        batches = zip(x.split(self.batch_size), seeds.split(self.batch_size), parts, strict=True)
+    def _query(self, view: View, x: Tensor, seeds: Seeds, narrowing: Narrowing | None) -> Tensor:
         viewed = partial(view, self.defense)
+        if len(x) <= self.batch_size:
+            return query(self.defense, x, seeds, viewed, narrowing=narrowing).float()
+        parts = split_of(narrowing, len(x), self.batch_size)
+        batches = zip(x.split(self.batch_size), worked_out(seeds).split(self.batch_size), parts, strict=True)
         outputs = [query(self.defense, images, own, viewed, narrowing=part).float() for images, own, part in batches]
         gather(narrowing, parts)
         return torch.cat(outputs)
@@ -261,8 +265,17 @@ class Target(nn.Module):
         pixels = x.detach().flatten(1).float().nan_to_num(0, 0, 0)
         return torch.cdist(pixels, self._clean.flatten(1).float()).argmin(1)
 
-    def _count(self, counter: Tensor, rows: Tensor, passes: float) -> None:
-        counter.index_add_(0, self._counted[rows], counter.new_full((len(rows),), passes))
+    def _count(self, counter: Tensor, counted: Tensor, passes: float) -> None:
+        counter.index_add_(0, counted, counter.new_full((len(counted),), passes))
+
+
+def _drawn(seeds: Tensor, asked: Tensor, draws: int) -> Tensor:
+    """Seeds of some draws of images that were asked about before, (draws * M,). seeds, asked: (M,)."""
+    return fold(seeds, asked, torch.arange(draws, device=seeds.device)[:, None]).flatten()
+
+
+def _repeated(values: Callable[[], Tensor], times: int) -> Tensor:
+    return values().repeat(times)
 
 
 def _whole(passes: Tensor) -> Tensor:
@@ -280,13 +293,16 @@ class _Counted(torch.autograd.Function):
     """The identity. Its backward pass is counted, and makes the gradient finite."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, target: Target, rows: Tensor, perturbed: Tensor, passes: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, target: Target, rows: Tensor, perturbed: Callable[[], Tensor], passes: float
+    ) -> Tensor:
         ctx.count = target, rows, perturbed, passes
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         target, rows, perturbed, passes = ctx.count
-        target._count(target._backwards, rows, passes)
+        target._count(target._backwards, target._counted[rows], passes)
         grad = grad.contiguous()  # gradients of channels-last networks cannot be reshaped with .view()
-        return target.met.checked("gradient", grad, rows, perturbed, torch.zeros_like(grad)), None, None, None, None
+        grad = target.met.checked("gradient", grad, rows, perturbed, partial(torch.zeros_like, grad))
+        return grad, None, None, None, None

@@ -153,14 +153,16 @@ class StoppingFAB(FABAttack_PT):
         targets = list(range(2, self.n_target_classes + 2))
         while targets and len(rows := waits.rows(stands)):
             together = max(1, len(x) // len(rows))
-            attacked = self._aimed(x[rows], y[rows], targets[:together])
-            fooled = self._fools(x[rows], attacked, y[rows])
+            attacked, fooled = self._aimed(x[rows], y[rows], targets[:together])
             images[rows] = torch.where(fooled.view(-1, 1, 1, 1), attacked, x[rows])
             stands[rows], targets = ~fooled, targets[together:]
         return images
 
-    def _aimed(self, x: Tensor, y: Tensor, targets: list[int]) -> Tensor:
-        """What the first target makes of each image that fools. targets: by their rank on the clean image, 2 and up."""
+    def _aimed(self, x: Tensor, y: Tensor, targets: list[int]) -> tuple[Tensor, Tensor]:
+        """What the first target that fools makes of each image, (N, C, H, W), and whether one does, (N,).
+
+        targets: by their rank on the clean image, 2 and up.
+        """
         with torch.no_grad():
             order = self.predict(x).sort(dim=1).indices
         copies, labels = x.repeat(len(targets), 1, 1, 1), y.repeat(len(targets))
@@ -173,7 +175,8 @@ class StoppingFAB(FABAttack_PT):
         finally:
             self.aims = self.groups = None
         fooled = self._fools(copies, attacked, labels).view(len(targets), len(x))
-        return attacked.view(len(targets), *x.shape)[fooled.int().argmax(0), torch.arange(len(x), device=x.device)]
+        first, each = fooled.int().argmax(0), torch.arange(len(x), device=x.device)
+        return attacked.view(len(targets), *x.shape)[first, each], fooled.any(0)
 
     def _fools(self, x: Tensor, images: Tensor, y: Tensor) -> Tensor:
         """Whether images are misclassified within the budget, (N,) bool."""

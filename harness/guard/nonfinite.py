@@ -6,6 +6,7 @@ Everything is kept on the images' device, and the host does not wait for the dev
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -40,19 +41,28 @@ class NonFinite:
         part._rows = self._rows[rows]
         return part
 
-    def checked(self, place: Place, values: Tensor, rows: Tensor, perturbed: Tensor, instead: Tensor) -> Tensor:
+    def checked(
+        self,
+        place: Place,
+        values: Tensor,
+        rows: Tensor,
+        perturbed: Callable[[], Tensor],
+        instead: Callable[[], Tensor],
+    ) -> Tensor:
         """Replaces the values of an image by those of `instead` unless all of them are finite, and records the image.
 
         Args:
             values: (M, ...).
             rows: the images that the values belong to, (M,); an image may appear several times.
-            perturbed: whether the values belong to a perturbed image and not to the clean one, (M,) bool.
-            instead: finite values, of a shape that broadcasts to that of `values`.
+            perturbed: says whether the values belong to a perturbed image and not to the clean one, (M,) bool.
+            instead: gives finite values, of a shape that broadcasts to that of `values`.
         """
         finite = torch.isfinite(values).flatten(1).all(1)
-        column = self._rows[rows] + self._count * perturbed
+        if values.device.type == "cpu" and bool(finite.all()):  # elsewhere the host would wait to know
+            return values
+        column = self._rows[rows] + self._count * perturbed()
         self._times[_PLACES.index(place)].index_add_(0, column, (~finite).int())
-        return torch.where(finite.view(-1, *[1] * (values.dim() - 1)), values, instead)
+        return torch.where(finite.view(-1, *[1] * (values.dim() - 1)), values, instead())
 
     def reasons(self) -> list[str | None]:
         """For each image, a message about its first value that was not finite; None if all were finite."""

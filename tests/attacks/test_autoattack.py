@@ -83,15 +83,22 @@ def stock_images(attack: AutoAttack, target: Target, x: Tensor, y: Tensor, queri
     return stock.run_standard_evaluation(x, y, batch_size=len(x))[0]
 
 
-def test_standard_is_the_stock_package_image_for_image_at_its_published_cost() -> None:
+def same_verdicts(defense: Defense, x: Tensor, y: Tensor, images: Tensor, stock: Tensor) -> None:
+    """Image by image. One that withstands is as it was; one that does not may be another than the package's."""
+    robust = defense(images).argmax(1) == y
+    assert robust.equal(defense(stock).argmax(1) == y)
+    assert images[robust].equal(x[robust]) and stock[robust].equal(x[robust])
+    assert 0 < robust.sum() < len(x)
+
+
+def test_standard_has_the_stock_packages_verdicts_at_its_published_cost_or_less() -> None:
     defense, attack = Conv(), autoattack("Linf", "0.01")
     x, y = batch(defense, 8)
     target = target_of(attack, defense, x)
     images = run(attack, target, x, y).images
-    assert images.equal(stock_images(attack, target, x, y, queries=5000))
+    same_verdicts(defense, x, y, images, stock_images(attack, target, x, y, queries=5000))
     robust = defense(images).argmax(1) == y
-    assert 0 < robust.sum() < 8
-    assert (target.forwards[robust] == 7864).all() and (target.backwards[robust] == 1910).all()
+    assert (target.forwards[robust] <= 7864).all() and (target.backwards[robust] == 1910).all()
     assert (target.forwards[~robust] < 7864).all()
     assert (attack.cost(10).forwards, attack.cost(10).backwards) == (7864, 1910)
 
@@ -102,12 +109,10 @@ def test_a_custom_list_is_the_stock_package_but_for_what_is_overridden() -> None
     x, y = batch(defense, 8)
     target = target_of(attack, defense, x)
     images = run(attack, target, x, y).images
-    assert images.equal(stock_images(attack, target, x, y, queries=50))
-    assert not images.equal(x)
+    same_verdicts(defense, x, y, images, stock_images(attack, target, x, y, queries=50))
 
 
 def test_l1_is_the_stock_package_too() -> None:
-    """Its images exceed the budget by up to 1e-5 of it; ours are then projected back."""
     defense = Conv()
     attack = custom("apgd-ce", "apgd-t", "square", norm="L1", eps="0.3", square_queries=50, apgd_steps=100)
     x, y = batch(defense, 6)
@@ -116,12 +121,15 @@ def test_l1_is_the_stock_package_too() -> None:
     library = attack._library(target, attack.stages(False), 10, 0, torch.device("cpu"))
     stock = pyautoattack.AutoAttack(defense, norm="L1", eps=0.3, seed=derive("autoattack", *target.seeds.tolist()))
     stock.attacks_to_run, stock.square.n_queries = library.attacks_to_run, 50
-    assert torch.allclose(images, stock.run_standard_evaluation(x, y, batch_size=6)[0], atol=1e-5)
-    assert not images.equal(x)
+    same_verdicts(defense, x, y, images, stock.run_standard_evaluation(x, y, batch_size=6)[0])
+
+
+UNRELATED = {"model", "predict", "logger", "seed", "device", "threat", "aims", "groups"}
+"""What an attack holds beside them; the last three are those of our own FAB."""
 
 
 def hyperparameters(attack: Any) -> dict[str, Any]:
-    return {k: v for k, v in vars(attack).items() if k not in {"model", "predict", "logger", "seed", "device"}}
+    return {k: v for k, v in vars(attack).items() if k not in UNRELATED}
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])

@@ -226,6 +226,6 @@ def test_remembering_waits_for_no_device(monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patched:
         for waits in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
             patched.setattr(Tensor, waits, lambda *args, name=waits: pytest.fail(f"{name} waits for the device"))
-        kept = met.checked("logits", values, rows, rows == 2, torch.zeros(3, 1))
+        kept = met.checked("logits", values, rows, lambda: rows == 2, lambda: torch.zeros(3, 1))
     assert kept.tolist() == [[1, 2], [0, 0], [3, 4]]
     assert [reason is not None for reason in met.reasons()] == [False, False, True] + [False] * (N - 3)
