@@ -76,6 +76,7 @@ class Defense(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._seeds: Seeds | None = None
+        self._parts: _Parts | None = None
         self._one_by_one = False  # whether it was seen to draw from a global generator, see `harness.predict`
 
     def purify(self, x: Tensor) -> Tensor:
@@ -180,7 +181,8 @@ class Defense(nn.Module):
                 on the CPU. Otherwise it is 0, because reading them would make the host wait for the device; global
                 draws are then the same in every call, so a caller that uses them must pass a seed.
         """
-        parts = _parts(self)
+        self._parts = self._parts or _Parts(self)
+        parts = self._parts.all
         previous = [(part._seeds, part._narrowing) for part in parts]
         for place, part in enumerate(parts):
             part._seeds, part._narrowing = partial(_inner, seeds, place) if place else seeds, narrowing
@@ -202,15 +204,12 @@ def _inner(seeds: Seeds, place: int) -> Tensor:
     return fold(worked_out(seeds), INNER, place)
 
 
-def _parts(root: nn.Module) -> list[Defense]:
-    """The defenses among its modules, in the order of `root.modules()`, which takes several times as long."""
-    found, seen, left = [], set[int](), [root]
-    while left:
-        module = left.pop()
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        if isinstance(module, Defense):
-            found.append(module)
-        left += [part for part in reversed(module._modules.values()) if part is not None]
-    return found
+class _Parts:
+    """The defenses among a defense's modules, in the order of `modules()`, looked up once.
+
+    One that is added later is not among them: it takes its seeds from the global generators, as it would outside, and
+    the harness then asks image by image.
+    """
+
+    def __init__(self, root: Defense) -> None:
+        self.all = tuple(part for part in root.modules() if isinstance(part, Defense))
