@@ -40,7 +40,8 @@ class PGD(GradientAttack):
         steps: gradient steps of one restart.
         step_size: length of a step in `norm`; 2.5 * eps / steps unless given, enough to cross the ball from anywhere.
         loss: what is maximised, see `attacks.common.losses`; `ce` suits logits of any scale, `ce-plain` does not.
-            A targeted loss aims at the strongest rival on the clean image, and in each further restart at the next.
+            A targeted loss aims at the strongest rival on the clean image, and in each further restart at the next;
+            one that ends in `-malt` at the nearest rival, see `attacks.common.targets`.
         restarts: independent random starts; later ones attack only the images still standing.
         random_start: start at a random point of the ball instead of at the image.
         momentum: mu above; 0 is plain PGD.

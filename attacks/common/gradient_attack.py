@@ -18,6 +18,7 @@ from attacks.common.losses import (
     EVERY_CLASS,
     FEWEST_CLASSES,
     LOSSES,
+    MALT,
     TARGETED,
     LossName,
     RowLoss,
@@ -26,6 +27,7 @@ from attacks.common.losses import (
     margin,
     rivals,
 )
+from attacks.common.targets import gradients_to_order, nearest_first
 from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
@@ -124,7 +126,7 @@ class GradientAttack(Attack):
         A flag tells of images that withstood with a gradient of zero throughout: they were not attacked at all.
         """
         stops = self.early_stop and not target.defense.stochastic
-        aims = rivals(target(x, torch.arange(len(x), device=x.device)), y) if self.loss in TARGETED else None
+        aims = self._aims(target, x, y)
         best = BestIterates.of(x, y)
         for tried in self.restart_plan():
             rows = (~best.fooled).nonzero().squeeze(1) if stops else torch.arange(len(x), device=x.device)
@@ -142,7 +144,8 @@ class GradientAttack(Attack):
     def cost(self, num_classes: int) -> Cost:
         """Of an image that is never fooled; on a deterministic defense one that is fooled costs less."""
         forwards = self.eot if self.loss in TARGETED else 0
-        backwards = 0
+        backwards = self.eot * gradients_to_order(num_classes) if self.loss in MALT else 0
+        forwards += backwards
         for tried in self.restart_plan():
             gradients = self.eot * self.steps * (2 if tried.energy else 1)
             checks = self.steps if self.gradient == "blind" and self.early_stop else 0
@@ -158,6 +161,12 @@ class GradientAttack(Attack):
     def describe(self) -> str:
         restarts = f", {self.restarts} restarts" if self.restarts > 1 else ""
         return f"{super().describe()}, {self.steps} steps{restarts}, {self.loss} loss"
+
+    def _aims(self, target: Target, x: Tensor, y: Tensor) -> Tensor | None:
+        """Of a targeted loss, the classes that it aims at in order, (N, K - 1)."""
+        if self.loss in MALT:
+            return nearest_first(target, x, y, self.threat)
+        return rivals(target(x, torch.arange(len(x), device=x.device)), y) if self.loss in TARGETED else None
 
     def _start(self, x: Tensor, seeds: Tensor) -> Tensor:
         if not self.random_start:

@@ -6,6 +6,7 @@
     margin            r - z_y                                          positive: misclassified
     ce_plain          -log softmax(z)_y
     ce                min(s, 1) ce_plain(z / s),  s of the gap g = z_y - r
+    pma               s (softmax(z / s)_j - softmax(z / s)_y),  s of |g|,  j the rival    (arXiv 2411.15210)
     dlr               -(z_y - r) / (z_1 - z_3 + 1e-12)                 (Croce & Hein, 2020)
     margin_targeted   z_t - z_y
     ce_targeted       min(s, 1) log softmax(z / s)_t,  s of the gap g = z_1 - z_t
@@ -23,8 +24,11 @@ all classes instead of below its rival, and the loss is log K whatever the image
 of 32 on digits, 20 steps of PGD on `ce_plain` leave 37 of 64 images standing, of the same logits divided by ten 47, by
 a hundred 52. Dividing by s widens the spread to 10, and min(s, 1) keeps the gradient in the logits' own units.
 
+The factor s of `pma` does so too, and lets it rise with the margin where the gap is wide: there it is about -g / 10.
+
 Logits with a spread of 10 or more whose gap is 10 or less are left as they are. The 1e-12 of the two `dlr` is meant for
 logits that are equal: where the spread is below 1, it is that share of the spread.
+A name that ends in `-malt` is the targeted loss whose targets come in another order, see `attacks.common.targets`.
 """
 
 from __future__ import annotations
@@ -44,7 +48,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, K) and the images they belong to (B,) to a value per image (B,), to be maximised."""
 
-LossName = Literal["ce", "ce-plain", "dlr", "margin", "ce-targeted", "dlr-targeted", "margin-targeted"]
+LossName = Literal[
+    "ce",
+    "ce-plain",
+    "dlr",
+    "margin",
+    "pma",
+    "ce-targeted",
+    "dlr-targeted",
+    "margin-targeted",
+    "ce-malt",
+    "dlr-malt",
+    "margin-malt",
+]
 
 _WIDEST_GAP = _LEAST_SPREAD = 10.0
 _TINY = 1e-12
@@ -73,6 +89,15 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy for logits of any scale; see the module's head."""
     scale = _scale(logits, predict.margin(logits, y))
     return scale.clamp(max=1) * ce_plain(logits / scale[:, None], y)
+
+
+def pma(logits: Tensor, y: Tensor) -> Tensor:
+    """Probability margin: the best rival's less the true class's, for logits of any scale like `ce`.
+
+    Source: arXiv 2411.15210, for logits whose softmax does not saturate.
+    """
+    scale = _scale(logits, predict.margin(logits, y).abs())
+    return scale * margin((logits / scale[:, None]).softmax(1), y)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -110,19 +135,25 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
 
 
-LOSSES: dict[LossName, Loss] = {"ce": ce, "ce-plain": ce_plain, "dlr": dlr, "margin": margin}
+LOSSES: dict[LossName, Loss] = {"ce": ce, "ce-plain": ce_plain, "dlr": dlr, "margin": margin, "pma": pma}
 
 TARGETED: dict[LossName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "ce-targeted": ce_targeted,
     "dlr-targeted": dlr_targeted,
     "margin-targeted": margin_targeted,
+    "ce-malt": ce_targeted,
+    "dlr-malt": dlr_targeted,
+    "margin-malt": margin_targeted,
 }
 """Losses that take a target class of each image as well."""
 
-EVERY_CLASS: frozenset[LossName] = frozenset({"ce", "ce-plain", "ce-targeted"})
+MALT: frozenset[LossName] = frozenset({"ce-malt", "dlr-malt", "margin-malt"})
+"""Targeted losses whose targets come in the order of `attacks.common.targets.nearest_first`."""
+
+EVERY_CLASS: frozenset[LossName] = frozenset({"ce", "ce-plain", "pma", "ce-targeted", "ce-malt"})
 """Losses that have a derivative in every logit."""
 
-FEWEST_CLASSES: dict[LossName, int] = {"dlr": 3, "dlr-targeted": 4}
+FEWEST_CLASSES: dict[LossName, int] = {"dlr": 3, "dlr-targeted": 4, "dlr-malt": 4}
 """Losses that are not defined for any two classes."""
 
 

@@ -19,6 +19,7 @@ from attacks.common.losses import (
     dlr_targeted,
     margin,
     margin_targeted,
+    pma,
 )
 from harness.randomness import normal
 
@@ -34,6 +35,15 @@ def naive_ce(z: list[float], y: int, gap: float) -> float:
     low, high = gap / 10, (max(z) - min(z)) / 10
     scale = low if low > 1 else high if high < 1 else 1.0
     return min(scale, 1) * (math.log(sum(math.exp(v / scale) for v in z)) - z[y] / scale)
+
+
+def naive_pma(z: list[float], y: int) -> float:
+    gap = z[y] - max(v for j, v in enumerate(z) if j != y)
+    low, high = abs(gap) / 10, (max(z) - min(z)) / 10
+    scale = low if low > 1 else high if high < 1 else 1.0
+    powers = [math.exp(v / scale - max(z) / scale) for v in z]
+    rival = max(v for j, v in enumerate(powers) if j != y)
+    return scale * (rival - powers[y]) / sum(powers)
 
 
 def _gradient(loss: Loss, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -55,6 +65,7 @@ def test_losses_equal_their_definitions(seed: int, classes: int) -> None:
         assert dlr_targeted(z, y, t)[row].item() == pytest.approx(
             (values[goal] - values[label]) / (top[0] - (top[2] + top[3]) / 2 + 1e-12)
         )
+        assert pma(z, y)[row].item() == pytest.approx(naive_pma(values, label), rel=1e-6)
         assert ce(z, y)[row].item() == pytest.approx(naive_ce(values, label, values[label] - rival))
         assert ce_targeted(z, y, t)[row].item() == pytest.approx(-naive_ce(values, goal, top[0] - values[goal]))
 
@@ -127,3 +138,19 @@ def test_two_classes_have_a_margin_and_no_dlr() -> None:
         dlr(z, y)
     with pytest.raises(ValueError, match="at least 4 classes, not 2"):
         dlr_targeted(z, y, y)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+def test_the_probability_margin_has_the_gradient_of_double_precision_at_any_scale(scale: float) -> None:
+    z, y = scale * torch.tensor([[2.0, 1.0, -1.0, 0.5], [3.0, 2.9, 2.0, -7.0]]), torch.tensor([0, 3])
+    single, double = _gradient(pma, z, y), _gradient(pma, z.double(), y)
+    size = double.norm(dim=1)
+    assert (size > 1e-6).all(), "in the logits' own units it does not depend on the scale"
+    assert ((single.double() - double).norm(dim=1) < 0.005 * size).all()
+
+
+def test_the_probability_margin_rises_with_the_margin_even_where_softmax_saturates() -> None:
+    gaps = torch.tensor([1e4, 1e3, 500.0, 101.0, 99.0, 20.0, 5.0, 0.1, 0.0, -1.0, -30.0])
+    z = torch.stack([gaps, torch.zeros_like(gaps), torch.full_like(gaps, -40.0)], 1)
+    values = pma(z, torch.zeros(len(gaps), dtype=torch.int64))
+    assert (values.diff() > 0).all() and (torch.sign(values) == torch.sign(-gaps)).all()
