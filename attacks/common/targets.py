@@ -1,7 +1,7 @@
 """In which order a targeted attack aims at the classes other than the true one.
 
-By their logits, or by MALT (arXiv 2407.02240): if the network were linear around the image x, the boundary to the class
-t would be at the distance
+By their logits, or by MALT (arXiv 2407.02240), here with the norm that is dual to the budget's: if the network were
+linear around the image x, the boundary to the class t would be at the distance
 
     d_t  =  (z_y - z_t) / || grad z_y - grad z_t ||_q         1 / p + 1 / q = 1, for a budget in the norm p
 
@@ -20,7 +20,7 @@ from harness.target import Target
 from harness.threat import Pixels
 
 CANDIDATES = 100
-"""So many of the strongest rivals are put in order, as published; the others follow by their logits."""
+"""So many of the strongest rivals are put in order, a gradient each; the others follow by their logits."""
 
 DUAL = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}
 """q by the norm of the budget."""

@@ -33,7 +33,7 @@ class Network(Defense):
 
 
 class Steep(Defense):
-    """Class 0; class 1 is close behind and hardly moves with the image, class 2 is far behind, and steep the other way."""
+    """Class 0; class 1 is close behind and hardly moves with the image, class 2 far behind and steep the other way."""
 
     num_classes = 3
 
