@@ -4,7 +4,7 @@
 
 Each number comes from a process of its own; memory is the rise of its peak resident set, time that of its one thread
 (the best of a few), so that a busy machine matters little. "Kept graphs" is step by step with as many graphs kept as a
-quarter of the free memory holds, which is what defenses do. The network is a small NCSN++ on four 8x8 images, in
+defense keeps on this machine. The network is a small NCSN++ on four 8x8 images, in
 float32; the gradient is that of the sum of the purified images.
 """
 

@@ -4,7 +4,7 @@
 
 A gradient of `LikelihoodMaximization` with a straight-through sign, which takes a second derivative of the network for
 each step and timestep; that in L2 does the same work. "Kept" is the same with as many graphs kept for the second
-derivative as a quarter of the free memory holds, which is what defenses do. Each row is a process of its own: ours is
+derivative as a defense keeps on this machine. Each row is a process of its own: ours is
 measured first, then the whole graph, which needs more; memory is the rise of the peak resident set. All evaluate the
 network in chunks of the same size and draw noise alike, on one thread, and the time is that thread's own (the best of a
 few), so that a busy machine matters little. The network is a small conditional NCSN++ on one 8x8 image, in float32. A

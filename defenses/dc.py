@@ -46,7 +46,7 @@ class DC(DiffusionClassifier):
             the attack. A matter of speed.
         chunk: network evaluations held in memory at once. A matter of memory.
         graph_memory: MiB of graphs that a call may keep to spare its backward pass evaluations, 0 for none; left out, a
-            quarter of what is free. A matter of speed.
+            quarter of what is free, on a CPU at most 1024. A matter of speed.
 
     Raises:
         UserError: timesteps outside 1..1000, a number that must be positive and is not, a prior that is none, a

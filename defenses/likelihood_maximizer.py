@@ -46,7 +46,7 @@ class LikelihoodMaximizer(Defense):
         share_noise: let "timesteps" share one draw.
         chunk: evaluations of the diffusion network held in memory at once. A matter of memory.
         graph_memory: MiB of graphs that a call may keep to spare its backward pass evaluations, 0 for none; left out, a
-            quarter of what is free. A matter of speed.
+            quarter of what is free, on a CPU at most 1024. A matter of speed.
 
     Raises:
         UserError: a number out of its range, or a network that was never trained without a class.

@@ -20,6 +20,9 @@ MIB = 2**20
 SHARE = 0.25
 """Of the memory that is free, what one chain of graphs may take: the rest is for the caller's own, and for others."""
 
+MOST_ON_CPU = 1024 * MIB
+"""Of graphs kept on a CPU if nobody says: the page faults of much more cost what the spared evaluations would."""
+
 UNKNOWN = 256 * MIB
 """What is taken for free on a device that does not say."""
 
@@ -29,11 +32,14 @@ _CGROUP = Path("/sys/fs/cgroup")
 def allowance(x: Tensor, mib: float | None) -> float:
     """Bytes of graphs that may be kept: as many MiB as given, or `SHARE` of what is free now if None.
 
-    Nothing where no gradient in x can be asked for.
+    On a CPU that is `MOST_ON_CPU` at most. Nothing where no gradient in x can be asked for.
     """
     if not (x.requires_grad and torch.is_grad_enabled()):
         return 0
-    return SHARE * free_memory(x.device) if mib is None else mib * MIB
+    if mib is not None:
+        return mib * MIB
+    free = SHARE * free_memory(x.device)
+    return min(free, MOST_ON_CPU) if x.device.type == "cpu" else free
 
 
 def check_graph_memory(mib: float | None) -> None:

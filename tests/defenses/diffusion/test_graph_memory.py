@@ -214,3 +214,11 @@ def test_without_what_linux_tells_a_fixed_amount_is_taken_for_free(monkeypatch) 
 def test_less_than_no_memory_is_refused(mib) -> None:
     with pytest.raises(UserError, match="graph_memory is"):
         check_graph_memory(mib)
+
+
+def test_a_cpu_keeps_no_more_than_pays_there_unless_it_is_told_to(monkeypatch) -> None:
+    x = X.clone().requires_grad_()
+    monkeypatch.setattr(graph_memory, "free_memory", lambda device: 2**40)
+    assert allowance(x, None) == graph_memory.MOST_ON_CPU
+    assert allowance(x.to("meta").detach().requires_grad_(), None) == SHARE * 2**40
+    assert allowance(x, 5000) == 5000 * MIB
