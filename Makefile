@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo digits test test-fast lint bench clean
+.PHONY: help demo digits test test-fast lint bench bench-gpu clean
 
 help:
 	@echo "make demo       run the quickstart suite and print its table"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-fast  those that do not take long, in less than a minute"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      run the benchmarks"
+	@echo "make bench-gpu  time the paper's networks on a GPU, and write that section of benchmarks/RESULTS.md"
 	@echo "make clean      remove the environment and the caches, never results"
 
 demo: $(VENV)/.installed
@@ -41,6 +42,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
+
+bench-gpu: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/gpu.py
 
 bench: $(VENV)/.installed-test
 	@for script in benchmarks/*.py; do echo "== $$script" && $(BIN)/python "$$script" || exit 1; done

@@ -81,17 +81,27 @@ def estimate(plan: Plan) -> list[CellCost]:
     return costs
 
 
-def speeds(plan: Plan, device: torch.device) -> dict[str, float]:
+def speeds(plan: Plan, device: torch.device, *, shortest: float = SHORTEST) -> dict[str, float]:
     """Measures network evaluations per second of each defense on a device, with forward passes of its reduced version.
 
     Networks without weights get random ones, which take the same time.
 
+    Args:
+        plan: the suite's plan.
+        device: where the defenses run.
+        shortest: the seconds that each measurement takes at least.
+
     Raises:
         UserError: a defense cannot be built.
     """
-    _, _, shape = _dataset(plan)
+    shape = image_shape(plan)
     components: dict[str, Component] = {cell.defense.name: reduced(cell.defense) for cell in plan.cells}
-    return {name: _speed(build_defense(component), shape, device) for name, component in components.items()}
+    return {name: _speed(build_defense(component), shape, device, shortest) for name, component in components.items()}
+
+
+def image_shape(plan: Plan) -> tuple[int, ...]:
+    """The shape of the images that the suite attacks, (C, H, W)."""
+    return _dataset(plan)[2]
 
 
 def hours(costs: list[CellCost], speed: Mapping[str, float]) -> list[float]:
@@ -108,7 +118,7 @@ def _dataset(plan: Plan) -> tuple[int, int | None, tuple[int, ...]]:
     return len(images), dataset.num_classes, tuple(images.x.shape[1:])
 
 
-def _speed(defense: Defense, shape: tuple[int, ...], device: torch.device) -> float:
+def _speed(defense: Defense, shape: tuple[int, ...], device: torch.device, shortest: float) -> float:
     materialise(defense)
     defense = defense.to(device)
     batch = BATCH.get(device.type, BATCH["cpu"])
@@ -116,7 +126,7 @@ def _speed(defense: Defense, shape: tuple[int, ...], device: torch.device) -> fl
     rounds, spent = 0, 0.0
     with torch.no_grad():
         _timed(defense, x)
-        while spent < SHORTEST:
+        while not rounds or spent < shortest:
             rounds, spent = rounds + 1, spent + _timed(defense, x)
     return rounds * batch * defense.cost() / spent
 
