@@ -10,8 +10,8 @@ steps, eta is halved and the image goes back to where its loss was largest, if s
     2. neither eta nor the largest loss have changed.
 
 P is the published projection: for L2 it shrinks to the ball before it clips to [0, 1]. The library's own APGD, which
-`autoattack` runs, never stops early, and compares the loss of the very first step with 0 instead of with the start's;
-this one takes every loss, and a defense's energy too.
+`autoattack` runs, never stops early, and compares the loss of the very first step with 0 instead of with the loss at
+the start. This one works with every loss of `attacks.common.losses`, and with a defense's energy.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ FIRST, SHRINK, SHORTEST = 0.22, 0.03, 0.06
 """Lengths of the spans between checkpoints, in shares of the steps."""
 
 RAISED, MOMENTUM = 0.75, 0.75
+"""The share of steps in condition 1, and a."""
 
 
 class APGD(GradientAttack):
-    """Auto-PGD: no step size to tune. The defaults are what the reference code of the paper calls AutoAttack.
+    """Auto-PGD, which has no step size to tune. The defaults are what the reference code of the paper calls AutoAttack.
 
     Args:
         norm, eps: the budget, on the [0, 1] scale; Linf or L2.
@@ -46,7 +47,7 @@ class APGD(GradientAttack):
         loss, restarts, random_start, early_stop, gradient, eot: as for `PGD`.
 
     Raises:
-        ValueError: a budget, count or combination that means nothing.
+        ValueError: a budget, a count or a combination of arguments is invalid.
     """
 
     method = "apgd"
@@ -96,35 +97,43 @@ def apgd_steps(
     steps: int,
     stops: bool,
 ) -> APGDState:
-    """One run of `steps` steps. The arguments: see `GradientAttack.climb`. Returns where it ended."""
-    climb = APGDState.at(start, rows, objective.step(start, rows), 2 * float(threat.eps))
+    """Runs `steps` steps from `start`, and returns the state at the end.
+
+    For the other arguments see `GradientAttack.run_restart`.
+    """
+    state = APGDState.at(start, rows, objective.step(start, rows), 2 * float(threat.eps))
     spans = _spans(steps)
     left = next(spans)
     for number in range(steps):
-        best.learn(climb.images, climb.rows, climb.here)
+        best.learn(state.images, state.rows, state.here)
         if stops:
-            climb.keep(~best.fooled[climb.rows])
-        if not len(climb.rows):
-            return climb
-        climb.move(x[climb.rows], threat, MOMENTUM if number else 1.0)
+            state.keep(~best.misclassified[state.rows])
+        if not len(state.rows):
+            return state
+        state.move(x[state.rows], threat, MOMENTUM if number else 1.0)
         if number + 1 == steps:
             break
-        climb.observe(objective.step(climb.images, climb.rows))
+        state.observe(objective.step(state.images, state.rows))
         left -= 1
         if not left:
-            climb.check()
+            state.check()
             left = next(spans)
-    best.update(climb.images, climb.rows, objective.logits(climb.images, climb.rows))
-    return climb
+    best.update(state.images, state.rows, objective.logits(state.images, state.rows))
+    return state
 
 
 @dataclass
 class APGDState:
-    """Where each image is, was, and did best.
+    """Where each of M images is, was before the last step, and had its largest loss.
 
-    images, before, top: (M, C, H, W); rows: (M,); size: eta, (M,); here: of `images`; loss, grad: of `top`;
-    raised: steps since the checkpoint that raised the loss, (M,), of `taken`; halved, record: at that checkpoint,
-    whether eta was halved, and the largest loss, (M,).
+    Attributes:
+        images, before, top: the present iterate, the one before it, and the one of largest loss; (M, C, H, W).
+        rows: the place of each image in the batch, (M,).
+        size: eta, (M,).
+        here: loss, gradient and logits at `images`.
+        loss, grad: the loss (M,) and the gradient (M, C, H, W) at `top`.
+        raised: how many of the `taken` steps since the last checkpoint raised the loss, (M,).
+        halved, record: whether eta was halved at the last checkpoint, and the largest loss then; (M,).
     """
 
     images: Tensor
@@ -146,7 +155,7 @@ class APGDState:
         return cls(start, start, rows, sizes, start, step, step.loss, step.grad, none, none == 0, step.loss)
 
     def observe(self, step: Step) -> None:
-        """What the target says of `images`."""
+        """Takes the loss, gradient and logits at `images`, and updates which iterate is the best."""
         higher = step.loss > self.loss
         self.raised, self.taken = self.raised + (step.loss > self.here.loss), self.taken + 1
         self.top = self.images.where(column(higher, self.top), self.top)
@@ -155,13 +164,14 @@ class APGDState:
         self.here = step
 
     def move(self, x: Tensor, threat: Pixels, share: float) -> None:
+        """One step from `images`, as at the module's head. x: clean images, (M, C, H, W); share: a."""
         grad = self.here.grad
         ahead = _projected(threat, x, self.images + column(self.size, grad) * threat.steepest(grad))
         mixed = self.images + share * (ahead - self.images) + (1 - share) * (self.images - self.before)
         self.before, self.images = self.images, _projected(threat, x, mixed)
 
     def check(self) -> None:
-        """Halves the steps of images that they no longer help, and sends those back to their best."""
+        """A checkpoint: halves eta where it no longer helps, and moves those images back to their best iterate."""
         stuck = ~self.halved & (self.record >= self.loss)
         halve = (self.raised <= RAISED * self.taken) | stuck
         back = column(halve, self.images)
@@ -171,7 +181,7 @@ class APGDState:
         self.halved, self.record, self.raised, self.taken = halve, self.loss, torch.zeros_like(self.raised), 0
 
     def keep(self, which: Tensor) -> None:
-        """Goes on with some images only. which: (M,) bool."""
+        """Drops all images but some. which: (M,) bool."""
         if bool(which.all()):
             return
         self.here = Step(self.here.loss[which], self.here.grad[which], self.here.logits[which])
@@ -180,7 +190,7 @@ class APGDState:
 
 
 def _spans(steps: int) -> Iterator[int]:
-    """Steps from one checkpoint to the next."""
+    """The numbers of steps from one checkpoint to the next."""
     span = max(int(FIRST * steps), 1)
     while True:
         yield span
@@ -188,5 +198,5 @@ def _spans(steps: int) -> Iterator[int]:
 
 
 def _projected(threat: Pixels, x: Tensor, moved: Tensor) -> Tensor:
-    """As AutoAttack does: in L2 onto the ball first, then onto [0, 1]."""
+    """The projection that AutoAttack uses: in L2 it shrinks to the ball first, and then clips to [0, 1]."""
     return threat.shrink(x, moved).clamp(0, 1) if isinstance(threat, L2) else threat.project(x, moved)

@@ -7,7 +7,7 @@
     custom     the attacks listed, in that order, each with its hyper-parameters of `standard`
 
 In L1, `standard` restarts APGD 5 times, aims at 5 targets, and spends the first 60% of APGD's steps in balls of 3 and
-2 eps (Croce & Hein, 2021). Each attack of the list sees only the images that those before it did not fool. The library
+2 eps (Croce & Hein, 2021). Each attack of the list runs only on images that are not yet misclassified. The library
 draws its noise by position in the shard, so that its images depend on which others are there.
 
 On a defense without a gradient Square runs alone, and a flag says so. Its tiles, in L2 and L1, are cut off where they
@@ -47,22 +47,22 @@ PLUS: tuple[Stage, ...] = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fa
 RAND: tuple[Stage, ...] = ("apgd-ce", "apgd-dlr")
 RAND_DRAWS = 20
 SMALL: tuple[Stage, ...] = (*RAND, "square")
-"""What a trial in small runs."""
+"""The attacks that a trial run (`harness run --smoke`) tries."""
 MOST_TARGETS, MOST_TARGETS_L1 = 9, 5
 RESTARTS = 5
-"""Of the untargeted APGD in L1, and of it and FAB in `plus`."""
+"""Restarts of the untargeted APGD in L1, and of the untargeted APGD and FAB in `plus`."""
 LARGER_BALLS = 2
 """Runs of APGD in larger balls before the one that counts, in L1."""
 FAB_STEPS = 100
 FEWEST_CLASSES: dict[Stage, int] = {"apgd-dlr": 3, "apgd-t": 4}
-"""What the DLR losses need; the other attacks take any two classes."""
+"""The classes that the DLR losses need; the other attacks need two."""
 
 WITHOUT_GRADIENT: tuple[Stage, ...] = ("square",)
-"""Attacks that ask for logits only."""
+"""Attacks that use logits only."""
 
 
 class Passes(NamedTuple):
-    """Of one image through a defense."""
+    """Passes of one image through a defense."""
 
     forwards: int
     backwards: int
@@ -71,13 +71,13 @@ class Passes(NamedTuple):
 class AutoAttack(Attack):
     """AutoAttack, an ensemble of attacks without parameters to tune (Croce & Hein, 2020).
 
-    The library stops attacking an image at the first answer it gets wrong, be it a lucky draw of a stochastic defense;
-    the harness's votes then decide. Its warnings about the defense are returned as flags.
+    The library stops attacking an image when it is first misclassified, even by a lucky draw of a stochastic defense;
+    the harness's votes then decide. The library's warnings about the defense are returned as flags.
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
         version: see the module's head.
-        attacks: the list of `custom`; one or more of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.
+        attacks: the list for `custom`, of one or more of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.
         apgd_steps: iterations of each APGD attack; 100 unless given, with `custom` only.
         apgd_restarts: restarts of each APGD attack; those of `standard` unless given, with `custom` only.
         square_queries: queries of Square; 5000 unless given, with `custom` only.
@@ -117,10 +117,10 @@ class AutoAttack(Attack):
         self.square_queries = square_queries or 5000
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
-        """The images that fooled the view, and x itself where none did.
+        """The images that the view misclassifies, and the clean image where there is none.
 
-        Where the view has no gradient, only attacks that need none run, and a flag says so: what they find is an upper
-        bound on robust accuracy like any other, if a weaker one than AutoAttack's.
+        Where the view has no gradient, only attacks that need none run, and a flag says so: their result is an upper
+        bound on robust accuracy as AutoAttack's is, but a weaker one.
 
         Raises:
             UserError: too few classes, or images too small, for one of the attacks.
@@ -146,14 +146,14 @@ class AutoAttack(Attack):
 
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Attack], dict[str, Any]]:
-        """A `custom` list of the cheap attacks, few steps and few queries; those of `rand` where that was asked for."""
+        """A `custom` list of cheap attacks with few steps and queries; for `rand` and `auto`, the attacks of `rand`."""
         few: dict[str, Any] = {"version": "custom", "attacks": list(SMALL), "apgd_steps": 2, "square_queries": 4}
         if arguments["version"] in ("rand", "auto"):
             few |= {"attacks": list(RAND), "eot": cls.caps["eot"]}
         return super().reduced({**arguments, **few})
 
     def stages(self, stochastic: bool) -> tuple[Stage, ...]:
-        """The attacks that run, in order, against a defense that is stochastic or not."""
+        """The attacks that run, in order, against a stochastic or a deterministic defense."""
         if self.cascade == "custom":
             return self.custom
         if self.cascade == "plus":
@@ -164,7 +164,7 @@ class AutoAttack(Attack):
         return least_cosine_judging(self.eot)
 
     def cost(self, num_classes: int) -> Cost:
-        """Of an image that is never fooled; for `auto`, the larger of its two versions' costs."""
+        """The cost of an image that is never misclassified; for `auto`, the larger cost of its two versions."""
         options = [self._total(stochastic, num_classes) for stochastic in self._kinds()]
         return Cost(max(p.forwards for p in options), max(p.backwards for p in options))
 
@@ -175,7 +175,7 @@ class AutoAttack(Attack):
     def unsuitable(self, defense: Defense) -> str | None:
         if defense.stochastic and (self.cascade == "standard" or self.eot == 1):
             return (
-                f"AutoAttack's {self.cascade} version takes one draw of a stochastic defense for its answer; "
+                f"AutoAttack's {self.cascade} version decides by a single draw of a stochastic defense; "
                 "use version: rand, or pgd with eot"
             )
         problem = _too_few(self.stages(defense.stochastic), defense.num_classes) if defense.num_classes else None
@@ -189,7 +189,7 @@ class AutoAttack(Attack):
     def _run(
         self, target: Target, x: Tensor, y: Tensor, stages: tuple[Stage, ...], classes: int
     ) -> tuple[Tensor, list[str]]:
-        """The library's run over these attacks: its images, (N, C, H, W), and its warnings as flags."""
+        """Runs these attacks of the library. Returns its images, (N, C, H, W), and its warnings as flags."""
         seed = derive("autoattack", *target.seeds.tolist())
         with fenced(seed), library_fence() as flags:
             library = self._library(target, stages, classes, seed, x.device)
@@ -204,7 +204,7 @@ class AutoAttack(Attack):
         shared = {"eps": float(self.threat.eps), "norm": self.norm, "seed": seed, "device": device}
         library = pyautoattack.AutoAttack(model, version="standard", **shared)
         library.attacks_to_run = list(stages)
-        library.version = "rand" if stochastic else "standard"  # "rand" leaves out the check for randomness
+        library.version = "rand" if stochastic else "standard"  # "rand" omits the check for randomness
         apgd = {
             "n_iter": self.apgd_steps,
             "eot_iter": self.eot if stochastic else 1,
@@ -237,7 +237,7 @@ class AutoAttack(Attack):
         return min(MOST_TARGETS_L1 if few else MOST_TARGETS, classes - 1)
 
     def _grows(self, stochastic: bool) -> bool:
-        """Whether APGD begins in larger balls."""
+        """Whether APGD begins in larger balls, see the module's head."""
         rand = self.cascade == "rand" or (self.cascade == "auto" and stochastic)
         return self.norm == "L1" and self.cascade != "plus" and not rand
 
@@ -246,12 +246,12 @@ class AutoAttack(Attack):
         return (False, True) if self.cascade == "auto" else (self.eot > 1,)
 
     def _total(self, stochastic: bool, classes: int) -> Passes:
-        """All attacks, and the library's checks: clean accuracy, range, dynamic, and five passes for randomness."""
+        """Passes of all attacks and of the library's checks: clean accuracy, range, dynamic, five for randomness."""
         parts = [self._passes(stage, classes, stochastic) for stage in self.stages(stochastic)]
         return Passes((3 if stochastic else 8) + sum(p.forwards for p in parts), sum(p.backwards for p in parts))
 
     def _passes(self, stage: Stage, classes: int, stochastic: bool) -> Passes:
-        """One attack: its look at the clean image, its run, and the verdict on what it returns."""
+        """Passes of one attack: on the clean image, during its run, and on the image that it returns."""
         restarts, targets = self._restarts(stage, stochastic), self._targets(stage, classes)
         runs = 1 + LARGER_BALLS * self._grows(stochastic)
         apgd = restarts * (self.apgd_steps + runs) * (self.eot if stochastic else 1)

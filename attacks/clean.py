@@ -11,7 +11,7 @@ from harness.threat import Linf
 
 
 class Clean(Attack):
-    """Returns the images as they are."""
+    """Returns the clean images unchanged."""
 
     def __init__(self) -> None:
         super().__init__()

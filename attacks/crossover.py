@@ -2,16 +2,17 @@
 
 On a piecewise linear network each run of PGD ends in a local optimum, and thousands of restarts end in thousands of
 them, all with margins a little below zero. Their perturbations are right in different places: a child that takes some
-regions of the image from one and the rest from another, and then climbs, goes on where both were stuck.
+regions of the image from one and the rest from another, and then climbs (gradient ascent on the margin), goes on where
+both were stuck.
 
     population      P images in the budget, each climbed to from a random start, towards one of the true class's rivals
     child           m * a + (1 - m) * b + mutation, projected; a, b: parents, drawn with odds exp(margin / spread)
                     m: a random mask of a few regions; mutation: random pixels moved to a random end of the box [0, 1]
     climb           a few steps of PGD with momentum on the margin, whose lengths differ between generations
-    survival        the P of parents and children with the largest margins, equals once
+    survival        the P of parents and children with the largest margins; equal ones count once
 
-Crossover followed by local search is a memetic algorithm (Moscato, 1989). How many adversarial images it finds of those
-that a complete solver proves to exist: `benchmarks/RESULTS.md`.
+Crossover followed by local search is a memetic algorithm (Moscato, 1989). `benchmarks/RESULTS.md` says how many of the
+adversarial images that a complete solver proves to exist this attack finds.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ _START, _CHILD = derive("crossover", "start"), derive("crossover", "child")
 MOMENTUM = 0.9
 
 FIRST_STEP, FIRST_STEPS = 1.0, 30
-"""Of the first climb: the length of its first step, in eps, and how many steps there are."""
+"""The length of the first climb's first step, in eps, and its number of steps."""
 
 CHILD_STEP = 0.03, 0.3
 """Range of the length of a child's first step, in eps. A child is near an optimum, which long steps would leave."""
 
 REGIONS = 3, 5, 7, 14
-"""A mask has so many random values along each side, interpolated; each generation takes the next."""
+"""How many random values a mask has along each side, interpolated; each generation takes the next number."""
 
 MUTATION = 0.1
 """Largest share of a child's pixels that mutate."""
@@ -57,14 +58,14 @@ STRANGERS = 0.25
 """Share of children whose second parent is a random point of the budget: a few regions of the first begin anew."""
 
 EQUAL = 1e-6
-"""Images no pixel of which differs by more are the same member."""
+"""Images of which no pixel differs by more than this count as the same member."""
 
 
 class Crossover(Attack):
     """PGD from many starts, whose best iterates are recombined and climb again.
 
-    For cheap deterministic defenses that can be differentiated: an image that withstands takes tens of thousands of
-    passes. An image leaves as soon as the defense misclassifies it.
+    It is made for cheap deterministic defenses that can be differentiated: an image that withstands takes tens of
+    thousands of passes. An image leaves as soon as the defense misclassifies it.
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
@@ -74,7 +75,7 @@ class Crossover(Attack):
         gradient: the view of the defense, see `harness.attack.Attack`.
 
     Raises:
-        ValueError: a budget or a count that means nothing.
+        ValueError: a budget or a count is invalid.
 
     Example:
         >>> Crossover("Linf", Quantity("0.3"), generations=2).describe()
@@ -101,25 +102,25 @@ class Crossover(Attack):
         self.population, self.generations, self.steps = population, generations, steps
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
-        """The image of largest margin in the population of each image."""
+        """The member of largest margin in the population of each image."""
         everyone = torch.arange(len(x), device=x.device)
         best, clean = BestIterates.of(x, y), target(x, everyone)
         best.update(x, everyone, clean)
         people = self._first(target, x, y, rivals(clean, y))
         for generation in range(1, self.generations + 1):
-            _tell(best, people)
-            people = people.standing(best.fooled)
+            _update(best, people)
+            people = people.without(best.misclassified)
             if not len(people.rows):
                 break
             sizes = _sizes(_child_step(generation) * float(self.threat.eps), self.steps)
             children = people.children(self.threat, fold(people.seeds, _CHILD, generation), generation)
             people = people.survivors(self._climb(target, children, loss_of("margin", people.y), sizes))
-        _tell(best, people)
+        _update(best, people)
         flags = best.remarks()
         return Adversarial(best.images, flags=flags) if flags else best.images
 
     def _first(self, target: Target, x: Tensor, y: Tensor, aims: Tensor) -> Population:
-        """Random starts that have climbed, each towards a rival of its own. aims: the rivals of y, (N, K - 1)."""
+        """Random starts after their climbs, each towards a rival of its own. aims: the rivals of y, (N, K - 1)."""
         rows = torch.arange(len(x), device=x.device).repeat_interleave(self.population)
         member = torch.arange(self.population, device=x.device).repeat(len(x))
         seeds, shape = fold(target.seeds[rows], _START, member), x.shape[1:]
@@ -130,24 +131,26 @@ class Crossover(Attack):
         return self._climb(target, people, loss, _sizes(FIRST_STEP * float(self.threat.eps), FIRST_STEPS))
 
     def _climb(self, target: Target, people: Population, loss: RowLoss, sizes: list[float]) -> Population:
-        """The best iterates of PGD from the images of a population, all members at once."""
+        """The best iterates of PGD from each member of a population, all members in one batch."""
         members = torch.arange(len(people.rows), device=people.rows.device)
-        found = BestIterates.of(people.x, people.y)
+        best = BestIterates.of(people.x, people.y)
         objective = Objective(
             target.with_view(gradient=self.gradient, eot=1, rows=people.rows), loss, 0.0, self.gradient == "blind"
         )
-        pgd_steps(found, people.x, people.images, members, objective, self.threat, sizes, MOMENTUM, stops=False)
-        return replace(people, images=found.images, margins=found.margins, fooled=found.fooled, alive=found.alive)
+        pgd_steps(best, people.x, people.images, members, objective, self.threat, sizes, MOMENTUM, stops=False)
+        return replace(
+            people, images=best.images, margins=best.margins, misclassified=best.misclassified, alive=best.alive
+        )
 
     def cost(self, num_classes: int) -> Cost:
-        """Of an image that is never misclassified."""
+        """The cost of an image that is never misclassified."""
         gradients = self.population * (FIRST_STEPS + self.generations * self.steps)
         looks = gradients if self.gradient == "blind" else 0
         return Cost(1 + gradients + looks + self.population * (1 + self.generations), gradients)
 
     def unsuitable(self, defense: Defense) -> str | None:
         if defense.stochastic:
-            return "it compares images by single answers, which say little of a stochastic defense"
+            return "it compares images by single draws, which say little about a stochastic defense"
         return super().unsuitable(defense)
 
     def describe(self) -> str:
@@ -156,11 +159,16 @@ class Crossover(Attack):
 
 @dataclass(frozen=True)
 class Population:
-    """The members of several images, `size` of each, one image's after another's: M = size * (number of images).
+    """The members of several images, `size` of each, image by image: M = size * (number of images).
 
-    rows: which image of the batch each belongs to, (M,). x, y: that image, (M, C, H, W), and its label, (M,).
-    seeds: one of each member, (M,). images: the members themselves, in the budget of x.
-    margins: (M,), positive where misclassified; fooled: (M,), they are clearly so; alive: (M,), a gradient was seen.
+    Attributes:
+        rows: which image of the batch each member belongs to, (M,).
+        x, y: that image, (M, C, H, W), and its label, (M,).
+        seeds: one seed per member, (M,).
+        images: the members themselves, (M, C, H, W), in the budget of x.
+        margins: positive where the member is misclassified, (M,).
+        misclassified: whether it is so by more than rounding, (M,) bool.
+        alive: whether a gradient that was not zero was seen, (M,) bool.
     """
 
     size: int
@@ -170,16 +178,16 @@ class Population:
     seeds: Tensor
     images: Tensor
     margins: Tensor
-    fooled: Tensor
+    misclassified: Tensor
     alive: Tensor
 
-    def standing(self, fooled: Tensor) -> Population:
-        """The populations of images that are not yet `fooled`, (N,)."""
-        kept = ~fooled[self.rows]
+    def without(self, misclassified: Tensor) -> Population:
+        """The populations of the images that are not `misclassified`, (N,) bool."""
+        kept = ~misclassified[self.rows]
         return Population(self.size, *(getattr(self, name)[kept] for name in _PER_MEMBER))
 
     def children(self, threat: Pixels, seeds: Tensor, generation: int) -> Population:
-        """A child for every member, not yet climbed; see the module's head."""
+        """A child for every member, before its climb; see the module's head."""
         first, second = (self.images[self._parents(fold(seeds, parent))] for parent in (0, 1))
         shape = self.images.shape[1:]
         stranger = threat.random(self.x, uniform(fold(seeds, 6), shape), normal(fold(seeds, 7), shape))
@@ -196,7 +204,7 @@ class Population:
         return replace(self, images=threat.project(self.x, torch.where(mutant, end, child)))
 
     def _parents(self, seeds: Tensor) -> Tensor:
-        """A member of the same image for every member, with odds exp(margin / spread): (M,), by Gumbel's maximum."""
+        """A parent for every member, drawn with odds exp(margin / spread) by Gumbel's maximum: (M,)."""
         margins = self.margins.view(-1, self.size)
         spread = margins.std(1, keepdim=True).clamp(min=torch.finfo(margins.dtype).tiny)
         noise = -(-uniform(seeds, (self.size,)).clamp(min=1e-12).log()).log()
@@ -204,25 +212,26 @@ class Population:
         return family * self.size + (((margins - margins.amax(1, keepdim=True)) / spread)[family] + noise).argmax(1)
 
     def survivors(self, children: Population) -> Population:
-        """The best of each image's members and their children. Members that are the same count once."""
+        """The best of each image's members and their children. Equal members count once."""
         family = torch.arange(len(self.rows) // self.size, device=self.rows.device)[:, None]
         own = torch.arange(self.size, device=self.rows.device) + self.size * family
         index = torch.cat([own, own + len(self.rows)], 1)
         images = torch.cat([self.images, children.images])
-        margins, fooled = torch.cat([self.margins, children.margins]), torch.cat([self.fooled, children.fooled])
+        margins = torch.cat([self.margins, children.margins])
+        misclassified = torch.cat([self.misclassified, children.misclassified])
         index = index.gather(1, margins[index].argsort(dim=1, descending=True, stable=True))
         moved = (images[index[:, 1:]] - images[index[:, :-1]]).abs().flatten(2).amax(2) > EQUAL
         again = torch.cat([torch.zeros_like(moved[:, :1]), ~moved], 1)
         kept = index.gather(1, again.int().argsort(dim=1, stable=True))[:, : self.size].flatten()
         alive = self.alive | children.alive
-        return replace(self, images=images[kept], margins=margins[kept], fooled=fooled[kept], alive=alive)
+        return replace(self, images=images[kept], margins=margins[kept], misclassified=misclassified[kept], alive=alive)
 
 
-_PER_MEMBER = ("rows", "x", "y", "seeds", "images", "margins", "fooled", "alive")
+_PER_MEMBER = ("rows", "x", "y", "seeds", "images", "margins", "misclassified", "alive")
 
 
-def _tell(best: BestIterates, people: Population) -> None:
-    """Takes the best member of each image, and whether any of them saw a gradient."""
+def _update(best: BestIterates, people: Population) -> None:
+    """Records the best member of each image, and whether any member saw a gradient that was not zero."""
     if not len(people.rows):
         return
     margins, at = people.margins.view(-1, people.size).max(1)
@@ -230,16 +239,19 @@ def _tell(best: BestIterates, people: Population) -> None:
     rows = people.rows[chosen]
     better = margins >= best.margins[rows]
     best.images[rows[better]], best.margins[rows[better]] = people.images[chosen][better], margins[better]
-    best.fooled[rows] |= people.fooled.view(-1, people.size).any(1)
-    best.asked[rows] = True
+    best.misclassified[rows] |= people.misclassified.view(-1, people.size).any(1)
+    best.queried[rows] = True
     best.alive[rows] |= people.alive.view(-1, people.size).any(1)
 
 
 def _sizes(first: float, steps: int) -> list[float]:
+    """Lengths of the steps of a climb, which fall from `first` to nearly 0 along a cosine."""
     return [first * SCHEDULES["cosine"](step / steps) for step in range(steps)]
 
 
 def _child_step(generation: int) -> float:
-    """In eps, evenly spread over the logarithms of `CHILD_STEP`'s range, neighbours far apart (golden ratio)."""
+    """The length of a child's first step, in eps: evenly spread over the logarithms of `CHILD_STEP`'s range, with
+    neighbouring generations far apart (golden ratio).
+    """
     low, high = CHILD_STEP
     return low * (high / low) ** (generation * (math.sqrt(5) - 1) / 2 % 1)

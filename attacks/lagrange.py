@@ -6,9 +6,10 @@ p(y | x) is the softmax of Eq. 6, whose logits are sums over pixels: where a def
 they are multiplied again (`Defense.logit_scale`). The second term is the defense's `energy`, a sum over pixels like
 Eq. 4, of the image before purification.
 
-The paper counts an image as fooled if any l fools it. Of a deterministic defense this is so here. Of a stochastic one
-three images, each with its own chance of being misclassified, would make a union of lucky draws. An attacker has to
-show one of them: it is the one that fresh draws find misclassified most often, and the harness judges it by others.
+The paper counts an image as misclassified if it is so for any l. On a deterministic defense the same holds here. On a
+stochastic one the three images, each with its own chance of being misclassified, would make a union of lucky draws. An
+attacker has to present one of them. It is the one that is misclassified most often in fresh draws, and the harness
+judges it by other draws.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ class Lagrange(GradientAttack):
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
-        weights: the l, each tried on the images still standing; on all images of a stochastic defense.
+        weights: the l. Each is tried on images that are not yet misclassified; on a stochastic defense, on all images.
         optimizer: "apgd", or "pgd" with steps of 2.5 eps / steps.
-        steps: of each l.
-        loss: "ce-plain" is Eq. 10 to the letter. Its gradient vanishes where the softmax saturates, that of the energy
-            does not; "ce" and "margin" are safe from this.
-        draws: of a stochastic defense, by which the image of one l is chosen.
+        steps: gradient steps with each l.
+        loss: "ce-plain" is Eq. 10 to the letter. Its gradient vanishes where the softmax saturates, and the gradient of
+            the energy does not; "ce" and "margin" do not have this problem.
+        draws: the draws of a stochastic defense by which the image of one l is chosen.
         restarts, random_start, early_stop, gradient, eot: as for `PGD`.
 
     Raises:
-        ValueError: no weights or a negative one, or what `PGD` and `APGD` refuse.
+        ValueError: there are no weights, one is negative, or `PGD` or `APGD` refuse an argument.
     """
 
     version = 3
@@ -93,21 +94,21 @@ class Lagrange(GradientAttack):
         self.weights, self.optimizer, self.draws = list(weights), optimizer, draws
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
-        """The strongest iterate of each image over all l; of a stochastic defense that of one l, see the module."""
+        """The strongest iterate of each image over all l; on a stochastic defense that of one l, see above."""
         if not target.defense.stochastic or len(self.weights) == 1:
             return super().perturb(target, x, y)
         best, flags = x.clone(), list[str]()
         rate, lead = (x.new_full((len(x),), -torch.inf) for _ in range(2))
-        judge = target.with_view(gradient="exact", eot=self.draws)
+        whole = target.with_view(gradient="exact", eot=self.draws)
         rows = torch.arange(len(x), device=x.device)
         for place, weight in enumerate(self.weights, 1):
             view = target.with_view(gradient=self.gradient, eot=self.eot, tag=place)
-            found = Adversarial.of(self._only(weight).perturb(view, x, y))
-            margins = torch.stack([margin(logits, y) for logits in judge.sample(found.images, rows)])
+            adversarial = Adversarial.of(self._only(weight).perturb(view, x, y))
+            margins = torch.stack([margin(logits, y) for logits in whole.sample(adversarial.images, rows)])
             often, by = (margins > 0).to(rate).mean(0), margins.mean(0)
             better = (often > rate) | ((often == rate) & (by > lead))
-            best[better], rate[better], lead[better] = found.images[better], often[better], by[better]
-            flags += [of_part(f"l = {weight:g}", flag) for flag in found.flags]
+            best[better], rate[better], lead[better] = adversarial.images[better], often[better], by[better]
+            flags += [of_part(f"l = {weight:g}", flag) for flag in adversarial.flags]
         return Adversarial(best, flags=tuple(flags))
 
     def least_cosine(self) -> float:
@@ -132,7 +133,7 @@ class Lagrange(GradientAttack):
             pgd_steps(best, x, start, rows, objective, self.threat, sizes, 0.0, stops)
 
     def cost(self, num_classes: int) -> Cost:
-        """Of an image that is never fooled; on a deterministic defense, which needs no choice by draws, it is less."""
+        """The cost of an image that is never misclassified. A deterministic defense needs no choice by draws: less."""
         search = super().cost(num_classes)
         looks = self.draws * len(self.weights) if len(self.weights) > 1 else 0
         return Cost(search.forwards + looks, search.backwards)
@@ -144,7 +145,7 @@ class Lagrange(GradientAttack):
         return f"{super().describe()}, {self.optimizer}, l in {tried}{choice}"
 
     def _only(self, weight: float) -> Lagrange:
-        """The same with one l."""
+        """The same attack with one l."""
         alone = copy.copy(self)
         alone.weights = [weight]
         return alone

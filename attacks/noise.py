@@ -1,4 +1,4 @@
-"""Random noise in the budget: what a defense loses to an attacker who knows nothing. No gradient is asked for."""
+"""Random noise in the budget: what a defense loses to an attacker who knows nothing of it and uses no gradient."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ DRAW = derive("random noise")
 
 
 class Noise(Attack):
-    """Random images of the ball, the one of largest margin kept. In Linf the noise is uniform.
+    """Draws random images of the ball and keeps the one of largest margin. In Linf the noise is uniform.
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
-        tries: random images; on a deterministic defense only those still classified correctly go on.
+        tries: random images of each clean image. On a deterministic defense a misclassified image gets no more.
         eot: draws that a stochastic defense's margin is averaged over.
 
     Raises:
-        ValueError: a budget or a count that means nothing.
+        ValueError: a budget or a count is invalid.
     """
 
     def __init__(self, norm: Norm, eps: Quantity, tries: int = 10, eot: int = 1) -> None:
@@ -40,7 +40,7 @@ class Noise(Attack):
         rows = torch.arange(len(x), device=x.device)
         for number in range(self.tries):
             if not target.defense.stochastic:
-                rows = (~best.fooled).nonzero().squeeze(1)
+                rows = (~best.misclassified).nonzero().squeeze(1)
             if not len(rows):
                 break
             seeds = fold(target.seeds[rows], DRAW, number)

@@ -39,18 +39,19 @@ class PGD(GradientAttack):
         norm, eps: the budget, on the [0, 1] scale.
         steps: gradient steps of one restart.
         step_size: length of a step in `norm`; 2.5 * eps / steps unless given, enough to cross the ball from anywhere.
-        loss: what is maximised, see `attacks.common.losses`; `ce` suits logits of any scale, `ce-plain` does not.
+        loss: what is maximised, see `attacks.common.losses`. `ce` suits logits of any scale, `ce-plain` does not.
             A targeted loss aims at the strongest rival on the clean image, and in each further restart at the next;
-            one that ends in `-malt` at the nearest rival, see `attacks.common.targets`.
-        restarts: independent random starts; later ones attack only the images still standing.
+            one that ends in `-malt` aims at the nearest rival, see `attacks.common.targets`.
+        restarts: independent random starts; later ones attack only images that are not yet misclassified, where
+            `early_stop` applies.
         random_start: start at a random point of the ball instead of at the image.
         momentum: mu above; 0 is plain PGD.
         schedule: of the step sizes, see the module's head.
         gradient, eot: the view of the defense, see `harness.attack.Attack`.
-        early_stop: let images leave the batch once fooled (deterministic defenses only).
+        early_stop: let images leave the batch once they are misclassified (deterministic defenses only).
 
     Raises:
-        ValueError: a budget, count or combination that means nothing.
+        ValueError: a budget, a count or a combination of arguments is invalid.
     """
 
     version = 3
@@ -110,9 +111,9 @@ def pgd_steps(
     momentum: float,
     stops: bool,
 ) -> None:
-    """A gradient step of each of `sizes` from `start`, and a last look.
+    """Takes gradient steps of the given `sizes` from `start`, and evaluates the last iterate too.
 
-    The other arguments: see `GradientAttack.run_restart`.
+    For the other arguments see `GradientAttack.run_restart`.
     """
     images, velocity = start, torch.zeros_like(start)
     for size in sizes:
@@ -121,14 +122,14 @@ def pgd_steps(
         velocity = momentum * velocity + _normalised(step.grad)
         images = threat.project(x[rows], images + size * threat.steepest(velocity, images))
         if stops:
-            standing = ~best.fooled[rows]
-            images, velocity, rows = images[standing], velocity[standing], rows[standing]
+            left = ~best.misclassified[rows]
+            images, velocity, rows = images[left], velocity[left], rows[left]
             if not len(rows):
                 return
     best.update(images, rows, objective.logits(images, rows))
 
 
 def _normalised(grad: Tensor) -> Tensor:
-    """Scaled to a mean magnitude of 1 per image, so that momentum weighs directions and not the loss's scale."""
+    """The gradient with a mean magnitude of 1 per image, so that momentum does not depend on the loss's scale."""
     size = grad.abs().flatten(1).mean(1).clamp(min=torch.finfo(grad.dtype).tiny)
     return grad / column(size, grad)

@@ -6,7 +6,8 @@ with loss the margin max_{j != y} z_j - z_y, never cut off, and TV of `attacks.c
 project f, warp, query, one step of Adam at a constant rate. Nothing is drawn at random.
 
 A flow of 2 crosses the whole image, so the papers' bound of 0.05 is 2.5% of the width: 0.8 pixels of 32. The published
-implementation returns the last flow, projected (`keep: last`); ours keeps any that fools (`keep: any`).
+implementation returns the last flow, projected (`keep: last`). Ours keeps any flow whose image is misclassified
+(`keep: any`).
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ _SMOOTHNESS = 0.0025
 class StAdv(Attack):
     """StAdv, a bounded flow that moves pixels instead of changing them.
 
-    With `keep: any` an image leaves the batch as soon as the real defense misclassifies it, and an image that no flow
-    fooled gets the one of largest margin, so that this is never weaker than `keep: last` on a deterministic defense. On
-    a stochastic one no image leaves, since one lucky draw proves nothing; the best flow is then the one of largest
-    margin of the mean logits over the `eot` draws. With `gradient: blind` the defense's real answer costs one more
-    forward pass per step while images may leave.
+    With `keep: any` an image leaves the batch as soon as the whole defense misclassifies it. An image that is never
+    misclassified gets its flow of largest margin, so that this is never weaker than `keep: last` on a deterministic
+    defense. On a stochastic one no image leaves, since one lucky draw proves nothing; the best flow is then the one of
+    largest margin of the mean logits over the `eot` draws. With `gradient: blind` the logits of the whole defense cost
+    one more forward pass per step while images may leave.
 
     Args:
         bound: largest flow component, in units of half the image width.
@@ -48,11 +49,11 @@ class StAdv(Attack):
         lr: their rate, in the units of the bound.
         smoothness: weight of TV against the loss; 0.0025 / bound unless given.
         loss: what is maximised, one of the untargeted losses of `attacks.common.losses`.
-        keep: "any" flow that fools, or the "last" one whether it fools or not, as published.
+        keep: "any" flow whose image is misclassified, or the "last" one in every case, as published.
         gradient, eot: the view of the defense, see `harness.attack.Attack`.
 
     Raises:
-        ValueError: a bound, rate, count or name that means nothing.
+        ValueError: a bound, a rate, a count or a name is invalid.
     """
 
     def __init__(
@@ -87,13 +88,13 @@ class StAdv(Attack):
         best = BestIterates.of(x.new_zeros(len(x), *x.shape[2:], 2), y)
         stops = self.keep == "any" and not target.defense.stochastic
         real, every = stops and self.gradient == "blind", self.loss in EVERY_CLASS
-        oracle = Objective(target, loss_of(self.loss, y), energy=0, real=real, every_class=every)
-        last, rows = self._descend(best, x, oracle, stops)
+        objective = Objective(target, loss_of(self.loss, y), energy=0, real=real, every_class=every)
+        last, rows = self._descend(best, x, objective, stops)
         if self.keep == "last":
             flow = last
         else:
             if len(rows):
-                best.update(last, rows, oracle.logits(warp(x[rows], last), rows))
+                best.update(last, rows, objective.logits(warp(x[rows], last), rows))
             flow = best.images
         return Adversarial(warp(x, flow), flow, best.remarks())
 
@@ -101,7 +102,7 @@ class StAdv(Attack):
         return least_cosine_averaging(self.eot * averaged_draws(MOMENTUM, self.steps))
 
     def cost(self, num_classes: int) -> Cost:
-        """Of an image that is never fooled; on a deterministic defense one that is fooled costs less."""
+        """The cost of an image that is never misclassified. On a deterministic defense, one that is costs less."""
         gradients = self.eot * self.steps
         if self.keep == "last":
             return Cost(gradients, gradients)
@@ -117,40 +118,41 @@ class StAdv(Attack):
             return f"the {self.loss} loss needs at least {needed} classes, not {known}; use loss: margin"
         return super().unsuitable(defense)
 
-    def _descend(self, best: BestIterates, x: Tensor, oracle: Objective, stops: bool) -> tuple[Tensor, Tensor]:
-        """All steps. `best` learns of every flow that was asked about; where `stops`, an image leaves once fooled.
+    def _descend(self, best: BestIterates, x: Tensor, objective: Objective, stops: bool) -> tuple[Tensor, Tensor]:
+        """Takes all steps, and tries every flow on the defense. Where `stops`, misclassified images leave.
 
         Returns:
-            The flows after the last step, not yet asked about, and their rows: both of the images still in.
+            The flows after the last step, which are not yet tried, and the rows of the images that have not left.
         """
         flow, rows = torch.zeros_like(best.images), torch.arange(len(x), device=x.device)
         adam = Adam.of(flow)
         for _ in range(self.steps):
-            step = oracle.step(warp(x[rows], flow), rows)
+            step = objective.step(warp(x[rows], flow), rows)
             best.learn(flow, rows, step)
             move, adam = adam.updated(self._gradient(x[rows], flow, step.grad), self.lr)
             flow = _settled(self.threat.project(flow + move))
             if stops:
-                standing = ~best.fooled[rows]
-                flow, adam, rows = flow[standing], adam.take(standing), rows[standing]
+                left = ~best.misclassified[rows]
+                flow, adam, rows = flow[left], adam.take(left), rows[left]
                 if not len(rows):
                     break
         return flow, rows
 
     def _gradient(self, x: Tensor, flow: Tensor, by_image: Tensor) -> Tensor:
-        """Of the objective by the flow, (M, H, W, 2), from the loss's gradient by the image, (M, C, H, W)."""
+        """The gradient of the objective by the flow, (M, H, W, 2), from that of the loss by the image, (M, C, H, W)."""
         flow = flow.detach().requires_grad_()
         with torch.enable_grad():
-            objective = self.smoothness * roughness(flow).sum() - (warp(x, flow) * by_image).sum()
-            (grad,) = torch.autograd.grad(objective, flow)
+            value = self.smoothness * roughness(flow).sum() - (warp(x, flow) * by_image).sum()
+            (grad,) = torch.autograd.grad(value, flow)
         return grad
 
 
 def _settled(flow: Tensor) -> Tensor:
-    """The flow (M, H, W, 2) to the nearest positions that its precision holds, as published.
+    """The flow (M, H, W, 2), rounded to the precision of pixel positions, as published.
 
-    The published parameter is identity + flow, rounded. Where an image is flat only TV speaks, and Adam makes whole
-    steps of its rounding: after five steps at a bound of 0.005 pixels agree to 1e-6 with this, to 0.01 without.
+    The published parameter is identity + flow, which is rounded. Where an image is flat the only gradient is that of
+    TV, and Adam turns its rounding errors into whole steps. After five steps at a bound of 0.005, pixels agree with the
+    published code to 1e-6 with this rounding, and to 0.01 without.
     """
     grid = identity_grid(flow).to(flow.dtype)
     return (grid + flow) - grid

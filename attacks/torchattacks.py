@@ -1,8 +1,8 @@
-"""Any attack of the library torchattacks (Kim, 2020), by its name there; the budget is enforced by us.
+"""Any attack of the library torchattacks (Kim, 2020), by its name there; the harness enforces the budget.
 
 The library's attack sees logits averaged over the `eot` draws, through the view that `gradient` names. Images that it
 returns outside their budget (minimum-norm attacks such as CW, DeepFool or FAB have none) are projected back, and the
-harness asks the defense about the projected image; a flag says how many were.
+verdict rests on the projected image. A flag says how many images were projected.
 
     fixed ball        PGD, MIFGSM, ...: `eps` bounds Linf, in PGDL2 and PGDRSL2 the L2 norm
     ball by `norm`    APGD, APGDT, FAB, Square, AutoAttack
@@ -35,7 +35,7 @@ from harness.target import Target
 from harness.threat import TOLERANCE, Pixels
 
 BUDGETS = ("eps", "max_epsilon")
-"""What the library's constructors call the radius."""
+"""The names that the library's constructors give to the radius."""
 
 L2_ONLY = ("PGDL2", "PGDRSL2")
 """Attacks with a radius and no `norm` whose ball is not Linf."""
@@ -44,18 +44,19 @@ SWAYED = (
     *("APGD", "APGDT", "AutoAttack", "CW", "DeepFool", "EADEN", "EADL1", "FAB"),
     *("JSMA", "OnePixel", "Pixle", "SparseFool", "Square"),
 )
-"""Attacks that stop, or choose what to return, by a single answer."""
+"""Attacks that stop, or choose what to return, by a single draw of the defense."""
 
 TILED = ("AutoAttack", "Square")
 """Attacks that start from tiles in L2."""
 
 FEWEST_CLASSES = {"APGDT": 4, "AutoAttack": 4, "JSMA": 10}
-"""Of the targeted DLR loss, and of a target that is counted modulo 10."""
+"""The classes that the targeted DLR loss needs, and JSMA, which counts its target class modulo 10."""
 
 ONE_BY_ONE = ("DeepFool", "JSMA", "OnePixel", "Pixle", "SparseFool")
-"""Attacks that loop over the images themselves: given one at a time, each query is known to belong to it."""
+"""Attacks that loop over the images themselves. They get one image at a time, so that each query belongs to it."""
 
 REHEARSAL = (3, 16, 16)
+"""Shape of the image on which `TorchAttacks.cost` counts passes."""
 
 PATIENT: dict[str, dict[str, Any]] = {
     "CW": {"c": 1e6},
@@ -66,19 +67,19 @@ PATIENT: dict[str, dict[str, Any]] = {
 
 
 class TorchAttacks(Attack):
-    """An attack of torchattacks, on its own terms within our budget.
+    """An attack of torchattacks, with the harness's budget.
 
-    The library runs over all images to its end: only where its attack drops fooled images itself are any dropped.
+    The library attacks all images to the end, except where its attack itself drops misclassified images.
 
     Args:
         name: the attack's name in the library, such as PGD, VMIFGSM or CW.
         norm, eps: the budget, on the [0, 1] scale; `eps` and `norm` are passed on where the attack takes them.
-        arguments: others of the attack's arguments; numbers may be written as fractions, such as alpha: 2/255.
+        arguments: the attack's other arguments; numbers may be written as fractions, such as alpha: 2/255.
         gradient, eot: the view of the defense, see `harness.attack.Attack`.
 
     Raises:
         UserError: the library is not installed, or has no such attack or argument.
-        ValueError: a budget that means nothing, or that the attack's is not.
+        ValueError: the budget is invalid, or the attack has another norm.
     """
 
     def __init__(
@@ -102,21 +103,22 @@ class TorchAttacks(Attack):
         self._library(nn.Linear(1, 1), classes=10, seed=0)  # what its constructor refuses is refused now
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
-        """The images that the library returned, those outside their budget projected into it."""
+        """The images that the library returned; those outside their budget are projected into it."""
         classes = target.defense.num_classes or target(x[:1]).shape[1]
         everyone = torch.arange(len(x), device=x.device)
         groups = everyone.split(1 if self.name in ONE_BY_ONE else len(x))
-        found = torch.cat([self._attacked(target, x, y, rows, classes) for rows in groups])
-        exceeds = self.threat.violation(x, found) > TOLERANCE
-        images = torch.where(exceeds.view(-1, 1, 1, 1), self.threat.project(x, found), found)
+        returned = torch.cat([self._attacked(target, x, y, rows, classes) for rows in groups])
+        exceeds = self.threat.violation(x, returned) > TOLERANCE
+        images = torch.where(exceeds.view(-1, 1, 1, 1), self.threat.project(x, returned), returned)
         count = int(exceeds.sum())
         return Adversarial(images, flags=(f"torchattacks: {count} of {len(x)} images projected",) if count else ())
 
     def cost(self, num_classes: int) -> Cost:
-        """Measured: the passes of one small image through a linear classifier that cannot be fooled.
+        """Counts the passes of one small image through a linear classifier that never misclassifies it.
 
-        Exact for an image that is never fooled, where the number of passes does not depend on the image: CW and EAD may
-        give up earlier, JSMA's passes grow with the size. NaN where the library's attack fails on so small an image.
+        The count is exact for an image that is never misclassified, where the number of passes does not depend on the
+        image: CW and EAD may stop earlier, and JSMA's passes grow with the size. It is NaN where the library's attack
+        fails on so small an image.
         """
         x, y = uniform(torch.zeros(1, dtype=torch.int64), REHEARSAL), torch.zeros(1, dtype=torch.int64)
         model = _Unbeatable(num_classes)
@@ -133,7 +135,7 @@ class TorchAttacks(Attack):
 
     def unsuitable(self, defense: Defense) -> str | None:
         if defense.stochastic and self.eot == 1 and self.name in SWAYED:
-            return f"{self.name} takes one draw of a stochastic defense for its answer; use eot, or pgd with eot"
+            return f"{self.name} decides by a single draw of a stochastic defense; use eot, or pgd with eot"
         fewest = FEWEST_CLASSES.get(self.name, 2)
         if defense.num_classes is not None and defense.num_classes < fewest:
             return f"{self.name} needs at least {fewest} classes, not {defense.num_classes}"
@@ -142,18 +144,18 @@ class TorchAttacks(Attack):
     def unsuitable_images(self, shape: tuple[int, ...]) -> str | None:
         if self.name in TILED and self.norm == "L2" and overruns(*shape[-2:]):
             size = "x".join(str(length) for length in shape[-2:])
-            return f"{self.name} fails in L2 on images of {size} pixels, over which its tiles run; use autoattack"
+            return f"{self.name} in L2 fails on images of {size} pixels, which its tiles exceed; use autoattack"
         return super().unsuitable_images(shape)
 
     def _attacked(self, target: Target, x: Tensor, y: Tensor, rows: Tensor, classes: int) -> Tensor:
-        """What the library makes of the images `rows` (M,): (M, C, H, W)."""
+        """The images that the library makes from the images `rows` (M,): (M, C, H, W)."""
         seed = derive("torchattacks", *target.seeds[rows].tolist())
         with fenced(seed):
-            found: Tensor = self._library(Model(target, rows), classes, seed)(x[rows], y[rows])
-        return found.detach().to(x)
+            images: Tensor = self._library(Model(target, rows), classes, seed)(x[rows], y[rows])
+        return images.detach().to(x)
 
     def _library(self, model: nn.Module, classes: int, seed: int, **more: Any) -> Any:
-        """The library's object. Its own defaults would be 10 classes, and for some attacks the time as a seed."""
+        """The library's attack. Its own defaults would be 10 classes, and for some attacks the time as a seed."""
         ours = {"norm": self.norm, "n_classes": classes, "seed": seed, **dict.fromkeys(BUDGETS, float(self.threat.eps))}
         passed = {key: value for key, value in ours.items() if key in self._accepted}
         return self._class(model, **{**passed, **self.arguments, **more})
@@ -163,7 +165,9 @@ class TorchAttacks(Attack):
         valid = [key for key in self._accepted if key not in reserved]
         for key, value in self.arguments.items():
             if key in reserved:
-                raise UserError(f"'{key}' is no matter of the arguments", remedy="Set `norm` and `eps` beside `name`")
+                raise UserError(
+                    f"'{key}' does not belong among the arguments", remedy="Set `norm` and `eps` beside `name`"
+                )
             if key not in valid:
                 raise UserError(f"{self.name} has no '{key}' among its arguments", remedy=nearest(key, valid))
             usual = self._accepted[key].default
@@ -176,15 +180,15 @@ class TorchAttacks(Attack):
             return
         norm = "L2" if self.name in L2_ONLY else "Linf"
         if self.norm != norm:
-            raise ValueError(f"norm is '{self.norm}', but {self.name} moves within a ball of {norm}; set norm: {norm}")
+            raise ValueError(f"norm is '{self.norm}', but {self.name} bounds the {norm} norm; set norm: {norm}")
 
 
 class Model(nn.Module):
-    """What the library takes for a network: the target, with its draws averaged.
+    """The target as a network for the library, with its logits averaged over draws.
 
-    Some attacks ask about points outside [0, 1], which no defense has to understand: they get the answer for the
-    nearest image, and the gradient there. The library does not say which images a batch belongs to: one of as many as
-    are attacked is taken for all of them in order; of any other, each belongs to the clean image that is nearest.
+    Some attacks query points outside [0, 1], which no defense has to accept: they get the logits of the nearest image,
+    and the gradient there. The library does not say which images a batch belongs to. A batch with as many images as are
+    attacked is taken to be all of them in order; in any other, each image belongs to the nearest clean image.
 
     Args:
         rows: the images that are attacked, (M,).
@@ -192,11 +196,13 @@ class Model(nn.Module):
 
     def __init__(self, target: Target, rows: Tensor) -> None:
         super().__init__()
-        self.place = nn.Parameter(torch.empty(0, device=rows.device), requires_grad=False)  # tells the device
+        self.place = nn.Parameter(
+            torch.empty(0, device=rows.device), requires_grad=False
+        )  # shows the library the device
         self.target, self.rows = target, rows
 
     def train(self, mode: bool = True) -> Model:
-        """Changes nothing: the library would leave a defense in training mode behind."""
+        """Changes nothing, since the library would otherwise leave a defense in training mode."""
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -210,7 +216,7 @@ class Model(nn.Module):
 
 
 class _Unbeatable(nn.Module):
-    """A linear classifier whose class 0 leads by more than a whole image can change; it counts what it is asked."""
+    """A linear classifier whose class 0 leads by more than any image can change; it counts its queries."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -232,24 +238,24 @@ class _Unbeatable(nn.Module):
 
 
 def _attack_named(name: str) -> Any:
-    """The library's class."""
+    """The class of that name in the library."""
     try:
         import torchattacks
     except ImportError as error:
         raise UserError(
-            "attacks of type torchattacks need that library, which is not installed",
+            "attacks of type torchattacks need the library torchattacks, which is not installed",
             remedy="`harness doctor` gives the command",
         ) from error
     names = [known for known in torchattacks.__all__ if known not in torchattacks.__wrapper__]
     if name not in names:
         cased: Mapping[str, str] = {known.casefold(): known for known in names}
         remedy = nearest(cased.get(name.casefold(), name), names)
-        raise UserError(f"name is '{name}', which no attack of torchattacks has", remedy=remedy)
+        raise UserError(f"torchattacks has no attack named '{name}'", remedy=remedy)
     return getattr(torchattacks, name)
 
 
 def _number(value: Any) -> Any:
-    """Text that is a number or a fraction as the number that it is."""
+    """Text such as "2/255" as a number; every other value unchanged."""
     if not isinstance(value, str):
         return value
     try:

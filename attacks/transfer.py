@@ -1,6 +1,6 @@
-"""Transfer: the adversarial images found against another defense of the suite, put to this one.
+"""Transfer: adversarial images that were made against another defense of the suite, tried on this one.
 
-A defense that they fool more often than its own attack does hides its gradients (Athalye et al., 2018).
+A defense that misclassifies more of them than of its own attack's images hides its gradients (Athalye et al., 2018).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.threat import Pixels
 
 
 class Transfer(Attack):
-    """The stored images of another pairing of the same suite; it asks this defense nothing.
+    """Returns the stored images of another pairing of the same suite, without a query to this defense.
 
     Args:
         from: the defense that the images were made against.

@@ -1,4 +1,4 @@
-"""Several attacks, one after another, on the images still standing.
+"""Several attacks, one after another, each on the images that none before it made the defense misclassify.
 
 worst: {type: worst_of, norm: Linf, eps: 8/255, attacks: [{type: pgd, steps: 10}, {type: autoattack}]}
 """
@@ -21,8 +21,8 @@ from harness.target import Target
 class WorstOf(Attack):
     """The strongest of several attacks, image by image.
 
-    A deterministic defense's image is done as soon as the defense misclassifies it. A stochastic defense meets every
-    attack with every image; kept is the one of largest margin of its mean logits over `draws` draws.
+    On a deterministic defense an image is finished as soon as it is misclassified. On a stochastic defense every attack
+    runs on every image, and the result of largest margin is kept, by mean logits over `draws` draws of the defense.
 
     Args:
         attacks: in the order in which they are run, each with a `gradient` and an `eot` of its own.
@@ -30,7 +30,7 @@ class WorstOf(Attack):
         draws: see above.
 
     Raises:
-        ValueError: no attacks, budgets that differ, or no draws.
+        ValueError: there are no attacks, their budgets differ, or `draws` is below 1.
     """
 
     def __init__(

@@ -28,28 +28,30 @@ class DC(DiffusionClassifier):
     """A class-conditional diffusion model as a classifier. Its gradient is exact, in constant memory.
 
     Args:
-        weights: a class-conditional diffusion network; in Python also its name. One with a head for each class takes a
-            pass per timestep, and noise shared over classes. EDM's takes part in any diffusion, see `weighting`.
-        network: its type and arguments, where its card does not say them.
+        weights: a class-conditional diffusion network; in Python also its name. A network with
+            one head per class takes one pass per timestep, and needs noise that is shared over classes. An EDM network
+            can be used on any diffusion, see `weighting`.
+        network: its type and arguments, where its card does not give them.
         unconditional: a second network for images without a class, where the first was not trained for them (EDM's).
         timesteps: "all", or how many (T'), or which ones, in 1..1000.
         spacing: how T' timesteps are spread: "uniform" over 1..1000, or the "first" ones (Sec. 4.5).
         weighting: w_t on the discrete VP diffusion, "uniform" (the paper's) or "elbo" (the variational bound); or an
-            integral over EDM's sigma, "edm" or "edm_reference" (the density as published code has it), for EDM networks
+            integral over EDM's sigma, "edm" or "edm_reference" (with the density of published code), for EDM networks
             only. Their timesteps are cells of sigma. See `defenses.diffusion.timesteps`.
         samples: draws of noise per class and timestep.
-        noise: "fresh" at every call, or "fixed": the same for all images and calls, which makes it deterministic.
+        noise: "fresh" at every call, or "fixed", the same for all images and calls, which makes the defense
+            deterministic.
         share_noise: let "classes", "timesteps" or "both" share one draw; the paper shares "none".
         reduction: "sum" over pixels is Eq. 6, whose softmax saturates; "mean" divides all logits by C H W.
         prior: p(y) of each class, if not uniform (Sec. 3.2).
-        gradient_passes: "two" or "single", see `defenses.diffusion.chunked_gradient`; left out, what suits the loss of
-            the attack. A matter of speed.
-        chunk: network evaluations held in memory at once. A matter of memory.
-        graph_memory: MiB of graphs that a call may keep to spare its backward pass evaluations, 0 for none; left out, a
-            quarter of what is free, on a CPU at most 1024. A matter of speed.
+        gradient_passes: "two" or "single", see `defenses.diffusion.chunked_gradient`; left out, the
+            one that suits the loss of the attack. It affects speed only.
+        chunk: network evaluations held in memory at once. It affects memory only.
+        graph_memory: MiB of graphs that a call may keep, which save evaluations in its backward pass; 0 for none; left
+            out, a quarter of the free memory, on a CPU at most 1024. It affects speed only.
 
     Raises:
-        UserError: timesteps outside 1..1000, a number that must be positive and is not, a prior that is none, a
+        UserError: timesteps outside 1..1000, a number that must be positive and is not, an invalid prior, a
             network without classes, or a weighting or a sharing of noise that the network does not allow.
     """
 

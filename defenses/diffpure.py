@@ -1,14 +1,16 @@
-"""DiffPure: noise that drowns the perturbation, then a diffusion model that takes it off again (Nie et al. 2022).
+"""DiffPure: noise that drowns the perturbation, then a diffusion model that removes the noise (Nie et al. 2022).
 
     x(t*) = sqrt(alpha_{t*}) (2 x - 1) + sigma_{t*} eps,    x(t*) -> x(0),    purify(x) = clamp((x(0) + 1) / 2, 0, 1)
 
-The way back is the reverse SDE, the probability-flow ODE or DDPM's sampler, see `defenses.diffusion.reverse`; behind it
-stands any classifier. The gradient of `purify` is exact, the clamp's included, and needs the memory of one step's graph
-and of one image a step, or as much more as it is given, see `defenses.diffusion.step_gradient`; `purify_adjoint` has an
-approximation of the kind that the paper attacked with (its Sec. 3.3), and BPDA differentiates the identity.
+The reverse diffusion is the reverse SDE, the probability-flow ODE or DDPM's sampler, see `defenses.diffusion.reverse`;
+any classifier can follow it. The gradient of `purify` is exact, including the clamp's. It needs the memory of one
+step's graph and of one image per step, and uses more where it is given more, see `defenses.diffusion.step_gradient`.
+`purify_adjoint` has an approximate gradient of the kind that the paper attacked with (its Sec. 3.3), and BPDA
+differentiates the identity.
 
-Three things differ from the authors' code: it adds the noise of the discrete diffusion where this adds the continuous
-one's (alpha at t* = 0.1 is 0.8970 and 0.8963); it does not clamp; and its adjoint steps back by plain Euler steps.
+Three things differ from the authors' code. Theirs adds the noise of the discrete diffusion, and this one adds that of
+the continuous diffusion (alpha at t* = 0.1 is 0.8970 and 0.8963); theirs does not clamp; and its adjoint steps back by
+plain Euler steps.
 """
 
 from __future__ import annotations
@@ -40,33 +42,33 @@ from harness.suite.nested import InnerDefense, built
 from harness.weights import Checkpoint
 
 PURIFY = derive("diffusion purification")
-"""Sets the noise of `purify` apart from any other drawn from the same seeds."""
+"""Makes the noise of `purify` differ from all other noise drawn from the same seeds."""
 
 FORWARD = -1
 """The step whose noise is that of x(t*)."""
 
 
 class DiffPure(Defense):
-    """Purification by a diffusion model in front of any classifier; random at every call, whatever the solver.
+    """Purification by a diffusion model in front of any classifier. It is random at every call, with every solver.
 
     Args:
-        weights: a diffusion network of images without a class; a class-conditional one serves if it was trained to
-            answer without. In Python also its name.
-        classifier: the defense that classifies what was purified, an entry of its own; in Python also an instance.
-        network: the diffusion network's type and arguments, where its card does not say them.
+        weights: an unconditional diffusion network, or a class-conditional one that was also trained without a class.
+            In Python also its name.
+        classifier: the defense that classifies the purified image, an entry of its own; in Python also an instance.
+        network: the diffusion network's type and arguments, where its card does not give them.
         t_star: how much noise, a time in (0, 1]: on CIFAR-10 0.1 against Linf (8/255), 0.075 against L2 (0.5), and
             0.125 against unseen threats (RDC, Table 2).
         solver: "sde", "ode" or "ddpm".
-        dt: the length of a step; t_star / dt of them are taken.
-        rounds: how often noise is added and taken off.
+        dt: the length of a step; there are t_star / dt steps.
+        rounds: how often noise is added and removed.
         variance: of the noise of "ddpm": "beta" (the default there) or the smaller one of the "posterior".
-        chunk: images purified at once. A matter of memory.
-        graph_memory: MiB of graphs that a call may keep to spare its backward pass evaluations, 0 for none; left out, a
-            quarter of what is free, on a CPU at most 1024. A matter of speed.
+        chunk: images purified at once. It affects memory only.
+        graph_memory: MiB of graphs that a call may keep, which save evaluations in its backward pass; 0 for none; left
+            out, a quarter of the free memory, on a CPU at most 1024. It affects speed only.
 
     Raises:
         UserError: t_star or dt out of range, a number that must be positive and is not, `variance` without "ddpm", or a
-            network that must be told a class.
+            network that needs a class.
     """
 
     stochastic = True
@@ -93,7 +95,9 @@ class DiffPure(Defense):
                 raise UserError(f"{name} is {number}", remedy="It must be at least 1")
         check_graph_memory(graph_memory)
         if variance is not None and solver != "ddpm":
-            raise UserError(f"variance is {variance}, solver {solver}", remedy="Leave it out, it is a choice of ddpm's")
+            raise UserError(
+                f"variance is {variance}, solver {solver}", remedy="Leave it out: only the solver ddpm takes it"
+            )
         checkpoint = Checkpoint.find(weights)
         process = discrete_vp() if solver == "ddpm" else ContinuousVP()
         self.denoiser = adapted(without_class(checkpoint, network), process)
@@ -104,14 +108,14 @@ class DiffPure(Defense):
 
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Defense], dict[str, Any]]:
-        """As many steps as `caps` allows, over the same time."""
+        """Fewer steps, as `caps` allows, over the same time."""
         return super().reduced({**arguments, "dt": Quantity(float(arguments["t_star"]) / cls.caps["steps"])})
 
     def purify(self, x: Tensor) -> Tensor:
         return self._purified(x, approximate=False)
 
     def purify_adjoint(self, x: Tensor) -> Tensor:
-        """`purify` to the bit; its gradient is the adjoint's approximation, see `defenses.diffusion.step_gradient`."""
+        """The values of `purify`, to the bit, with the adjoint gradient; see `defenses.diffusion.step_gradient`."""
         return self._purified(x, approximate=True)
 
     def classify(self, x: Tensor) -> Tensor:
@@ -119,7 +123,7 @@ class DiffPure(Defense):
         return logits
 
     def cost(self) -> float:
-        """Evaluations of the diffusion network, one a step, plus the classifier's: one of either counts as one."""
+        """Evaluations of the diffusion network, one per step, plus the classifier's; both count alike."""
         return self.rounds * len(self.solver) + self.classifier.cost()
 
     def _purified(self, x: Tensor, *, approximate: bool) -> Tensor:

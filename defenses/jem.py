@@ -1,4 +1,4 @@
-"""JEM: a classifier that is an energy-based model too (Grathwohl et al. 2020, arXiv:1912.03263, Sec. 3).
+"""JEM: a classifier that is also an energy-based model (Grathwohl et al. 2020, arXiv:1912.03263, Sec. 3).
 
     p(y | x) = softmax(logits(x))_y,     p(x) ∝ exp(-E(x)),     E(x) = -logsumexp_y logits_y(x)
 
@@ -24,7 +24,7 @@ class JEM(Undefended):
         weights: its checkpoint, or in Python also the name or path of one.
         network: its architecture, `{type: jem_wrn, ...}`; left out, the one on the checkpoint's card.
         noise: standard deviation of Gaussian noise on the image in [-1, 1], fresh at every call. The published scripts
-            add 0.03, at test time too. With 0 the defense is deterministic.
+            add 0.03, also at test time. With 0 the defense is deterministic.
 
     Raises:
         UserError: the weights do not fit the network, or `noise` is negative.

@@ -1,7 +1,7 @@
 """Likelihood maximisation in front of any classifier (paper Sec. 4.4, "Diffusion likelihood maximizer").
 
-It moves an image to where a diffusion model finds it likelier, as `RDC` does. In the paper that saves 2 of 100 images
-for a WRN-70-16 under BPDA, against 76 for RDC: what it gains is of use to a diffusion classifier alone.
+It moves an image to where a diffusion model gives it a higher likelihood, as `RDC` does. In the paper 2 of 100 images
+withstand BPDA with a WRN-70-16 behind it, against 76 with RDC: the move helps a diffusion classifier alone.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from harness.weights import Checkpoint
 
 
 class LikelihoodMaximizer(Defense):
-    """A classifier that is shown images of higher likelihood. BPDA differentiates the identity in place of the move.
+    """A classifier of images moved to higher likelihood. BPDA differentiates the identity in place of the move.
 
     Args:
-        weights: a diffusion network that knows no classes, or that was trained to do without; in Python also its name.
-        classifier: the defense, or plain classifier, that is asked about what came of the image.
-        network: type and arguments of the diffusion network, where its card does not say them.
+        weights: an unconditional diffusion network, or one also trained without a class; in Python also its name.
+        classifier: the defense, or plain classifier, that classifies the moved image.
+        network: type and arguments of the diffusion network, where its card does not give them.
         steps, norm, eta, momentum, sign_gradient, sign_temperature: those of likelihood maximisation, as in `RDC`.
         optimizer, learning_rate: of likelihood maximisation, as in `RDC`.
         timesteps: of the unconditional loss: "all", or how many (T'), or which ones, in 1..1000; or `{random: k}` drawn
             anew for each image and step, as in `RDC`.
         spacing, weighting: how T' timesteps are spread, and what each weighs, as in `DC`.
         samples: draws of noise per timestep.
-        noise: "fresh" at every call, or "fixed": the same for all images and calls.
+        noise: "fresh" at every call, or "fixed", the same for all images and calls.
         share_noise: let "timesteps" share one draw.
-        chunk: evaluations of the diffusion network held in memory at once. A matter of memory.
-        graph_memory: MiB of graphs that a call may keep to spare its backward pass evaluations, 0 for none; left out, a
-            quarter of what is free, on a CPU at most 1024. A matter of speed.
+        chunk: evaluations of the diffusion network held in memory at once. It affects memory only.
+        graph_memory: MiB of graphs that a call may keep, which save evaluations in its backward pass; 0 for none; left
+            out, a quarter of the free memory, on a CPU at most 1024. It affects speed only.
 
     Raises:
         UserError: a number out of its range, or a network that was never trained without a class.
@@ -124,7 +124,7 @@ class LikelihoodMaximizer(Defense):
         return loss.scale(x) * loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
 
     def logit_scale(self, x: Tensor) -> float:
-        """That of the classifier."""
+        """The scale of the classifier's logits."""
         return self.classifier.logit_scale(x)
 
     def noise_seeds(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A network that has no class of ours: whatever a suite can name and PyTorch can call.
+"""A network that needs no class of its own: any torch.nn.Module that a suite can name.
 
 {type: module, module: "./net.py:make_net", weights: net.pt, mean: [...], std: [...]}     a file of the user's
 {type: module, module: "torchvision.models:resnet18", weights: net.pt}                    any importable module
@@ -25,14 +25,14 @@ from harness.weights.normalization import NormalizedNetwork
 TIMM = "timm"
 
 LIBRARIES = ("torchvision", TIMM)
-"""Whose models come with random weights, or with some that the library downloads."""
+"""Libraries whose models come with random weights, or with weights that the library downloads."""
 
 DOWNLOADS = ("weights", "pretrained", "checkpoint")
-"""How arguments begin by which these libraries download weights, or load files that may hold code."""
+"""Beginnings of the arguments by which these libraries download weights, or load files that may hold code."""
 
 
 class ModuleReference(Importable):
-    """What makes a network: as any `Importable`, or `timm:name` for a model of timm."""
+    """A reference to code that makes a network: any `Importable`, or `timm:name` for a model of timm."""
 
     def load(self) -> Any:
         if self.module != TIMM:
@@ -51,16 +51,16 @@ class ModuleReference(Importable):
 
     @property
     def library(self) -> str | None:
-        """The one of `LIBRARIES` that it is in."""
+        """The library among `LIBRARIES` that it refers to, or None."""
         return next((name for name in LIBRARIES if f"{self.module}.".startswith(f"{name}.")), None)
 
 
 class Module(NormalizedNetwork):
     """Any network by the code that makes it: logits = network((x - mean) / std).
 
-    The images have the size that they have in the dataset: a network that wants another must resize them itself. The
-    networks of torchvision and timm are made without weights, and nothing is downloaded, so that they need `weights`;
-    what a function of yours does is left to it.
+    The images keep the size that they have in the dataset; a network that needs another must resize them itself. The
+    networks of torchvision and timm are made without weights, and nothing is downloaded, so that they need `weights`. A
+    function of the user may load weights itself.
 
     Example:
         >>> import torch
@@ -69,17 +69,17 @@ class Module(NormalizedNetwork):
 
     Args:
         module: `package.module:name`, `./file.py:name` relative to the suite, or `timm:name`: a function or a class
-            that gives a torch.nn.Module when it is called, or such a module itself.
-        arguments: what the function or the class is called with, by name.
-        weights: a checkpoint of that network, in any layout that `harness weights` knows; nothing in it is executed.
-        mean, std: normalisation by channel; both left out, that of a layer in the checkpoint or the network's own
-            attribute `preprocessing`, and without one the network gets images as they are, in [0, 1].
-        num_classes: how many classes it tells apart; left out, as many as it gives logits.
+            that returns a torch.nn.Module when it is called, or such a module itself.
+        arguments: the arguments of the function or the class, by name.
+        weights: a checkpoint of that network, in any layout that `harness weights` can read; nothing in it is executed.
+        mean, std: normalisation by channel; both left out, that of a layer in the checkpoint or of the network's
+            attribute `preprocessing`. Without these the network gets images as they are, in [0, 1].
+        num_classes: the number of classes; left out, the number of logits.
         stochastic: whether two calls on one image may differ.
 
     Raises:
-        UserError: there is no such code, it does not take the arguments or gives no torch.nn.Module, the weights do not
-            fit, or two numbers of classes or two normalisations are given.
+        UserError: there is no such code, it does not take the arguments or returns no torch.nn.Module, the weights do
+            not fit, or two numbers of classes or two normalisations are given.
         Failed: the code failed.
     """
 
@@ -97,8 +97,8 @@ class Module(NormalizedNetwork):
         checkpoint = None if weights is None else Checkpoint.find(weights)
         if checkpoint is None and reference.library:
             raise UserError(
-                f"'{reference.written}' has random weights: nothing is downloaded from {reference.library}",
-                remedy="Give the file of its weights with `weights:`",
+                f"'{reference.written}' has random weights, since nothing is downloaded from {reference.library}",
+                remedy="Give a file of its weights with `weights:`",
             )
         network = network_of(reference, arguments or {}).eval().requires_grad_(False)
         super().__init__(checkpoint.load_into(network) if checkpoint else network, mean, std, checkpoint)
@@ -112,37 +112,38 @@ class Module(NormalizedNetwork):
 
 
 def network_of(reference: ModuleReference, arguments: dict[str, Any]) -> nn.Module:
-    """What a reference gives. An object that others could name too is copied, since weights may be loaded into it.
+    """The network that a reference makes. A network that other entries could name too is copied, since weights may be
+    loaded into it.
 
     Raises:
-        UserError: it takes other arguments, or gives no torch.nn.Module.
-        Failed: it failed.
+        UserError: the code takes other arguments, or returns no torch.nn.Module.
+        Failed: the code failed.
     """
-    found = reference.load()
-    if isinstance(found, Defense) or (inspect.isclass(found) and issubclass(found, Defense)):
+    maker = reference.load()
+    if isinstance(maker, Defense) or (inspect.isclass(maker) and issubclass(maker, Defense)):
         raise UserError(
-            f"'{reference.written}' is a defense, which says itself what it is",
+            f"'{reference.written}' is a defense already, not a network",
             remedy=f"Write `type: {reference.written}` in place of `type: module`",
         )
-    if isinstance(found, nn.Module):
+    if isinstance(maker, nn.Module):
         if arguments:
             raise UserError(f"'{reference.written}' is a network already, and takes no arguments", remedy="Remove them")
-        found = partial(copy.deepcopy, found)
-    if not callable(found):
+        maker = partial(copy.deepcopy, maker)
+    if not callable(maker):
         raise UserError(
-            f"'{reference.written}' is {_kind(found)}, neither a torch.nn.Module nor a function that gives one"
+            f"'{reference.written}' is {_kind(maker)}, neither a torch.nn.Module nor a function that returns one"
         )
     _refuse_downloads(reference, arguments)
-    left_out = dict(_left_out(reference, found))
-    _refuse_unknown(reference, found, arguments)
+    left_out = dict(_left_out(reference, maker))
+    _refuse_unknown(reference, maker, arguments)
     try:
-        network = found(**left_out, **arguments)
+        network = maker(**left_out, **arguments)
     except UserError:
         raise
     except Exception as error:  # of the user's code, or of the library's
         raise Failed(f"'{reference.written}' failed: {one_line(error, at='')}") from error
     if not isinstance(network, nn.Module):
-        raise UserError(f"'{reference.written}' gives {_kind(network)}, not a torch.nn.Module")
+        raise UserError(f"'{reference.written}' returns {_kind(network)}, not a torch.nn.Module")
     return network
 
 
@@ -150,20 +151,20 @@ def _refuse_downloads(reference: ModuleReference, arguments: dict[str, Any]) -> 
     named = next((name for name in arguments if name.startswith(DOWNLOADS)), None)
     if reference.library and named:
         raise UserError(
-            f"'{named}' of '{reference.written}' would have {reference.library} find weights of its own",
+            f"'{named}' of '{reference.written}' would make {reference.library} load weights of its own",
             remedy="Remove it, and give the file of the weights with the defense's `weights:`",
         )
 
 
-def _left_out(reference: ModuleReference, found: Callable[..., Any]) -> Iterator[tuple[str, None]]:
+def _left_out(reference: ModuleReference, maker: Callable[..., Any]) -> Iterator[tuple[str, None]]:
     """Arguments of torchvision whose default may be weights to download, such as those of a backbone."""
     if reference.library == "torchvision":
-        yield from ((name, None) for name in _parameters(found) or () if name.startswith("weights"))
+        yield from ((name, None) for name in _parameters(maker) or () if name.startswith("weights"))
 
 
-def _refuse_unknown(reference: ModuleReference, found: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    """Raises a UserError for an argument that the code does not take, or lacks, as far as its signature says so."""
-    accepted = _parameters(found)
+def _refuse_unknown(reference: ModuleReference, maker: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Raises a UserError for an argument that is unknown or missing, as far as the signature of the code shows."""
+    accepted = _parameters(maker)
     if accepted is None:
         return
     named = {n: p for n, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -176,10 +177,10 @@ def _refuse_unknown(reference: ModuleReference, found: Callable[..., Any], argum
             raise UserError(f"'{reference.written}' needs '{name}'", remedy=f"Add `arguments: {{{name}: ...}}`")
 
 
-def _parameters(found: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """By name; None where there is no signature to read, as of some functions that are written in C."""
+def _parameters(maker: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """The parameters by name; None where there is no signature, as in some functions that are written in C."""
     try:
-        return dict(inspect.signature(found).parameters)
+        return dict(inspect.signature(maker).parameters)
     except (TypeError, ValueError):
         return None
 

@@ -1,10 +1,10 @@
-"""Optimal diffusion classifier: what DC would be if its diffusion model were perfect (paper Sec. 3.3, Corollary 3.3).
+"""Optimal diffusion classifier: DC with a perfect diffusion model (paper Sec. 3.3, Corollary 3.3).
 
     logit_y(x) = -E_{t, eps} (alpha_t / sigma_t^2) || x~ - sum_{i in D_y} s_i x~_i ||^2,      x~ = 2 x - 1
 
-with s as in `defenses.diffusion.optimal`, which predicts the noise; the rest is DC, Eq. 6, with w_t = 1. An image that
-D holds has, at small t, the loss 0 under its own class. It is the setting of the paper's 100% robust accuracy: the
-images under attack are images of D. On others this is a soft nearest-neighbour classifier.
+with s as in `defenses.diffusion.optimal`, which predicts the noise; the rest is DC, Eq. 6, with w_t = 1. An image of D
+has, at small t, the loss 0 under its own class. The paper's 100% robust accuracy is for this case, in which the images
+under attack are images of D. On other images this is a soft nearest-neighbour classifier.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CHUNK = 1024
 
 
 class Files:
-    """A folder, zip or npz file of images. As a suite's argument, its content and not its place counts in the identity.
+    """A folder, zip or npz file of images. In a cell's key its content counts, and not its path.
 
     Args:
-        path: where it is.
-        ref: as the user wrote it.
+        path: the absolute path.
+        ref: the path as the user wrote it.
     """
 
     def __init__(self, path: Path, ref: str) -> None:
@@ -47,7 +47,7 @@ class Files:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal; of a folder or archive of images, see `image_folder.content_hash`."""
+        """Hash of the bytes, in hexadecimal; for a folder or zip of images, see `image_folder.content_hash`."""
         if self.path.is_dir() or self.path.suffix == ".zip":
             return content_hash(self.path)
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
@@ -55,19 +55,19 @@ class Files:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
-            cls._found,
+            cls._existing,
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda files: {"name": files.ref, "sha256": files.sha256}
             ),
         )
 
     @classmethod
-    def _found(cls, ref: Any, info: core_schema.ValidationInfo) -> Files:
+    def _existing(cls, ref: Any, info: core_schema.ValidationInfo) -> Files:
         if not isinstance(ref, str):
-            raise ValueError("it should be a path")
+            raise ValueError("it must be a path")
         path = (info.context or {}).get("base", Path()) / Path(ref).expanduser()
         if not path.exists():
-            raise UserError(f"there is no {path}", remedy="Check the path")
+            raise UserError(f"{path} does not exist", remedy="Check the path")
         return cls(path, ref)
 
 
@@ -76,14 +76,14 @@ class OptimalDC(DiffusionClassifier):
 
     Args:
         dataset: D, by its name in `harness list datasets`.
-        split: of the dataset; "test" holds the very images that suites attack by default.
-        path: of a dataset that has no fixed place ("folder", "npz").
-        per_class: keep the first so many images of each class; left out, all.
+        split: the split of the dataset; "test" holds the images that suites attack by default.
+        path: the path of a dataset without a fixed place ("folder", "npz").
+        per_class: how many images of each class are kept, the first ones; left out, all.
         timesteps, spacing, samples, noise, share_noise, reduction, gradient_passes: as in `DC`.
-        chunk: noisy images, and images of D, held in memory at once. A matter of memory.
+        chunk: noisy images, and images of D, held in memory at once. It affects memory only.
 
     Raises:
-        UserError: a dataset that is not there, a class without images, timesteps outside 1..1000, or a number that
+        UserError: a missing dataset, a class without images, timesteps outside 1..1000, or a number that
             must be positive and is not.
     """
 
@@ -115,7 +115,8 @@ class OptimalDC(DiffusionClassifier):
                 remedy="Remove it; $HARNESS_DATA or `harness --cache` moves that place",
             )
         known = datasets.load(dataset, split, path.path if path else None)
-        classes = known.num_classes or int(known.labels.max()) + 1  # it tells apart those of which it has images
+        # A dataset without a number of classes has those that its labels name.
+        classes = known.num_classes or int(known.labels.max()) + 1
         if per_class is not None:
             known = known.select(_first(known.labels, classes, per_class))
         schedule = discrete_vp()

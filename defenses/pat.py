@@ -10,7 +10,7 @@ from defenses.undefended import Undefended
 class PAT(Undefended):
     """A classifier trained on the worst images within a perceptual (LPIPS) distance.
 
-    Like the published model it clamps images to [0, 1], which changes none that belongs there, and normalises them.
+    Like the published model it clamps images to [0, 1], which changes no valid image, and normalises them.
 
     Args:
         weights: its checkpoint, or in Python also the name or path of one.

@@ -25,24 +25,26 @@ from harness.weights import Checkpoint
 class RDC(DC):
     """DC behind likelihood maximisation. BPDA differentiates the identity in place of the latter (paper Sec. 4.1).
 
-    Its exact gradient is that of `defenses.diffusion.likelihood`: in Linf the identity too, but for pixels stopped at 0
-    or 1, unless `sign_gradient` says otherwise; in L2, and by Adam, it takes second derivatives of the network.
+    The exact gradient of the move is described in `defenses.diffusion.likelihood`. In Linf it is the identity as well,
+    except at pixels stopped at 0 or 1 and unless `sign_gradient` says otherwise. In L2, and with Adam, it takes second
+    derivatives of the network.
 
-    The released code purifies by 5 steps of Adam, each on one random noise level in 0.4..0.6, anywhere in the space of
-    images: `optimizer: adam, steps: 5, purify_timesteps: {random: 1, low: 135, high: 200}, norm: L2, eta: 100` with an
-    EDM weighting.
+    The released code purifies by 5 steps of Adam, each on one random noise level in 0.4..0.6, without a bound on the
+    distance: `optimizer: adam, steps: 5, purify_timesteps: {random: 1, low: 135, high: 200}, norm: L2, eta: 100` with
+    an EDM weighting.
 
     Args:
         steps: N, steps of likelihood maximisation.
-        norm: of the ball and of the steps, Linf (Algorithm 1) or L2 (Appendix C.2).
+        norm: the norm of the ball and of the steps, Linf (Algorithm 1) or L2 (Appendix C.2).
         eta: how far an image may move in that norm; left out, the paper's 8/255 in Linf and 0.5 in L2.
         momentum: mu; 0 turns it off.
         purify_timesteps: timesteps of the unconditional loss, as in `timesteps`, or `{random: k}` drawn anew for each
             image and step, see `defenses.diffusion.random_times`; left out, those of the classifier.
-        optimizer: "momentum" is Algorithm 1; the released code takes "adam", see `defenses.diffusion.adam`.
-        learning_rate: of "adam"; left out, the released 0.05.
+        optimizer: "momentum" is Algorithm 1; the released code uses "adam", see `defenses.diffusion.adam`.
+        learning_rate: the rate of "adam"; left out, the 0.05 of the released code.
         sign_gradient: how an attacker differentiates the sign of a step in Linf, see `defenses.diffusion.likelihood`:
-            "zero" is right, "straight_through" and "tanh" may be stronger. No answer of the defense depends on it.
+            "zero" is the true derivative; "straight_through" and "tanh" may make attacks stronger. The logits of the
+            defense do not depend on it.
         sign_temperature: tau of "tanh"; the smaller, the nearer to "zero".
 
     The other arguments are those of `DC`.
@@ -95,7 +97,7 @@ class RDC(DC):
             raise UserError(
                 f"the network of '{Checkpoint.find(weights).ref}' was never trained without a class, which likelihood "
                 "maximisation needs",
-                remedy="Name an unconditional one under `unconditional:`",
+                remedy="Name an unconditional network under `unconditional:`",
             )
         chosen: Times = timesteps if purify_timesteps is None else purify_timesteps
         grid, draws = self.drawn_grid(chosen, spacing, name="purify_timesteps")

@@ -1,11 +1,11 @@
 """Any model of RobustBench's zoo, through its own package (Croce et al. 2021, arXiv:2010.09670).
 
-    MODEL_DIR/DATASET/THREAT/MODEL.pt               where most models are: one file, published on Google Drive
+    MODEL_DIR/DATASET/THREAT/MODEL.pt               most models: one file, published on Google Drive
     MODEL_DIR/DATASET/THREAT/MODEL.pt_m0.pt, ...    the members of an ensemble
     MODEL_DIR/hub/checkpoints/FILE                  the few that are published elsewhere
 
-RobustBench reads the files with torch.load, whose default ran the code in them before PyTorch 2.6. PyTorch's own switch
-makes it take tensors alone, whatever its version and the user's environment.
+RobustBench reads the files with torch.load, which before PyTorch 2.6 ran the code in them by default. A switch of
+PyTorch makes it accept tensors alone, in every version and whatever the user's environment says.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ CIFAR_IMAGE = (3, 32, 32)
 
 
 class RobustBench(Defense):
-    """A model of RobustBench's zoo, by its identifier there. Its normalisation is part of it.
+    """A model of RobustBench's zoo, by its identifier there, with its own normalisation.
 
     The paper's AT-DDPM is `Rebuffi2021Fixing_70_16_cutmix_ddpm` and its AT-EDM `Wang2023Better_WRN-70-16` (Sec. 4.2),
-    both with threats Linf and L2. What is not in `model_dir` is downloaded. What is there is used as it is.
+    both with threats Linf and L2. Files that are missing from `model_dir` are downloaded.
 
     Args:
         model: the identifier.
-        threat: what it was trained against, as the zoo sorts it.
-        dataset: what it was trained on.
-        model_dir: where its files are; left out, $HARNESS_WEIGHTS/robustbench, or that of the user's cache.
+        threat: the threat under which the zoo lists it.
+        dataset: the dataset that it was trained on.
+        model_dir: the folder of its files; left out, robustbench in $HARNESS_WEIGHTS or in the user's cache.
 
     Raises:
-        UserError: the zoo has no such model, a file cannot be had, is not that model's, or holds more than tensors.
+        UserError: the zoo has no such model, or a file cannot be downloaded, is not that model's, or holds more than
+            tensors.
     """
 
     memory_knobs: ClassVar[tuple[str, ...]] = ("model_dir",)
@@ -75,7 +76,7 @@ class RobustBench(Defense):
 
 @dataclass(frozen=True)
 class _File:
-    """Where RobustBench looks for a file, and where it is published; if on Google Drive, its identifier there."""
+    """The path at which RobustBench expects a file, its address and, on Google Drive, its identifier."""
 
     path: Path
     url: str
@@ -98,11 +99,12 @@ class _ZooModel:
             if not file.path.is_file():
                 self._download(file)
         try:
-            with fenced(0), _tensors_only(self.root):  # fenced, because weights are drawn before they are read
+            # Fenced, because the network draws random weights before it reads the file.
+            with fenced(0), _tensors_only(self.root):
                 network: nn.Module = load_model(self.name, self.root, self.dataset, self.threat)
         except Exception as error:  # of PyTorch, RobustBench, or the model's own code
             code = isinstance(error, pickle.UnpicklingError)
-            reason = "it is damaged, or holds code, which is never run" if code else one_line(error)
+            reason = "the file is damaged, or holds code, which is never run" if code else one_line(error)
             raise UserError(
                 f"model '{self.name}' cannot be loaded from {', '.join(str(file.path) for file in files)}: {reason}",
                 remedy="If the file is at fault, remove it, and it will be downloaded again",
@@ -110,7 +112,7 @@ class _ZooModel:
         return network.eval().requires_grad_(False)
 
     def files(self) -> list[_File]:
-        """All that it needs."""
+        """All files that the model needs."""
         import timm
         from torchvision.models import ResNet50_Weights
 
@@ -136,7 +138,7 @@ class _ZooModel:
             others = [f"{threat} on {dataset}" for (dataset, threat), models in zoo.items() if self.name in models]
             raise UserError(
                 f"model '{self.name}' is not in RobustBench's zoo for threat {self.threat} on {self.dataset}",
-                remedy=f"It is there for {', '.join(others)}" if others else nearest(self.name, entries),
+                remedy=f"The zoo has it for {', '.join(others)}" if others else nearest(self.name, entries),
             )
         return entries[self.name]
 
@@ -152,8 +154,8 @@ class _ZooModel:
                 file.path.parent.mkdir(parents=True, exist_ok=True)
                 with redirect_stdout(sys.stderr):
                     download_gdrive_new(file.drive, file.path)
-                reason = "nothing came"
-            except Exception as error:  # of the disk, the network, or Google's refusal as gdown puts it
+                reason = "the download brought no file"
+            except Exception as error:  # of the disk, of the network, or Google's refusal, which gdown words
                 reason = one_line(error)
         if not file.path.is_file():
             raise UserError(
@@ -170,7 +172,7 @@ class _ZooModel:
 
     @property
     def clean_accuracy(self) -> float | None:
-        """As RobustBench publishes it, for the models that this package has an entry for."""
+        """The accuracy that RobustBench publishes, for models that this package lists; else None."""
         own = published.ZooModel(dataset=self.dataset, threat=self.threat, model=self.name)
         return next((known.clean_accuracy for known in published.entries() if known.robustbench == own), None)
 

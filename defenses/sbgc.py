@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.weights import Checkpoint
 
 TYPICAL_EVALUATIONS = 300
-"""A guess for dopri5, per image and class; what it takes depends on network and image."""
+"""An estimate for dopri5, per image and class; the true number depends on network and image."""
 
 
 class SBGC(Defense):
@@ -35,21 +35,22 @@ class SBGC(Defense):
 
     Args:
         weights: a class-conditional diffusion network; in Python also its name.
-        network: its type and arguments, where its card does not say them.
+        network: its type and arguments, where its card does not give them.
         unconditional: a second network for `energy`, where the first was not trained without classes (EDM's).
         solver: "euler", "midpoint" or "rk4" in `steps` steps (1, 2, 4 evaluations each), or "dopri5" in as many as the
-            `tolerance` needs, found for each image and class alone, in twice the time.
-        steps: of the solvers other than dopri5.
-        tolerance: of dopri5, relative and absolute.
-        spacing: of the steps: "quadratic", dense where the image is almost clean, or "uniform" in t.
-        time: "continuous", or "rounded" to the nearest of 1000 training steps, as the original code has it.
+            `tolerance` needs, chosen for each image and class separately, in twice the time.
+        steps: the number of steps of the solvers other than dopri5.
+        tolerance: the relative and absolute tolerance of dopri5.
+        spacing: how steps are spaced: "quadratic", dense where the image is almost clean, or "uniform" in t.
+        time: "continuous", or "rounded" to the nearest of 1000 training steps, as in the original code.
         start: the first t, above 0; 0.001 is the least noise that a network of 1000 steps was trained on.
         samples: vectors of random signs that estimate the divergence.
-        noise: "fixed": the same signs for all images and calls, which makes it deterministic, or "fresh" at every call.
+        noise: "fixed", the same signs for all images and calls, which makes the defense deterministic, or "fresh" at
+            every call.
         share_noise: let all "classes" share the signs of an image, as the original does, or "none".
         reduction: "sum" over pixels is log p in nats, whose softmax saturates; "mean" divides all logits by C H W.
-        gradient_passes: "two" or "single", see `defenses.diffusion.chunked_gradient`. A matter of speed.
-        chunk: pairs of image and class integrated at once. A matter of memory.
+        gradient_passes: "two" or "single", see `defenses.diffusion.chunked_gradient`. It affects speed only.
+        chunk: pairs of image and class integrated at once. It affects memory only.
 
     Raises:
         UserError: a number out of its range, or a network without classes.
@@ -109,7 +110,7 @@ class SBGC(Defense):
 
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Defense], dict[str, Any]]:
-        """One step of Euler's in place of dopri5, which takes as many steps as it needs."""
+        """One Euler step in place of dopri5, which takes as many steps as it needs."""
         few = {"solver": "euler", "steps": 1} if arguments["solver"] == "dopri5" else {}
         return super().reduced({**arguments, **few})
 
@@ -122,7 +123,7 @@ class SBGC(Defense):
         return -self._likelihood(x, torch.full((len(x),), NO_CLASS, device=x.device))
 
     def logit_scale(self, x: Tensor) -> float:
-        """C H W where the logits are divided by it."""
+        """C H W where the logits are divided by it, else 1."""
         return 1.0 if self.reduction == "sum" else float(x[0].numel())
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ class SBGC(Defense):
         return self._likelihood(x, y)
 
     def bits_per_dim(self, x: Tensor, y: Tensor) -> Tensor:
-        """The same as bits per dimension of images of 8-bit pixels, (N,)."""
+        """-log p(x | y) in bits per dimension of images with 8-bit pixels, (N,)."""
         return bits_per_dim(self._likelihood(x, y), x[0].numel())
 
     def noise_seeds(self, x: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class SBGC(Defense):
         return seeds_of(self, x, self.stochastic)
 
     def cost(self) -> float:
-        """Evaluations with a vector-Jacobian product each, at `GRADIENT_COST`; a guess for dopri5."""
+        """Evaluations with a vector-Jacobian product each, at `GRADIENT_COST`; an estimate for dopri5."""
         evaluations = self.flow.evaluations() or TYPICAL_EVALUATIONS
         return GRADIENT_COST * self.num_classes * evaluations
 

@@ -1,4 +1,4 @@
-"""A plain classifier: the bare line that every defense is compared with."""
+"""A plain classifier: the baseline that every defense is compared with."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Undefended(NormalizedNetwork):
     Args:
         weights: its checkpoint, or in Python also the name or path of one.
         network: its architecture, `{type: ..., ...}`; left out, the one on the checkpoint's card.
-        mean, std: normalisation by channel; both left out, the network's own `preprocessing` or that of a layer in the
-            checkpoint, and without one it sees images as they are.
+        mean, std: normalisation by channel; both left out, the network's `preprocessing` or that of a layer in the
+            checkpoint, and without these it gets images as they are.
 
     Raises:
         UserError: the weights do not fit the network, a standard deviation is not positive, or there are two

@@ -23,9 +23,9 @@ REMARKS = {
 
 @contextmanager
 def library_fence() -> Iterator[list[str]]:
-    """Code inside may call the library; yields the list that its warnings arrive in, as flags.
+    """Code inside may call the library. Yields a list to which the library's warnings are added, as flags.
 
-    Not thread-safe: trace function and logger are the process's.
+    Not thread-safe: the trace function and the logger belong to the whole process.
     """
     with _tracing_restored(), _warnings() as flags:
         yield flags
@@ -35,8 +35,8 @@ def library_fence() -> Iterator[list[str]]:
 def _tracing_restored() -> Iterator[None]:
     """The library's check for dynamic defenses counts calls with a trace function of its own.
 
-    It removes the one of a debugger or a coverage tool, and never sets its counts back: a defense checked earlier in
-    this process would be blamed on the next one.
+    It removes the trace function of a debugger or a coverage tool, and never resets its counts: what it counted for one
+    defense would be reported of the next defense in the same process.
     """
     previous = sys.gettrace()
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _UNDER_ROOT = 1e-10
-"""Keeps the root differentiable where neighbours move alike."""
+"""Keeps the root differentiable where neighbouring pixels move by the same flow."""
 
 MOMENTUM = 0.9
 _BETAS, _DIVISOR = (MOMENTUM, 0.999), 1e-8
@@ -32,9 +32,11 @@ def roughness(flow: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba, 2015) with its usual constants, for images that leave: rows may be taken out of its state.
+    """Adam (Kingma & Ba, 2015) with its usual constants; the rows of some images can be dropped from its state.
 
-    mean, square: running moments of the gradient, of its shape; step: updates made so far.
+    Attributes:
+        mean, square: running moments of the gradient, of its shape.
+        step: the number of updates made so far.
     """
 
     mean: Tensor
@@ -54,4 +56,5 @@ class Adam:
         return -lr / (1 - _BETAS[0] ** step) * mean / scale, Adam(mean, square, step)
 
     def take(self, which: Tensor) -> Adam:
+        """The state of some rows only. which: (N,) bool."""
         return Adam(self.mean[which], self.square[which], self.step)

@@ -1,8 +1,9 @@
-"""What attacks that climb a loss share: restarts, images that leave once fooled, the strongest iterate of each.
+"""What gradient attacks share: restarts, images that leave once misclassified, the strongest iterate of each image.
 
-An attack says how one restart climbs (`run_restart`), and how its restarts differ (`restart_plan`). A restart begins
-at a random point of the budget, or at the image, and asks the target for a loss, its gradient and the logits at one
-iterate after another. Returned is the iterate of largest margin max_{j != y} z_j - z_y among all that were evaluated.
+An attack defines how one restart climbs, that is, follows the gradient of a loss (`run_restart`), and how its restarts
+differ (`restart_plan`). A restart begins at a random point of the budget, or at the image, and queries the target for
+the loss, its gradient and the logits at one iterate after another. The attack returns the iterate of largest margin
+max_{j != y} z_j - z_y among all that were evaluated.
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ _START = derive("pgd", "random start")
 
 @dataclass(frozen=True)
 class Restart:
-    """One start and what is climbed from there: the loss, less `energy` times the defense's energy (paper Eq. 10).
+    """One start, and what is maximised from there: the loss, less `energy` times the defense's energy (paper Eq. 10).
 
-    rival: of a targeted loss, which rival it aims at: 0 is the strongest on the clean image.
+    Attributes:
+        start: the number of the start, from which its random point follows.
+        rival: the rival that a targeted loss aims at; 0 is the strongest on the clean image.
+        energy: the weight of the energy.
     """
 
     start: int = 0
@@ -54,22 +58,23 @@ class Restart:
 class GradientAttack(Attack):
     """Base of gradient attacks within a pixel budget.
 
-    On a deterministic defense an image leaves the batch as soon as the real defense misclassifies it. On a stochastic
-    one no image does, since one lucky draw proves nothing; the best iterate is then the one of largest margin of the
+    On a deterministic defense an image leaves the batch as soon as the whole defense misclassifies it. On a stochastic
+    one no image leaves, since one lucky draw proves nothing; the best iterate is then the one of largest margin of the
     mean logits over the `eot` draws.
 
-    With `gradient: blind` the defense's real answer costs one more forward pass per step while images may stop early.
+    With `gradient: blind` the logits of the whole defense cost one more forward pass per step while images may leave.
 
     Args:
         threat: the budget.
         loss: what is maximised, see `attacks.common.losses`.
-        restarts: rounds with starts of their own; later ones attack only the images still standing.
+        restarts: independent starts; later ones attack only images that are not yet misclassified, where
+            `early_stop` applies.
         random_start: start at a random point of the ball instead of at the image.
-        early_stop: let images leave the batch once fooled (deterministic defenses only).
+        early_stop: let images leave the batch once they are misclassified (deterministic defenses only).
         gradient, eot: the view of the defense, see `harness.attack.Attack`.
 
     Raises:
-        ValueError: a count or a combination that means nothing.
+        ValueError: a count or a combination of arguments is invalid.
     """
 
     threat: Pixels
@@ -100,36 +105,37 @@ class GradientAttack(Attack):
     def run_restart(
         self, best: BestIterates, x: Tensor, start: Tensor, rows: Tensor, objective: Objective, stops: bool
     ) -> None:
-        """One round of `steps` gradients and one last look. Tells `best` of every iterate that it asks about.
+        """Takes `steps` gradient steps, evaluates the last iterate too, and hands every iterate to `best`.
 
         Args:
             x: clean images, (N, C, H, W).
             start: (M, C, H, W), within the budget of the images `rows` (M,).
-            stops: images leave once `best` has them fooled.
+            objective: gives loss, gradient and logits at an iterate.
+            stops: whether images leave once they are misclassified.
         """
 
     def restart_plan(self) -> Iterator[Restart]:
-        """What is climbed, in order."""
+        """The restarts, in order."""
         return (Restart(restart, restart) for restart in range(self.restarts))
 
     def objective(self, defense: Defense, x: Tensor, y: Tensor, aim: Tensor | None) -> RowLoss:
-        """What is maximised, less the energy of a round: `loss`, of images x (N, C, H, W) with labels y (N,).
+        """What is maximised, apart from the energy: `loss`, for images x (N, C, H, W) with labels y (N,).
 
         Args:
-            aim: of a targeted loss, the target classes (N,).
+            aim: the target classes (N,) of a targeted loss.
         """
         return loss_of(self.loss, y, aim)
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
         """The strongest iterate of each image.
 
-        A flag tells of images that withstood with a gradient of zero throughout: they were not attacked at all.
+        A flag counts the images that withstood with a gradient of zero at every step: they were not attacked at all.
         """
         stops = self.early_stop and not target.defense.stochastic
         aims = self._aims(target, x, y)
         best = BestIterates.of(x, y)
         for tried in self.restart_plan():
-            rows = (~best.fooled).nonzero().squeeze(1) if stops else torch.arange(len(x), device=x.device)
+            rows = (~best.misclassified).nonzero().squeeze(1) if stops else torch.arange(len(x), device=x.device)
             if not len(rows):
                 break
             aim = None if aims is None else aims[:, tried.rival % aims.shape[1]]
@@ -142,7 +148,7 @@ class GradientAttack(Attack):
         return Adversarial(best.images, flags=flags) if flags else best.images
 
     def cost(self, num_classes: int) -> Cost:
-        """Of an image that is never fooled; on a deterministic defense one that is fooled costs less."""
+        """The cost of an image that is never misclassified. On a deterministic defense, one that is costs less."""
         forwards = self.eot if self.loss in TARGETED else 0
         backwards = self.eot * gradients_to_order(num_classes) if self.loss in MALT else 0
         forwards += backwards
@@ -176,12 +182,12 @@ class GradientAttack(Attack):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a round asks of the target.
+    """Gives a restart the loss, its gradient and the logits at its iterates, by queries to the target.
 
     Args:
         loss: (logits (B, K), rows (B,)) -> (B,).
         energy: weight of the defense's energy, which is subtracted from the loss.
-        real: logits are the defense's own, whatever view the gradient is of.
+        real: logits are those of the whole defense, whichever view the gradient is taken through.
         every_class: the loss has a derivative in every logit, see `Target.step`.
     """
 
@@ -192,26 +198,33 @@ class Objective:
     every_class: bool = False
 
     def step(self, images: Tensor, rows: Tensor) -> Step:
+        """Loss, gradient and logits at images (M, C, H, W) that belong to `rows` (M,)."""
         step = self.target.step(images, rows, self.loss, energy=self.energy, every_class=self.every_class)
         return replace(step, logits=self.target.defense_logits(images, rows)) if self.real else step
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Logits (M, K) alone."""
         return (self.target.defense_logits if self.real else self.target)(images, rows)
 
 
 @dataclass
 class BestIterates:
-    """The strongest iterate seen of each image, and what is known about it. y: labels (N,).
+    """The strongest iterate of each image so far, and what is known about it.
 
-    images: (N, C, H, W); margins: (N,), -inf before the first iterate; fooled: (N,), the margin is clearly positive;
-    asked, alive: (N,), a gradient was seen, and one that was not zero.
+    Attributes:
+        y: labels, (N,).
+        images: the iterates, (N, C, H, W).
+        margins: their margins, (N,), -inf before the first iterate.
+        misclassified: whether any margin was positive by more than rounding, (N,) bool.
+        queried: whether a gradient was computed, (N,) bool.
+        alive: whether one of them was not zero, (N,) bool.
     """
 
     y: Tensor
     images: Tensor
     margins: Tensor
-    fooled: Tensor
-    asked: Tensor
+    misclassified: Tensor
+    queried: Tensor
     alive: Tensor
 
     @classmethod
@@ -221,22 +234,25 @@ class BestIterates:
         return cls(y, x.clone(), lowest, *(no.clone() for _ in range(3)))
 
     def learn(self, images: Tensor, rows: Tensor, step: Step) -> None:
-        """images: (M, C, H, W), iterates of the images `rows` (M,), with what the target said of them."""
-        self.asked[rows] = True
+        """Records iterates and their gradients. images: (M, C, H, W), which belong to the images `rows` (M,)."""
+        self.queried[rows] = True
         self.alive[rows] |= step.grad.flatten(1).any(1)
         self.update(images, rows, step.logits)
 
     def update(self, images: Tensor, rows: Tensor, logits: Tensor) -> None:
-        """The same with nothing but logits, (M, K)."""
+        """Records iterates of which only the logits, (M, K), are known."""
         margins = margin(logits, self.y[rows])
-        better = margins >= self.margins[rows]  # of equals the later: it has climbed further in the attack's own view
+        better = margins >= self.margins[rows]  # the later of equals: it has climbed further in the attack's view
         rows, margins = rows[better], margins[better]
         self.images[rows], self.margins[rows] = images[better], margins.to(self.margins)
-        self.fooled[rows] |= clearly_fooled(logits[better], self.y[rows])
+        self.misclassified[rows] |= clearly_fooled(logits[better], self.y[rows])
 
     def remarks(self) -> tuple[str, ...]:
-        """Of images that withstood because there was nothing to climb. One that was fooled may rest on a flat top."""
-        dead = int((self.asked & ~self.alive & (self.margins <= 0)).sum())
+        """A flag for images that withstood because every gradient was zero.
+
+        Misclassified images do not count: their gradient may be zero at a maximum.
+        """
+        dead = int((self.queried & ~self.alive & (self.margins <= 0)).sum())
         return (in_doubt(f"the gradient was zero throughout on {dead} of {len(self.y)} images"),) if dead else ()
 
 

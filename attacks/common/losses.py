@@ -19,10 +19,10 @@ In float32, softmax(z)_y rounds to 1 once z_y - r passes 17, and `ce_plain` lose
 it robust without having attacked it. Dividing by s keeps the gap at 10 or less, where the gradient is accurate to
 0.2%.
 
-Logits that lie close together blind it in another way. Their softmax is even, its gradient pushes z_y below the mean of
-all classes instead of below its rival, and the loss is log K whatever the image. Of a network with a spread z_1 - z_K
-of 32 on digits, 20 steps of PGD on `ce_plain` leave 37 of 64 images standing, of the same logits divided by ten 47, by
-a hundred 52. Dividing by s widens the spread to 10, and min(s, 1) keeps the gradient in the logits' own units.
+Logits that lie close together cause another failure. Their softmax is nearly uniform, its gradient pushes z_y below the
+mean of all classes instead of below its rival, and the loss is log K whatever the image. On a network with a spread
+z_1 - z_K of 32 on digits, 37 of 64 images withstand 20 steps of PGD on `ce_plain`; with the same logits divided by ten,
+47; by a hundred, 52. Dividing by s widens the spread to 10, and min(s, 1) keeps the gradient in the logits' own units.
 
 The factor s of `pma` does so too, and lets it rise with the margin where the gap is wide: there it is about -g / 10.
 
@@ -71,7 +71,7 @@ _SMALLEST = 1e-30
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Best rival's logit less the true class's; in the logits' own units."""
+    """The strongest rival's logit less the true class's, in the logits' own units: positive where misclassified."""
     return -predict.margin(logits, y)
 
 
@@ -81,7 +81,7 @@ def clearly_fooled(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def ce_plain(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy as published attacks use it: half blind where logits saturate softmax, or hardly differ."""
+    """Cross-entropy as published attacks use it, which fails where logits saturate the softmax or hardly differ."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
@@ -104,7 +104,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio: unchanged when the logits are shifted or scaled.
 
     Raises:
-        ValueError: fewer than 3 classes, for which it is not defined.
+        ValueError: fewer than 3 classes, for which the loss is not defined.
     """
     _require(logits, 3, "dlr")
     logits = _widened(logits)
@@ -127,7 +127,7 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Targeted difference of logits ratio.
 
     Raises:
-        ValueError: fewer than 4 classes, for which it is not defined.
+        ValueError: fewer than 4 classes, for which the loss is not defined.
     """
     _require(logits, 4, "targeted dlr")
     logits = _widened(logits)

@@ -1,4 +1,4 @@
-"""A target as the model of a library that averages over draws itself, and says so where it has no gradient."""
+"""A target as the model of a library that averages over draws itself; it reports a view that has no gradient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.target import Target
 
 
 class NoGradient(RuntimeError):
-    """A view of a defense was to be differentiated, and cannot be."""
+    """A gradient was requested through a view of a defense that has none."""
 
 
 class OneDraw(nn.Module):
@@ -20,7 +20,7 @@ class OneDraw(nn.Module):
     leaves the budget; a batch of a new length does not.
 
     Raises:
-        NoGradient: gradients are asked for, and the logits do not depend on the images in a way that has any.
+        NoGradient: a gradient is requested, and no gradient leads from the logits to the images.
     """
 
     def __init__(self, target: Target) -> None:

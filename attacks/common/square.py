@@ -17,24 +17,27 @@ from torch import Tensor
 from attacks.common.norms import Norm
 
 TILES = 5
-"""Down an image; one that is less high has no tiles at all."""
+"""Tiles down an image; an image of fewer pixels in height has no tiles at all."""
 
 TILED: tuple[Norm, ...] = ("L2", "L1")
-"""Norms in which it starts from tiles."""
+"""Norms in which Square starts from tiles."""
 
 LARGEST_SHARE = 0.8
-"""Of the pixels, in the largest window that a step changes."""
+"""The share of the pixels in the largest window that a step changes."""
 
 
 class Square(SquareAttack):
-    """The library's attack, image for image, wherever its tiles stay within the image."""
+    """The library's attack, whose results it reproduces wherever the tiles stay within the image."""
 
     def eta(self, s: int) -> Tensor:
         return super().eta(s).as_subclass(_Tile)
 
 
 class _Tile(Tensor):
-    """A tile, also once it was given a sign and a batch; added to a part of an image, it is cut to that part's size."""
+    """A tile, which keeps this class when it is given a sign and a batch.
+
+    Where it is added to a part of an image, it is cut to that part's size.
+    """
 
     @classmethod
     def __torch_function__(
@@ -44,21 +47,21 @@ class _Tile(Tensor):
         if func is Tensor.add_:
             height, width = plain[0].shape[-2:]
             plain[1] = plain[1][..., :height, :width]
-        found = func(*plain, **(kwargs or {}))
-        return found.as_subclass(_Tile) if func in (Tensor.view, Tensor.mul) else found
+        result = func(*plain, **(kwargs or {}))
+        return result.as_subclass(_Tile) if func in (Tensor.view, Tensor.mul) else result
 
 
 def too_low(norm: Norm, height: int) -> str | None:
-    """Why it cannot attack images so high, or None."""
+    """Why Square cannot attack images of this height, or None."""
     if norm in TILED and height < TILES:
         return f"square needs images at least {TILES} pixels high in {norm}, not {height}"
     return None
 
 
 def overruns(height: int, width: int) -> bool:
-    """Whether its tiles, or its largest window, are larger than the image: copies of the attack that do not cut fail.
+    """Whether Square's tiles, or its largest window, are larger than the image, on which uncorrected copies of it fail.
 
-    Where the height is less than `TILES` there are no tiles, which is as bad.
+    They fail too where the height is less than `TILES`, since there are no tiles then.
     """
     side = height // TILES
     if not side:

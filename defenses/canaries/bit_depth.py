@@ -2,8 +2,9 @@
 
     purify(x) = round((2^b - 1) x) / (2^b - 1)
 
-Its derivative is zero almost everywhere, and that is what `gradient: exact` gets: an attack that climbs it does not
-move. Broken by BPDA with the identity (Athalye et al., 2018, Sec. 5.2.2; He et al., 2017, for the adaptive attack).
+Its derivative is zero almost everywhere, and so is the gradient of `gradient: exact`: an attack that follows it does
+not move. It is broken by BPDA with the identity (Athalye et al., 2018, Sec. 5.2.2; He et al., 2017, for the adaptive
+attack).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from harness.suite.nested import InnerDefense
 
 
 class BitDepth(Front):
-    """A classifier that is shown 2^bits grey levels per channel.
+    """A classifier of images that are reduced to 2^bits grey levels per channel.
 
     Args:
         classifier: the defense behind it.
@@ -29,7 +30,7 @@ class BitDepth(Front):
     def __init__(self, classifier: InnerDefense, bits: int = 3) -> None:
         super().__init__(classifier)
         if not 1 <= bits <= 8:
-            raise UserError(f"bits is {bits}", remedy="It lies between 1 and 8")
+            raise UserError(f"bits is {bits}", remedy="It must lie between 1 and 8")
         self.bits = bits
 
     def purify(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What stands in front of a classifier."""
+"""The base of the canaries that change an image before a classifier sees it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from harness.suite.nested import InnerDefense, built
 
 
 class Front(Defense):
-    """A defense that changes images, then asks another one. A subclass writes `purify`.
+    """A defense that changes images and passes them to another defense. A subclass writes `purify`.
 
     Args:
-        classifier: the defense that is asked, an entry of its own; in Python also an instance.
+        classifier: the defense behind it, an entry of its own; in Python also an instance.
     """
 
     def __init__(self, classifier: InnerDefense) -> None:

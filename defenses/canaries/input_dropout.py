@@ -2,7 +2,8 @@
 
     purify(x) = x * m,   m_ij ~ Bernoulli(1 - p), the same for all channels
 
-Every draw is differentiable. Broken by the gradient's expectation over draws (EOT; Athalye et al., 2018, Sec. 5.3.1).
+Every draw is differentiable. The defense is broken by the gradient's expectation over draws (EOT; Athalye et al., 2018,
+Sec. 5.3.1).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from harness.randomness import derive, fold, uniform
 from harness.suite.nested import InnerDefense
 
 DROP = derive("input dropout")
-"""Sets its draws apart from any other from the same seeds."""
+"""Makes its draws differ from all others from the same seeds."""
 
 
 class InputDropout(Front):
-    """A classifier that is shown some of the pixels, others in every call. BPDA differentiates the draw.
+    """A classifier that sees a random part of the pixels in every call. BPDA differentiates the draw.
 
     Args:
         classifier: the defense behind it.
@@ -35,7 +36,7 @@ class InputDropout(Front):
     def __init__(self, classifier: InnerDefense, rate: Quantity) -> None:
         super().__init__(classifier)
         if not 0 <= rate < 1:
-            raise UserError(f"rate is {rate}", remedy="It is at least 0 and less than 1")
+            raise UserError(f"rate is {rate}", remedy="It must be at least 0 and less than 1")
         self.rate = float(rate)
 
     def purify(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """JPEG compression (Guo et al., 2018; Dziugaite et al., 2016).
 
-A real encoder and decoder, through 8-bit pixels. It rounds, so it has no gradient to give: the purified images are
-detached, and `gradient: exact` ends in an error instead of a number. Broken by BPDA (Athalye et al., 2018, Sec. 5.2.2):
-compression hardly moves an image, and the identity is close to it.
+It uses a real encoder and decoder of 8-bit pixels. These round, and have no gradient: the purified images are detached,
+and `gradient: exact` ends in an error instead of a number. The defense is broken by BPDA (Athalye et al., 2018, Sec.
+5.2.2), since compression hardly moves an image and is close to the identity.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from harness.suite.nested import InnerDefense
 
 
 class JPEG(Front):
-    """A classifier that is shown images of 1 or 3 channels as JPEG stores them.
+    """A classifier that sees images of 1 or 3 channels after JPEG compression.
 
     Args:
         classifier: the defense behind it.
-        quality: of the encoder, 1 (coarse) to 100; 75 in the paper.
+        quality: the encoder's quality, 1 (coarse) to 100; 75 in the paper.
 
     Raises:
         UserError: the quality is out of range.
@@ -29,7 +29,7 @@ class JPEG(Front):
     def __init__(self, classifier: InnerDefense, quality: int = 75) -> None:
         super().__init__(classifier)
         if not 1 <= quality <= 100:
-            raise UserError(f"quality is {quality}", remedy="It lies between 1 and 100")
+            raise UserError(f"quality is {quality}", remedy="It must lie between 1 and 100")
         self.quality = quality
 
     def purify(self, x: Tensor) -> Tensor:

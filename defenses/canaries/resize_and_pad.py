@@ -5,8 +5,8 @@
                    0 elsewhere
 
 The paper scales up, from 299 pixels to at most 331; here images keep their size, so they are scaled down. Every draw is
-differentiable, but one says little of the next. Broken by the gradient's expectation over draws (EOT; Athalye et al.,
-2018, Sec. 5.3.2).
+differentiable, but one draw says little about the next. The defense is broken by the gradient's expectation over draws
+(EOT; Athalye et al., 2018, Sec. 5.3.2).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from harness.randomness import derive, fold, uniform
 from harness.suite.nested import InnerDefense
 
 RESIZE = derive("resize and pad")
-"""Sets its draws apart from any other from the same seeds."""
+"""Makes its draws differ from all others from the same seeds."""
 
 
 class ResizeAndPad(Front):
-    """A classifier that is shown square images at another size and place in every call. BPDA differentiates the draw.
+    """A classifier that sees square images at another size and place in every call. BPDA differentiates the draw.
 
     Args:
         classifier: the defense behind it.
-        smallest: height and width that images are scaled to at least, in pixels.
+        smallest: the smallest height and width that images are scaled to, in pixels.
 
     Raises:
-        UserError: `smallest` is not positive; on the first images, that they are smaller or not square.
+        UserError: `smallest` is not positive, or, at the first call, the images are smaller or not square.
     """
 
     stochastic = True
@@ -39,7 +39,7 @@ class ResizeAndPad(Front):
     def __init__(self, classifier: InnerDefense, smallest: int) -> None:
         super().__init__(classifier)
         if smallest < 1:
-            raise UserError(f"smallest is {smallest}", remedy="It is a number of pixels, 1 or more")
+            raise UserError(f"smallest is {smallest}", remedy="It must be a number of pixels, 1 or more")
         self.smallest = smallest
 
     def purify(self, x: Tensor) -> Tensor:

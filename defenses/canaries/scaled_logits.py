@@ -1,7 +1,8 @@
 """Logits times a million (Carlini and Wagner, 2017, who found defensive distillation to do this).
 
-The prediction is the same. But softmax rounds to 0 and 1, the cross-entropy's gradient to exactly 0, and an attack on
-it finds nothing. Broken by losses that scaling leaves alone, see `attacks.common.losses`.
+The prediction is the same, but the softmax rounds to 0 and 1 and the gradient of the cross-entropy to exactly 0, so
+that an attack on it fails. The defense is broken by losses that do not depend on the scale, see
+`attacks.common.losses`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class ScaledLogits(Front):
 
     Args:
         classifier: the defense behind it.
-        factor: positive.
+        factor: the multiplier, positive.
 
     Raises:
         UserError: the factor is not positive.

@@ -4,8 +4,8 @@
     purify'(x) = (1 - 2 a) + 2 pi f a cos(2 pi f x)
 
 Nothing is detached or rounded: the gradient exists, is finite, and agrees with finite differences. Where 2 pi f a is
-much larger than 1 its sign is nonetheless a coin toss that says nothing of a step longer than 1/f. Broken by BPDA: the
-image is moved by less than 2 a, so the identity is a surrogate.
+much larger than 1 its sign is nonetheless a coin toss, which says nothing about a step longer than 1/f. The defense is
+broken by BPDA: the image is moved by less than 2 a, so that the identity is a good surrogate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Shattered(Front):
             would have the same slope on all of them.
 
     Raises:
-        UserError: amplitude or frequency out of range.
+        UserError: the amplitude or the frequency is out of range.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Shattered(Front):
     ) -> None:
         super().__init__(classifier)
         if not 0 < amplitude < 0.5:
-            raise UserError(f"amplitude is {amplitude}", remedy="It lies between 0 and 0.5")
+            raise UserError(f"amplitude is {amplitude}", remedy="It must lie between 0 and 0.5")
         if frequency <= 0:
             raise UserError(f"frequency is {frequency}", remedy="It must be positive")
         self.amplitude, self.frequency = float(amplitude), float(frequency)

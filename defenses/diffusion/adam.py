@@ -1,10 +1,11 @@
-"""Likelihood maximisation by Adam (Kingma & Ba, 2015), as the released code of the paper has it.
+"""Likelihood maximisation by Adam (Kingma & Ba, 2015), as in the released code of the paper.
 
     m <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) g^2            g = grad_x loss(x^), b1 = 0.9, b2 = 0.999
     x^ <- clip_eta(x^ - lr m' / (sqrt(v') + 1e-8)),    m' = m / (1 - b1^n),  v' = v / (1 - b2^n)        n = 1..N
 
 clip_eta keeps x^ within eta of x; [0, 1] is enforced once, at the end. Everything is differentiated: autograd follows m
-and v, and with g it finds Hessians times vectors (`chunked_gradient`). The first step is nearly a sign, and as flat.
+and v, and the derivative of g brings Hessians times vectors (see `chunked_gradient`). The first step is nearly a sign,
+and as flat.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from torch import Tensor
 from harness.threat import L2, Pixels
 
 MEAN, SQUARE, TINY = 0.9, 0.999, 1e-8
-"""b1, b2 and what keeps the division finite: PyTorch's defaults."""
+"""b1, b2 and the term that keeps the division finite: PyTorch's defaults."""
 
 LEARNING_RATE = 0.05
-"""Of the released code, whose 0.1 is for images in [-1, 1]."""
+"""The rate of the released code, whose 0.1 is for images in [-1, 1]."""
 
 
 def maximize_by_adam(

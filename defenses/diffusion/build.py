@@ -1,4 +1,4 @@
-"""What makes a diffusion classifier of checkpoints: its denoiser, its number of classes, and what fits its network."""
+"""From checkpoints to the parts of a diffusion classifier: its denoiser, its number of classes, checks of arguments."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from harness.weights import Checkpoint
 
 
 def class_denoiser(network: nn.Module, unconditional: nn.Module | None, process: Process) -> Denoiser:
-    """A denoiser for rows with a class, and for those without one if a network is there that was trained for them.
+    """A denoiser for rows with a class, and for rows without one if one of the networks was trained for them.
 
     Args:
-        network: class-conditional.
-        unconditional: asked for rows without a class, in place of `network`.
-        process: the diffusion that both are put under.
+        network: a class-conditional network.
+        unconditional: a network for rows without a class, in place of `network`.
+        process: the diffusion that both networks are used on.
     """
     conditional = adapted(network, process)
     if unconditional is not None:
@@ -31,60 +31,60 @@ def class_denoiser(network: nn.Module, unconditional: nn.Module | None, process:
 
 
 def without_class(checkpoint: Checkpoint, spec: dict[str, Any] | None) -> nn.Module:
-    """A checkpoint's network, which knows no classes or was trained to do without.
+    """The network of a checkpoint that has no classes, or was also trained without them.
 
     Args:
-        spec: its type and arguments, where the card does not say them.
+        spec: its type and arguments, where the card does not give them.
 
     Raises:
-        UserError: it must be told a class.
+        UserError: the network needs a class.
     """
     network = checkpoint.network(spec)
     if getattr(network, "num_classes", None) and not knows_no_class(network):
         raise UserError(
             f"the network of '{checkpoint.ref}' was never trained without a class, which purification needs",
-            remedy="Name an unconditional one under `weights:`",
+            remedy="Name an unconditional network under `weights:`",
         )
     return network
 
 
 def classes_of(network: nn.Module, ref: str) -> int:
-    """K.
+    """The number of classes of a network, K.
 
     Args:
-        ref: what an error calls the network's checkpoint.
+        ref: the name of the network's checkpoint, for the error message.
 
     Raises:
-        UserError: the network knows no classes.
+        UserError: the network has no classes.
     """
-    found = getattr(network, "num_classes", None)
-    if not found:
+    number = getattr(network, "num_classes", None)
+    if not number:
         raise UserError(
-            f"the network of checkpoint '{ref}' knows no classes",
-            remedy="Name a class-conditional one; a network of your own says how many by its attribute `num_classes`",
+            f"the network of checkpoint '{ref}' has no classes",
+            remedy="Name a class-conditional one. Your own network gives their number by its attribute `num_classes`",
         )
-    return int(found)
+    return int(number)
 
 
 def sigma_data_of(weighting: Weighting, *networks: nn.Module) -> float:
-    """The sigma_data that a weighting needs, that of the first network.
+    """The sigma_data that a weighting needs: that of the first network.
 
     Raises:
-        UserError: the weighting is EDM's, and one of the networks is not.
+        UserError: the weighting is for EDM networks, and one of the networks is none.
     """
     if weighting in EDM_WEIGHTINGS:
         for network in networks:
             if getattr(network, "predicts", None) != "edm" or not hasattr(network, "sigma_data"):
                 raise UserError(
-                    f"weighting is '{weighting}', but {type(network).__name__} is no EDM network",
-                    remedy="Write `weighting: uniform`, or elbo. An EDM network of your own says so by its attributes "
+                    f"weighting is '{weighting}', but {type(network).__name__} is not an EDM network",
+                    remedy="Write `weighting: uniform`, or elbo. Your own EDM network needs the attributes "
                     "`predicts`, which is 'edm', and `sigma_data`",
                 )
     return float(getattr(networks[0], "sigma_data", SIGMA_DATA))
 
 
 def check_noise(share: Share, denoiser: Denoiser) -> None:
-    """Raises UserError where classes that are predicted in one pass are to have noises of their own."""
+    """Raises UserError if each class is to have its own noise, and the network predicts all classes in one pass."""
     if share in ("none", "timesteps") and all_classes_of(denoiser) is not None:
         raise UserError(
             f"share_noise is '{share}', but the network predicts for all classes in one pass, of one noisy image",

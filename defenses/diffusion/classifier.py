@@ -1,4 +1,4 @@
-"""What classifiers by diffusion loss share: the class with the lowest loss of an image (paper Sec. 3.2, Eq. 6)."""
+"""The base of classifiers that choose the class with the lowest diffusion loss (paper Sec. 3.2, Eq. 6)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.search import Narrowing
 
 
 class DiffusionClassifier(Defense):
-    """Base of defenses that set `loss`, `num_classes` and `stochastic`, the last where their noise is fresh."""
+    """Base of diffusion classifiers. A subclass sets `loss`, `num_classes` and, if its noise is fresh, `stochastic`."""
 
     backward_cost = 2.2
     num_classes: int
@@ -27,14 +27,14 @@ class DiffusionClassifier(Defense):
         return self._searched(x, classes, seeds, narrowing)
 
     def _searched(self, x: Tensor, classes: Tensor, seeds: Tensor, narrowing: Narrowing) -> Tensor:
-        """The answer to an attack's search: -inf for classes that it leaves out, where leaving them out is cheaper."""
+        """The logits for an attack's search: -inf for classes that it leaves out, where leaving them out is cheaper."""
         loss = narrowed(self.loss, narrowing, seeds)
         if narrowing.classes is None or self.loss.at_once(classes) is not None:
             logits = -loss(x, classes, seeds)
         else:
-            asked = -loss(x, narrowing.classes, seeds)
-            nothing = asked.new_full((len(x), self.num_classes), -torch.inf)
-            logits = nothing.scatter(1, narrowing.classes, asked)
+            known = -loss(x, narrowing.classes, seeds)
+            nothing = known.new_full((len(x), self.num_classes), -torch.inf)
+            logits = nothing.scatter(1, narrowing.classes, known)
         if narrowing.labels is not None and measures(narrowing):
             narrowing.measured = importance(loss, x.detach(), logits.detach(), seeds, narrowing.labels)
         return logits
@@ -47,7 +47,7 @@ class DiffusionClassifier(Defense):
         return self.logit_scale(x) * self.loss(x, torch.tensor([NO_CLASS]), self.noise_seeds(x)).squeeze(1)
 
     def logit_scale(self, x: Tensor) -> float:
-        """C H W where the logits are means over pixels: those of Eq. 6 are sums."""
+        """C H W where the logits are means over pixels, since those of Eq. 6 are sums; else 1."""
         return self.loss.scale(x)
 
     def noise_seeds(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tensors that never change, on every device that asks for them."""
+"""Tensors that never change, with a copy on every device that uses them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _T = TypeVar("_T")
 
 
 class Constants:
-    """Base of dataclasses of tensors that never change. What is made of them once, such as a copy on a GPU, is kept.
+    """Base of dataclasses of tensors that never change. What is derived from them, such as a copy on a GPU, is kept.
 
-    A copy made at each use would make the host wait for the device each time. The copies are no part of what the object
-    is: they are left out where it is compared, pickled or hashed.
+    A copy made at each use would make the host wait for the device each time. The copies are not part of the object:
+    they are left out where it is compared, pickled or hashed.
     """
 
     def kept(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """What `make` gave when it was first asked for under this key."""
+        """The result of `make` when it was first called under this key."""
         copies: dict[Hashable, _T] = self.__dict__.setdefault("_copies", {})
         if key not in copies:
             copies[key] = make()

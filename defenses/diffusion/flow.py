@@ -5,8 +5,8 @@
     div v ~ 1/S sum_s z_s^T (dv/dx) z_s                                        (Skilling 1989; Hutchinson 1990)
 
 The z_s are random signs, the same all along the path. D log 2 turns a density over [-1, 1] into one over [0, 1]. If the
-pixels are 8-bit numbers, the image costs 8 - log p / (D log 2) bits per dimension; no noise is added to
-make such numbers continuous.
+pixels are 8-bit numbers, the image costs 8 - log p / (D log 2) bits per dimension; no noise is added to make such
+numbers continuous.
 
 Each evaluation of div v differentiates the network, so that the gradient of log p takes second derivatives. It is
 exact, and computed step by step (`runge_kutta`) and chunk by chunk (`chunked_gradient`): at its peak, memory holds the
@@ -46,7 +46,7 @@ CHUNK_PIXELS = {"cpu": 2**13, "cuda": 2**15}
 
 
 class RoundedVP(ContinuousVP):
-    """Time as a network of 1000 steps was trained on it: that of the nearest step, min(round(1000 t), 999) from 0.
+    """Continuous time rounded to the nearest training step of a network of 1000 steps: min(round(1000 t), 999) from 0.
 
     It is the convention of the diffusion classifiers' SBGC code. beta and sigma jump from step to step, which an
     adaptive solver meets with many small steps.
@@ -73,7 +73,7 @@ class RoundedVP(ContinuousVP):
 
 
 class SignSource(Protocol):
-    """Draws z; equal arguments give equal draws."""
+    """A source of z; equal arguments give equal draws."""
 
     def __call__(self, seeds: Tensor, classes: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Signs (S, P, *shape), for P pairs of an image, by its seed, and a class: (P,) int64 each."""
@@ -97,13 +97,13 @@ class FlowLikelihood:
     """log p(x | y) in nats, differentiable (once) in the images.
 
     Args:
-        denoiser: made for `process`.
+        denoiser: a denoiser for `process`.
         process: `ContinuousVP()`, or `RoundedVP()`.
         signs: draws z.
-        solver: "dopri5" picks its steps for each (image, class) alone; the others take `steps` of them.
-        steps: of the solvers other than dopri5.
-        tolerance: of dopri5, see `runge_kutta.adaptive_times`.
-        spacing: of the steps, see above.
+        solver: "dopri5" chooses its steps for each (image, class) separately; the others take `steps` of them.
+        steps: the number of steps of the solvers other than dopri5.
+        tolerance: the tolerance of dopri5, see `runge_kutta.adaptive_times`.
+        spacing: how steps are spaced, see above.
         start: the first t; the density is that of images with the noise of this time, 0 < start < `END`.
         chunk: pairs of image and class integrated at once, where the solver is not dopri5.
         passes: how the gradient is computed, see `chunked_gradient`.
@@ -125,8 +125,8 @@ class FlowLikelihood:
 
         Args:
             x: images, (N, C, H, W) in [0, 1].
-            labels: under which classes, (N, K) int64; `NO_CLASS` for log p(x).
-            seeds: of each image's signs, (N,) int64.
+            labels: the classes, (N, K) int64; `NO_CLASS` for log p(x).
+            seeds: the seeds of each image's signs, (N,) int64.
         """
         pixels = CHUNK_PIXELS["cpu" if x.device.type == "cpu" else "cuda"]
         chunk = self.chunk or max(1, pixels // x.shape[-2:].numel())
@@ -176,7 +176,7 @@ class FlowLikelihood:
         return (velocity, divergence) if differentiable else (velocity.detach(), divergence)
 
     def evaluations(self) -> int | None:
-        """Times that `slope` is asked of each pair; None for dopri5, which finds out."""
+        """Calls of `slope` for each pair; None for dopri5, whose number is not known beforehand."""
         return None if self.solver == "dopri5" else self.steps * len(TABLEAUS[self.solver].weights)
 
 
@@ -191,7 +191,7 @@ class _Pairs:
     def __call__(self, x: Tensor, images: Tensor, classes: Tensor, terms: Tensor) -> Tensor:
         y, start = self.labels[images, classes], 2 * x - 1
         z = self.flow.signs(self.seeds[images], y, x.shape[1:], x.dtype)
-        if self.flow.solver == "dopri5":  # whose steps must not depend on what else is in the chunk
+        if self.flow.solver == "dopri5":  # its steps must not depend on other pairs in the chunk
             alone = [self.flow.integrate(start[i : i + 1], y[i : i + 1], z[:, i : i + 1]) for i in range(len(x))]
             ends, integrals = (torch.cat(parts) for parts in zip(*alone, strict=True))
         else:

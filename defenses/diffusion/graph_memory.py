@@ -1,7 +1,7 @@
-"""How much memory graphs may take between a forward pass and its backward pass, and how much they do.
+"""How much memory graphs may take between a forward pass and its backward pass, and how much they take.
 
-A graph that is kept spares the backward pass an evaluation; one that is not kept is built anew there. Both give the
-same gradient. What is kept is decided while the forward pass runs, from the size of the first graphs.
+A graph that is kept saves the backward pass an evaluation; one that is not kept is built again there. Both give the
+same gradient. Which graphs are kept is decided during the forward pass, from the size of the first ones.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from harness.errors import UserError
 MIB = 2**20
 
 SHARE = 0.25
-"""Of the memory that is free, what one chain of graphs may take: the rest is for the caller's own, and for others."""
+"""The share of the free memory that one chain of graphs may take; the rest is for the caller and for others."""
 
 MOST_ON_CPU = 1024 * MIB
-"""Of graphs kept on a CPU if nobody says: the page faults of much more cost what the spared evaluations would."""
+"""Bytes of graphs kept on a CPU by default: the page faults of more cost as much as the saved evaluations."""
 
 UNKNOWN = 256 * MIB
-"""What is taken for free on a device that does not say."""
+"""The free memory, in bytes, that is assumed on a device that does not report it."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -32,7 +32,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 def allowance(x: Tensor, mib: float | None) -> float:
     """Bytes of graphs that may be kept: as many MiB as given, or `SHARE` of what is free now if None.
 
-    On a CPU that is `MOST_ON_CPU` at most. Nothing where no gradient in x can be asked for.
+    On a CPU it is at most `MOST_ON_CPU`. It is 0 where x needs no gradient.
     """
     if not (x.requires_grad and torch.is_grad_enabled()):
         return 0
@@ -43,9 +43,9 @@ def allowance(x: Tensor, mib: float | None) -> float:
 
 
 def check_graph_memory(mib: float | None) -> None:
-    """Raises UserError unless there can be so much."""
+    """Raises UserError if the number is negative or NaN."""
     if mib is not None and not mib >= 0:
-        raise UserError(f"graph_memory is {mib}", remedy="It is a number of MiB, 0 to keep no graph")
+        raise UserError(f"graph_memory is {mib}", remedy="It must be a number of MiB; 0 keeps no graph")
 
 
 def free_memory(device: torch.device) -> int:
@@ -85,7 +85,7 @@ class Meter:
         if storage._cdata not in self._seen and not isinstance(tensor, nn.Parameter):
             self._seen.add(storage._cdata)
             self.bytes += storage.nbytes()
-        return tensor.detach()  # the tensor itself may be an output of the node that keeps it: a circle, never freed
+        return tensor.detach()  # the tensor itself may be an output of the node that keeps it: a cycle, never freed
 
 
 class Keeper:
@@ -110,12 +110,12 @@ class Keeper:
 
     @property
     def overdrawn(self) -> bool:
-        """Whether the first graph, whose size nobody knew, turned out too large to be kept."""
+        """Whether the first graph, whose size was unknown beforehand, is too large to be kept."""
         return self._used > self.allowed
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Around the making of one graph. The first two are measured: the first may keep what all of them share."""
+        """Surrounds the construction of one graph. The first two are measured; the first may include what all share."""
         self._built += 1
         if self._built > 2:
             yield
@@ -127,12 +127,12 @@ class Keeper:
 
 
 def _free_system_memory() -> int:
-    found = [UNKNOWN]
+    bounds = [UNKNOWN]
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        found = [int(lines["MemAvailable"].split()[0]) * 1024]
+        bounds = [int(lines["MemAvailable"].split()[0]) * 1024]
         limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        found.append(max(0, limit - used))
-    except (OSError, ValueError, KeyError):  # no Linux, or a container without a limit: "max" is no number
-        return min(found)
-    return min(found)
+        bounds.append(max(0, limit - used))
+    except (OSError, ValueError, KeyError):  # no Linux, or a container without a limit, which says "max"
+        return min(bounds)
+    return min(bounds)

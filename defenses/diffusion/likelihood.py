@@ -5,19 +5,19 @@
 
     Linf    d(m) = sign(m)            L2    d(m) = m / ||m||_2            the norms are those of one image
 
-clip keeps x^ in [0, 1] and within eta of x. Of L2 the paper says that eta becomes 0.5 "under the l2 norm" (Appendix
-C.2), and no more. Our reading: the ball and the step, which is the steepest one of size gamma in the norm of the ball,
-are those of L2, and all else stays.
+clip keeps x^ in [0, 1] and within eta of x. For L2 the paper says only that eta becomes 0.5 "under the l2 norm"
+(Appendix C.2). Our reading is that the ball and the step are those of L2, where the step is the steepest one of size
+gamma in the norm of the ball, and that everything else stays.
 
 The derivative. With H the Hessian of the loss, C = 0 for a pixel that was stopped by 0 or 1, else C = 1,
 
     d x^  <-  C (d x^ + gamma d'(m) dm),        dm  <-  mu dm - (g / ||g||_1)' H d x^
 
-The clip to the ball counts as the identity: N steps of eta / N never leave it, and it mends but their rounding. Under
-L2 this is what autograd finds here, with H times a vector in the memory of one chunk (`chunked_gradient`). Under Linf
-the sign is flat almost everywhere: d' = 0, no second derivative is ever computed, and the true derivative is that of
-BPDA with the identity, but for the pixels stopped. An attacker may replace d' on the way back, and there only; no
-value depends on it (`sign_gradient`):
+The clip to the ball counts as the identity: N steps of eta / N never leave the ball, and the clip corrects only their
+rounding. In L2 this is the derivative that autograd computes here, with H times a vector in the memory of one chunk
+(see `chunked_gradient`). In Linf the sign is flat almost everywhere: d' = 0, no second derivative is ever computed, and
+the true derivative is that of BPDA with the identity, except at the stopped pixels. An attacker may replace d' in the
+backward pass, and only there; no value depends on it (`sign_gradient`):
 
     zero               d' = 0                                the derivative itself
     straight_through   d' = 1 / s                            as if sign(m) were the nearest multiple of m
@@ -26,7 +26,7 @@ value depends on it (`sign_gradient`):
 s = ||m||_2^2 / ||m||_1 is held constant. m / s is the multiple of m nearest to sign(m) in least squares, and makes both
 independent of the size of m, which the L1 norm leaves at one over the number of pixels.
 
-The released code of the paper maximises by another optimizer, see `adam`, on random timesteps, see `random_times`.
+The released code of the paper uses another optimizer, see `adam`, and random timesteps, see `random_times`.
 """
 
 from __future__ import annotations
@@ -59,27 +59,27 @@ BUDGETS: dict[Norm, Quantity] = {"Linf": Quantity("8/255"), "L2": Quantity("0.5"
 """The paper's eta (Sec. 4.1, Appendix C.2)."""
 
 PURIFY = derive("likelihood maximisation")
-"""Sets the noise of `purify` apart from that of `classify`, which is drawn from the same seeds."""
+"""Makes the noise of `purify` differ from that of `classify`, which is drawn from the same seeds."""
 
 
 @dataclass(frozen=True)
 class LikelihoodMaximization:
-    """Algorithm 1, lines 1 to 6, differentiable (once) in the images as said above; or Adam in its place.
+    """Algorithm 1, lines 1 to 6, or Adam in its place; differentiable (once) in the images as described above.
 
     Args:
-        loss: the diffusion loss, asked without a class.
+        loss: the diffusion loss, which is evaluated without a class.
         steps: N.
-        norm, eta: the ball; eta left out is the paper's, see `BUDGETS`.
-        momentum: mu; 0 is none.
-        sign_gradient: what stands for the derivative of the sign; under L2, which has no sign, "zero" is all there is.
-        sign_temperature: tau, of "tanh".
-        draws: of the timesteps of each image and step, from the loss's grid; left out, all of them.
+        norm, eta: the ball; left out, eta is the paper's, see `BUDGETS`.
+        momentum: mu; 0 means none.
+        sign_gradient: what replaces the derivative of the sign; only "zero" in L2, whose steps take no sign.
+        sign_temperature: tau of "tanh".
+        draws: draws the timesteps of each image and step from the loss's grid; left out, all are used.
         optimizer: "momentum" is Algorithm 1.
         learning_rate: lr of "adam"; left out, that of the released code.
 
     Raises:
-        UserError: a number out of its range, a surrogate of a sign that is not there, or one optimizer's argument for
-            the other.
+        UserError: a number is out of its range, a surrogate is given where no sign is taken, or an argument belongs
+            to the other optimizer.
     """
 
     loss: DiffusionLoss
@@ -95,14 +95,14 @@ class LikelihoodMaximization:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise UserError(f"steps is {self.steps}", remedy="Likelihood maximisation takes at least one")
+            raise UserError(f"steps is {self.steps}", remedy="Likelihood maximisation needs at least one step")
         if not 0 < self.ball.eps <= LARGEST[type(self.ball)]:
             raise UserError(
                 f"eta is {self.ball.eps}",
-                remedy=f"It is a distance between images in [0, 1], such as {BUDGETS[self.norm]} in {self.norm}",
+                remedy=f"It must be a distance between images in [0, 1], such as {BUDGETS[self.norm]} in {self.norm}",
             )
         if self.momentum < 0:
-            raise UserError(f"momentum is {self.momentum}", remedy="It is 0, for none, or more")
+            raise UserError(f"momentum is {self.momentum}", remedy="It must be 0, for none, or more")
         if self.optimizer == "adam" and self.momentum != 1:
             raise UserError(f"momentum is {self.momentum}, but Adam has its own", remedy="Leave one of them out")
         if self.optimizer == "momentum" and self.learning_rate is not None:
@@ -115,12 +115,12 @@ class LikelihoodMaximization:
         if self.optimizer == "adam" and self.sign_gradient != "zero":
             raise UserError(
                 f"sign_gradient is '{self.sign_gradient}', but steps of Adam take no sign",
-                remedy="Leave it out: their exact gradient holds the second derivative as it is",
+                remedy="Leave it out: their exact gradient contains the true second derivative",
             )
         if self.norm == "L2" and self.sign_gradient != "zero":
             raise UserError(
                 f"sign_gradient is '{self.sign_gradient}', but steps in L2 take no sign",
-                remedy="Leave it out: their exact gradient holds the second derivative as it is",
+                remedy="Leave it out: their exact gradient contains the true second derivative",
             )
         if self.sign_temperature <= 0:
             raise UserError(f"sign_temperature is {self.sign_temperature}", remedy="It must be positive")
@@ -131,14 +131,14 @@ class LikelihoodMaximization:
 
     @property
     def has_second_derivative(self) -> bool:
-        """Whether a derivative of the move holds one of the gradient; a sign's derivative, 0, leaves none."""
+        """Whether the derivative of the move contains a second derivative of the loss; that of a sign, 0, does not."""
         return self.norm == "L2" or self.optimizer == "adam" or self.sign_gradient != "zero"
 
     def __call__(self, x: Tensor, seeds: Tensor, narrowing: Narrowing | None = None) -> Tensor:
         """Images (N, C, H, W) in [0, 1] -> the same, of lower loss.
 
         Args:
-            seeds: of each image's noise, (N,) int64.
+            seeds: the seeds of each image's noise, (N,) int64.
             narrowing: what may be left out, in a search.
         """
         nothing = torch.tensor([NO_CLASS])
@@ -159,7 +159,7 @@ class LikelihoodMaximization:
         )
 
     def direction(self, m: Tensor) -> Tensor:
-        """d(m), (N, C, H, W), with the derivative that was chosen for it."""
+        """d(m), (N, C, H, W), with the derivative that `sign_gradient` names."""
         if self.norm == "L2":
             return _unit(m, 2)
         if self.sign_gradient == "zero":
@@ -181,7 +181,7 @@ class LikelihoodMaximization:
         return GRADIENT_COST * self.steps * timesteps * self.loss.samples
 
     def narrowed_cost(self, narrowing: Narrowing) -> float:
-        """The same in a search."""
+        """Network evaluations per image in a search."""
         if self.draws is not None:
             return self.cost()
         timesteps = len(self.loss.grid)
@@ -203,7 +203,7 @@ def maximize_likelihood(
         x: images, (N, C, H, W) in [0, 1].
         gradient: (images, n) -> gradient of the unconditional diffusion loss at step n = 0..N-1, of the same shape.
         direction: m -> d(m), of the same shape, of norm 1 at most.
-        ball: how far x may move, eta.
+        ball: the ball of radius eta.
         steps: N.
         momentum: mu.
 

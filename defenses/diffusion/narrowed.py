@@ -1,12 +1,12 @@
-"""The diffusion loss as a search asks for it: on fewer timesteps, in cheaper numbers. See `harness.search`.
+"""The diffusion loss in an attack's search: on fewer timesteps, in cheaper numbers. See `harness.search`.
 
-Of a grid j = 1..T' with weights w_j, m timesteps are drawn for each image and call by systematic sampling: with chances
-p_j that sum to m, P_j = p_1 + .. + p_j, and one uniform number u,
+From a grid j = 1..T' with weights w_j, m timesteps are drawn for each image and call by systematic sampling: with
+chances p_j that sum to m, P_j = p_1 + .. + p_j, and one uniform number u,
 
     j is drawn  <=>  one of u, u + 1, .. u + m - 1 lies in [P_{j-1}, P_j)            w_j <- w_j / p_j
 
 so that the sum keeps its mean, and timesteps, which are in order, are drawn from all over the grid: p_j = m / T' is
-stratified sampling. Where it is known what each timestep contributes to the margin, p_j is proportional to that plus a
+stratified sampling. Where the contribution of each timestep to the margin is known, p_j is proportional to that plus a
 tenth of the average, and at most 1.
 """
 
@@ -24,7 +24,7 @@ from harness.randomness import derive, fold, uniform
 from harness.search import Narrowing
 
 _SUBSET = derive("timesteps of a search")
-"""Sets the draw of timesteps apart from that of the noise, which comes from the same seeds."""
+"""Makes the draw of timesteps differ from that of the noise, which comes from the same seeds."""
 
 MEASURED = 2
 """Rivals whose distance from the true class is measured at each timestep."""
@@ -34,7 +34,7 @@ DEFENSIVE = 0.1
 
 
 def narrowed(loss: DiffusionLoss, narrowing: Narrowing, seeds: Tensor) -> DiffusionLoss:
-    """A classifier's loss, for the images of one call. seeds: of their noise, (N,) int64."""
+    """The loss of a classifier for the images of one call. seeds: those of their noise, (N,) int64."""
     loss = cheaper(loss, narrowing)
     if narrowing.every_class and loss.passes == "auto":
         loss = replace(loss, passes="single")
@@ -44,9 +44,9 @@ def narrowed(loss: DiffusionLoss, narrowing: Narrowing, seeds: Tensor) -> Diffus
 
 
 def narrowed_purification(loss: DiffusionLoss, narrowing: Narrowing, seeds: Tensor) -> DiffusionLoss:
-    """The loss of one step of likelihood maximisation. seeds: of its noise, (N,) int64."""
+    """The loss of one step of likelihood maximisation. seeds: those of its noise, (N,) int64."""
     loss = cheaper(loss, narrowing)
-    if loss.grid.timesteps.dim() > 1:  # drawn anew at each step as it is
+    if loss.grid.timesteps.dim() > 1:  # random timesteps are drawn anew at each step already
         return loss
     return replace(loss, grid=subset(loss.grid, seeds, narrowing.search.purify_timesteps))
 
@@ -59,7 +59,7 @@ def cheaper(loss: DiffusionLoss, narrowing: Narrowing) -> DiffusionLoss:
 
 
 def measures(narrowing: Narrowing) -> bool:
-    """Whether this call is to find out how much each timestep contributes to the margin: every full look is."""
+    """Whether this call measures the contribution of each timestep to the margin, as every full evaluation does."""
     wanted = narrowing.search.importance and narrowing.search.timesteps < 1
     return wanted and narrowing.full and narrowing.labels is not None
 
@@ -68,8 +68,8 @@ def importance(loss: DiffusionLoss, x: Tensor, logits: Tensor, seeds: Tensor, la
     """The root mean square of |loss_y - loss_k| at each timestep, over the `MEASURED` strongest rivals k: (N, T').
 
     Args:
-        loss: the classifier's, on all of its timesteps.
-        x, logits, seeds, labels: images (N, C, H, W), what it said of them (N, K), and their noise and true classes.
+        loss: the classifier's loss, on all of its timesteps.
+        x, logits, seeds, labels: images (N, C, H, W), their logits (N, K), the seeds of their noise, and true classes.
     """
     rivals = logits.scatter(1, labels[:, None], -torch.inf).topk(min(MEASURED, logits.shape[1] - 1), dim=1).indices
     chosen, every = torch.cat([labels[:, None], rivals], 1), torch.arange(logits.shape[1])
@@ -82,12 +82,12 @@ def importance(loss: DiffusionLoss, x: Tensor, logits: Tensor, seeds: Tensor, la
 
 
 def subset(grid: TimeGrid, seeds: Tensor, share: float, importance: Tensor | None = None) -> TimeGrid:
-    """Some timesteps of a grid for all images, drawn for each image: (N, m), or the grid where the share is all of it.
+    """Timesteps drawn from a grid for each image: (N, m), or the grid itself where the share is all of it.
 
     Args:
         seeds: (N,) int64; equal seeds give equal timesteps.
-        share: m is this share of T', rounded, at least 1.
-        importance: (N, T'), non-negative, in any unit; None takes all timesteps for equally important.
+        share: m is this share of T', rounded, and at least 1.
+        importance: (N, T'), non-negative, in any unit; None means that all timesteps are equally important.
     """
     count = taken(len(grid), share)
     if count == len(grid):
@@ -100,12 +100,12 @@ def subset(grid: TimeGrid, seeds: Tensor, share: float, importance: Tensor | Non
     ends = chances.cumsum(1)
     places = uniform(fold(seeds, _SUBSET), (1,), torch.float64) + torch.arange(count, device=seeds.device)
     chosen = torch.searchsorted(ends, places, right=True).clamp(max=len(grid) - 1)
-    found = grid.on(seeds.device).at(chosen)
-    return replace(found, weights=found.weights / chances.gather(1, chosen))
+    drawn = grid.on(seeds.device).at(chosen)
+    return replace(drawn, weights=drawn.weights / chances.gather(1, chosen))
 
 
 def taken(number: int, share: float) -> int:
-    """How many of so many timesteps a share of them is."""
+    """The number of timesteps that a share of `number` timesteps is, at least 1."""
     return max(1, round(share * number))
 
 

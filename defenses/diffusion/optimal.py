@@ -1,7 +1,7 @@
 """The diffusion model that fits a finite set of images perfectly (paper Theorem 3.2, Eq. 7).
 
-Let p(x | y) be uniform on the images x_i of D_y. What is known of the clean image in x_t = a x + sigma eps,
-a = sqrt(alpha_t), is then a distribution s over D_y, and its mean m gives the best estimate of the noise:
+Let p(x | y) be uniform on the images x_i of D_y. Given x_t = a x + sigma eps with a = sqrt(alpha_t), the posterior of
+the clean image is then a distribution s over D_y, and its mean m gives the best estimate of the noise:
 
     s_i  = softmax_i( -||x_t - a x_i||^2 / (2 sigma^2) )      m = sum_i s_i x_i      eps* = (x_t - a m) / sigma
 
@@ -12,8 +12,9 @@ The derivative of m is symmetric, and its product with a vector v again a sum ov
 
 Both sums run over blocks of D_y, the softmax with a running maximum and total (Milakov and Gimelshein, 2018), so that
 memory does not depend on |D_y|. Log-weights are a <x_t, x_i> / sigma^2 - a^2 ||x_i||^2 / (2 sigma^2), which differs
-from the above by what all i share. They are found in float64, whatever the images are in: at t = 1, 1 / sigma^2 is
-10^4, and an error in the seventh digit of a norm would decide between images. So are the projections on v.
+from the above by what all i share. They are computed in float64, whatever the type of the images: at t = 1,
+1 / sigma^2 is 10^4, and an error in the seventh digit of a norm would decide between images. The same holds for the
+projections on v.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class OptimalDenoiser(nn.Module):
         images: D, (N, C, H, W) in [0, 1].
         labels: (N,) int64 in 0..K-1.
         num_classes: K.
-        process: the diffusion that t is a time of.
-        block: images of D held at once beside the noisy ones. A matter of memory.
+        process: the diffusion to which the times t belong.
+        block: images of D held at once beside the noisy ones. It affects memory only.
 
     Raises:
         UserError: a class has no image.
@@ -51,7 +52,8 @@ class OptimalDenoiser(nn.Module):
         counts = labels.bincount(minlength=num_classes).tolist()
         if min(counts) == 0:
             raise UserError(
-                f"class {counts.index(0)} has no image", remedy="The optimal diffusion model needs one of every class"
+                f"class {counts.index(0)} has no image",
+                remedy="Every class needs at least one",
             )
         data = torch.empty_like(images.flatten(1))
         for part, label in zip(data.split(counts), range(num_classes), strict=True):
@@ -77,7 +79,7 @@ class OptimalDenoiser(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class _Posterior:
-    """s, for M noisy images. noisy: (M, D); signal, sigma: (M, 1) float64; data: D_y, (N, D)."""
+    """The distribution s for M noisy images. noisy: (M, D); signal, sigma: (M, 1) float64; data: D_y, (N, D)."""
 
     noisy: Tensor
     signal: Tensor
@@ -110,7 +112,7 @@ class _Posterior:
         return sums - total.to(sums) * mean
 
     def _logs(self, noisy: Tensor, block: Tensor) -> Tensor:
-        """Log-weights but for a constant, (M, B), in float64."""
+        """Log-weights up to a constant, (M, B), in float64."""
         precision = (self.signal / self.sigma).square()
         return (noisy * (self.signal / self.sigma.square())) @ block.T - precision * block.square().sum(1) / 2
 
@@ -125,7 +127,7 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled():  # create_graph=True: the gradient would be taken for a constant
+        if torch.is_grad_enabled():  # create_graph=True would treat the gradient as a constant
             raise RuntimeError("the optimal noise predictor can be differentiated once only")
         posterior = ctx.posterior
         gain = (posterior.signal / posterior.sigma.square()).to(v)

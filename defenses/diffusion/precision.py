@@ -1,7 +1,8 @@
-"""A network evaluated in cheaper numbers, with a gradient that is not lost in them.
+"""A network evaluated in a cheaper number format, whose gradient does not underflow.
 
-bfloat16 has the range of float32. float16 does not: a gradient of a mean over pixels and timesteps underflows. So the
-gradient that enters the network from behind is multiplied by a constant, and the one that leaves it divided by it.
+bfloat16 has the range of float32. float16 does not: the gradient of a mean over pixels and timesteps underflows. So the
+gradient that enters the network in the backward pass is multiplied by a constant, and the one that leaves it is divided
+by the same constant.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ def evaluated(network: Callable[[Tensor], Tensor], x: Tensor, precision: Precisi
     """network(x) in the type of x, computed in `precision`; torch keeps norms, sums and softmax in float32.
 
     Args:
-        network: differentiable in x, and asked once.
+        network: differentiable in x; it is called once.
         x: images, (M, C, H, W).
-        weight: about the inverse of the gradient at the network's end, where a loss is a mean of as many terms.
+        weight: about the inverse of the gradient at the network's output: the number of terms that a loss averages.
     """
     if precision not in HALF:  # TensorFloat-32 is a setting of the process, not of a tensor
         return network(x)
     scale = 2.0 ** round(math.log2(weight)) if precision == "fp16" else 1.0
     with torch.autocast(x.device.type, HALF[precision]):
-        found = network(_Scaled.apply(x, 1 / scale))
-    return _Scaled.apply(found.to(x.dtype), scale)
+        output = network(_Scaled.apply(x, 1 / scale))
+    return _Scaled.apply(output.to(x.dtype), scale)
 
 
 class _Scaled(torch.autograd.Function):

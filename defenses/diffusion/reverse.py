@@ -7,13 +7,13 @@ s_{i+1}, everything is evaluated at the noisier end s_i of a step, and z_i is st
     ode    x_{i+1} = x_i + h beta (x_i + score(x_i, s_i)) / 2                              probability flow, Euler
     ddpm   x_{i+1} = (x_i - b_i / sigma_i eps(x_i, t_i)) / sqrt(1 - b_i) + sqrt(v_i) z_i   ancestral (Ho et al. 2020)
 
-The last is on the discrete diffusion t = 1..1000 and may leave steps of it out: 1 - b_i is the ratio of alpha at t_i
-and t_{i+1}, for neighbours DDPM's 1 - beta_t. The variance v_i is b_i or the posterior's, b_i sigma_{i+1}^2 over
-sigma_i^2; the step to t = 0 adds no noise.
+The last one runs on the discrete diffusion t = 1..1000, and may skip steps of it: 1 - b_i is the ratio of alpha at t_i
+and t_{i+1}, which for neighbouring steps is DDPM's 1 - beta_t. The variance v_i is b_i or the posterior's, b_i
+sigma_{i+1}^2 over sigma_i^2; the step to t = 0 adds no noise.
 
-For the adjoint gradient (`defenses.diffusion.step_gradient`) each can be undone to first order in h: the noise that was
-added is taken off, and so is the drift, evaluated at x_{i+1} and s_i. Plain Euler steps back would evaluate it at
-s_{i+1}, where close to 0 the score is so large that, with coarse steps, nothing of the gradient is left.
+For the adjoint gradient (`defenses.diffusion.step_gradient`) each step can be undone to first order in h: the noise
+that was added is subtracted, and so is the drift, evaluated at x_{i+1} and s_i. Plain Euler steps back would evaluate
+the drift at s_{i+1}. Close to 0 the score is so large there that, with coarse steps, nothing of the gradient is left.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from defenses.diffusion.step_gradient import State, adjoint, stepwise
 from harness.errors import UserError
 
 END = 1e-5
-"""Where the continuous solvers stop, short of 0, at which the score may diverge (Nie et al. 2022, Appendix C)."""
+"""The time at which the continuous solvers stop; at 0 the score may diverge (Nie et al. 2022, Appendix C)."""
 
 WHOLE = 1e-6
-"""How far from a whole number of steps rounding may take a quotient."""
+"""How far rounding may move a quotient from a whole number of steps."""
 
 Variance = Literal["beta", "posterior"]
 
 Draw = Callable[[int], Tensor]
-"""Standard normal noise of step i, in the shape of the images; asked again, the same."""
+"""Standard normal noise of step i, in the shape of the images; every call with the same i returns the same noise."""
 
 
 class Solver(ABC):
@@ -51,11 +51,11 @@ class Solver(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """n."""
+        """n, the number of steps."""
 
     @abstractmethod
     def start(self) -> Tensor:
-        """t*, of no dimensions, a time of `process`."""
+        """t*, a time of `process`, as a tensor of no dimensions."""
 
     @abstractmethod
     def mean(self, i: int, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Solver(ABC):
 
     @abstractmethod
     def back(self, i: int, x: Tensor) -> Tensor:
-        """About x_i, from x = x_{i+1} whose noise is still to be taken off."""
+        """An approximation of x_i from x = x_{i+1}, whose noise is still to be subtracted."""
 
     def noised(self, x: Tensor, eps: Tensor) -> Tensor:
         """x(t*) = sqrt(alpha) x + sigma eps, where the reverse diffusion starts."""
@@ -80,7 +80,7 @@ class Solver(ABC):
         return mean + spread * draw(i) if spread else mean
 
     def undo(self, i: int, x: Tensor, draw: Draw) -> Tensor:
-        """About x_i, from x = x_{i+1}."""
+        """An approximation of x_i from x = x_{i+1}."""
         before, spread = self.back(i, x), self.spread(i)
         return before - spread * draw(i) if spread else before
 
@@ -90,9 +90,9 @@ class EulerMaruyama(Solver):
     """The reverse SDE, or without noise the probability-flow ODE.
 
     Args:
-        denoiser: unconditional, made for `process`.
+        denoiser: an unconditional denoiser for `process`.
         times: s_0..s_n, falling, in (0, 1].
-        noise: True for the SDE.
+        noise: True for the SDE, False for the ODE.
     """
 
     denoiser: Denoiser
@@ -117,8 +117,8 @@ class EulerMaruyama(Solver):
 
     def drift(self, x: Tensor, s: float) -> Tensor:
         """-dx/ds at the time s: beta (x/2 + score), half the score for the ODE."""
-        found = score(self.denoiser, self.process, x, x.new_full((len(x),), s))
-        return self._beta(s) * (x / 2 + (found if self.noise else found / 2))
+        own = score(self.denoiser, self.process, x, x.new_full((len(x),), s))
+        return self._beta(s) * (x / 2 + (own if self.noise else own / 2))
 
     def _length(self, i: int) -> float:
         return self.times[i] - self.times[i + 1]
@@ -129,12 +129,12 @@ class EulerMaruyama(Solver):
 
 @dataclass(frozen=True, eq=False)
 class Ancestral(Solver):
-    """DDPM's sampler, with or without leaving steps out.
+    """DDPM's sampler, which may skip steps.
 
     Args:
-        denoiser: unconditional, made for `process`.
+        denoiser: an unconditional denoiser for `process`.
         times: t_0..t_n, falling, in 1..T, the last 0.
-        variance: of the noise.
+        variance: the variance of the noise.
     """
 
     denoiser: Denoiser
@@ -162,7 +162,7 @@ class Ancestral(Solver):
         return math.sqrt(self._kept(i)) * x + self._noise(i, x)
 
     def _noise(self, i: int, x: Tensor) -> Tensor:
-        """b_i / sigma_i eps, what a step takes off."""
+        """b_i / sigma_i eps, which a step subtracts."""
         t = torch.full((len(x),), self.times[i], device=x.device)
         return (1 - self._kept(i)) / math.sqrt(self._variance(i)) * self.denoiser.eps(x, t)
 
@@ -180,10 +180,10 @@ def denoised(solver: Solver, x: Tensor, draw: Draw, *, approximate: bool = False
     """x(t*) -> x(0), (N, C, H, W), differentiable once in x, one step's graph at a time.
 
     Args:
-        solver: whose steps are taken.
+        solver: the solver whose steps are taken.
         draw: its noise.
-        approximate: take the adjoint's gradient and not the exact one.
-        allowed: bytes of the steps' graphs that the exact one may keep instead.
+        approximate: use the adjoint gradient instead of the exact one.
+        allowed: bytes of graphs of steps that the exact gradient may keep.
     """
 
     def step(i: int, x: Tensor) -> State:
@@ -198,7 +198,7 @@ def denoised(solver: Solver, x: Tensor, draw: Draw, *, approximate: bool = False
 
 
 def continuous_times(t_star: float, dt: float) -> list[float]:
-    """t*, t* - dt, ... and at last `END`: steps of dt, but for a shorter last one.
+    """t*, t* - dt, ... and finally `END`: steps of dt, of which the last may be shorter.
 
     Raises:
         UserError: not END < dt <= t* <= 1.
@@ -209,7 +209,7 @@ def continuous_times(t_star: float, dt: float) -> list[float]:
 
 
 def discrete_times(t_star: float, dt: float, last: int) -> list[int]:
-    """The same in whole steps of a diffusion of `last` steps, down to 0.
+    """Times in whole steps of a diffusion of `last` steps, from t* down to 0.
 
     Raises:
         UserError: not 0 < dt <= t* <= 1, or not both multiples of 1 / last.
@@ -221,15 +221,16 @@ def discrete_times(t_star: float, dt: float, last: int) -> list[int]:
 
 def _check(t_star: float, dt: float, end: float) -> None:
     if not end < t_star <= 1:
-        raise UserError(f"t_star is {t_star}", remedy="It is a time of the diffusion in (0, 1], such as 0.1")
+        raise UserError(f"t_star is {t_star}", remedy="It must be a time of the diffusion in (0, 1], such as 0.1")
     if not end < dt <= t_star:
-        raise UserError(f"dt is {dt}", remedy=f"A step is at most t_star = {t_star} and above {end:g}, such as 1e-3")
+        raise UserError(f"dt is {dt}", remedy=f"It must be at most t_star = {t_star} and above {end:g}, such as 1e-3")
 
 
 def _whole(name: str, number: float, last: int) -> int:
-    found = round(number * last)
-    if not found or abs(found - number * last) > WHOLE * last:
+    steps = round(number * last)
+    if not steps or abs(steps - number * last) > WHOLE * last:
         raise UserError(
-            f"{name} is {number}", remedy=f"With solver: ddpm it is a multiple of {1 / last:g}, a step of the diffusion"
+            f"{name} is {number}",
+            remedy=f"The solver ddpm needs a multiple of {1 / last:g}, a step of the diffusion",
         )
-    return found
+    return steps

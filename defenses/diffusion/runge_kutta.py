@@ -5,11 +5,11 @@
     euler       order 1, one evaluation of f per step
     midpoint    order 2, two
     rk4         order 4, four: the classical one
-    dopri5      order 5, six (Dormand and Prince 1980); beside it lies an estimate of its error, which picks the steps
+    dopri5      order 5, six (Dormand and Prince 1980), with an estimate of the error, by which steps are chosen
 
-Steps that are picked by an error depend on the state, and with a batch in the state on all of it: `adaptive_times` is
-for one image at a time. It only picks; the steps are then taken by `solve`, so that value and gradient come from
-the same steps. The gradient holds them fixed: what moving them would change is within the tolerance.
+Steps that are chosen by an error depend on the state, and with a batch in the state on the whole batch. So
+`adaptive_times` is for one image at a time. It only chooses the steps; `solve` then takes them, so that value and
+gradient come from the same steps. The gradient treats the steps as constants: their change is within the tolerance.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ TABLEAUS: dict[Solver, Tableau] = {
 
 
 def solve(solver: Solver, f: Slope, times: Sequence[float], state: State) -> State:
-    """The state at the last of the times, with its exact gradient in the first state (once, see `stepwise`).
+    """The state at the last of the times, with its exact gradient in the first (once, see `stepwise`).
 
     Args:
         solver: a key of `TABLEAUS`.
         f: differentiable in the state and in nothing else.
         times: the ends of the steps, in order.
-        state: at the first of them.
+        state: the state at the first of them.
     """
     tableau = TABLEAUS[solver]
 
@@ -79,20 +79,20 @@ def adaptive_times(f: Slope, start: float, end: float, state: State, tolerance: 
 
     Args:
         f: as in `solve`.
-        state: at the start.
+        state: the state at the start.
         tolerance: of the error of a step, relative and absolute (root mean square over each part of the state).
     """
     from torchdiffeq import odeint
 
     times, ends = [start], torch.tensor([start, end], dtype=torch.float64)
     slope = _Recorded(f, times)
-    with torch.no_grad():  # at `step_t` it stops; without, it would step beyond the end and interpolate
+    with torch.no_grad():  # without `step_t` it would step beyond the end and interpolate
         odeint(slope, state, ends, rtol=tolerance, atol=tolerance, method="dopri5", options={"step_t": ends[1:]})
-    return [*times[:-1], end]  # but for rounding it is the last
+    return [*times[:-1], end]  # the last time is the end up to rounding
 
 
 class _Recorded:
-    """f in the form that torchdiffeq calls, noting the end of each step that it accepts."""
+    """f in the form that torchdiffeq calls. It records the end of each step that torchdiffeq accepts."""
 
     def __init__(self, f: Slope, times: list[float]) -> None:
         self.f, self.times = f, times

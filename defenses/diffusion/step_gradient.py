@@ -1,22 +1,23 @@
-"""Gradients through a long chain of steps, such as a solver's, in the memory of one step, or of as many as are allowed.
+"""Gradients through a long chain of steps, such as a solver's, in the memory of one step or a given amount of it.
 
     s_{i+1} = f_i(s_i),    i = 0..n-1;        a_i = (ds_n / ds_i)^T g for an incoming gradient g
 
-Autograd would keep the graphs of all n steps. Here the forward pass keeps those of the first few that memory is allowed
-for; each spares the backward pass an evaluation of the network, a third of its time. Of the other steps
+Autograd would keep the graphs of all n steps. Here the forward pass keeps the graphs of the first steps, as many as the
+allowed memory holds; each saves the backward pass an evaluation of the network, a third of its time. Of the other steps
 
-    exact     keeps the states, small beside a network's graph, and on the way back rebuilds one step at a time:
+    exact     keeps the states, which are small beside a network's graph, and in the backward pass rebuilds one step
+              at a time:
               a_i = (df_i/ds (s_i))^T a_{i+1}
-    adjoint   keeps no graph, but the end alone, and walks it back:
+    adjoint   keeps no graph, only the end, and steps back from it:
               s_i ~ u_i(s_{i+1}),  a_i = 2 a_{i+1} - (du_i/ds (s_{i+1}))^T a_{i+1}
 
 The second is Euler's method, run backwards, for the adjoint equation of a differential equation ds/dt = v (Chen et al.
-2018; Li et al. 2020 for SDEs): with u_i(s) = s - h v(s) it says a_i = a_{i+1} + h (dv/ds)^T a_{i+1}. It is approximate
-twice over, as the path walked back is not the one that was walked, and the derivative is taken at the wrong end of each
-step; both errors vanish with h, not before. It takes as much time as the exact gradient.
+2018; Li et al. 2020 for SDEs): with u_i(s) = s - h v(s) it gives a_i = a_{i+1} + h (dv/ds)^T a_{i+1}. It is approximate
+for two reasons: the path back is not the path forward, and the derivative is taken at the wrong end of each step. Both
+errors vanish only as h does. It takes as much time as the exact gradient.
 
-A step is a pure function: noise it needs is regenerated from seeds, and it is differentiated in the state only, so that
-whatever else needs a gradient is to be part of the state.
+A step is a pure function: it draws its noise again from seeds. It is differentiated in the state only, so that anything
+else that needs a gradient must be part of the state.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ State = tuple[Tensor, ...]
 """Floating-point tensors of any shapes, as many after a step as before."""
 
 Step = Callable[..., State]
-"""(i, *state) -> state, differentiable in the state and in nothing else; asked again for an i, it does the same."""
+"""(i, *state) -> state, differentiable in the state and in nothing else; equal arguments give equal results."""
 
 
 def stepwise(step: Step, count: int, state: State, *, allowed: float = 0) -> State:
-    """s_n, with its exact gradient in s_0; it can be had once, `create_graph=True` raises RuntimeError.
+    """s_n, with its exact gradient in s_0. A second derivative raises RuntimeError (`create_graph=True`).
 
     Args:
         step: f.
         count: n, at least 0.
         state: s_0.
-        allowed: bytes of graphs that may be kept for the backward pass; its gradient is the same whatever is kept.
+        allowed: bytes of graphs that may be kept for the backward pass; the gradient does not depend on it.
     """
     if not _differentiable(state):
         return _run(step, count, state)
@@ -52,7 +53,7 @@ def stepwise(step: Step, count: int, state: State, *, allowed: float = 0) -> Sta
 
 
 def adjoint(step: Step, undo: Step, count: int, state: State) -> State:
-    """s_n, the same as by `stepwise`, with the approximate gradient; its memory does not grow with n at all.
+    """s_n as in `stepwise`, with the approximate gradient, whose memory does not grow with n.
 
     Args:
         step: f.
@@ -75,7 +76,7 @@ def _run(step: Step, count: int, state: State) -> State:
 
 
 def _with_graphs(step: Step, count: int, state: State, keeper: Keeper) -> tuple[State, int]:
-    """The state after the steps whose graphs may be kept, with these graphs, and how many steps that is."""
+    """The state after the steps whose graphs may be kept, with these graphs, and the number of these steps."""
     for i in range(count):
         if not keeper.has_room:
             return state, i
@@ -94,12 +95,12 @@ def _differentiate(step: Step, i: int, state: State, gradients: State) -> tuple[
         result = step(i, *own)
         pairs = [(part, g) for part, g in zip(result, gradients, strict=True) if part.requires_grad]
         parts, weights = zip(*pairs, strict=True) if pairs else ((), ())
-        found = torch.autograd.grad(parts, own, weights, allow_unused=True, materialize_grads=True)
-    return tuple(part.detach() for part in result), found
+        pulled = torch.autograd.grad(parts, own, weights, allow_unused=True, materialize_grads=True)
+    return tuple(part.detach() for part in result), pulled
 
 
 def _refuse_second_derivative() -> None:
-    if torch.is_grad_enabled():  # create_graph=True: the gradient would be taken for a constant
+    if torch.is_grad_enabled():  # create_graph=True would treat the gradient as a constant
         raise RuntimeError("a chain of steps can be differentiated once only")
 
 

@@ -1,4 +1,4 @@
-"""Which timesteps the expectation over t is taken over, and with what weights (paper Sec. 3.5, Eq. 9, and Sec. 4.5).
+"""The timesteps that stand for the expectation over t, and their weights (paper Sec. 3.5, Eq. 9, and Sec. 4.5).
 
     E_t[f(t)] ~ sum_j weight_j f(t_j)
 
@@ -11,17 +11,18 @@ The weights are w_t / T', and f is an error of eps. On the discrete VP diffusion
     elbo      T / 2 (SNR(t-1) / SNR(t) - 1) = T beta_t / (2 (1 - beta_t) sigma_{t-1}^2)   (Ho et al. 2020, Eq. 12)
 
 whose sum over all t is -log p(x) or more, up to a constant, where f sums over pixels. SNR(0) is infinite: at t = 1 the
-image is decoded with variance sigma_1^2, which makes T / (2 alpha_1).
+image is decoded with variance sigma_1^2, which gives T / (2 alpha_1).
 
-EDM integrates over sigma in [1e-4, 3], in T cells of one width, instead: t is the cell with sigma at its left end
-(uniform spacing is t_j = 1 + (j - 1) T / T' then, the left ends of T' cells, as far as T' divides T), and
+EDM integrates over sigma in [1e-4, 3] instead, in T cells of equal width: t is the cell with sigma at its left end
+(uniform spacing is then t_j = 1 + (j - 1) T / T', the left ends of T' cells, if T' divides T), and
 
     edm       w_t = (3 - 1e-4) p(sigma) lambda(sigma) sigma^2
     p         lognormal: exp(-(ln sigma - P_mean)^2 / (2 P_std^2)) / (sigma P_std sqrt(2 pi))
     lambda    (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, on the error of the image (Karras et al. 2022, Table 1)
 
 An error of the image is sigma times one of eps. `edm_reference` has the exponent -(ln sigma - P_mean)^2 P_std^2 / 2,
-as the public EDM-based diffusion classifier computes it; that is no density. Its 126 timesteps are 125 cells here.
+as in the code of the public EDM-based diffusion classifier; that is not a density. Its 126 timesteps are 125 cells
+here.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
 
 @dataclass(frozen=True, eq=False)
 class TimeGrid(Constants):
-    """Timesteps with what the loss needs to know about each; where every image has its own, all are (N, T').
+    """Timesteps and what the loss needs about each. Where every image has its own timesteps, all tensors are (N, T').
 
     Args:
         timesteps: t_j, (T',) int64 in 1..T.
@@ -65,20 +66,20 @@ class TimeGrid(Constants):
         return self.timesteps.shape[-1]
 
     def at(self, places: Tensor) -> TimeGrid:
-        """The terms at `places` in a grid for all images; int64 of any shape, which the grid takes on."""
+        """The terms of a grid for all images at `places`, int64 of any shape, which the new grid takes."""
         return TimeGrid(*(values[places] for values in (self.timesteps, self.signal, self.sigma, self.weights)))
 
     def of(self, images: Tensor) -> TimeGrid:
-        """The grid of the images at these places (P,): (P, T'), or (T',) where all images have the same."""
+        """The grid of the images at these places (P,): (P, T'), or (T',) where all images share one grid."""
         return self if self.timesteps.dim() == 1 else self.at(images)
 
     def terms(self, places: Tensor) -> TimeGrid:
-        """Some of its terms, (J',): of each image where every image has its own."""
+        """Some of its terms, at places (J',); of each image where every image has its own."""
         parts = (self.timesteps, self.signal, self.sigma, self.weights)
         return TimeGrid(*(values[..., places] for values in parts))
 
     def scaled(self, factor: float | Tensor) -> TimeGrid:
-        """The same with other weights."""
+        """The grid with its weights multiplied."""
         return replace(self, weights=self.weights * factor)
 
     def on(self, device: torch.device) -> TimeGrid:
@@ -118,8 +119,8 @@ def time_grid(
         timesteps: "all", or how many (T'), or which ones (in 1..T).
         spacing: how a number of timesteps is spread, see above.
         weighting: w_t, see above.
-        sigma_data: of the EDM network that is asked.
-        name: what an error calls `timesteps`.
+        sigma_data: that of the EDM network.
+        name: the name of `timesteps` in error messages.
 
     Raises:
         UserError: fewer than one or more than T timesteps, or one outside 1..T.
@@ -151,7 +152,7 @@ def _choose(
         return list(range(1, last + 1))
     if isinstance(timesteps, int):
         if not 1 <= timesteps <= last:
-            raise UserError(f"{name} is {timesteps}", remedy=f"It is a number in 1..{last}, 'all', or a list")
+            raise UserError(f"{name} is {timesteps}", remedy=f"It must be a number in 1..{last}, 'all', or a list")
         if spacing == "first":
             return list(range(1, timesteps + 1))
         return [1 + (j - 1) * last // timesteps if left else j * last // timesteps for j in range(1, timesteps + 1)]

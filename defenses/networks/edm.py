@@ -75,8 +75,8 @@ class EDM(nn.Module):
         """
         rest = {name: value for name, value in arguments.items() if name != "use_fp16"}
         for name, supported in (("model_type", "SongUNet"), ("decoder_type", "standard")):
-            if (found := rest.pop(name, None)) != supported:
-                raise UserError(f"The network has {name} '{found}'", remedy=f"Use one with {name} '{supported}'")
+            if (value := rest.pop(name, None)) != supported:
+                raise UserError(f"The network has {name} '{value}'", remedy=f"Use one with {name} '{supported}'")
         return cls(**rest)
 
     def forward(

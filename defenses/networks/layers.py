@@ -40,7 +40,7 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
 
 def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, padding: int | None = None,
          init_scale: float = 1.0) -> nn.Conv2d:  # fmt: skip
-    """A convolution that keeps the resolution unless told otherwise, zero bias, fan-average weights."""
+    """A convolution that keeps the resolution by default, with zero bias, fan-average weights."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2 if padding is None else padding)
     fan_average_(layer.weight, init_scale)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]

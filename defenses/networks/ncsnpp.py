@@ -78,7 +78,7 @@ class NCSNpp(nn.Module):
         Args:
             x: noisy images, (N, C, H, W), signal in [-1, 1] ([0, 1] where the configuration is not `centered`).
             labels: noise labels, (N,), whole or not; see `embedding_type`.
-            y: class indices, (N,) int64, where -1 stands for no class; None is -1 for every image.
+            y: class indices, (N,) int64, where -1 means no class; None is -1 for every image.
 
         Returns:
             (N, C, H, W), or (N, heads, C, H, W) in the multi-head form.

@@ -57,10 +57,10 @@ class PATResNet(nn.Module):
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """What the perceptual distance compares: the output of the stem and of each stage, five of (N, C', H', W')."""
-        found = [F.relu(self.bn1(self.conv1(x)))]
+        features = [F.relu(self.bn1(self.conv1(x)))]
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            found.append(stage(found[-1]))
-        return found
+            features.append(stage(features[-1]))
+        return features
 
     def head(self, last: Tensor) -> Tensor:
         """Logits (N, K) from the last of the activations."""

@@ -55,8 +55,8 @@ class UNet2D(nn.Module):
         Raises:
             UserError: it describes a network of another class, or diffusers cannot build it.
         """
-        if (found := config.get("_class_name")) != PUBLISHED_CLASS:
-            raise UserError(f"config.json describes a network of class '{found}'", remedy=f"Use a {PUBLISHED_CLASS}")
+        if (name := config.get("_class_name")) != PUBLISHED_CLASS:
+            raise UserError(f"config.json describes a network of class '{name}'", remedy=f"Use a {PUBLISHED_CLASS}")
         return cls(**{name: value for name, value in config.items() if not name.startswith("_")})
 
     @staticmethod

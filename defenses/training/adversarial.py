@@ -48,8 +48,8 @@ class Adversarial(Trainer):
         seeds = torch.randint(2**62, (len(x),)).to(x.device)
         target = Target(_InTraining(network), x, seeds, gradient=self.attack.gradient, eot=self.attack.eot)
         with as_used(network):
-            found = self.attack.perturb(target, x, y)
-        return (found if isinstance(found, Tensor) else found.images).detach()
+            result = self.attack.perturb(target, x, y)
+        return (result if isinstance(result, Tensor) else result.images).detach()
 
 
 def _build(attack: dict[str, Any]) -> Attack:

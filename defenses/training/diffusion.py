@@ -41,8 +41,8 @@ class Diffusion(Trainer):
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x_t, t, eps = noised(x, self.schedule)
-        found = network(x_t, self.schedule.label(t), without_class(y, self.label_dropout))
-        return (found - eps).square().mean()
+        predicted = network(x_t, self.schedule.label(t), without_class(y, self.label_dropout))
+        return (predicted - eps).square().mean()
 
     def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
         return classified(DiscreteVP(network), self.grid, x, num_classes)

@@ -4,7 +4,7 @@
 
     ln sigma ~ N(P_mean, P_std^2),    lambda(sigma) = (sigma^2 + s^2) / (sigma s)^2,    s = sigma_data
 
-lambda = 1 / c_out^2: what the U-Net inside D is asked for has unit variance at every sigma, and every sigma weighs the
+lambda = 1 / c_out^2: the target of the U-Net inside D has unit variance at every sigma, and every sigma weighs the
 same. y is replaced by "no class" for a share of the images, so that one network is both the conditional and the
 unconditional model.
 """
@@ -51,9 +51,9 @@ class EDM(Trainer):
         eps = torch.randn(x.shape).to(x)
         labels = without_class(y, self.label_dropout)
         clean = 2 * x - 1
-        found = network(clean + sigma[:, None, None, None] * eps, sigma, labels)
+        denoised = network(clean + sigma[:, None, None, None] * eps, sigma, labels)
         weight = (sigma**2 + s**2) / (sigma * s) ** 2
-        return (weight * (found - clean).square().mean((1, 2, 3))).mean()
+        return (weight * (denoised - clean).square().mean((1, 2, 3))).mean()
 
     def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
         self._sigma_data(network)

@@ -3,7 +3,7 @@
     loss = CE(f(x), y) + weight E_{t, eps} || eps_theta(x_t, t) - eps ||^2 / (C H W)
     x_t  = sqrt(abar_t) x + sqrt(1 - abar_t) eps,    t uniform over 0..T-1, x in [-1, 1]
 
-Classes are told apart on clean images, without a timestep; the noise is estimated without a class.
+Classes are learnt on clean images, without a timestep; the noise is estimated without a class.
 """
 
 from __future__ import annotations

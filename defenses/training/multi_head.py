@@ -40,7 +40,7 @@ class MultiHead(Trainer):
         self.measured = how_classified(timesteps)
         self.teacher = None if teacher is None else Checkpoint.find(teacher).network()
         if self.teacher is not None and not getattr(self.teacher, "num_classes", None):
-            raise UserError(f"the teacher '{teacher}' knows no classes", remedy="Name a class-conditional one")
+            raise UserError(f"the teacher '{teacher}' has no classes", remedy="Name a class-conditional one")
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x_t, t, eps = noised(x, self.schedule)

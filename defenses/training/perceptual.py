@@ -37,10 +37,10 @@ _PROBE = 0.1
 _STEEPEST = L2(Quantity(1)).steepest
 
 _LEAST_CHANGE = 1e-3
-"""Least m above, so that a network that sees no change along u is not stepped out of all proportion."""
+"""Least m above, so that a network that sees no change along u does not make a disproportionate step."""
 
 _HALVINGS = 10
-"""Of the segment to x: its end is found to one part in 2^10."""
+"""Halvings of the segment to x: they locate its end to one part in 2^10."""
 
 
 class Perceiving(Protocol):
@@ -78,7 +78,7 @@ class Perceptual(Trainer):
         return F.cross_entropy(logits_of(network, self.worst(network, x, y)), y)
 
     def worst(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The images found, (N, C, H, W) in [0, 1], within the bound of x (N, C, H, W); y: labels (N,)."""
+        """The adversarial images, (N, C, H, W) in [0, 1], within the bound of x (N, C, H, W); y: labels (N,)."""
         if not callable(getattr(network, "activations", None)):
             raise UserError(
                 f"{type(network).__name__} does not show its activations",

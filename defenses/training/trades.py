@@ -1,9 +1,9 @@
-"""TRADES: accuracy and smoothness traded by one number (Zhang et al. 2019, arXiv:1901.08573, Eq. 5 and Algorithm 1).
+"""TRADES: accuracy and smoothness weighed by one number (Zhang et al. 2019, arXiv:1901.08573, Eq. 5 and Algorithm 1).
 
     min_theta E[ CE(f(x), y) + beta max_{x' within the budget of x} KL(p(. | x) || p(. | x')) ],    p = softmax f
 
-The first term asks for the right answer on the image, the second for the same answer around it, whatever it is. The
-maximum is looked for by steps of steepest ascent, from a point beside x: at x itself the gradient is zero.
+The first term rewards the right prediction on the image, the second an equal prediction around it, right or wrong. The
+maximum is approached by steps of steepest ascent from a point near x, since at x itself the gradient is zero.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class TRADES(Trainer):
         return F.cross_entropy(logits, y) + self.beta * divergence(logits, logits_of(network, x_adv))
 
     def farthest(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The images of the budget where the answer was found to differ most from that at x; both (N, C, H, W)."""
+        """The images in the budget at which the prediction differs most from that at x; both (N, C, H, W)."""
         x_adv = self.threat.project(x, x + _START * torch.randn(x.shape).to(x))
         with as_used(network):
             with torch.no_grad():

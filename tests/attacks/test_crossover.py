@@ -103,7 +103,7 @@ def test_steps_of_children_cover_their_range() -> None:
 
 
 def test_a_stochastic_defense_does_not_suit_it() -> None:
-    assert "single answers" in (Crossover("Linf", Quantity(EPS)).unsuitable(Guess()) or "")
+    assert "single draws" in (Crossover("Linf", Quantity(EPS)).unsuitable(Guess()) or "")
 
 
 @pytest.mark.parametrize("wrong", [{"population": 1}, {"generations": 0}, {"steps": 0}])

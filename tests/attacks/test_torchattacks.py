@@ -227,7 +227,7 @@ def test_the_library_is_told_the_number_of_classes_and_a_seed() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "pgd"}, "name is 'pgd'.*Did you mean 'PGD'"),
+        ({"name": "pgd"}, "torchattacks has no attack named 'pgd'.*Did you mean 'PGD'"),
         ({"name": "DeepFoul"}, "Did you mean 'DeepFool'"),
         ({"name": "MultiAttack"}, "no attack of torchattacks"),
         ({"arguments": {"stpes": 3}}, "PGD has no 'stpes' among its arguments.*Did you mean 'steps'"),
@@ -235,8 +235,8 @@ def test_the_library_is_told_the_number_of_classes_and_a_seed() -> None:
         ({"arguments": {"steps": "ten"}}, "steps among the arguments is 'ten'"),
         ({"arguments": {"random_start": 1}}, "random_start among the arguments is 1"),
         ({"name": "AutoAttack", "arguments": {"version": "fast"}}, "Not valid version"),
-        ({"norm": "L2"}, "PGD moves within a ball of Linf; set norm: Linf"),
-        ({"name": "PGDL2"}, "PGDL2 moves within a ball of L2; set norm: L2"),
+        ({"norm": "L2"}, "PGD bounds the Linf norm; set norm: Linf"),
+        ({"name": "PGDL2"}, "PGDL2 bounds the L2 norm; set norm: L2"),
         ({"eps": "8"}, "write 8/255"),
         ({"eot": 0}, "eot must be at least 1"),
     ],

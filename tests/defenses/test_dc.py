@@ -269,11 +269,11 @@ def test_an_edm_network_serves_the_vp_diffusion_too(edm, x) -> None:
 
 @pytest.mark.parametrize("weighting", ["edm", "edm_reference"])
 def test_edms_weights_are_for_edms_networks(make, edm, saved, weighting) -> None:
-    with pytest.raises(UserError, match=f"weighting is '{weighting}', but NCSNpp is no EDM network"):
+    with pytest.raises(UserError, match=f"weighting is '{weighting}', but NCSNpp is not an EDM network"):
         make(weighting=weighting)
     arguments = {**ARGUMENTS, "num_classes": None}
     card = Card.model_construct(network={"type": "ncsnpp", **arguments})
-    with pytest.raises(UserError, match="NCSNpp is no EDM network"):
+    with pytest.raises(UserError, match="NCSNpp is not an EDM network"):
         edm(weighting=weighting, unconditional=Checkpoint("other", Path(saved(NCSNpp(**arguments))), card))
 
 

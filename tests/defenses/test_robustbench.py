@@ -181,7 +181,7 @@ def test_the_folder_of_the_files_is_no_part_of_a_results_identity(from_suite: Ca
     ("arguments", "remedy"),
     [
         ({"model": "Wang2023Beter_WRN-70-16"}, "Did you mean 'Wang2023Better_WRN-70-16'?"),
-        ({"model": PAPER[1], "threat": "corruptions"}, "It is there for Linf on cifar10, L2 on cifar10"),
+        ({"model": PAPER[1], "threat": "corruptions"}, "The zoo has it for Linf on cifar10, L2 on cifar10"),
         ({"model": "../../evil"}, "Valid names: "),
     ],
 )
@@ -328,6 +328,6 @@ def test_code_in_a_file_of_pytorchs_hub_never_runs(from_suite: Callable, tmp_pat
     path, trace = tmp_path / "models" / "hub" / "checkpoints" / "resnet50-0676ba61.pth", tmp_path / "executed"
     path.parent.mkdir(parents=True)
     write_zip(path, Evil(trace))
-    with pytest.raises(UserError, match="it is damaged, or holds code, which is never run"):
+    with pytest.raises(UserError, match="the file is damaged, or holds code, which is never run"):
         from_suite(model="Standard_R50", dataset="imagenet")
     assert not trace.exists()

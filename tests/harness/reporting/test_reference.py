@@ -138,4 +138,4 @@ def test_data_formats_hold_it_as_numbers(run: Path) -> None:
 def test_numbers_that_are_not_here_are_told_and_not_fatal(maker: Any, column: Callable, here: Path) -> None:
     maker.cell("dc", "linf", column("rrrw"))
     sheet = lay_out(summarise(read_run(maker.finish(report={"reference": "gone"}))))
-    assert any("'gone' are not here" in note and "results/reference/gone.csv" in note for note in sheet.notes)
+    assert any("'gone' are missing" in note and "results/reference/gone.csv" in note for note in sheet.notes)

@@ -282,7 +282,7 @@ def test_the_worst_case_of_a_stochastic_defense_says_what_it_estimates(maker: An
     assert split.estimate and split.estimate.value == pytest.approx(2 / 3)
     assert "the attack that an image's other draws choose" in split.remarks[0]
     assert whole.estimate and whole.estimate.value == 1
-    assert "one majority of 3 draws cannot choose the attack and judge it too" in whole.remarks[0]
+    assert "one majority of 3 draws cannot both choose the attack and judge it" in whole.remarks[0]
 
 
 def test_one_vote_of_a_stochastic_defense_cannot_choose_and_judge(maker: Any, rec: Callable[..., Record]) -> None:
@@ -290,7 +290,7 @@ def test_one_vote_of_a_stochastic_defense_cannot_choose_and_judge(maker: Any, re
     maker.cell("d", "b", [rec(i, "r", "wwrr"[i]) for i in range(4)], stochastic=True)
     found = entry(summarise(read_run(maker.finish(votes=1, report=BOTH))), "d", "worst")
     assert found.estimate and found.estimate.value == 0.5 and found.estimate.low == 0
-    assert "one draw cannot choose the attack and judge it too" in found.remarks[0]
+    assert "one draw cannot both choose the attack and judge it" in found.remarks[0]
 
 
 def test_clean_accuracy_prefers_a_pairing_in_which_the_defense_answered(
