@@ -31,5 +31,7 @@ if __name__ == "__main__":
 
     (row,) = results.summary.to_dict("records")
     print(f"robust accuracy {row['accuracy']:.1%}, 95% interval {row['low']:.1%} to {row['high']:.1%}")
-    fooled = results.frame.query("verdict == 'fooled'")
-    print(f"{len(fooled)} of {len(results.frame)} images fooled; the first ones: {fooled['index'].tolist()[:5]}")
+    misclassified = results.frame.query("verdict == 'fooled'")
+    print(
+        f"{len(misclassified)} of {len(results.frame)} images are misclassified: {misclassified['index'].tolist()[:5]} ..."
+    )

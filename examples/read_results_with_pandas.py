@@ -20,9 +20,9 @@ if __name__ == "__main__":
     print(robust.pivot_table("robust", "label", "defense").round(2))
 
     # Images that withstand every attack on a defense.
-    standing = robust.groupby(["defense", "index"])["robust"].all().groupby("defense").sum()
-    print(standing.rename("images that withstand all attacks"))
+    withstood = robust.groupby(["defense", "index"])["robust"].all().groupby("defense").sum()
+    print(withstood.rename("images that withstand all attacks"))
 
-    # What the attacks spent on the images that they fooled.
-    fooled = robust[~robust["robust"]]
-    print(fooled.groupby(["defense", "attack"])[["linf", "l2", "forwards", "backwards"]].median())
+    # What the attacks spent on the images that they made the defense misclassify.
+    misclassified = robust[~robust["robust"]]
+    print(misclassified.groupby(["defense", "attack"])[["linf", "l2", "forwards", "backwards"]].median())

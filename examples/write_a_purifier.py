@@ -1,7 +1,8 @@
-"""A purifier in front of a classifier, attacked by someone who knows of it.
+"""A purifier in front of a classifier, and an adaptive attack on it.
 
 Rounding has no gradient: an attack that differentiates through it sees zeros, fails, and the defense looks robust. BPDA
-(Athalye et al., 2018, arXiv:1802.00420) replaces the purifier by the identity on the backward pass, and finds out.
+(Athalye et al., 2018, arXiv:1802.00420) replaces the purifier by the identity on the backward pass, and shows that it
+is not.
 
     python examples/write_a_purifier.py
 """

@@ -36,8 +36,8 @@ def test_every_example_is_executed_here() -> None:
 def test_a_model_of_one_s_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     shown = output_of("evaluate_my_model.py", capsys, monkeypatch)
     (robust,) = re.findall(r"robust accuracy ([\d.]+)%", shown)
-    (fooled,) = re.findall(r"(\d+) of 64 images fooled", shown)
-    assert "Linf 0.2" in shown and float(robust) < 20 and int(fooled) == round(64 * (1 - float(robust) / 100))
+    (misclassified,) = re.findall(r"(\d+) of 64 images misclassified", shown)
+    assert "Linf 0.2" in shown and float(robust) < 20 and int(misclassified) == round(64 * (1 - float(robust) / 100))
 
 
 def test_a_purifier_looks_robust_to_a_naive_attack_and_falls_to_an_adaptive_one(

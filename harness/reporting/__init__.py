@@ -4,8 +4,8 @@
     summarise            `Run` -> `Table`: accuracies, intervals, remarks          (tables, stats)
     report               `Table` -> text, a page of HTML with the images, plots    (formats, render, page)
 
-A report reads and never writes. It believes a shard only if the store does, shows an unfinished number as unfinished,
-and never mixes records of two claims.
+A report reads and never writes. It uses a shard only if the store finds its hashes right, shows an unfinished number as
+unfinished, and never mixes records of different cell keys.
 """
 
 from __future__ import annotations

@@ -11,17 +11,17 @@ from harness.results.load import find_runs, read_run
 
 
 def report(root: Path, format: str = "table", images: int | None = None) -> Rendered:
-    """All runs at or below `root`, by path, in one format.
+    """All runs in or below the folder `root`, in the order of their paths, in one format.
 
     Args:
         format: one of `harness.reporting.formats.names()`.
-        images: of each pairing in the HTML page; see `harness.reporting.page.gallery` for what is chosen if not.
+        images: how many of each pairing the HTML page shows; left out, `harness.reporting.page.gallery` chooses.
 
     Returns:
         A rich renderable for "table", the files by name for plots, text that ends in a newline for every other format.
 
     Raises:
-        UserError: there is no run, one cannot be read, or there is no such format.
+        UserError: there is no run, a run cannot be read, or there is no such format.
     """
     module = formats.find(format)
     rendered: Rendered = module.render([summarise(read_run(path)) for path in find_runs(root)], images)

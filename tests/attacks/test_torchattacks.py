@@ -229,7 +229,7 @@ def test_the_library_is_told_the_number_of_classes_and_a_seed() -> None:
     [
         ({"name": "pgd"}, "torchattacks has no attack named 'pgd'.*Did you mean 'PGD'"),
         ({"name": "DeepFoul"}, "Did you mean 'DeepFool'"),
-        ({"name": "MultiAttack"}, "no attack of torchattacks"),
+        ({"name": "MultiAttack"}, "torchattacks has no attack"),
         ({"arguments": {"stpes": 3}}, "PGD has no 'stpes' among its arguments.*Did you mean 'steps'"),
         ({"arguments": {"eps": 1}}, "Set `norm` and `eps` beside `name`"),
         ({"arguments": {"steps": "ten"}}, "steps among the arguments is 'ten'"),
@@ -257,7 +257,7 @@ def test_what_would_mean_nothing_is_refused_before_the_run() -> None:
     three, ten, stochastic = Linear(torch.zeros(3, 4)), Linear(torch.zeros(10, 4)), NoisyLinear(torch.zeros(10, 4))
     assert "at least 4 classes, not 3" in str(attack("APGDT").unsuitable(three))
     assert attack("APGDT").unsuitable(ten) is None
-    assert "one draw of a stochastic defense" in str(attack("Square").unsuitable(stochastic))
+    assert "single draw of a stochastic defense" in str(attack("Square").unsuitable(stochastic))
     assert attack("Square", eot=5).unsuitable(stochastic) is None
     assert attack("PGD").unsuitable(stochastic) is None
 

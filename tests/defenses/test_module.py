@@ -187,9 +187,9 @@ def test_without_timm_the_remedy_is_its_extra(folder: Path, monkeypatch: pytest.
         ('module: "./net.py:ready", arguments: {width: 2}', "is a network already, and takes no arguments"),
         ('module: "./net.py:Mine"', "Write `type: ./net.py:Mine` in place of `type: module`"),
         ('module: "./net.py:make_net", weights: ./net.pt, arguments: {width: 5}', "does not fit Sequential"),
-        ('module: "torchvision.models:resnet18"', "has random weights: nothing is downloaded from torchvision"),
-        ('module: "torchvision.models:resnet18", weights: ./net.pt, arguments: {weights: DEFAULT}', "would have"),
-        ('module: "torchvision.models:resnet18", weights: ./net.pt, arguments: {pretrained: true}', "would have"),
+        ('module: "torchvision.models:resnet18"', "has random weights, since nothing is downloaded from torchvision"),
+        ('module: "torchvision.models:resnet18", weights: ./net.pt, arguments: {weights: DEFAULT}', "would make"),
+        ('module: "torchvision.models:resnet18", weights: ./net.pt, arguments: {pretrained: true}', "would make"),
         ('module: "./net.py:make_net", mean: [0.5], std: [0.0]', "std is [0.0]. Give positive numbers"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_mistake_is_told_with_the_line_of_the_suite(folder: Path, entry: str, 
     [
         ('module: "timm:resnet81", weights: ./net.pt', "timm has no model 'resnet81'. Did you mean"),
         ('module: "timm:hf-hub:timm/resnet18", weights: ./net.pt', "is neither package.module:name nor ./file.py:name"),
-        ('module: "timm:resnet18", weights: ./net.pt, arguments: {checkpoint_path: ./net.pt}', "would have timm"),
+        ('module: "timm:resnet18", weights: ./net.pt, arguments: {checkpoint_path: ./net.pt}', "would make timm"),
     ],
 )
 def test_a_mistake_with_timm_is_told(folder: Path, entry: str, expected: str) -> None:

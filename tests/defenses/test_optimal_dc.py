@@ -139,7 +139,7 @@ def test_the_content_of_a_folder_counts_in_the_identity(tmp_path) -> None:
         ({"dataset": "digits", "chunk": 0}, "chunk is 0"),
         ({"dataset": "digits", "timesteps": 1001}, "timesteps is 1001"),
         ({"dataset": "digits", "path": "own.npz"}, "has a place of its own"),
-        ({"dataset": "npz", "path": "absent.npz"}, "there is no"),
+        ({"dataset": "npz", "path": "absent.npz"}, "does not exist"),
         ({"dataset": "npz", "path": 3}, "path"),
         ({"dataset": "npz"}, "needs a path"),
     ],

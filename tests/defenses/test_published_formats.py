@@ -143,6 +143,6 @@ def test_a_score_sde_training_state_loads_its_averaged_weights_by_its_card_s_net
     found = Checkpoint.find("checkpoint_8.pth", base=tmp_path).network(spec)
     for loaded, average in zip((p for p in found.parameters()), averages, strict=True):
         assert torch.equal(loaded, average)
-    with pytest.raises(UserError, match="knows no classes"):
+    with pytest.raises(UserError, match="has no classes"):
         entry = str(spec).replace("'", '"').replace("None", "null")
         defense(tmp_path, f"{{type: dc, weights: ./checkpoint_8.pth, network: {entry}}}")

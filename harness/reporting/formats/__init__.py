@@ -1,10 +1,11 @@
-"""What a report can be written as: one file for each format, called as `--format` calls it.
+"""The formats of a report: one file for each, with the name that `--format` takes.
 
     def render(tables: list[Table], images: int | None = None) -> Rendered: ...
-    BESIDE = "report.html"      optional: where in the results directory the command writes it, unless told otherwise
+    BESIDE = "report.html"      optional: the place in the results directory that the command writes by default
 
-`tables` are those of all runs, by path; `images` is how many of each pairing a page shows. What `render` returns is
-text that ends in a newline, what rich renders, or files by name. There is no list to extend.
+`tables` are the tables of all runs, in the order of their paths; `images` is the number of images of each pairing that
+a page shows. `render` returns text that ends in a newline, an object that rich renders, or files by name. Formats are
+found by the names of their files: there is no list to extend.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ Rendered = Union[str, "Group", Mapping[str, bytes]]
 
 
 def names() -> list[str]:
-    """Every format, in the order of names. Imports none of them.
+    """The names of all formats, sorted. Imports none of them.
 
     Example:
         >>> {"csv", "html", "md"} <= set(names())
         True
     """
-    return sorted(found.name for found in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Tables as CSV: a line per number, see `harness.reporting.tables.lines`."""
+"""Tables as CSV, with a line per number; see `harness.reporting.tables.lines`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from harness.reporting.tables.lines import Line, lines
 from harness.reporting.tables.table import Table
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell starts that a spreadsheet computes."""
+"""The first characters of a cell that a spreadsheet takes for a formula."""
 
 
 def render(tables: list[Table], images: int | None = None) -> str:
-    """CSV with a header; a float is written so that it reads back as the same float.
+    """CSV with a header. A float is written so that it reads back as the same float.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe before it, as spreadsheets themselves write it.
+    Text that a spreadsheet would take for a formula gets an apostrophe before it, as in spreadsheets.
     """
     sink = io.StringIO()
     writer = csv.DictWriter(sink, [field.name for field in fields(Line)], lineterminator="\n")

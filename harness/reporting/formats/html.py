@@ -9,5 +9,5 @@ BESIDE = "report.html"
 
 
 def render(tables: list[Table], images: int | None = None) -> str:
-    """The page. images: of each pairing; left out, `harness.reporting.page.gallery` chooses."""
+    """The page. images: how many of each pairing; left out, `harness.reporting.page.gallery` chooses."""
     return page.render(tables, images)

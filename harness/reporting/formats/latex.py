@@ -1,4 +1,4 @@
-"""A table for a paper: booktabs, no other package."""
+"""A LaTeX table for a paper. It needs the package booktabs and no other."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def render(tables: list[Table], images: int | None = None) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Text in which LaTeX sees no commands."""
     pairs = itertools.zip_longest(text, text[1:])
     return "".join("-{}" if this == after == "-" else _ESCAPES.get(this, this) for this, after in pairs)
 

@@ -8,5 +8,5 @@ from harness.reporting.tables.table import Table
 
 
 def render(tables: list[Table], images: int | None = None) -> str:
-    """All tables, one below the other."""
+    """All tables, one after the other."""
     return markdown.render([lay_out(table) for table in tables])

@@ -1,4 +1,4 @@
-"""Plots of the charts, a .pdf file each; see `harness.reporting.render.plots`."""
+"""Plots of the charts, one .pdf file for each; see `harness.reporting.render.plots`."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ BESIDE = "plots"
 
 
 def render(tables: list[Table], images: int | None = None) -> dict[str, bytes]:
-    """The files by name. Raises UserError where there is nothing finished to plot."""
+    """The files by name. Raises UserError if no number is finished."""
     return plots(tables, "pdf")

@@ -10,5 +10,5 @@ from harness.reporting.tables.table import Table
 
 
 def render(tables: list[Table], images: int | None = None) -> Group:
-    """All tables, one below the other."""
+    """All tables, one after the other."""
     return terminal.render([lay_out(table) for table in tables])

@@ -1,1 +1,1 @@
-"""The HTML page: one file, every image before and after."""
+"""The HTML page: one file, with every image before and after the attack."""

@@ -1,6 +1,6 @@
-"""What the page's explorer shows of each pairing: a bounded number of images, before and after, with their records.
+"""The images that the page's explorer shows: a bounded number for each pairing, before and after, with their records.
 
-The same first images of the run are taken for every pairing, so that pairings can be compared image by image. The
+Every pairing shows the same first images of the run, so that pairings can be compared image by image. The
 result is plain data for JSON; pictures are data URIs.
 """
 
@@ -20,12 +20,13 @@ from harness.results.record import NO_CLASS, vote
 from harness.results.store import CellStore, ShardRange, Store, shard_ranges
 
 MOST = 64
-"""Images per pairing, unless the user says otherwise."""
+"""Images per pairing by default."""
 
 PIXELS = 12_000_000
-"""Values of all pictures of a page, unless the user says otherwise: a few tens of megabytes."""
+"""Values in all pictures of a page by default, which take a few tens of megabytes."""
 
 FEWEST = 4
+"""Images per pairing at least, where the user gives no number."""
 
 Shard = dict[str, Tensor]
 
@@ -56,18 +57,18 @@ def _bound(run: Run, pairing: CellResults, pairings: int, most: int | None) -> i
 
 def _images(run: Run, pairing: CellResults, most: int) -> dict[int, Shard]:
     """The first images with a record, by position in the run: {"images": (C, H, W), "flow": (H, W, 2) if any}."""
-    found: dict[int, Shard] = {}
+    chosen: dict[int, Shard] = {}
     for start, stop in _bounds(pairing):
-        if len(found) >= most:
+        if len(chosen) >= most:
             break
-        rows = range(min(stop - start, most - len(found)))
+        rows = range(min(stop - start, most - len(chosen)))
         tensors = _cell(run, pairing).images(start, stop, len(rows))
-        found |= {start + row: {name: tensor[row] for name, tensor in tensors.items()} for row in rows}
-    return found
+        chosen |= {start + row: {name: tensor[row] for name, tensor in tensors.items()} for row in rows}
+    return chosen
 
 
 def _bounds(pairing: CellResults) -> list[ShardRange]:
-    """Shards that count."""
+    """The ranges of the shards whose records count."""
     facts = pairing.facts
     return [bounds for bounds in shard_ranges(facts.count, facts.shard) if bounds[0] in pairing.records.index]
 
@@ -99,7 +100,7 @@ def _pairing(run: Run, pairing: CellResults, images: dict[int, Shard], clean: Or
 
 
 def _before(record: dict[str, Any], tensors: Shard, clean: Originals) -> Tensor | None:
-    """The image before the attack, if it is at hand and of the same size."""
+    """The image before the attack, if it is available and has the same size."""
     x = clean.images.get(record["index"])
     return x if x is not None and x.shape == tensors["images"].shape else None
 
@@ -114,8 +115,11 @@ def _attack_label(run: Run, name: str) -> str:
 
 
 def _image(record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, clean: Originals) -> dict[str, Any]:
-    """adv, difference: pictures; None where the image is still the clean one, or that is not at hand. answer: the class
-    that the votes decide for, or why they decide for none."""
+    """One image as data for the page.
+
+    adv, difference: pictures; None where the attack changed nothing, and difference also where the clean image is not
+    available. answer: the class that the votes decide for, or "tie" or "error".
+    """
     x_adv, flow = tensors["images"], tensors.get("flow")
     same = x is not None and torch.equal(x, x_adv)
     return {
@@ -142,14 +146,14 @@ def _answer(record: dict[str, Any], clean: Originals) -> dict[str, Any]:
 
 
 def _votes(record: dict[str, Any], side: str, clean: Originals) -> Iterator[list[Any]]:
-    """Per draw: the class, whether it is right, and by how much the true class leads."""
+    """For each draw: the class, whether it is right, and the margin of the true class."""
     for guess, margin in zip(record[f"{side}_votes"], record[f"{side}_margins"], strict=True):
         name = clean.class_name(guess) if guess != NO_CLASS else "no answer"
         yield [name, bool(guess == record["label"]), f"{margin:+.2f}".replace("-", "−")]
 
 
 def _facts(record: dict[str, Any]) -> Iterator[list[str]]:
-    """What else is known, as pairs of a name and a text."""
+    """Further facts of the record, as pairs of a name and a text."""
     sizes = [f"Linf {record['linf']:.4g}", f"L2 {record['l2']:.4g}", f"L1 {record['l1']:.4g}"]
     if record["flow"] is not None and record["flow"] == record["flow"]:
         sizes.append(f"Flow {record['flow']:.4g}")

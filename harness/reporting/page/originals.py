@@ -1,4 +1,4 @@
-"""The images of a run before any attack, which results do not keep: loaded again, as the manifest says."""
+"""The images of a run before any attack. Results do not keep them, so they are loaded again, as the manifest says."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from harness.results.manifest import Manifest
 
 @dataclass(frozen=True)
 class Originals:
-    """Attributes:
-    images: (C, H, W) float32 in [0, 1], by index in the split; empty where they are not at hand.
-    classes: names of the classes, likewise.
-    missing: why they are not at hand, or "".
+    """The clean images of a run.
+
+    Attributes:
+        images: (C, H, W) float32 in [0, 1], by index in the split; empty where they are not available.
+        classes: names of the classes, likewise.
+        missing: why they are not available, or "".
     """
 
     images: dict[int, Tensor]
@@ -31,8 +33,8 @@ class Originals:
 def originals(manifest: Manifest, root: Path) -> Originals:
     """The run's images, if they are on this machine and are still what they were. Nothing is downloaded.
 
-    A path is taken as the suite wrote it, from the current folder. root: the results directory, which keeps images that
-    were given in Python.
+    A path of the suite is relative to the current folder. root: the results directory, which keeps images that were
+    given in Python.
     """
     facts, place = manifest.dataset, manifest.data_path(root, Path())
     where = f"dataset {facts.name}"

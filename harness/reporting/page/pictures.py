@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.threat import identity_grid
 
 ARROWS = 16
-"""At most so many arrows on a side."""
+"""The largest number of arrows along each side."""
 
 
 def png(image: Tensor) -> str:
@@ -31,7 +31,7 @@ def png(image: Tensor) -> str:
 
 
 def gain_of(largest: float) -> int:
-    """The roundest k (1, 2, 5, 10, ...) with which differences of that size still fit the scale; at least 1."""
+    """The largest k of 1, 2, 5, 10, ... for which differences of that size still fit the scale; at least 1."""
     if not 0 < largest < math.inf:
         return 1
     room = 0.5 / largest
@@ -40,7 +40,7 @@ def gain_of(largest: float) -> int:
 
 
 def difference(x: Tensor, x_adv: Tensor, gain: int) -> Tensor:
-    """x, x_adv: (C, H, W) in [0, 1]."""
+    """The picture of a difference, (C, H, W) in [0, 1]; see the module's head. x, x_adv: (C, H, W) in [0, 1]."""
     return (0.5 + gain * (x_adv - x)).clamp(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Tables, curves and images as one HTML file that asks nothing of a network.
+"""Tables, curves and images as one HTML file that needs no network.
 
 The file holds its style, its script, and every picture as a data URI; its content policy forbids anything else. The
 template escapes all text. Everything but the explorer of images can be read without the script.
@@ -33,7 +33,7 @@ def render(tables: list[Table], images: int | None = None) -> str:
     """The page.
 
     Args:
-        images: of each pairing, how many the explorer shows; left out, `harness.reporting.page.gallery` chooses.
+        images: how many images of each pairing the explorer shows; left out, `harness.reporting.page.gallery` chooses.
     """
     galleries = [gallery(table.run, images) for table in tables]
     sections = [_section(number, table) for number, table in enumerate(tables)]
@@ -89,16 +89,16 @@ def _summary(table: Table) -> list[tuple[str, str]]:
 
 
 def _warnings(table: Table) -> Iterator[tuple[str, str]]:
-    """What must not be missed: the defense, and what was misleading about it."""
+    """The warnings that must not be missed: a defense, and why its naive evaluation was misleading."""
     labels = {name: facts.label or name for name, facts in table.run.manifest.attacks.items()}
     for row in table.rows:
-        for found in row.naive:
-            if found.misleading:
-                yield row.label, found.told(labels)
+        for comparison in row.naive:
+            if comparison.misleading:
+                yield row.label, comparison.describe(labels)
 
 
 def _cells(grid: Grid, bars: bool = True) -> dict[str, Any]:
-    """bars: whether intervals are drawn beside being written."""
+    """A grid as data for the template. bars: whether intervals are drawn as well as written."""
     return {
         "bars": bars,
         "labels": grid.labels,
@@ -109,15 +109,15 @@ def _cells(grid: Grid, bars: bool = True) -> dict[str, Any]:
 
 
 def _cell(shown: Shown) -> dict[str, Any]:
-    """A place of a table. sort: what it is sorted by, a number where there is one."""
+    """A cell of a table. sort: the value to sort by, a number where there is one."""
     estimate = shown.estimate
     sort = estimate.value if estimate else shown.text
     return {"shown": shown, "sort": sort, "estimate": estimate, "failed": shown.text == FAILED}
 
 
 def _metadata(raw: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the manifest says, in chapters; the list of indices is left to the results."""
+    """The manifest in chapters, without the list of image indices."""
     dataset = {key: value for key, value in raw["dataset"].items() if key != "indices"}
     chapters = {"dataset": dataset, **{key: raw.get(key) for key in ("protocol", "resolved", "cells", "sessions")}}
-    texts = {name: json.dumps(all_visible(found), indent=1, ensure_ascii=False) for name, found in chapters.items()}
+    texts = {name: json.dumps(all_visible(content), indent=1, ensure_ascii=False) for name, content in chapters.items()}
     return [(name, text) for name, text in texts.items() if chapters[name]]

@@ -16,8 +16,8 @@ function drawn(tag, attributes) {
   return element;
 }
 
-// Tables: a click on a heading sorts, each group by itself; numbers first fall, texts first rise; what is no number in a
-// column of numbers goes last.
+// Tables: a click on a heading sorts each group separately. The first click sorts numbers downwards and texts upwards;
+// texts in a column of numbers come last.
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
@@ -45,7 +45,7 @@ function sort(table, heads, column) {
   groups.forEach((lines, at) => table.tBodies[at].append(...lines.sort(compare).map((each) => each.row)));
 }
 
-// The explorer: a pairing and a verdict are chosen, images are shown, one opens in the dialog.
+// The explorer: the reader chooses a pairing and a verdict, its images are shown, and one opens in the dialog.
 
 class Explorer {
   constructor(section) {
@@ -161,7 +161,7 @@ class Detail {
   * pictures(gallery, pairing, image) {
     const clean = gallery.clean[image.index];
     if (clean) yield picture(clean, "Clean", `class ${image.true}`);
-    const now = image.decided ? `taken for ${image.answer}` : image.answer;
+    const now = image.decided ? `classified as ${image.answer}` : image.answer;
     yield picture(image.adv ?? clean, "Adversarial", image.adv ? now : `${now}; the attack changed nothing`);
     if (image.difference) yield picture(image.difference, "Difference", `×\u00a0${pairing.gain}, grey is zero`);
     if (image.flow) yield flow(image);

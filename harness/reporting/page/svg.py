@@ -1,4 +1,4 @@
-"""A chart as lines of a drawing, 0 to `WIDTH` and 0 to `HEIGHT`, for the page's SVG: the template adds only colours."""
+"""The geometry of a chart, 0 to `WIDTH` and 0 to `HEIGHT`, for the page's SVG; the template adds only colours."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from harness.reporting.tables.charts import Chart, Line
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 34, 12, 10, 40
 CLOSE = 26
-"""Ticks nearer than this would run into each other."""
+"""Ticks nearer than this would overlap."""
 
 ASIDE = 3
-"""Lines stand this far beside each other, so that intervals can be told apart."""
+"""Lines are drawn this far beside each other, so that their intervals do not overlap."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A dot at (x, y), its interval from low to high (both y), and what to say of it."""
+    """A dot at (x, y), its interval from low to high (both y), and its description."""
 
     x: float
     y: float
     low: float
     high: float
-    said: str
+    title: str
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def _stroke(chart: Chart, line: Line, shift: float) -> Stroke:
     marks = []
     for dot in line.dots:
         value, low, high = dot.estimate.value, dot.estimate.low, dot.estimate.high
-        said = f"{line.label}, {chart.axis} {dot.tick}: {_written(chart, value, low, high)}"
+        title = f"{line.label}, {chart.axis} {dot.tick}: {_written(chart, value, low, high)}"
         y, bottom, top = (round(_down(max(0.0, share)), 1) for share in (value, low, high))
-        marks.append(Mark(round(_across(chart, dot.x) + shift, 1), y, bottom, top, said))
+        marks.append(Mark(round(_across(chart, dot.x) + shift, 1), y, bottom, top, title))
     return Stroke(line.label, line.baseline, " ".join(f"{mark.x},{mark.y}" for mark in marks), marks)
 
 

@@ -1,1 +1,1 @@
-"""One module per report format."""
+"""A table as plain strings (`layout`), and the renderers that write these strings in each format."""

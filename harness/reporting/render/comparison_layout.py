@@ -14,25 +14,26 @@ from harness.reporting.tables.verdict import signed
 from harness.results.record import Rule
 
 SOME = 6
+"""Pairings or differences that a note names."""
 
 
-def lay_out(found: Comparison) -> Sheet:
+def lay_out(comparison: Comparison) -> Sheet:
     """The texts of a comparison. The number of images is a column only where it varies."""
-    alone = all(match.same_claim is None for match in found.matches)
-    title = f"{found.first}, defenses compared" if alone else f"A = {found.first}, B = {found.second}"
-    counts = list(dict.fromkeys(_images(match) for match in found.matches))
+    alone = all(match.same_claim is None for match in comparison.matches)
+    title = f"{comparison.first}, defenses compared" if alone else f"A = {comparison.first}, B = {comparison.second}"
+    counts = list(dict.fromkeys(_images(match) for match in comparison.matches))
     names = ["Attack", "A", "B"] if alone else ["Defense", "Attack", "Claim"]
     head = [Shown(text, "robust") for text in ("A", "B", "A − B", "wins A, B", "p")]
     head = [*map(Shown, names), *([Shown("Images")] if len(counts) > 1 else []), *head]
     lines = [
         [*_names(match, alone), *([Shown(_images(match))] if len(counts) > 1 else []), *_figures(match.robust, match)]
-        for match in found.matches
+        for match in comparison.matches
     ]
     if not alone:
         head.append(Shown("A − B", "clean"))
-        lines = [[*line, _difference(match.clean)] for line, match in zip(lines, found.matches, strict=True)]
+        lines = [[*line, _difference(match.clean)] for line, match in zip(lines, comparison.matches, strict=True)]
     same = [f"Images of each line: {counts[0]}."] if len(counts) == 1 else []
-    return Sheet("comparison", title, Grid(head, lines, labels=3), None, [], [*same, *_notes(found, alone)])
+    return Sheet("comparison", title, Grid(head, lines, labels=3), None, [], [*same, *_notes(comparison, alone)])
 
 
 def _names(match: Match, alone: bool) -> list[Shown]:
@@ -43,7 +44,7 @@ def _names(match: Match, alone: bool) -> list[Shown]:
 
 
 def _images(match: Match) -> str:
-    """How many are compared, on either side where they are not the same ones."""
+    """How many images are compared; two numbers where the sides have different images."""
     if match.robust is None:
         return "0"
     n, m = match.robust.first.n, match.robust.second.n
@@ -78,39 +79,39 @@ def _digits(estimate: Estimate) -> int:
 
 
 def p_value(p: float) -> str:
-    """Two digits that mean something."""
+    """A p-value with two significant digits."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def _notes(found: Comparison, alone: bool) -> Iterator[str]:
+def _notes(comparison: Comparison, alone: bool) -> Iterator[str]:
     yield (
-        f"Accuracy in % as in the tables, {_rule(found.rule, found.votes)}; differences in percentage points with 95% "
-        "intervals (Tango; Newcombe on different images)."
+        f"Accuracy in % as in the tables, {_rule(comparison.rule, comparison.votes)}; differences in percentage points "
+        "with 95% intervals (Tango; Newcombe on different images)."
     )
-    if found.other != (found.rule, found.votes):
-        yield f"B's own table goes {_rule(*found.other)}."
+    if comparison.other != (comparison.rule, comparison.votes):
+        yield f"B's own table counts {_rule(*comparison.other)}."
     yield (
-        "wins A, B: how many images each side gets right where, or more often than, the other does. p: exact test of "
-        "the sign of these differences, which is McNemar's where each image is right or wrong; * marks what is "
+        "wins A, B: on how many images each side is right more often than the other. p: exact test of the sign of "
+        "these differences, which is McNemar's where each image is right or wrong; * marks the differences that are "
         "significant among all lines together (Holm, 5%)."
     )
-    if any(match.doubted for match in found.matches):
+    if any(match.doubted for match in comparison.matches):
         yield f"{DOUBT}: in doubt, for the reason that `harness report` gives: robust accuracy may be lower than that."
-    if any(match.robust and not match.same_images for match in found.matches):
-        yield "Two numbers of images: the two sides have different ones, and no test was made image by image."
-    if count := sum(match.errors for match in found.matches):
-        where = [_named(match) for match in found.matches if match.errors]
+    if any(match.robust and not match.same_images for match in comparison.matches):
+        yield "Two numbers of images: the sides have different images, and were not tested image by image."
+    if count := sum(match.errors for match in comparison.matches):
+        where = [_named(match) for match in comparison.matches if match.errors]
         yield f"Left out: {count} images that ended in an error on either side ({_some(tuple(where))})."
-    if failed := [_named(match) for match in found.matches if match.failed]:
+    if failed := [_named(match) for match in comparison.matches if match.failed]:
         yield f"Not compared, since too many images of a side ended in errors: {_some(tuple(failed))}."
     if alone:
         return
-    yield from _claims(found)
-    for which, cells in (("A", found.only_first), ("B", found.only_second)):
+    yield from _claims(comparison)
+    for which, cells in (("A", comparison.only_first), ("B", comparison.only_second)):
         if cells:
             yield f"Only in {which}: {', '.join('/'.join(cell) for cell in cells)}."
-    if found.environment:
-        yield f"Where they ran: {_some(found.environment)}."
+    if comparison.environment:
+        yield f"Differences of environment: {_some(comparison.environment)}."
 
 
 def _rule(rule: Rule, votes: int) -> str:
@@ -122,12 +123,12 @@ def _named(match: Match) -> str:
     return " − ".join("/".join(name) for name in names)
 
 
-def _claims(found: Comparison) -> Iterator[str]:
-    if all(match.same_claim for match in found.matches):
+def _claims(comparison: Comparison) -> Iterator[str]:
+    if all(match.same_claim for match in comparison.matches):
         yield "Every line makes the same claim on both sides: equal code, arguments, weights, images and protocol."
         return
     reasons: dict[tuple[str, ...], list[str]] = {}
-    for match in found.matches:
+    for match in comparison.matches:
         if not match.same_claim:
             reasons.setdefault(match.differs, []).append("/".join(match.first))
     for differs, cells in reasons.items():

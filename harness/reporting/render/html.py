@@ -9,7 +9,7 @@ from harness.reporting.render.layout import Grid, Sheet, Shown
 
 
 def render(sheets: list[Sheet]) -> str:
-    """All sheets, one below the other. Texts are escaped; there is neither script nor style sheet."""
+    """All sheets, one after the other. Texts are escaped; there is neither script nor style sheet."""
     return "\n".join(line for sheet in sheets for line in _sheet(sheet))
 
 

@@ -1,6 +1,6 @@
-"""What all readable formats share: a table as plain strings, its footnotes lettered, its notes written.
+"""The basis of all readable formats: a table as plain strings, with lettered footnotes and notes in sentences.
 
-The renderers add nothing but escapes and typesetting.
+The renderers add escapes and typesetting only.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from harness.results.record import RULES
 from harness.suite.sweep import spelt
 
 FAILED = "failed"
+"""Shown in place of a number where too many images ended in an error."""
 MANY_IMAGES = 100
-"""From here on, percentages have two decimals, as in the papers."""
+"""From this number of images on, percentages have two decimals, as in the papers."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Shown:
         detail: small print beside or under it.
         marks: letters of footnotes, such as "a,b".
         estimate: the accuracy that the text gives.
-        images: defense and attack, where the number speaks of one pairing's images.
-        published: the published number, and how far ours differs.
+        images: defense and attack, where the number is of one pairing.
+        published: the published number, and the difference of ours from it.
     """
 
     text: str
@@ -51,8 +52,8 @@ class Grid:
     """Lines of equal length.
 
     Attributes:
-        labels: how many columns on the left are text; the others are numbers.
-        headings: by the number of the line that they stand above.
+        labels: the number of columns on the left that are text; the others are numbers.
+        headings: by the number of the line below them.
     """
 
     head: list[Shown]
@@ -70,7 +71,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Block:
-    """A sweep: a grid whose first columns are the parameters. remark: a sentence to stand below, or nothing."""
+    """A sweep: a grid whose first columns are the parameters. remark: a sentence below it, or nothing."""
 
     title: Shown
     grid: Grid
@@ -82,10 +83,10 @@ class Sheet:
     """A run's table, ready to be typeset.
 
     Attributes:
-        name: the suite's.
-        main: what is not swept; None where that is nothing.
+        name: the suite's name.
+        main: the defenses and attacks that are not swept; None where there are none.
         draws: stochastic defenses under every rule over draws; None where there is nothing to compare.
-        footnotes: mark and text.
+        footnotes: pairs of mark and text.
         notes: sentences.
         sweeps: a block per sweep of a defense, and per defense under a sweep of an attack; then gradient diagnostics.
     """
@@ -147,7 +148,7 @@ def _main(table: Table, footnotes: _Footnotes) -> Grid | None:
 
 
 def _grouped(rows: Sequence[Row], table: Table) -> tuple[list[Row], dict[int, str]]:
-    """The rows group by group, those of none first, and the groups' headings by the number of their first row."""
+    """The rows group by group, those without a group first, and the headings by the number of a group's first row."""
     groups = table.run.manifest.report.groups
     group = {name: title for title, names in groups.items() for name in names}
     ordered = [row for row in rows if row.name not in group]
@@ -161,12 +162,12 @@ def _grouped(rows: Sequence[Row], table: Table) -> tuple[list[Row], dict[int, st
 
 
 def _blocks(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
-    found = list(curves(table))
+    every = list(curves(table))
     for sweep in table.run.manifest.sweeps:
         if sweep.kind == "defenses":
             yield from _variants(table, sweep, footnotes)
         else:
-            yield from (_curve(curve, table, footnotes) for curve in found if curve.sweep is sweep)
+            yield from (_curve(curve, table, footnotes) for curve in every if curve.sweep is sweep)
 
 
 def _variants(table: Table, sweep: SweepFacts, footnotes: _Footnotes) -> Iterator[Block]:
@@ -213,17 +214,17 @@ def _point(point: Point, footnotes: _Footnotes, changes: bool) -> list[Shown]:
 
 
 def _diagnosed(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
-    found = diagnostics(table.run)
+    known = diagnostics(table.run)
     head = [
         Shown("Check"),
-        *(Shown(one_line(each.label or each.defense), one_line(view(each))) for each in found.current),
+        *(Shown(one_line(each.label or each.defense), one_line(view(each))) for each in known.current),
     ]
-    lines = [[Shown(name)] for name in found.checks]
+    lines = [[Shown(name)] for name in known.checks]
     for line in lines:
-        for status, remarks in (answer(each, line[0].text) for each in found.current):
+        for status, remarks in (answer(each, line[0].text) for each in known.current):
             line.append(Shown(status, marks=footnotes.marks(remarks)))
-    if found.remark:
-        yield Block(Shown("Gradient diagnostics"), Grid(head, lines), one_line(found.remark))
+    if known.remark:
+        yield Block(Shown("Gradient diagnostics"), Grid(head, lines), one_line(known.remark))
 
 
 def _heads(table: Table, kept: Sequence[int]) -> list[Shown]:

@@ -10,12 +10,12 @@ _SPECIAL = re.compile(r"([\\`*_\[\]#|~$]|^[-+])")
 
 
 def render(sheets: list[Sheet]) -> str:
-    """All sheets, one below the other."""
+    """All sheets, one after the other."""
     return "\n".join(_sheet(sheet) for sheet in sheets)
 
 
 def escape(text: str) -> str:
-    """Text that Markdown, and the HTML it allows, shows as it is."""
+    """Text in which Markdown, and the HTML inside it, sees no commands."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _SPECIAL.sub(r"\\\1", text)
     return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)  # "1." would start a list

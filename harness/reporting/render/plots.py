@@ -1,6 +1,6 @@
 """The charts of a report as files for a paper, through matplotlib without a display.
 
-The same results give the same bytes: no date is written, and the fonts are matplotlib's own.
+The same results give the same bytes: no date is written, and the fonts come with matplotlib.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def plots(tables: list[Table], format: PlotFormat) -> dict[str, bytes]:
 
 
 def figure(chart: Chart) -> Figure:
-    """A chart as a matplotlib figure of its own."""
+    """A chart as a separate matplotlib figure."""
     with rc_context(STYLE):
         return _bars(chart) if chart.kind == "bars" else _curve(chart)
 
@@ -104,7 +104,7 @@ def _bars(chart: Chart) -> Figure:
 
 
 def _curve(chart: Chart) -> Figure:
-    """All lines over one axis, moved aside by a few points so that their intervals can be told apart."""
+    """All lines over one axis, moved aside by a few points so that their intervals do not overlap."""
     panel = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = panel.subplots()
     axes.set_title(_plain(chart.title))
@@ -126,13 +126,13 @@ def _curve(chart: Chart) -> Figure:
 
 
 def _colour(chart: Chart, line: Line) -> str:
-    """One baseline is grey; of several each has the colour of the attacks that it belongs to."""
+    """The colour of a line. A single baseline is grey; each of several has the colour of its attack."""
     alike = [other for other in chart.lines if other.baseline == line.baseline]
     return GREY if line.baseline and len(alike) == 1 else COLOURS[alike.index(line) % len(COLOURS)]
 
 
 def _limits(chart: Chart) -> tuple[float, float]:
-    """The axis with room at both ends: lines that were moved aside do not count when matplotlib looks for it."""
+    """The axis with room at both ends: matplotlib does not allow for lines that were moved aside."""
     at = [dot.x for line in chart.lines for dot in line.dots]
     low, high = min(at), max(at)
     if chart.logarithmic:
@@ -160,7 +160,7 @@ def _spread(line: Line, scale: float) -> tuple[list[float], list[float]]:
 
 
 def _plain(text: str) -> str:
-    """Text in which matplotlib sees no mathematics."""
+    """Text in which matplotlib finds no mathematics."""
     return text.replace("$", r"\$")
 
 

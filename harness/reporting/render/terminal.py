@@ -11,11 +11,11 @@ from rich.text import Text
 from harness.reporting.render.layout import Grid, Sheet, Shown
 
 WIDEST_LABEL = 24
-"""Labels longer than this wrap where room is short."""
+"""Labels longer than this are wrapped where the terminal is narrow."""
 
 
 def render(sheets: list[Sheet]) -> Group:
-    """All sheets, one below the other. Texts are never read as markup."""
+    """All sheets, one after the other. Texts are never read as markup."""
     return Group(*(part for sheet in sheets for part in _sheet(sheet)))
 
 
@@ -35,7 +35,7 @@ def _sheet(sheet: Sheet) -> list[RenderableType]:
 
 
 class _Stacks:
-    """Every number above its interval. Columns that the terminal has no room for go into further tables below."""
+    """Every number above its interval. Columns for which the terminal has no room go into further tables below."""
 
     def __init__(self, grid: Grid) -> None:
         marks = [max((len(line[at].marks) for line in grid.lines), default=0) for at in range(len(grid.head))]
@@ -75,7 +75,7 @@ class _Stacks:
 
 
 def _groups(widths: list[int], room: int) -> list[list[int]]:
-    """Columns of these widths, in order, as many to a group as there is room for, and at least one."""
+    """Columns of these widths, in order, in groups that fit into the room, with at least one column each."""
     groups: list[list[int]] = [[]]
     left = room
     for at, width in enumerate(widths):
@@ -88,7 +88,7 @@ def _groups(widths: list[int], room: int) -> list[list[int]]:
 
 
 def _stacked(shown: Shown, width: int) -> Text:
-    """The value with its marks, above its interval and what was published; columns align at the value's end."""
+    """The value with its marks, above its interval and the published number; columns align at the value's end."""
     room = width + 1 if width else 0
     marks = (f" {shown.marks}" if shown.marks else "").ljust(room)
     text = Text(shown.text).append(marks, style="dim")

@@ -4,7 +4,7 @@ An image's draws c_1 .. c_v (is the prediction the true class?) become one succe
 
     single     c_1                          one query
     mean       (c_1 + .. + c_v) / v         a query, in expectation
-    majority   more draws say the true class than any other; classes that tie for the lead are none of them right
+    majority   more draws predict the true class than any other; a tie for the lead counts as wrong
     worst      min(c_1 .. c_v)              right in every one of v queries
 
 The accuracy is the mean of s over n images. Its interval is Wilson's (1927), for p = sum(s) / n:
@@ -16,18 +16,19 @@ narrow, since var(s) <= p(1-p).
 
 An image that ended in an error is neither right nor wrong: its s is NaN. The accuracy is the mean over the others, and
 the interval leaves the errors open: it reaches from the lower end if all of them were misclassified (s = 0) to the
-upper end if all of them were robust (s = 1). Where more than a few images ended so (`failed`), there is no accuracy.
+upper end if all of them were robust (s = 1). Where more than a few images ended in an error (`failed`), there is no
+accuracy.
 
 The average over m attacks is the mean of the attacks' accuracies. With a_i = (s_i1 + .. + s_im) / m, the variance of a
-is smaller than that of one attack's successes unless the attacks fool the same images, by the share
+is smaller than that of one attack's successes unless the attacks succeed on the same images, by the share
 
     f = var(a) / p(1-p), held between 1/m and 1
 
-Of n images about k = n min(p, 1-p) tell it; where they are few, f is drawn towards 1, to (k f + 1) / (k + 1). The
+Of n images about k = n min(p, 1-p) determine f; where they are few, f is shrunk towards 1, to (k f + 1) / (k + 1). The
 interval is the exact one of Clopper and Pearson (1934) at the effective sample size n / f (Korn and Graubard, 1998).
-Wilson's covers less than it should near 0% and 100%, and more often so the more attacks are averaged.
+Wilson's interval covers too little near 0% and 100%, and the more so the more attacks are averaged.
 
-The worst case over attacks has a module of its own, `harness.reporting.stats.worst`.
+The worst case over attacks is in `harness.reporting.stats.worst`.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from scipy.special import betaincinv
 from harness.results.record import NO_CLASS, Rule, verdict_of
 
 Successes = NDArray[np.float64]
-"""In [0, 1]; NaN where an image ended in an error."""
+"""Successes of images, in [0, 1]; NaN where an image ended in an error."""
 
 FEW_ERRORS = 0.05
 """Largest share of images that may end in an error before there is no accuracy at all.
 
-Up to here the errors leave no more open than the sampling of 400 images does (5 points at either end), and the number
-is the attack's. Beyond, it would be decided by what crashed: 64 errors of 64 say nothing of robustness.
+Up to this share the errors add no more uncertainty than the sampling of 400 images does (5 points at either end).
+Beyond it, errors would decide the number: 64 errors on 64 images say nothing about robustness.
 """
 
 
@@ -64,7 +65,7 @@ class Estimate:
 
 
 def success(votes: Sequence[int], label: int, rule: Rule) -> float:
-    """How far an image's votes are right, in [0, 1]; NaN where a draw has no finite answer, or where there is none."""
+    """The success of an image by its votes, in [0, 1]; NaN where a draw has no finite logits, or there is no draw."""
     if not votes or NO_CLASS in votes:
         return math.nan
     right = [guess == label for guess in votes]
@@ -78,7 +79,7 @@ def success(votes: Sequence[int], label: int, rule: Rule) -> float:
 
 
 def failed(errors: int, images: int) -> bool:
-    """Whether so many of the images ended in an error that there is no accuracy."""
+    """Whether too many of the images ended in an error for there to be an accuracy."""
     return errors > FEW_ERRORS * images
 
 
@@ -91,7 +92,7 @@ def wilson(successes: float, n: float, z: float = 1.96) -> tuple[float, float]:
         z: normal quantile, 1.96 for 95%.
 
     Raises:
-        ValueError: there are fewer than no successes, or more than trials.
+        ValueError: the number of successes is negative, or above n.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes in {n} trials")
@@ -108,8 +109,8 @@ def exact(successes: float, n: float, tail: float = 0.025) -> tuple[float, float
     """Clopper and Pearson's interval of a proportion, continued to fractional counts.
 
     Args:
-        successes, n: as of `wilson`; n > 0.
-        tail: chance that either end may miss the proportion, 0.025 for a 95% interval.
+        successes, n: as for `wilson`; n > 0.
+        tail: the chance that the proportion lies beyond either end, 0.025 for a 95% interval.
     """
     low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
     high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
@@ -131,23 +132,23 @@ def average(successes: Successes) -> Estimate:
 
 
 def known_mean(successes: Successes) -> float:
-    """Over the images without an error."""
+    """The mean over the images without an error."""
     return float(successes[~np.isnan(successes)].mean())
 
 
 def both_known(first: Successes, second: Successes) -> tuple[Successes, Successes]:
-    """The same images of both, without those that ended in an error on either side."""
+    """Both successes, without the images that ended in an error on either side."""
     known = ~(np.isnan(first) | np.isnan(second))
     return first[known], second[known]
 
 
 def if_wrong(successes: Successes) -> Successes:
-    """The same with every error misclassified."""
+    """The successes with every error counted as misclassified."""
     return np.nan_to_num(successes, nan=0.0)
 
 
 def if_right(successes: Successes) -> Successes:
-    """The same with every error robust."""
+    """The successes with every error counted as robust."""
     return np.nan_to_num(successes, nan=1.0)
 
 
@@ -156,7 +157,7 @@ def _spread(successes: Successes) -> tuple[float, float]:
     attacks, n = successes.shape
     mean = successes.mean(axis=0)
     p = float(mean.mean())
-    variance, binomial, telling = float(mean.var(ddof=1)) if n > 1 else 0.0, p * (1 - p), n * min(p, 1 - p)
+    variance, binomial, decisive = float(mean.var(ddof=1)) if n > 1 else 0.0, p * (1 - p), n * min(p, 1 - p)
     share = min(max(variance / binomial, 1 / attacks), 1.0) if binomial > 0 else 1.0
-    share = (telling * share + 1) / (telling + 1)
+    share = (decisive * share + 1) / (decisive + 1)
     return exact(p * n / share, n / share)

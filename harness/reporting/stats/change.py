@@ -1,4 +1,4 @@
-"""How far an accuracy changes on the same images, where a stochastic defense gets an image right by fractions.
+"""The change of an accuracy on the same images, where successes may be fractions, as for stochastic defenses.
 
 An image's success goes from s_i to s'_i, both in [0, 1]. With b the sum of the gains and c that of the losses over n
 images, the change is D = (b - c) / n. Its 95% interval is Tango's (1998): all D' that a score test does not reject,
@@ -6,16 +6,16 @@ images, the change is D = (b - c) / n. Its 95% interval is Tango's (1998): all D
     (b - c - n D')² <= z² n (2 q + D'(1 - D')),
     q >= 0 the root of 2n q² + ((2n - b + c) D' - b - c) q - c D'(1 - D'), the likeliest share of losses if D' were true
 
-It does not collapse where no image changed: n images then leave room for z² / (n + z²). Fractional steps vary less
+It does not collapse where no image changed: with n images it then extends to z² / (n + z²). Fractional steps vary less
 than whole ones: b, c and n are divided by r = sum (s' - s)² / sum |s' - s|, which is 1 for whole ones, so that the
-interval's variance is that of the steps; and each side keeps at least the room of n images that did not change, for the
-rare image that breaks altogether.
+interval's variance is that of the steps; and each side extends at least as far as for n images that did not change, for
+the rare image that changes altogether.
 
 p is that of the exact test in which each image's step might as well have had the other sign (Fisher, 1935): the chance
 that the sum of the steps, with random signs, is as far from 0 as it is. Where all successes are 0 or 1, it is McNemar's
 exact p.
 
-An image that ended in an error on either side took no step that is known: it is left out (`statistics.both_known`).
+The step of an image that ended in an error on either side is unknown: it is left out (`accuracy.both_known`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import numpy as np
 from harness.reporting.stats.accuracy import Successes
 
 HALVINGS = 60
+"""Bisections that find an end of Tango's interval."""
 
 FINEST = 1000
-"""Steps are taken as multiples of 1/FINEST at the least; draws are fewer."""
+"""Steps count as multiples of 1/FINEST or of a larger unit; there are fewer draws than that."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 def sign_test(steps: Successes) -> float:
-    """Two-sided exact p-value of steps in [-1, 1], (n,), whose signs are random if nothing changed.
+    """Two-sided exact p-value of steps in [-1, 1], (n,), whose signs are random under the null hypothesis.
 
-    The sum of the steps with random signs lives on a lattice, and its characteristic function is the product of
-    cos(angle * step): a discrete Fourier transform gives its distribution.
+    The sum of the steps with random signs takes values on a lattice, and its characteristic function is the product of
+    cos(angle * step), so that a discrete Fourier transform gives its distribution.
     """
     if np.isin(steps, (-1.0, 0.0, 1.0)).all():
         return mcnemar(int((steps < 0).sum()), int((steps > 0).sum()))

@@ -1,13 +1,13 @@
 """Whether two accuracies differ: on the same images or on different ones.
 
     same images         interval and p of `harness.reporting.stats.change`: Tango's interval; McNemar's exact test where
-                        every success is 0 or 1, and its like where draws of a stochastic defense make it fractional
+                        every success is 0 or 1, and the exact sign test where draws make successes fractional
     different images    Newcombe's hybrid of the Wilson intervals (l1, u1), (l2, u2) of p1, p2 (1998a, method 10), for
                         d = p1 - p2; no p:
                         low  = d - sqrt((p1 - l1)² + (u2 - p2)²)
                         high = d + sqrt((u1 - p1)² + (p2 - l2)²)
 
-Where many differences are tested at once, Holm's step-down (1979) keeps the chance of any false alarm.
+Where many differences are tested at once, Holm's step-down method (1979) bounds the chance of any false alarm.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Difference:
     Attributes:
         first, second: the accuracies with their own intervals.
         value, low, high: the difference with its 95% interval, in [-1, 1].
-        lost, gained: same images that the first gets right more often than the second, and the other way round; None on
+        lost, gained: on how many images the first is right more often than the second, and less often; None on
             different images.
-        p: of the test above; None on different images.
+        p: the p-value of the test above; None on different images.
     """
 
     first: Estimate
@@ -46,14 +46,14 @@ class Difference:
 
 
 def paired(first: Successes, second: Successes) -> Difference:
-    """On the same n >= 1 images in the same order, which are known on both sides: (n,) each."""
+    """The difference on the same n >= 1 images, in the same order, all known on both sides: (n,) each."""
     step = change(second, first)
     lost, gained = int((first > second).sum()), int((second > first).sum())
     return Difference(accuracy(first), accuracy(second), step.value, step.low, step.high, lost, gained, step.p)
 
 
 def unpaired(first: Successes, second: Successes) -> Difference:
-    """On different images, all of which are known: (n,) and (m,), both at least 1."""
+    """The difference on different images, all of which are known: (n,) and (m,), both at least 1."""
     a, b = accuracy(first), accuracy(second)
     value = a.value - b.value
     low = value - math.hypot(a.value - a.low, b.high - b.value)

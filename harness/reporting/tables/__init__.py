@@ -1,1 +1,1 @@
-"""What a report shows, as numbers: tables, curves, comparisons."""
+"""The contents of a report as numbers: tables, curves, comparisons."""

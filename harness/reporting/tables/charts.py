@@ -1,13 +1,13 @@
-"""What a report draws, as numbers: the plots of `harness.reporting.render.plots` and the curves of the HTML page.
+"""The charts of a report as numbers: the plots of `harness.reporting.render.plots` and the curves of the HTML page.
 
     bars       accuracy of every defense, column by column
     budget     robust accuracy by eps, where attacks of one threat and method have several; at eps = 0, clean accuracy
     sweep      accuracy by a swept parameter, see `harness.reporting.tables.curves`
     draws      stochastic defenses: accuracy where an image counts only if it is right in each of k draws
-    cosine     what `harness diagnose` found of the randomness of gradients, by draws per gradient (the paper's Fig. 2c)
+    cosine     the randomness of gradients that `harness diagnose` measured, by draws per gradient (the paper's Fig. 2c)
 
-For "draws", with r of an image's v draws right, its success is the chance C(r, k) / C(v, k) that k of them are:
-unbiased for every k, the mean over draws at k = 1, and the worst of all at k = v.
+For "draws", with r of an image's v draws right, its success is the chance C(r, k) / C(v, k) that k of them are all
+right: unbiased for every k, the mean over draws at k = 1, and the worst of all at k = v.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.suite.sweep import spelt
 Kind = Literal["bars", "budget", "sweep", "draws", "cosine"]
 
 WIDE = 16
-"""Ratio of the largest to the smallest value of an axis from which on it is logarithmic."""
+"""An axis is logarithmic if the ratio of its largest to its smallest value is at least this."""
 
 BUDGETS = ("eps", "bound")
 
@@ -50,8 +50,9 @@ class Dot:
 class Line:
     """Dots from left to right.
 
-    baseline: whether it stands beside the others for comparison only; failed: x and its text, where there is no dot
-    because the number failed.
+    Attributes:
+        baseline: whether the line is for comparison only.
+        failed: x and its text, where there is no dot because the number failed.
     """
 
     label: str
@@ -62,9 +63,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one axis; of kind "bars", a panel per line over the defenses.
+    """Lines over one axis; for the kind "bars", a panel per line over the defenses.
 
-    axis: what x is; measure: what the values are, which are written as their multiples by `scale`.
+    Attributes:
+        axis: the meaning of x.
+        measure: the meaning of the values, which are shown multiplied by `scale`.
     """
 
     kind: Kind
@@ -87,9 +90,9 @@ class Chart:
 
 
 def charts(table: Table) -> list[Chart]:
-    """All charts of a run that have something to show. Numbers that are unfinished or failed are left out."""
-    found = [*_bars(table), *_budgets(table), *_sweeps(table), *_draws(table), *_cosines(table)]
-    return [chart for chart in found if chart.lines]
+    """All charts of a run that are not empty. Numbers that are unfinished or failed are left out."""
+    drawn = [*_bars(table), *_budgets(table), *_sweeps(table), *_draws(table), *_cosines(table)]
+    return [chart for chart in drawn if chart.lines]
 
 
 def _bars(table: Table) -> Iterator[Chart]:
@@ -133,7 +136,7 @@ def _budgets(table: Table) -> Iterator[Chart]:
 
 
 def _size(eps: str) -> float | None:
-    """Of a budget; None for one that is no number, as of a threat model that is not the harness's own."""
+    """The size of a budget; None where it is not a number, as in a threat model of the user's own."""
     try:
         return float(Quantity(eps))
     except ValueError:
@@ -162,7 +165,7 @@ def _sweeps(table: Table) -> Iterator[Chart]:
 
 
 def _axis(values: list[Any]) -> dict[str, float]:
-    """Where each value stands: at itself if all are numbers, else in a row."""
+    """The position of each value: the value itself if all are numbers, else its place in the list."""
     written = list(dict.fromkeys(spelt(value) for value in values))
     try:
         return {text: float(Quantity(text)) for text in written}

@@ -1,9 +1,9 @@
 """Two results directories, cell by cell; or one, row by row.
 
-A cell is matched by the names of its defense and attack. Accuracy here is what the tables show: success goes by the
-rule over draws of the (first) run's report. Images that ended in an error on either side are left out, and cells that
-failed are not compared. Two cells with the same key make the same claim, and differ only by hardware, batch size and
-floating point; where the keys differ, the manifests say why.
+Cells are matched by the names of their defense and attack. Accuracies are those of the tables: success is counted by
+the rule over draws of the (first) run's report. Images that ended in an error on either side are left out, and cells
+that failed are not compared. Two cells with the same key make the same claim, and differ only by hardware, batch size
+and floating point; where the keys differ, the manifests say why.
 
     compare     `Run` x `Run` -> `Comparison`      (two directories)
     contrast    `Run` -> `Comparison`              (the defenses of one directory, two at a time, under each attack)
@@ -32,7 +32,7 @@ from harness.results.record import Rule
 CellName = tuple[str, str]
 
 ENOUGH = 0.5
-"""Share of the smaller set of images that must be in both for a comparison image by image."""
+"""The share of the smaller set of images that both sides must have for a comparison image by image."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Match:
     """Two cells side by side.
 
     Attributes:
-        first, second: defense and attack, as the suites name them.
+        first, second: the names of defense and attack in the suites.
         same_images: whether they were compared image by image, on the images that both have.
         same_claim: whether their keys are equal; None for two defenses of one run, which never make the same claim.
         differs: why the keys differ, as `path: first -> second`.
@@ -48,7 +48,7 @@ class Match:
             `harness.reporting.tables.doubts`.
         errors: images left out, as they ended in an error under the attack on either side.
         robust, clean: first minus second; None where a side has no image yet, or failed.
-        significant: of the robust accuracies, among all matches of the comparison together.
+        significant: whether the robust accuracies differ significantly, among all matches of the comparison together.
     """
 
     first: CellName
@@ -92,7 +92,7 @@ def compare(first: Run, second: Run) -> Comparison:
     """Cells of the same defense and attack.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such cell.
     """
     common = [pair for pair in first.pairings if pair in second.pairings]
     if not common:
@@ -119,8 +119,8 @@ def contrast(run: Run) -> Comparison:
     for attack in run.manifest.attacks:
         pairs = [pair for pair in run.pairings if pair[1] == attack]
         for one, other in itertools.combinations(pairs, 2):
-            found = _Sides(run.pairings[one], run.pairings[other], run.manifest.report.vote, same_content=True)
-            match = found.match(one, other, None, ())
+            sides = _Sides(run.pairings[one], run.pairings[other], run.manifest.report.vote, same_content=True)
+            match = sides.match(one, other, None, ())
             matches.append(dataclasses.replace(match, doubted=_doubted(one in doubted, other in doubted)))
     return Comparison(str(run.path), str(run.path), *_rule(run), _rule(run), _marked(matches))
 
@@ -171,7 +171,7 @@ class _Sides:
         return Match(first, second, self.same, same_claim, differs, robust, clean, errors=self._errors())
 
     def _difference(self, column: str) -> Difference | None:
-        """None where too few of the images have an answer: those that are clean may have failed by themselves."""
+        """None where too many images have no finite logits, which may be so for clean images alone."""
         a, b = (side[column].to_numpy(dtype=np.float64) for side in (self.first, self.second))
         if any(failed(int(np.isnan(side).sum()), len(side)) for side in (a, b)):
             return None
@@ -185,7 +185,7 @@ class _Sides:
 
 
 def _successes(pairing: CellResults, rule: Rule) -> pd.DataFrame:
-    """Of each image, attacked ("robust") and not ("clean"), by its index in the dataset."""
+    """The success of each image, attacked ("robust") and not ("clean"), by its index in the dataset."""
     records = pairing.records
     return pd.DataFrame(
         {"robust": robust_successes(records, rule), "clean": clean_successes(records, rule)}, index=records["index"]
@@ -197,7 +197,7 @@ def _rule(run: Run) -> tuple[Rule, int]:
 
 
 def _claim(run: Run, pair: CellName) -> dict[str, Any]:
-    """What the manifest keeps of a cell's claim."""
+    """The parts of a cell's claim that the manifest records."""
     content = run.manifest.document()
     resolved = content["resolved"]
     return {

@@ -1,13 +1,13 @@
-"""Robust accuracy above clean accuracy on the same images, where returning them unchanged would have done better.
+"""Robust accuracy above clean accuracy on the same images, where unchanged images would have been a better attack.
 
-A deterministic defense gives one answer to one image, and the attacks leave alone what it misclassifies: not one such
-image can be robust. Of a stochastic defense, draws are compared. Under image i let c_i and r_i of v draws be right on
-the clean and on the adversarial image, and p_i = (c_i + r_i + 1) / (2 v + 2), their pooled and smoothed rate. If the
+A deterministic defense classifies an image in one way, and attacks do not change an image that it misclassifies: no
+such image can be robust. For a stochastic defense, draws are compared. For image i let c_i and r_i of v draws be right
+on the clean and on the adversarial image, and p_i = (c_i + r_i + 1) / (2 v + 2), their pooled and smoothed rate. If the
 attack changed nothing, the sum of r_i - c_i would have mean 0 and variance sum_i 2 v p_i (1 - p_i), and
 
     z = sum_i (r_i - c_i) / sqrt(sum_i 2 v p_i (1 - p_i))
 
-be about standard normal: beyond `NOISE` the draws do not explain the difference.
+would be about standard normal: beyond `NOISE`, chance does not explain the difference.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 NOISE = 4.0
-"""Standard deviations; chance alone goes beyond in 3 of 100,000 pairings."""
+"""Standard deviations; chance alone exceeds them in 3 of 100,000 pairings."""
 
-IMPOSSIBLE = "robust on images that it misclassifies without an attack: it is not as deterministic as it says"
-UNLIKELY = "robust accuracy is above clean accuracy by more than the draws explain: the clean images attack better"
+IMPOSSIBLE = "images that it misclassifies without an attack count as robust: it is not deterministic, as it declares"
+UNLIKELY = "robust accuracy exceeds clean accuracy by more than chance explains: the attack is weaker than none"
 
 
 def above_clean(records: pd.DataFrame, *, stochastic: bool) -> str | None:

@@ -1,7 +1,7 @@
-"""What a sweep says: accuracy by the value of a parameter, and how far it changes from each value to the next.
+"""The curves of a sweep: accuracy by the value of a parameter, and its change from each value to the next.
 
 A curve belongs to one sweep and to one pairing of it: variants of a defense under one attack, or one defense under
-variants of an attack. Changes are measured on the same images, and exist where one parameter was swept.
+variants of an attack. Changes are measured on the same images, and only where one parameter was swept.
 
 A curve over `eot` against a stochastic defense ends in a verdict, see `harness.reporting.tables.verdict`.
 """
@@ -28,9 +28,9 @@ class Point:
     """One setting of the swept parameters.
 
     Attributes:
-        values: of the parameters.
-        change: of robust accuracy, from the point before, on the images without an error at either; None at the first,
-            where either is not final, or where several parameters were swept.
+        values: the values of the parameters.
+        change: the change of robust accuracy from the point before, on images without an error at either; None at the
+            first point, where either is not final, or where several parameters were swept.
     """
 
     values: tuple[Any, ...]
@@ -50,7 +50,7 @@ class Curve:
     """A sweep in one pairing.
 
     Attributes:
-        defense, attack: labels, that of the swept one without its values.
+        defense, attack: their labels; the swept one's is without its values.
     """
 
     sweep: SweepFacts
@@ -92,8 +92,8 @@ def _curve(table: Table, sweep: SweepFacts, defense: str, attack: str, points: l
 def _after(table: Table, before: Point, point: Point) -> Point:
     pairs = [each.robust.pairing for each in (before, point) if each.robust.status == "final"]
     known = [robust_successes(pair.records, table.rule) for pair in pairs if pair]
-    found = change(*both_known(*known)) if len(known) == 2 else None
-    return Point(point.values, point.row, point.column, point.clean, point.robust, found)
+    step = change(*both_known(*known)) if len(known) == 2 else None
+    return Point(point.values, point.row, point.column, point.clean, point.robust, step)
 
 
 def _verdict(sweep: SweepFacts, points: Sequence[Point]) -> Verdict | None:

@@ -1,4 +1,4 @@
-"""The findings of `harness diagnose` that lie beside a run's results: a line per check, a column per defense."""
+"""The findings of `harness diagnose` in a results directory: a line per check, a column per defense."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EXPLAINED = ("warned", "failed")
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """What was found in a run's defenses.
+    """The diagnoses of a run's defenses.
 
     Attributes:
-        current: of the defenses as this run has them, in its order.
-        outdated: names of those that have changed since, or that the run does not have; their findings are left out.
+        current: diagnoses of the defenses of this run, in its order.
+        outdated: names of defenses that changed since, or that the run does not have; their findings are left out.
     """
 
     current: tuple[Diagnosis, ...]
@@ -32,7 +32,7 @@ class Diagnostics:
 
     @property
     def remark(self) -> str:
-        """What a reader has to know."""
+        """The sentences that explain the block to a reader."""
         sentences = ["warned: a sign of masked gradients, or of an attack too weak to tell."] if self.current else []
         if unfinished := [found.defense for found in self.current if not found.finished]:
             sentences.append(f"Unfinished: {', '.join(unfinished)}; run `harness diagnose` again.")
@@ -42,10 +42,10 @@ class Diagnostics:
 
 
 def diagnostics(run: Run) -> Diagnostics:
-    """What lies in the run's directory.
+    """The diagnoses in the run's directory.
 
     Raises:
-        UserError: a file there is no diagnosis.
+        UserError: a file there is not a diagnosis.
     """
     known = {name: part.model_dump(mode="json") for name, part in run.manifest.resolved.defenses.items()}
     found = read_all(run.path)
@@ -55,24 +55,24 @@ def diagnostics(run: Run) -> Diagnostics:
     return Diagnostics(current, tuple(each.defense for each in found if each not in current))
 
 
-def view(found: Diagnosis) -> str:
-    """The budget, the view and the images that the attacks of a diagnosis had."""
-    settings = found.settings
-    return f"{found.threat}, {settings['gradient']}, {found.images} images"
+def view(diagnosis: Diagnosis) -> str:
+    """The budget, the view and the number of images of a diagnosis's attacks."""
+    settings = diagnosis.settings
+    return f"{diagnosis.threat}, {settings['gradient']}, {diagnosis.images} images"
 
 
-def answer(found: Diagnosis, check: str) -> tuple[str, list[str]]:
-    """The status of a check, or nothing, and the message where a table should give it."""
-    finding = next((each for each in found.findings if each.name == check), None)
+def answer(diagnosis: Diagnosis, check: str) -> tuple[str, list[str]]:
+    """The status of a check, or nothing, and its message where a table should show it."""
+    finding = next((each for each in diagnosis.findings if each.name == check), None)
     if finding is None:
         return "", []
-    return finding.status, [_describe(found, finding)] if finding.status in EXPLAINED else []
+    return finding.status, [_describe(diagnosis, finding)] if finding.status in EXPLAINED else []
 
 
 def document(run: Run) -> list[dict[str, Any]]:
-    """Everything, for JSON."""
+    """All diagnoses, for JSON."""
     return [found.model_dump(mode="json") for found in diagnostics(run).current]
 
 
-def _describe(found: Diagnosis, finding: Finding) -> str:
-    return f"{found.label or found.defense}, {finding.name}: {finding.message} ({finding.source})"
+def _describe(diagnosis: Diagnosis, finding: Finding) -> str:
+    return f"{diagnosis.label or diagnosis.defense}, {finding.name}: {finding.message} ({finding.source})"

@@ -1,4 +1,4 @@
-"""The places of a table: what a defense's pairings come to, column by column."""
+"""The entries of a table: the results of a defense's pairings, column by column."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from harness.results.load import CellResults
 from harness.results.record import Rule
 
 MANY = 3
-"""Damaged or stale shards that a remark names."""
+"""How many damaged or stale shards a remark names."""
 
-OPEN = "left out of the value and left open by the interval"
+OPEN = "left out of the accuracy but allowed for by the interval"
 
 Status = Literal["final", "failed", "unfinished", "absent"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a column is about.
+    """A column of the table.
 
     Attributes:
         name: the attack's name in the suite, or the kind.
-        members: the attacks that it speaks of; all of them for the clean column.
+        members: the attacks that it covers; all of them for the clean column.
         threat, method: how most of the column's pairings were attacked; None unless it is one attack.
     """
 
@@ -54,26 +54,26 @@ class Column:
     method: str | None = None
 
     def usual(self, pairing: CellResults) -> bool:
-        """Whether a pairing was attacked as most of the column was."""
+        """Whether a pairing was attacked in the same way as most of the column."""
         return (pairing.facts.threat, pairing.facts.method) == (self.threat, self.method)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of the table.
+    """One entry of the table.
 
     Attributes:
-        status: "failed" is a pairing of which more than a few images ended in an error (see `statistics.failed`), or a
-            number that needs one; "absent" is a pairing (or the average of one) that the run does not have.
+        status: "failed" is a pairing of which more than a few images ended in an error (see `stats.accuracy.failed`),
+            or a number that depends on one; "absent" is a pairing (or the average of one) that the run does not have.
         done, total: images with a record, and all images.
-        estimate: the accuracy that the column is about; None unless the status is "final".
+        estimate: the accuracy; None unless the status is "final".
         benign: accuracy of the same draws and rule on the clean images, likewise.
-        errors, violations: images that ended in an error (neither robust nor misclassified), or were found outside the
-            budget (the attack failed on them); summed over the attacks for an average or a worst case.
-        remarks: what a reader must know about this place.
+        errors, violations: how many images ended in an error (neither robust nor misclassified), or left the budget
+            (the attack failed on them); summed over the attacks for an average or a worst case.
+        remarks: what a reader must know about this entry.
         doubts: those of the remarks that say why the accuracy may be too high, see `harness.reporting.tables.doubts`.
-        pairing: what lies on disk, where the column is one attack.
-        published: the number that the suite's reference has for this place.
+        pairing: the stored results, where the column is one attack.
+        published: the published number for this entry.
     """
 
     status: Status
@@ -91,13 +91,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Subject:
-    """A defense, and what its entries are made of.
+    """A defense and its results.
 
     Attributes:
-        pairings: by attack.
-        shared: remarks on all of them, which belong to the row.
-        count: images of the run.
-        labels: of the attacks.
+        pairings: the results by attack.
+        shared: remarks that apply to all of them, which belong to the row.
+        count: the number of images of the run.
+        labels: the labels of the attacks.
         doubts: by attack, see `harness.reporting.tables.doubts`.
     """
 
@@ -115,7 +115,7 @@ def has_failed(pairing: CellResults) -> bool:
 
 
 def entry(column: Column, subject: Subject, rule: Rule) -> Entry:
-    """What a defense has in a column."""
+    """The entry of a defense in a column."""
     if column.kind == "clean":
         return _clean(subject, list(subject.pairings), rule)
     if any(name not in subject.pairings for name in column.members):
@@ -126,13 +126,13 @@ def entry(column: Column, subject: Subject, rule: Rule) -> Entry:
 
 
 def naive_successes(pairings: Sequence[CellResults], stochastic: bool, rule: Rule) -> Successes:
-    """Under the worst of these finished attacks, (n,)."""
+    """Successes under the worst of these finished attacks, (n,)."""
     successes = _stacked(pairings, rule)
     return strongest(_stacked_draws(pairings), successes, rule) if stochastic else weakest(successes)
 
 
 def _clean(subject: Subject, names: Sequence[str], rule: Rule) -> Entry:
-    """The defense's answers on clean images are the same whatever the attack: any pairing's will do."""
+    """Predictions on clean images do not depend on the attack, so that the records of any pairing serve."""
     if not names:
         return Entry("absent")
     parts = [records for name in names if len(records := subject.pairings[name].records)]
@@ -144,7 +144,7 @@ def _clean(subject: Subject, names: Sequence[str], rule: Rule) -> Entry:
     done, missing = len(records), unanswered(records)
     status: Status = "unfinished" if done < subject.count else "failed" if failed(len(missing), done) else "final"
     estimate = accuracy(clean_successes(records, rule)) if status == "final" else None
-    remarks = tuple(_told("without a finite answer", missing, done, status))
+    remarks = tuple(_error_remark("without finite logits", missing, done, status))
     return Entry(status, done, subject.count, estimate, estimate, len(missing), remarks=remarks)
 
 
@@ -216,28 +216,28 @@ def _combination(
 
 
 def _stacked(members: Sequence[CellResults], rule: Rule) -> Successes:
-    """(attacks, n)."""
+    """Successes, (attacks, n)."""
     return np.stack([robust_successes(member.records, rule) for member in members])
 
 
 def _stacked_draws(members: Sequence[CellResults]) -> Draws:
-    """(attacks, n, v), of as many draws as there are of every attack."""
+    """Draws, (attacks, n, v), where v is the smallest number of draws of any attack."""
     draws = [robust_draws(member.records) for member in members]
     count = min(each.shape[1] for each in draws)
     return np.stack([each[:, :count] for each in draws])
 
 
 def _chosen_how(draws: int, rule: Rule) -> str:
-    """What a worst case of a stochastic defense estimates."""
+    """A remark on what the worst case of a stochastic defense estimates."""
     if splittable(draws, rule):
         return (
             "the lowest accuracy under any one attack, or under the attack that an image's other draws choose, which "
-            "errs upwards; the interval starts from the minimum over few draws, which errs downwards"
+            "is rather too high; the interval starts from each image's minimum over few draws, which is rather too low"
         )
     what = "draw" if draws == 1 else f"{rule} of {draws} draws"
     return (
-        f"the lowest accuracy under any one attack, which errs upwards: one {what} cannot choose the attack and judge "
-        "it too; the interval starts from the images that withstand each, which errs downwards"
+        f"the lowest accuracy under any one attack, which is rather too high: one {what} cannot both choose the attack "
+        "and judge it; the interval starts from the images that withstand every attack, which is rather too low"
     )
 
 
@@ -245,21 +245,21 @@ def _remarks(column: Column, pairing: CellResults, status: Status, subject: Subj
     facts, records = pairing.facts, pairing.records
     if not column.usual(pairing):
         yield facts.method if facts.threat == column.threat else f"{facts.threat}, {facts.method}"
-    yield from _told("ended in an error", records[records["verdict"] == "error"], pairing.done, status)
+    yield from _error_remark("ended in an error", records[records["verdict"] == "error"], pairing.done, status)
     if count := violations(records):
-        yield f"{images_told(count)} left the budget, counted as failures of the attack"
+        yield f"{images_told(count)} outside the budget, counted as failures of the attack"
     if pairing.damaged:
-        yield f"not counted, the next run redoes them: {_some(pairing.damaged)}"
+        yield f"not counted, and computed again by the next run: {_some(pairing.damaged)}"
     if pairing.stale:
-        yield f"not counted, records of another claim: images {_some(pairing.stale)}"
-    if told := above_clean(records, stochastic=subject.stochastic):
-        yield told
+        yield f"not counted, since the records have another cell key: images {_some(pairing.stale)}"
+    if remark := above_clean(records, stochastic=subject.stochastic):
+        yield remark
     yield from (flag for flag in facts.flags if flag not in subject.shared)
     yield from (plain(remark) for remark in remarks_told(records))
 
 
-def _told(what: str, crashed: pd.DataFrame, done: int, status: Status) -> Iterator[str]:
-    """That these of the images done have no verdict, what that does to the number, and the first one's reason."""
+def _error_remark(what: str, crashed: pd.DataFrame, done: int, status: Status) -> Iterator[str]:
+    """How many images have no verdict, what that means for the number, and the reason of the first one."""
     if len(crashed) and status == "failed":
         yield f"failed: {_of(len(crashed), done)} {what}{reason(crashed)}"
     elif len(crashed):

@@ -18,9 +18,9 @@ class Line:
 
     Attributes:
         run: the results directory.
-        parameters: what was swept and its values here, as "defense.rdc.eta=2/255; attack.linf.steps=10".
-        kind: of its column: "clean", "attack", "average" or "worst".
-        attack: the attack's name; of an average or a worst case, the names of its attacks, with spaces between.
+        parameters: the swept parameters and their values, as "defense.rdc.eta=2/255; attack.linf.steps=10".
+        kind: the kind of its column: "clean", "attack", "average" or "worst".
+        attack: the attack's name; of an average or a worst case, the names of its attacks, joined by spaces.
         rule: what counts as success over the draws of a stochastic defense.
         headline: whether the number is the one in the table; False for the other rules.
         status: "final", "failed" (too many images ended in errors), "unfinished" or "absent"; the accuracies are empty
@@ -28,10 +28,10 @@ class Line:
         accuracy, low, high: robust accuracy with its 95% interval; clean accuracy on a line of kind "clean".
         benign, benign_low, benign_high: accuracy of the same rule on the same images before the attack.
         n, total: images with a record, and all images.
-        published, difference: the published accuracy, and ours less it; published_in: where.
-        errors, violations: images that ended in an error, which the interval leaves open; images found outside the
+        published, difference: the published accuracy, and ours minus it; published_in: its source.
+        errors, violations: how many images ended in an error, for which the interval allows; how many are outside the
             budget.
-        threat, method, key: what was done, and the hash of the whole claim.
+        threat, method, key: the budget, the attack, and the cell's key.
         misleading: whether a better attack shows the naive evaluation of this defense misleading; None where the suite
             says of none that it is naive, or it is unfinished.
         doubt: why the accuracy may be too high, with "; " between; empty where nothing is known to say so.
@@ -117,7 +117,7 @@ def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> L
         threat=facts.threat if facts else "",
         method=facts.method if facts else "",
         key=facts.key if facts else "",
-        misleading=any(found.misleading for found in row.naive) if row.naive else None,
+        misleading=any(comparison.misleading for comparison in row.naive) if row.naive else None,
         doubt="; ".join(entry.doubts),
         flags="; ".join((*row.remarks, *entry.remarks)),
     )

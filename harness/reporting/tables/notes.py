@@ -1,4 +1,4 @@
-"""The sentences below a table: what its numbers are, and what is not there."""
+"""The sentences below a table: what its numbers mean, and what is missing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
         if column.kind == "average":
             yield (
                 f"{column.label}: mean over {names}; its interval (Clopper-Pearson, at the effective number of images) "
-                "allows for attacks that fool the same images."
+                "allows for attacks that succeed on the same images."
             )
         elif column.kind == "worst":
             yield f"{column.label}: images that withstand each of {names}."
@@ -48,16 +48,16 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
     votes = f", {table.votes} votes on stochastic defenses" if any(row.stochastic for row in table.rows) else ""
     yield f"Suite {manifest.suite}, seed {manifest.protocol.seed}{votes}, harness {manifest.harness}."
     if manifest.edited:
-        yield "run.json was tampered with: do not believe what stands here before `harness verify` does."
+        yield "run.json was tampered with: do not rely on these numbers unless `harness verify` confirms them."
 
 
 def _references(table: Table) -> Iterator[str]:
     name = table.run.manifest.report.reference
     sources = dict.fromkeys(e.published.source for row in table.rows for e in row.entries if e.published)
     if sources:
-        yield f"pub.: published ({name}: {'; '.join(sources)}), and ours less that in points."
+        yield f"pub.: the published number ({name}: {'; '.join(sources)}), and ours minus it in points."
     elif name:
-        yield f"Published numbers '{name}' are not here; they would be in {FOLDER / name}.csv."
+        yield f"The published numbers '{name}' are missing: there is no {FOLDER / name}.csv."
 
 
 def _methods(table: Table) -> Iterator[str]:
@@ -91,5 +91,6 @@ def _failed(table: Table) -> Iterator[str]:
     if count:
         yield (
             f"Failed: {count} of {len(table.run.pairings)} pairings, where more than {FEW_ERRORS:.0%} of the images "
-            "ended in errors. They have no number, nor has what needs them; run the suite again to try them again."
+            "ended in errors. They and the averages and worst cases over them have no number; run the suite again to "
+            "retry them."
         )

@@ -1,4 +1,4 @@
-"""What became of the images of a pairing: records -> successes, draws, errors.
+"""The outcomes of a pairing's images: records -> successes, draws, errors.
 
 `records` is a table with the fields of `Record` as columns, as in `harness.results.load.CellResults`. Every array has
 an entry per image, in the run's order, which is NaN where the image ended in an error.
@@ -27,42 +27,42 @@ LONGEST_REASON = 160
 
 
 def robust_successes(records: pd.DataFrame, rule: Rule) -> Successes:
-    """On the adversarial images, (n,)."""
+    """Successes on the adversarial images, (n,)."""
     return _successes(_robust_votes(records), records["label"], rule)
 
 
 def clean_successes(records: pd.DataFrame, rule: Rule) -> Successes:
-    """On the clean images under the same draws, (n,)."""
+    """Successes on the clean images under the same draws, (n,)."""
     return _successes(records["clean_votes"], records["label"], rule)
 
 
 def robust_draws(records: pd.DataFrame) -> Draws:
-    """Whether each draw on the adversarial image is right, (n, v); v is 1 where no image has an answer."""
+    """Whether each draw on the adversarial image is right, (n, v); v is 1 where no image has finite logits."""
     return _draws(_robust_votes(records), records["label"])
 
 
 def clean_draws(records: pd.DataFrame) -> Draws:
-    """The same on the clean image."""
+    """Whether each draw on the clean image is right, (n, v)."""
     return _draws(records["clean_votes"], records["label"])
 
 
 def errors(records: pd.DataFrame) -> int:
-    """Images that ended in an error under the attack."""
+    """The number of images that ended in an error under the attack."""
     return int((records["verdict"] == "error").sum())
 
 
 def unanswered(records: pd.DataFrame) -> pd.DataFrame:
-    """The records of images that the defense gives no finite answer on when they are clean."""
+    """The records of images for which the defense has no finite logits without an attack."""
     return records[[not votes or NO_CLASS in votes for votes in records["clean_votes"]]]
 
 
 def violations(records: pd.DataFrame) -> int:
-    """Images found outside the budget, on which the attack failed."""
+    """The number of images outside the budget, on which the attack failed."""
     return int(((records["verdict"] != "error") & (records["violation"].astype(float) > TOLERANCE)).sum())
 
 
 def reason(records: pd.DataFrame) -> str:
-    """The first error's message, cut short, after a colon; nothing where none says why."""
+    """The first error's message, shortened, after a colon; nothing where there is no message."""
     text = next((" ".join(error.split()) for error in records["error"] if isinstance(error, str) and error), "")
     short = text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
     return f": {short}" if short else ""
@@ -84,12 +84,12 @@ def _robust_votes(records: pd.DataFrame) -> list[list[int]]:
 
 
 def _successes(votes: Iterable[list[int]], labels: Iterable[int], rule: Rule) -> Successes:
-    found = [success(given, label, rule) for given, label in zip(votes, labels, strict=True)]
-    return np.array(found, dtype=np.float64)
+    each = [success(given, label, rule) for given, label in zip(votes, labels, strict=True)]
+    return np.array(each, dtype=np.float64)
 
 
 def _draws(votes: Iterable[list[int]], labels: Iterable[int]) -> Draws:
-    """Images that were asked less often than others keep all from having more draws than they have."""
+    """The number of draws is the smallest of any image that has draws."""
     given = [[] if NO_CLASS in each else each for each in votes]
     count = min((len(each) for each in given if each), default=1)
     rows = [

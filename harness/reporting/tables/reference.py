@@ -1,10 +1,10 @@
-"""Published numbers, to stand beside ours: `report: {reference: table1}` in a suite means results/reference/table1.csv.
+"""Published numbers beside ours: `report: {reference: table1}` in a suite means results/reference/table1.csv.
 
     row, column      a defense and an attack of the suite, by their names there; also clean, average and worst
-    value, unit      as printed; only what is in % is an accuracy
+    value, unit      as printed; only numbers in % are accuracies
     source, page     where it was published
 
-The folder is looked for here, then in the checkout that this package is run from.
+The folder is searched in the current folder, then in the checkout that this package runs from.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read(path: Path) -> Reference:
 
 
 def named(name: str | None) -> Reference:
-    """The numbers that a suite's `reference` means; none where it names nothing, or nothing that is here."""
+    """The numbers that a suite's `reference` names; none where it names no file, or one that is missing."""
     path = find(name) if name else None
     return read(path) if path else {}
 

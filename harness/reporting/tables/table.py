@@ -1,11 +1,10 @@
-"""The table of a run: defenses by clean accuracy, attacks, their average and their worst case.
+"""The table of a run: a row per defense, with clean accuracy, attacks, their average and their worst case.
 
 A number is final only where every image of its pairing has a record; the average and the worst case, where all their
 attacks are. It has failed where more than a few of its images ended in an error
-(`harness.reporting.stats.accuracy.failed`), and then there is none, nor an average or a worst case over it.
-Clean accuracy goes
-through the same rule over draws as robust accuracy, and so does the benign baseline that stands beside each: success
-counted over many queries brings even clean images down.
+(`harness.reporting.stats.accuracy.failed`); then there is no number, and no average or worst case over it. Clean
+accuracy uses the same rule over draws as robust accuracy, and so does the benign baseline beside each number, since
+success in all of many draws is rarer even on clean images.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Row:
         remarks: what a reader must know about all of its numbers.
         entries: one per column.
         by_rule: the entries under every rule, if it is stochastic.
-        naive: the naive evaluation of each budget beside a better one, where the suite says what is naive.
+        naive: the naive evaluation of each budget and a better one, where the suite names naive attacks.
     """
 
     name: str
@@ -45,13 +44,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
+    """The table of a run: columns, and a row per defense with an entry per column."""
+
     run: Run
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
     @property
     def rule(self) -> Rule:
-        """Of the headline numbers."""
+        """The rule over draws of the headline numbers."""
         return self.run.manifest.report.vote
 
     @property
@@ -66,7 +67,7 @@ def summarise(run: Run) -> Table:
 
 
 def rule_name(rule: Rule, votes: int) -> str:
-    """In words, for headings and notes."""
+    """The rule in words, for headings and notes."""
     return "single draw" if rule == "single" else f"{rule} of {votes} draws"
 
 
@@ -100,13 +101,13 @@ def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference, d
         for r in (RULES if facts.stochastic else (rule,))
     }
     naive = tuple(_naive(subject, rule, manifest.report.naive))
-    remarks = (*shared, *(found.told(labels) for found in naive if found.misleading))
+    remarks = (*shared, *(comparison.describe(labels) for comparison in naive if comparison.misleading))
     draws = by_rule if facts.stochastic else {}
     return Row(name, facts.label or name, facts.stochastic, remarks, by_rule[rule], draws, naive)
 
 
 def _naive(subject: Subject, rule: Rule, names: Sequence[str]) -> Iterator[NaiveComparison]:
-    """By budget; only attacks that are finished and did not fail are compared, and none until the naive ones are."""
+    """A comparison per budget, of attacks that are finished and did not fail, once all naive attacks are finished."""
     pairings = subject.pairings
     for threat in dict.fromkeys(pairings[name].facts.threat for name in names if name in pairings):
         same = {name: pairing for name, pairing in pairings.items() if pairing.facts.threat == threat}
@@ -117,11 +118,11 @@ def _naive(subject: Subject, rule: Rule, names: Sequence[str]) -> Iterator[Naive
         others = {name: robust_successes(p.records, rule) for name, p in valid.items() if name not in names}
         if naive and others:
             together = naive_successes([valid[name] for name in naive], subject.stochastic, rule)
-            if found := compare(naive, together, others):
-                yield found
+            if comparison := compare(naive, together, others):
+                yield comparison
 
 
 def _shared_flags(pairings: list[CellResults]) -> tuple[str, ...]:
-    """Gate remarks on the defense itself: those on all of its pairings."""
+    """Remarks of the gates that apply to the defense itself: those on all of its pairings."""
     flags = dict.fromkeys(flag for pairing in pairings for flag in pairing.facts.flags)
     return tuple(flag for flag in flags if all(flag in pairing.facts.flags for pairing in pairings))

@@ -170,5 +170,5 @@ def test_a_teacher_that_needs_a_class_cannot_teach_a_null_head() -> None:
 
 
 def test_a_teacher_that_knows_no_classes_is_refused() -> None:
-    with pytest.raises(UserError, match="knows no classes"):
+    with pytest.raises(UserError, match="has no classes"):
         MultiHead(Checkpoint.find("digits-cnn"))

@@ -198,7 +198,7 @@ def test_a_second_run_is_judged_by_the_rule_of_the_first_and_it_is_said(
     found = compare(*runs)
     match = only(found)
     assert match.robust is not None and match.robust.first.value == match.robust.second.value == pytest.approx(2 / 3)
-    assert "B's own table goes by worst of 3 draws where a defense is stochastic." in lay_out(found).notes
+    assert "B's own table counts by worst of 3 draws where a defense is stochastic." in lay_out(found).notes
 
 
 def test_the_defenses_of_one_run_are_compared_under_each_attack(maker: Any, column: Any) -> None:

@@ -38,7 +38,8 @@ def marked(maker: Any, column: Column) -> Any:
 def test_a_naive_evaluation_that_a_better_attack_refutes_is_marked(marked: Any) -> None:
     found = row(marked, "weak")
     assert found.remarks == (
-        "naive evaluation was misleading: PGD, blind found 100.0% robust, strong 12.5% (exact paired test, p = 0.0001)",
+        "naive evaluation was misleading: accuracy is 100.0% under PGD, blind, and 12.5% under strong "
+        "(exact paired test, p = 0.0001)",
     )
     assert found.naive[0].p == pytest.approx(stats.binomtest(0, 14).pvalue)
 
@@ -71,7 +72,7 @@ def test_naive_attacks_count_together_image_by_image(maker: Any, column: Column)
     maker.cell("d", "b", column("w" * 8 + "r" * 8))
     maker.cell("d", "strong", column("w" * 16))
     (comparison,) = row(maker, "a", "b").naive
-    assert comparison.found == 0 and not comparison.misleading
+    assert comparison.naive_accuracy == 0 and not comparison.misleading
 
 
 def test_attacks_of_another_budget_are_no_evidence(maker: Any, column: Column) -> None:
@@ -105,7 +106,7 @@ def test_the_worst_of_noisy_naive_attacks_is_not_their_luckiest_draws(maker: Any
     for attack, adv in (("a", "rw"), ("b", "wr"), ("strong", "ww")):
         maker.cell("d", attack, [rec(i, "rr", adv) for i in range(16)], stochastic=True)
     (comparison,) = row(maker, "a", "b").naive
-    assert comparison.found == 0.5 and comparison.left == 0 and comparison.misleading
+    assert comparison.naive_accuracy == 0.5 and comparison.strongest_accuracy == 0 and comparison.misleading
 
 
 def test_an_unfinished_naive_attack_is_not_judged(maker: Any, column: Column) -> None:

@@ -106,7 +106,7 @@ def test_the_pages_drawing_has_the_same_heights(run: Path) -> None:
     assert values == pytest.approx([1, 0.75, 0.5, 0.25], abs=1e-3)
     assert [mark.x for mark in stroke.marks] == sorted(mark.x for mark in stroke.marks)
     assert all(mark.high <= mark.y <= mark.low for mark in stroke.marks)
-    assert stroke.marks[-1].said.startswith("cost $5 & $6, Linf budget (0: no attack) 8/255: 25.0% (")
+    assert stroke.marks[-1].title.startswith("cost $5 & $6, Linf budget (0: no attack) 8/255: 25.0% (")
 
 
 def test_unfinished_numbers_are_not_drawn(run: Path) -> None:

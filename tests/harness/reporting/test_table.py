@@ -86,12 +86,12 @@ def test_a_few_errors_are_left_out_of_the_value_and_left_open_by_the_interval(
     assert found.estimate.value == 19 / 39
     assert (found.estimate.low, found.estimate.high) == (wilson(19, 40)[0], wilson(20, 40)[1])
     assert found.remarks == (
-        "1 image ended in an error, left out of the value and left open by the interval: "
+        "1 image ended in an error, left out of the accuracy but allowed for by the interval: "
         "OutOfMemoryError: too much (mine.py:3)",
     )
     for name in ("average", "worst"):
         assert entry(table, "d", name).remarks == (
-            "errors under a, left out of the value and left open by the interval",
+            "errors under a, left out of the accuracy but allowed for by the interval",
         )
     worst = entry(table, "d", "worst").estimate  # b fools the image that ended in an error under a
     assert worst and worst.value == 19 / 40 and (worst.low, worst.high) == wilson(19, 40)
@@ -133,7 +133,7 @@ def test_violations_are_counted_and_rounding_is_not(maker: Any, rec: Callable[..
     maker.cell("d", "a", records)
     found = entry(summarise(read_run(maker.finish())), "d", "a")
     assert (found.violations, found.errors) == (1, 1)
-    assert found.remarks[1] == "1 image left the budget, counted as failures of the attack"
+    assert found.remarks[1] == "1 image outside the budget, counted as failures of the attack"
     assert len(found.remarks) == 2
 
 
@@ -166,7 +166,7 @@ def test_clean_images_without_a_finite_answer_are_errors_too(
     few = entry(table, "few", "clean")
     assert few.estimate and few.estimate.value == 18 / 19
     assert (few.estimate.low, few.estimate.high) == (wilson(18, 20)[0], wilson(19, 20)[1])
-    said = "1 image without a finite answer, left out of the value and left open by the interval: NaN logits"
+    said = "1 image without finite logits, left out of the accuracy but allowed for by the interval: NaN logits"
     assert few.remarks == (said,)
     for name, count, reason in (("many", 2, "NaN logits"), ("all", 20, "OutOfMemoryError: too much (mine.py:3)")):
         found = entry(table, name, "clean")
@@ -191,9 +191,9 @@ def test_damaged_and_stale_shards_leave_the_pairing_unfinished(maker: Any, colum
     table = summarise(read_run(maker.finish()))
     damaged, stale = entry(table, "d", "a"), entry(table, "d", "b")
     assert (damaged.status, damaged.done) == ("unfinished", 2)
-    assert "the next run redoes them: 00000-00002.parquet cannot be read" in damaged.remarks[0]
+    assert "computed again by the next run: 00000-00002.parquet cannot be read" in damaged.remarks[0]
     assert (stale.status, stale.done) == ("unfinished", 0)
-    assert stale.remarks == ("not counted, records of another claim: images 0-2; 2-4",)
+    assert stale.remarks == ("not counted, since the records have another cell key: images 0-2; 2-4",)
 
 
 def test_many_damaged_shards_make_a_short_remark(maker: Any, column: Column) -> None:
