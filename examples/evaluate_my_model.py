@@ -32,6 +32,5 @@ if __name__ == "__main__":
     (row,) = results.summary.to_dict("records")
     print(f"robust accuracy {row['accuracy']:.1%}, 95% interval {row['low']:.1%} to {row['high']:.1%}")
     misclassified = results.frame.query("verdict == 'fooled'")
-    print(
-        f"{len(misclassified)} of {len(results.frame)} images are misclassified: {misclassified['index'].tolist()[:5]} ..."
-    )
+    first = misclassified["index"].tolist()[:5]
+    print(f"{len(misclassified)} of {len(results.frame)} images misclassified; the first ones: {first}")

@@ -81,7 +81,7 @@ def test_the_terminal_explains_its_marks(run: Path) -> None:
         "Accuracy in % on 4 images of digits (test), with 95% Wilson intervals.",
         "linf, l2: pgd 20 steps, unless a footnote says otherwise.",
         "Unfinished: 1 of 6 pairings (shown as images done / all, or – for none); run the suite again.",
-        "Failed: 1 of 6 pairings, where more than 5% of the images ended in errors. They and the",
+        "Failed: 1 of 6 pairings, where more than 5% of the images ended in errors. They and the averages and",
         "Suite tiny, seed 7, 2 votes on stochastic defenses, harness 0.1.0.",
     ):
         assert note in lines

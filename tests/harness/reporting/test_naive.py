@@ -141,5 +141,5 @@ def test_every_format_carries_the_mark(marked: Any) -> None:
     console.print(report(root, "table"))
     texts = [console.export_text(), *(str(report(root, name)) for name in ("md", "latex", "json", "csv"))]
     assert all("naive evaluation was misleading" in text for text in texts)
-    assert "100.0\\% robust" in texts[2] and '"misleading": true' in texts[3]
+    assert "100.0\\% under" in texts[2] and '"misleading": true' in texts[3]
     assert {line["misleading"] for line in csv.DictReader(io.StringIO(texts[4]))} == {"True"}

@@ -171,7 +171,7 @@ def test_clean_images_without_a_finite_answer_are_errors_too(
     for name, count, reason in (("many", 2, "NaN logits"), ("all", 20, "OutOfMemoryError: too much (mine.py:3)")):
         found = entry(table, name, "clean")
         assert (found.status, found.estimate, found.errors) == ("failed", None, count)
-        assert found.remarks == (f"failed: {count} of 20 images without a finite answer: {reason}",)
+        assert found.remarks == (f"failed: {count} of 20 images without finite logits: {reason}",)
 
 
 def test_a_pairing_outside_the_suite_is_absent_with_what_needs_it(maker: Any, column: Column) -> None:
