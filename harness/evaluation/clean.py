@@ -1,4 +1,4 @@
-"""What each defense says of the clean images: asked once per shard, whatever the attacks."""
+"""The predictions of each defense on the clean images, computed once per shard for all attacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.results.store import ShardRange
 
 
 class CleanPredictions:
-    """Predictions on clean images, those of stored records included."""
+    """The predictions on clean images. Those in stored records are not computed again."""
 
     def __init__(self, context: RunContext, defenses: Defenses, guard: Guard) -> None:
         self._context, self._defenses, self._guard = context, defenses, guard
@@ -27,16 +27,17 @@ class CleanPredictions:
                     self._known[cell_run.cell.defense.name, bounds] = _recorded(records)
 
     def of(self, cell_run: CellRun, bounds: ShardRange) -> Predictions | str:
-        """Those of a pairing's defense on a shard, or why there are none."""
+        """Returns the predictions of a pairing's defense on a shard, or the reason why there are none."""
         name = cell_run.cell.defense.name
         if name in self._defenses.broken:
             return self._defenses.broken[name]
         if (name, bounds) not in self._known:
-            self._known[name, bounds] = self._ask(cell_run, bounds)
+            self._known[name, bounds] = self._predict(cell_run, bounds)
             self._defenses.rebuild(f"defense '{name}'")
         return self._known[name, bounds]
 
-    def _ask(self, cell_run: CellRun, bounds: ShardRange) -> Predictions | str:
+    def _predict(self, cell_run: CellRun, bounds: ShardRange) -> Predictions | str:
+        """Computes the predictions of the defense on the images of a shard, or returns the reason of its failure."""
         name, protocol = cell_run.cell.defense.name, self._context.protocol
         defense = self._defenses.at_work(name)
         if defense is None:
@@ -49,5 +50,6 @@ class CleanPredictions:
 
 
 def _recorded(records: list[Record]) -> Predictions:
+    """Returns the predictions that are stored in records."""
     votes = torch.tensor([record.clean_votes for record in records]).T
     return Predictions(votes, torch.tensor([record.clean_margins for record in records]).T)

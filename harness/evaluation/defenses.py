@@ -47,7 +47,7 @@ class Defenses:
         """
         if name != self._at_work:
             self._wait()
-            if name in self.built and (changed := self._guard.look(name)):
+            if name in self.built and (changed := self._guard.compare(name)):
                 self._context.callback.note(f"{changed} was changed while others were at work; it is built anew")
                 self.rebuild("other code")
         if name not in self.built:

@@ -33,7 +33,7 @@ class ShardTask:
         watch: is given the attack's view of the defense before the attack starts, for progress displays.
         source_images: the adversarial images of the attack's `source`, (N, C, H, W), where it has one.
         missing_sources: for each row without such an image, why: the source ended in an error.
-        guard: looks for changes of what other results rest on.
+        guard: detects changes of the defenses and the images, which would affect other results.
     """
 
     defense: Defense

@@ -1,12 +1,13 @@
-"""Detects changes by which one row of a table would affect later ones: they run one after another in one process.
+"""Detects changes by which one row of a table would affect later rows, since all rows run in one process.
 
 Defenses and attacks get copies of images and labels, and the global generators are restored after every call. State
 that cannot be copied is compared before and after: the settings of the process, the states of all defenses, the run's
 images. A change is reported as an error of the code that made it, and is undone.
 
-A whole defense takes 0.4 s per GB to compare. The one at work is compared as a whole after every call; the others by a
-glimpse, which sees any write through PyTorch and any change of a whole tensor, and as a whole before each comes to work
-itself (`Guard.look`). So no change goes unnoticed until its defense is used.
+Comparing all values of a defense takes 0.4 s per GB. After every call, the defense that was called is compared in full,
+and the other defenses by a quick fingerprint, which detects every write through PyTorch and every change of a whole
+tensor. Each defense is compared in full again before it is used (`Guard.compare`). So no result comes from a defense
+with an undetected change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from harness.errors import Failed, UserError
-from harness.guard.fingerprint import checksum, fingerprint, glimpse
+from harness.guard.fingerprint import checksum, fingerprint, quick_fingerprint
 from harness.guard.process_settings import Settings
 
 SHOWN = 3
@@ -59,14 +60,14 @@ class Guard:
         self.spoiled: set[str] = set()
         self._images, self._sums = images, [checksum(tensor) for tensor in images]
         self._defenses: dict[str, tuple[nn.Module, dict[str, object]]] = {}
-        self._glimpses: dict[str, dict[str, object]] = {}
+        self._quick: dict[str, dict[str, object]] = {}
 
     def add(self, name: str, defense: nn.Module) -> bool:
-        """Watches a defense from now on. Returns False if it differs from the earlier watched one of that name."""
+        """Watches a defense from now on. Returns False if an earlier defense of this name had another state."""
         now = fingerprint(defense)
         known = self._defenses.get(name)
         self.spoiled.discard(name)
-        self._defenses[name], self._glimpses[name] = (defense, now), glimpse(defense)
+        self._defenses[name], self._quick[name] = (defense, now), quick_fingerprint(defense)
         return known is None or not _differences(known[1], now)
 
     def forget(self, name: str) -> None:
@@ -74,11 +75,11 @@ class Guard:
         self.spoiled.discard(name)
         self._defenses.pop(name, None)
 
-    def look(self, name: str) -> str | None:
-        """Compares the whole of a defense with what it was: what has changed, if anything has, is spoiled from now on.
+    def compare(self, name: str) -> str | None:
+        """Compares all values of a defense with its state when it was added. A changed defense counts as spoiled.
 
         Returns:
-            What has changed, and of which defense.
+            A description of the changes with the name of the defense, or None if there are no new changes.
         """
         return self._changed(name, f"defense '{name}'")
 
@@ -88,8 +89,9 @@ class Guard:
 
         Args:
             culprit: the subject of the message, such as "attack 'linf'".
-            own: the defense at work.
-            others: look at the other defenses too, by a glimpse; else they are looked at only where this one changed.
+            own: the defense that the code uses.
+            others: whether to compare the quick fingerprints of the other defenses too. Otherwise, these are compared
+                only if `own` has changed.
 
         Raises:
             Contamination: the code changed something, and raised nothing itself.
@@ -118,12 +120,12 @@ class Guard:
         theirs = sorted(self._defenses.keys() - {*mine})
         if not changed:  # what changes its own defense may have changed the others in any way
             theirs = [name for name in theirs if others and self._seems_changed(name)]
-        return changed + [what for name in theirs if (what := self.look(name))]
+        return changed + [what for name in theirs if (what := self.compare(name))]
 
     def _seems_changed(self, name: str) -> bool:
-        """Whether a glimpse of a defense differs from the last one."""
-        before, self._glimpses[name] = self._glimpses[name], glimpse(self._defenses[name][0])
-        return before != self._glimpses[name]
+        """Tells whether the quick fingerprint of a defense differs from the previous one."""
+        before, self._quick[name] = self._quick[name], quick_fingerprint(self._defenses[name][0])
+        return before != self._quick[name]
 
     def _changed(self, name: str, title: str) -> str | None:
         """Describes what has changed in a defense; None if nothing has, or if the change is already known."""

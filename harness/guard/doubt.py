@@ -1,28 +1,29 @@
-"""Why a robust accuracy may be too high: the gradients were too noisy for the attack that climbed by them.
+"""Tells when a robust accuracy may be too high because the gradients were too noisy for the attack.
 
 Let one draw of a stochastic defense's gradient be g + n, with n independent and of mean 0, in many dimensions, and
 rho = E||n||² / ||g||². Two draws have the cosine
 
     c  =  1 / (1 + rho)
 
-which `harness diagnose` measures. An attack whose direction is the mean of several draws with weights w_i counts as one
-that averages over
+which `harness diagnose` measures. An attack whose direction is the mean of several draws with weights w_i has the same
+noise as one that averages over
 
     N  =  (sum w_i)² / sum w_i²  =  m (1 + mu)(1 - mu^T) / ((1 - mu)(1 + mu^T))
 
-draws, the latter for m draws a step and T steps of momentum mu: the noise of such a mean is rho / N. (Gradients of
-several steps are draws at one point as far as the true gradient does not turn meanwhile.) The cosine of its direction
+draws with equal weights. The second form holds for m draws per step and T steps with momentum mu. The noise of such a
+mean is rho / N. (This treats the gradients of several steps as draws at one point, which is right as long as the true
+gradient keeps its direction.) The cosine of its direction
 with the true gradient is then
 
     a  =  1 / sqrt(1 + rho / N)  =  sqrt(N c / (1 + (N - 1) c))
 
-and the attack is believed where a >= `DIRECTION`. An attack that judges its steps too, by whether each raised the
-loss, mistakes a lucky draw for a better image, and momentum does not help it: what counts is the mean of the m draws of
-one step alone. Two such means have the cosine 1 / (1 + rho / m), and it is believed where that is >= `JUDGED`. With a
-cosine of 0.98 APGD finds what PGD with momentum finds; with 0.33 on the digits' DC it left 40% of the images standing,
-and PGD with momentum 18%.
+and the result of the attack is trusted if a >= `DIRECTION`. Some attacks, such as APGD, also compare the loss before
+and after each step. They mistake a lucky draw for a better image, and momentum does not help them: only the m draws of
+a single step are averaged. Two such means have the cosine 1 / (1 + rho / m), and the result is trusted if this is >=
+`JUDGED`. In our measurements with a cosine of 0.98, APGD was as strong as PGD with momentum. With 0.33, on the defense
+DC for the digits, the robust accuracy was 40% under APGD and 18% under PGD with momentum.
 
-Either rule asks for a least cosine of two single draws, which an attack states (`harness.attack.Attack.least_cosine`).
+Both rules give a least cosine of two single draws. An attack states it in `harness.attack.Attack.least_cosine`.
 """
 
 from __future__ import annotations
@@ -30,19 +31,21 @@ from __future__ import annotations
 import math
 
 DIRECTION = 0.8
-"""Cosine with the true gradient of a direction that a climb may trust."""
+"""The least cosine between the direction of an attack and the true gradient at which its result is trusted."""
 
 JUDGED = 0.9
-"""Cosine of two gradients by which steps may be judged."""
+"""The least cosine of two gradients of one step at which an attack that compares losses is trusted."""
 
 IN_DOUBT = "in doubt: "
-"""How a remark in a record begins that marks the number which it is about."""
+"""The beginning of a remark in a record that marks its number as one in doubt."""
 
 
 def averaged_draws(momentum: float, steps: int) -> float:
-    """N of the module's head for m = 1: how many gradients the last direction of a climb averages over, in effect.
+    """Returns N of the module's head for m = 1, the effective number of gradients in the last direction of an attack.
 
-    momentum: mu, from 0 on, below 1.
+    Args:
+        momentum: mu, in [0, 1).
+        steps: T, the number of steps.
 
     Example:
         >>> averaged_draws(0.0, 50), round(averaged_draws(0.9, 1000), 6)
@@ -53,7 +56,11 @@ def averaged_draws(momentum: float, steps: int) -> float:
 
 
 def direction_cosine(cosine: float, draws: float) -> float:
-    """a of the module's head: of the mean of so many draws with the true gradient. cosine: c, in [0, 1].
+    """Returns a of the module's head, the cosine between the mean of several draws and the true gradient.
+
+    Args:
+        cosine: c, the cosine of two single draws, in [0, 1].
+        draws: N, the effective number of draws.
 
     Example:
         >>> round(direction_cosine(0.33, 1), 2), round(direction_cosine(0.33, 19), 2)
@@ -63,7 +70,7 @@ def direction_cosine(cosine: float, draws: float) -> float:
 
 
 def least_cosine_averaging(draws: float) -> float:
-    """The least c at which a direction that averages over so many draws is believed.
+    """Returns the least c at which an attack is trusted whose direction averages over `draws` gradients.
 
     Example:
         >>> round(least_cosine_averaging(1), 2), round(least_cosine_averaging(19), 3)
@@ -74,7 +81,7 @@ def least_cosine_averaging(draws: float) -> float:
 
 
 def least_cosine_judging(draws: float) -> float:
-    """The least c at which an attack is believed that judges each step by so many draws.
+    """Returns the least c at which an attack is trusted that compares losses and averages `draws` gradients a step.
 
     Example:
         >>> round(least_cosine_judging(1), 2), round(least_cosine_judging(20), 2)
@@ -84,12 +91,12 @@ def least_cosine_judging(draws: float) -> float:
 
 
 def in_doubt(remark: str) -> str:
-    """A remark that marks the number which it is about as one in doubt."""
+    """Returns the remark with the beginning that marks its number as one in doubt."""
     return remark if remark.startswith(IN_DOUBT) else IN_DOUBT + remark
 
 
 def plain(remark: str) -> str:
-    """A remark as a table shows it.
+    """Returns a remark as a table shows it, without the mark of doubt.
 
     Example:
         >>> plain(in_doubt("nothing was attacked")), plain("projected")
@@ -99,7 +106,7 @@ def plain(remark: str) -> str:
 
 
 def of_part(part: str, remark: str) -> str:
-    """A remark on a part of an attack, as one on the whole.
+    """Turns a remark on a part of an attack into a remark on the whole attack, which names the part.
 
     Example:
         >>> of_part("second stage", in_doubt("no gradient")) == in_doubt("second stage: no gradient")

@@ -14,7 +14,7 @@ DEEPEST = 3
 """The largest depth of nested lists that are searched for modules."""
 
 SAMPLE = 64
-"""Values of a tensor that a glimpse looks at."""
+"""The number of values of a tensor that a quick fingerprint contains."""
 
 _FRAME = frozenset(vars(nn.Module())) - {"training"}
 """Attributes that every module has: its parts, which are visited by name, and bookkeeping of PyTorch."""
@@ -23,36 +23,36 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def fingerprint(root: nn.Module) -> dict[str, object]:
-    """The state of all modules by description: parameters, buffers, training mode, hooks and replaced methods.
+    """Returns the state of all modules by description: parameters, buffers, training mode, hooks and replaced methods.
 
     Modules in plain lists, tuples and dicts, and in attributes of classes, count too, although PyTorch ignores them.
     """
     return _state(root, _content)
 
 
-def glimpse(root: nn.Module) -> dict[str, object]:
-    """The same in a few milliseconds, with a sample of each tensor's values, its identity and its count of writes.
+def quick_fingerprint(root: nn.Module) -> dict[str, object]:
+    """Returns a fingerprint in a few milliseconds: of each tensor, some values, its identity and its count of writes.
 
-    It sees a tensor that PyTorch wrote to or replaced, and one that was changed as a whole. It may miss a few values
-    that were written past PyTorch's count, through `tensor.data` or NumPy.
+    It changes if PyTorch wrote to a tensor or replaced it, and if all values of a tensor changed. It may not change if
+    a few values were changed through `tensor.data` or NumPy, which PyTorch does not count.
     """
     return _state(root, _sampled)
 
 
 def _state(root: nn.Module, content: Callable[[Tensor], object]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    state: dict[str, object] = {}
     for path, module in _modules(root):
         where, whole = (f"{path}.", path) if path else ("", "the whole")
         for kind, tensors in (("parameter", module._parameters), ("buffer", module._buffers)):
             for name, tensor in tensors.items():
                 if tensor is not None:
-                    found[f"the {kind} {where}{name}"] = content(tensor)
-        found[f"the training mode of {whole}"] = module.training
-        found[f"the hooks of {whole}"] = tuple(key for name in _HOOKS for key in getattr(module, name))
+                    state[f"the {kind} {where}{name}"] = content(tensor)
+        state[f"the training mode of {whole}"] = module.training
+        state[f"the hooks of {whole}"] = tuple(key for name in _HOOKS for key in getattr(module, name))
         for name in vars(module).keys() - _FRAME:
             if callable(getattr(type(module), name, None)):
-                found[f"the method {where}{name}"] = id(vars(module)[name])
-    return found
+                state[f"the method {where}{name}"] = id(vars(module)[name])
+    return state
 
 
 def checksum(tensor: Tensor) -> int:

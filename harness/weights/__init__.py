@@ -1,4 +1,4 @@
-"""Checkpoints: finding, downloading, checking against their cards, and loading without executing code in them."""
+"""Checkpoints: this package finds, downloads and verifies them, and loads them without executing code in them."""
 
 from __future__ import annotations
 

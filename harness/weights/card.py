@@ -1,6 +1,6 @@
-"""What is known about a checkpoint, in a YAML file beside it.
+"""The card of a checkpoint: a YAML file beside the checkpoint that describes it.
 
-A card is told from other YAML of the same name (a suite, a recipe) by the hash of its checkpoint, which it alone has.
+A suite or a recipe beside a checkpoint may have the same name as its card. Only a card has an entry `sha256`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MARK = re.compile(rb"^[\"']?sha256[\"']?\s*:", re.MULTILINE)
 
 
 class Card(BaseModel):
-    """What a checkpoint is, where it comes from and how well it does."""
+    """The description of a checkpoint: its network, its origin and its accuracy on clean images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,10 +39,10 @@ class Card(BaseModel):
 
 
 def read_card(path: Path) -> Card | None:
-    """The card in a file, or None where there is no such file, or one that is no card.
+    """Returns the card in a file, or None if there is no such file or if it is not a card.
 
     Raises:
-        UserError: the card is damaged.
+        UserError: the card is not valid.
     """
     if not path.is_file() or not MARK.search(path.read_bytes()):
         return None

@@ -1,10 +1,12 @@
-"""Checkpoints: a reference in a suite is resolved, checked against its card, and loaded without executing code in it.
+"""Finds the checkpoint that a suite refers to, compares it with its card, and loads it without executing its code.
 
-    digits-cnn                      packaged, with a card beside it
-    edm-cifar10-32x32-cond-vp       published: in the cache, or to be fetched into it (`harness weights fetch`)
+A reference has one of these forms:
+
+    digits-cnn                      a checkpoint that comes with the package, with a card beside it
+    edm-cifar10-32x32-cond-vp       a published checkpoint, which `harness weights fetch` downloads into the cache
     https://host/x.pt#sha256=...    a file that is downloaded; the hash is optional
-    ./x.pt                          a file, relative to the suite
-    ./x.pt#key=ema                  one of several sets of weights in a file (of an address: `#sha256=...&key=ema`)
+    ./x.pt                          a file, by its path relative to the suite
+    ./x.pt#key=ema                  one of several sets of weights in a file (after an address: `#sha256=...&key=ema`)
 
 The format of a file is determined by its content: see `harness.weights.formats`.
 """
@@ -37,32 +39,33 @@ from harness.weights.normalization import Normalization, stated_by
 from harness.weights.published import Published
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".pkl")
-"""What tells the name of a file from that of a checkpoint; the format is told by the content."""
+"""A reference with one of these endings is the path of a file, not a name. The format follows from the content."""
 
 DIFFUSERS = "UNet2DModel"
-"""The class of Hugging Face's networks that can be read."""
+"""The only class of Hugging Face Diffusers whose networks can be read."""
 
 LARGEST_CONFIG = 1 << 20
-"""Bytes of the configuration beside a Hugging Face model."""
+"""The largest number of bytes that the configuration beside a Hugging Face model may have."""
 
 SHOWN = 3
-"""How many of the tensors that do not fit an error names."""
+"""The largest number of tensors that an error message names."""
 
 
 class Checkpoint:
-    """Weights in a file. As an annotation of a defense's constructor it accepts a reference from a suite.
+    """Weights in a file. A constructor argument with this annotation accepts a reference from a suite.
 
     Args:
-        ref: as the user wrote it.
-        path: the file, or for a Hugging Face model the folder.
-        card: what is known about it, or None.
-        base: the folder that paths written beside it are relative to.
+        ref: the reference, as the user wrote it.
+        path: the file or, for a Hugging Face model, the folder.
+        card: the description of the checkpoint, or None if there is none.
+        base: the folder that relative paths in the same place of the suite start from.
 
     Attributes:
-        key: which of the weights in the file, where the reference says so.
-        notes: what was chosen, left aside or taken off when the network was made, one sentence each.
-        remarks: those of them that a table should tell, since another reading would give other numbers.
-        normalization: what the file's own layer before the network does to images, where the network was given it.
+        key: the name of the set of weights in the file that is meant, or None if the reference names none.
+        notes: sentences that say which weights were chosen, which were ignored and how they were renamed when the
+            network was made.
+        remarks: facts that a table must show, since another reading of the same file would give other numbers.
+        normalization: the normalisation of images that the file holds, if it is applied before the network.
 
     Example:
         >>> checkpoint = Checkpoint.find("digits-cnn")
@@ -79,14 +82,14 @@ class Checkpoint:
 
     @classmethod
     def find(cls, ref: str | Checkpoint, base: Path | None = None) -> Checkpoint:
-        """The checkpoint that a reference means. Downloads nothing.
+        """Returns the checkpoint that a reference means, without downloading anything.
 
         Args:
-            ref: in one of the forms above.
-            base: the folder that relative paths start from; the current one if left out.
+            ref: a reference in one of the forms at the head of this module.
+            base: the folder that relative paths start from; by default the current folder.
 
         Raises:
-            UserError: nothing is there, or the file is not the one its card describes.
+            UserError: there is no such checkpoint, or the file is not the one that its card describes.
         """
         if isinstance(ref, Checkpoint):
             return ref
@@ -109,17 +112,17 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal; of a folder, of its files' hashes in the order of their names."""
+        """The SHA-256 of the file in hexadecimal. For a folder, it is taken over the names and hashes of its files."""
         if self.path.is_dir():
             parts = [f"{file.name} {digest(file)}" for file in sorted(self.path.iterdir()) if _belongs(file)]
             return hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return digest(self.path)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, on the CPU. Nothing in the file is executed.
+        """Returns the tensors by name, on the CPU. Nothing in the file is executed.
 
         Raises:
-            UserError: the file is of no supported format, or holds code.
+            UserError: the file has no supported format, or it holds code.
         """
         return self._loaded().tensors
 
@@ -127,13 +130,14 @@ class Checkpoint:
         return formats.read(self.path, key=self.key)
 
     def network(self, spec: Mapping[str, Any] | None = None) -> nn.Module:
-        """The network with these weights, frozen and in evaluation mode.
+        """Returns the network with these weights, frozen and in evaluation mode.
 
         Args:
-            spec: its type and arguments; left out, the card's, or what the file itself says.
+            spec: the type and the arguments of the network; by default those of the card or, if there is no card,
+                those that the file itself states.
 
         Raises:
-            UserError: no architecture is known, or the weights belong to another one.
+            UserError: the architecture is not known, or the weights belong to another one.
         """
         if self.path.is_dir():
             return self._diffusers().eval().requires_grad_(False)
@@ -153,10 +157,10 @@ class Checkpoint:
         return network.eval().requires_grad_(False)
 
     def load_into(self, network: nn.Module) -> nn.Module:
-        """A network that was made elsewhere, filled with these weights in place, frozen and in evaluation mode.
+        """Loads these weights into an existing network, and returns it frozen and in evaluation mode.
 
         Raises:
-            UserError: the weights belong to another network, or are a folder.
+            UserError: the weights belong to another network, or the checkpoint is a folder.
         """
         if self.path.is_dir():
             raise UserError(f"checkpoint '{self.ref}' is a folder", remedy="Name the file of weights in it")
@@ -164,7 +168,7 @@ class Checkpoint:
         return network.eval().requires_grad_(False)
 
     def _diffusers(self) -> nn.Module:
-        """The network of a Hugging Face folder: its configuration and its weights lie side by side."""
+        """Returns the network of a Hugging Face folder, which holds its configuration and its weights."""
         cls = registry.find("networks", str(published.network_of_class(DIFFUSERS)))
         config, weights = self.path / "config.json", self.path / "diffusion_pytorch_model.safetensors"
         try:
@@ -181,6 +185,7 @@ class Checkpoint:
         return network
 
     def _fill(self, network: nn.Module, loaded: formats.Loaded) -> None:
+        """Copies the weights into a network, if their names and shapes are those of the network."""
         wanted = network.state_dict()
         tensors, renamed, normalization = state_dict_keys.aligned(loaded.tensors, wanted)
         reshaped = [
@@ -206,25 +211,26 @@ class Checkpoint:
         if normalization is not None:
             self._normalize(network, normalization)
 
-    def _normalize(self, network: nn.Module, found: Normalization) -> None:
-        """Puts the file's own normalisation before a network, which was trained behind it.
+    def _normalize(self, network: nn.Module, normalization: Normalization) -> None:
+        """Applies the normalisation in the file before the network, since the network was trained on its output.
 
         Raises:
-            UserError: the network states another one, or the numbers are none of a normalisation.
+            UserError: the network states another normalisation, or a number is not finite or a divisor not positive.
         """
-        if not all(map(math.isfinite, (*found.mean, *found.std))) or min(found.std) <= 0:
+        if not all(map(math.isfinite, (*normalization.mean, *normalization.std))) or min(normalization.std) <= 0:
             raise UserError(
-                f"the normalisation in checkpoint '{self.ref}' is {found}, which divides by what it should not"
+                f"the normalisation in checkpoint '{self.ref}' is {normalization}, which divides by what it should not"
             )
         stated = stated_by(network)
         if stated is None:
-            self.remarks.append(f"normalised as {self.path.name} says: {found}")
-            self.notes.append(f"the file's own normalisation is applied before the network: {found}")
-            self.normalization = found
-            network.register_forward_pre_hook(lambda _, inputs: (found(inputs[0]), *inputs[1:]))
-        elif not found.agrees(*stated):
+            self.remarks.append(f"normalised as {self.path.name} says: {normalization}")
+            self.notes.append(f"the file's own normalisation is applied before the network: {normalization}")
+            self.normalization = normalization
+            network.register_forward_pre_hook(lambda _, inputs: (normalization(inputs[0]), *inputs[1:]))
+        elif not normalization.agrees(*stated):
             raise UserError(
-                f"checkpoint '{self.ref}' normalises images by {found}, but {type(network).__name__} by {stated}",
+                f"checkpoint '{self.ref}' normalises images by {normalization}, "
+                f"but {type(network).__name__} by {stated}",
                 remedy="Name the network that the weights were trained in",
             )
 
@@ -235,10 +241,12 @@ class Checkpoint:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
             cls._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda found: {"name": found.ref, "sha256": found.sha256} | ({"key": found.key} if found.key else {})
-            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls._stored),
         )
+
+    def _stored(self) -> dict[str, str]:
+        """Returns the description of the checkpoint that is stored with the results."""
+        return {"name": self.ref, "sha256": self.sha256} | ({"key": self.key} if self.key else {})
 
     @classmethod
     def _validate(cls, ref: Any, info: core_schema.ValidationInfo) -> Checkpoint:
@@ -248,10 +256,10 @@ class Checkpoint:
 
 
 def build_network(spec: Mapping[str, Any], base: Path | None = None) -> nn.Module:
-    """A network from its type and arguments, freshly initialised by torch's global generator.
+    """Builds a network from its type and arguments. Torch's global generator initialises its weights.
 
     Args:
-        spec: `type` and the arguments of its constructor.
+        spec: the `type` of the network and the arguments of its constructor.
         base: the folder that a type such as `./mine.py:Net` is relative to.
 
     Raises:
@@ -272,30 +280,30 @@ def build_network(spec: Mapping[str, Any], base: Path | None = None) -> nn.Modul
 
 
 def checkpoint_arguments(cls: type[Any]) -> list[str]:
-    """The arguments of a constructor that are checkpoints, by their annotations."""
+    """Returns the names of the constructor's arguments whose annotation is `Checkpoint`."""
     hints = get_type_hints(cls.__init__)
     return [name for name, hint in hints.items() if Checkpoint in (hint, *get_args(hint))]
 
 
 def packaged() -> dict[str, Path]:
-    """The checkpoints that come with the package, by name."""
+    """Returns the files of the checkpoints that come with the package, by the names of the checkpoints."""
     zoo = published.beside("defenses", "zoo")
     return {card.stem: card.with_suffix(".safetensors") for card in sorted(zoo.glob("*.yaml"))}
 
 
 def is_address(ref: str) -> bool:
-    """Whether a reference is one to be fetched."""
+    """Tells whether a reference is the address of a file on the network."""
     return ref.startswith(("https://", "http://"))
 
 
 def split_address(ref: str) -> tuple[str, str | None]:
-    """Address and sha256, which may stand in the fragment: `https://host/x.pt#sha256=...`."""
+    """Splits a reference such as `https://host/x.pt#sha256=...` into the address and the hash, if it states one."""
     url, _, fragment = split_key(ref)[0].partition("#")
     return url, fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
 
 
 def split_key(ref: str) -> tuple[str, str | None]:
-    """A reference without what it says of the weights in the file, and that: `x.pt#key=ema` is ("x.pt", "ema")."""
+    """Splits a reference into the file and the key of the weights in it: `x.pt#key=ema` gives ("x.pt", "ema")."""
     start, sign, fragment = ref.rpartition("#")
     parts = fragment.split("&") if sign else []
     keys = [part.removeprefix("key=") for part in parts if part.startswith("key=")]
@@ -306,17 +314,18 @@ def split_key(ref: str) -> tuple[str, str | None]:
 
 
 def checkpoints(component: Component) -> list[Checkpoint]:
-    """Those that a defense was given, with those of the defenses inside it."""
-    found: list[Checkpoint] = []
+    """Returns the checkpoints among the arguments of a defense, and among those of the defenses inside it."""
+    collected: list[Checkpoint] = []
     for value in component.arguments.values():
         if isinstance(value, Checkpoint):
-            found.append(value)
+            collected.append(value)
         elif isinstance(value, Component):
-            found += checkpoints(value)
-    return found
+            collected += checkpoints(value)
+    return collected
 
 
 def _fetched(ref: str) -> Path:
+    """Returns the file that was fetched from an address, after it was compared with the hash in the reference."""
     url, sha256 = split_address(ref)
     path = download.place(url)
     if not path.is_file():
@@ -337,21 +346,21 @@ def _published(ref: str) -> Published:
 
 def _local(ref: str, base: Path | None) -> Path:
     path = (base or Path()) / Path(ref).expanduser()
-    if not (path.is_file() or path.is_dir()):  # reading a pipe would never end
+    if not (path.is_file() or path.is_dir()):  # a named pipe, for example, would never end
         raise UserError(f"checkpoint '{ref}': there is no file {path.absolute()}", remedy="Check the path")
     return path
 
 
 def _described(ref: str, path: Path, base: Path | None) -> Checkpoint:
-    """A checkpoint with the card that lies beside it, if one does."""
+    """Returns a checkpoint together with the card beside it, if there is one."""
     card = read_card(path.with_suffix(".yaml"))
-    found = Checkpoint(ref, path, card, base)
-    if card and card.sha256 != found.sha256:
+    checkpoint = Checkpoint(ref, path, card, base)
+    if card and card.sha256 != checkpoint.sha256:
         raise UserError(
-            f"checkpoint '{ref}' is damaged: {path} has the sha256 {found.sha256}, its card says {card.sha256}",
+            f"checkpoint '{ref}' is damaged: {path} has the sha256 {checkpoint.sha256}, its card says {card.sha256}",
             remedy="Install the package again" if _is_name(ref) else "Fetch it again, or remove the card",
         )
-    return found
+    return checkpoint
 
 
 def _is_name(ref: str) -> bool:
@@ -359,6 +368,7 @@ def _is_name(ref: str) -> bool:
 
 
 def _belongs(file: Path) -> bool:
+    """Tells whether a file in a folder is a part of the checkpoint, not a hidden file or a record of a download."""
     return file.is_file() and not file.name.startswith(".") and not file.name.endswith(".origin.json")
 
 

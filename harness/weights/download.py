@@ -1,11 +1,11 @@
-"""Files from the network into a cache: whole, verified, and fetched once.
+"""Downloads files into a cache. A file in the cache is complete and verified, and is downloaded only once.
 
-    ROOT/NAME                                      the file; it appears by renaming, so it is always whole
-    ROOT/NAME.origin.json                          where no hash is published: the sha256 that was seen first
-    ROOT/.NAME.part, .NAME.part.json, .NAME.lock   what has come so far, what of, and whose turn it is
+    ROOT/NAME                                      the file; it gets this name only when it is complete
+    ROOT/NAME.origin.json                          the SHA-256 of the first download, if no hash is published
+    ROOT/.NAME.part, .NAME.part.json, .NAME.lock   an incomplete download, its address, and the lock of its process
 
-Where no hash is published, the first download is believed, and whatever comes later must be the same. Addresses are
-http or https, through all redirections, and nothing is written outside ROOT.
+If no hash is published, the first download is trusted, and every later one must be the same. Only http and https
+addresses are accepted, in redirections too, and nothing is written outside ROOT.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from harness.weights import http
 from harness.weights.http import Broken, Misfit, Refused, Stalled
 
 PAUSES = (1.0, 2.0, 4.0)
-"""Seconds before each further try; a try that brought `WORTH` bytes or more starts the count afresh."""
+"""The pauses in seconds before further attempts. They start again after an attempt with `WORTH` bytes or more."""
 
 WORTH = 1 << 20
+"""The number of bytes from which an attempt counts as progress."""
+
 LONGEST_NAME = 120
 
 Progress = Callable[[int, int | None], None]
@@ -50,21 +52,22 @@ def fetch(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """The file that an address gives, in the cache. What is there already is verified, not fetched again.
+    """Downloads a file into the cache, or verifies it if it is already there. Returns its path.
 
-    A download that broke off goes on where it stopped if the server can tell that the file is still the same. A second
-    process that wants the same file waits for the first.
+    An interrupted download continues where it stopped, if the server confirms that the file is still the same. A second
+    process that needs the same file waits for the first.
 
     Args:
-        url: http or https.
-        target: its place below `root`; left out, one made from the address.
-        root: the cache; left out, `weights_root()`.
-        sha256, size: of the file, in hexadecimal and in bytes, where they are published.
-        offline: refuse to use the network, as does the environment variable HARNESS_OFFLINE.
+        url: the http or https address of the file.
+        target: the path of the file relative to `root`; by default one that is derived from the address.
+        root: the folder of the cache; by default `weights_root()`.
+        sha256: the published SHA-256 of the file in hexadecimal, or None.
+        size: the published size of the file in bytes, or None.
+        offline: whether to refuse downloads. The environment variable HARNESS_OFFLINE has the same effect.
         progress: called after each block.
 
     Raises:
-        UserError: with the address, the target and what to do, whatever went wrong.
+        UserError: the file cannot be obtained. The message states the address, the target and what to do.
     """
     job = _Job(url, place(url, target, root), sha256.lower() if sha256 else None, size, progress or _silent)
     with _described_errors(job):
@@ -74,10 +77,14 @@ def fetch(
 def verified(
     origin: str, target: str | Path, *, root: Path | None = None, sha256: str | None = None, size: int | None = None
 ) -> Path:
-    """A file that somebody put into the cache by hand, held to the same rules. origin: the page it came from.
+    """Verifies a file that the user put into the cache, by the same rules as a downloaded one. Returns its path.
+
+    Args:
+        origin: the page that the file came from.
+        target, root, sha256, size: as for `fetch`.
 
     Raises:
-        UserError: it is not there, not the published one, or not the one that was there first.
+        UserError: the file is absent, or it is not the published one or the one that was there first.
     """
     job = _Job(origin, place(origin, target, root), sha256.lower() if sha256 else None, size, _silent)
     with _described_errors(job):
@@ -87,22 +94,24 @@ def verified(
 
 
 def first_seen(path: Path) -> str | None:
-    """The sha256 that a fetched file had when it was first seen, where no hash was published; None if it never was."""
+    """Returns the SHA-256 that was recorded for the first download of a file, or None if none was recorded."""
     try:
-        found = json.loads(path.with_name(f"{path.name}.origin.json").read_bytes()).get("sha256")
+        sha256 = json.loads(path.with_name(f"{path.name}.origin.json").read_bytes()).get("sha256")
     except (OSError, ValueError, AttributeError):
         return None
-    return str(found) if found else None
+    return str(sha256) if sha256 else None
 
 
 def safe_name(url: str) -> str:
-    """A file name for an address: the last part of its path, without anything that a file system could trip over."""
+    """Returns a file name for an address: the last part of its path, with only characters that every system allows."""
     last = unquote(re.split(r"[?#]", url)[0].rpartition("/")[2])
     return re.sub(r"[^A-Za-z0-9._+-]", "_", last)[-LONGEST_NAME:].lstrip(".") or "download"
 
 
 @dataclass(frozen=True)
 class _Job:
+    """The download of one file to `target`."""
+
     url: str
     target: Path
     sha256: str | None
@@ -122,6 +131,7 @@ class _Job:
         return self.target.with_name(f"{self.target.name}.origin.json")
 
     def fetched(self, offline: bool) -> Path:
+        """Returns the file in the cache, after downloading it if necessary."""
         http.check_address(self.url)
         if self.present():
             return self.verified()
@@ -142,6 +152,7 @@ class _Job:
         return self.target
 
     def downloaded(self) -> Path:
+        """Downloads the file, with further attempts after a failure that may pass."""
         fruitless = 0
         while True:
             before = self.held()
@@ -157,20 +168,21 @@ class _Job:
                 time.sleep(PAUSES[max(fruitless - 1, 0)])
 
     def received(self) -> bool:
-        """Fills the part with the rest of the file. Returns whether some of it was there before."""
+        """Downloads the rest of the file into `part`. Returns whether `part` held the beginning of it before."""
         state = _read_json(self.state)
         validator = state.get("validator")
         same = state.get("url") == self.url and (validator or self.sha256)
-        with http.asked(self.url, self.held() if same else 0, validator) as answer:
+        with http.request_bytes(self.url, self.held() if same else 0, validator) as answer:
             if self.size is not None and answer.total not in (None, self.size):
                 raise Refused(f"the server offers {answer.total:,} bytes, the published file has {self.size:,}")
             if not answer.start:
                 self.discard()
                 _write_json(self.state, {"url": self.url, "validator": answer.validator})
-            self.pour(answer)
+            self.write(answer)
             return answer.start > 0
 
-    def pour(self, answer: http.Answer) -> None:
+    def write(self, answer: http.Answer) -> None:
+        """Writes the bytes of an answer into `part`, at their position."""
         have = answer.start
         with _opened(self.part) as file:
             file.seek(have)
@@ -185,7 +197,7 @@ class _Job:
             os.fsync(file.fileno())
 
     def accepted(self, resumed: bool) -> Path:
-        """Puts the part in its place, if it is the file."""
+        """Moves the downloaded part to the target if it is the right file, and discards it otherwise."""
         if fault := self.fault(self.part):
             self.discard()
             if resumed:
@@ -198,19 +210,19 @@ class _Job:
         return self.target
 
     def fault(self, path: Path) -> str | None:
-        """What shows that this is not the file. Where no hash is published, the first file seen becomes the one."""
-        size, found = path.stat().st_size, digest(path)
+        """Says why a file is not the right one, or returns None. Without a published hash, the first one is right."""
+        size, sha256 = path.stat().st_size, digest(path)
         if self.size not in (None, size):
             return f"it has {size:,} bytes, the published one {self.size:,}"
         if self.sha256:
-            return None if found == self.sha256 else f"its sha256 is {found}, the published one {self.sha256}"
+            return None if sha256 == self.sha256 else f"its sha256 is {sha256}, the published one {self.sha256}"
         first = _read_json(self.record).get("sha256")
         if first is None:
-            _write_json(self.record, {"url": self.url, "size": size, "sha256": found})
-        return None if first in (None, found) else f"its sha256 is {found}, it was {first} when first seen"
+            _write_json(self.record, {"url": self.url, "size": size, "sha256": sha256})
+        return None if first in (None, sha256) else f"its sha256 is {sha256}, it was {first} when first seen"
 
     def held(self) -> int:
-        """Bytes of the part."""
+        """Returns the number of bytes that were downloaded so far."""
         with suppress(FileNotFoundError):
             return self.part.lstat().st_size
         return 0
@@ -221,12 +233,12 @@ class _Job:
 
 
 def place(url: str, target: str | Path | None = None, root: Path | None = None) -> Path:
-    """Where `fetch` puts a file: the target as an absolute path.
+    """Returns the absolute path at which `fetch` puts a file.
 
-    Folders above it may be links, but not ones that lead out of the cache.
+    The folders above the file may be symbolic links, but only to places inside the cache.
 
     Raises:
-        UserError: the target leads out of the cache.
+        UserError: the path would lie outside the cache.
     """
     base = (root or weights_root()).expanduser()
     own = Path("urls", hashlib.sha256(url.encode(errors="replace")).hexdigest()[:16])
@@ -237,7 +249,7 @@ def place(url: str, target: str | Path | None = None, root: Path | None = None) 
         path = folder / wanted.name
         plain = wanted.name and ".." not in wanted.parts and "\0" not in wanted.name
         above = [place for place in (folder, *folder.parents) if place.is_relative_to(inside)]
-        circular = any(place.is_symlink() for place in above)  # from Python 3.13 on, resolve() lets circles be
+        circular = any(place.is_symlink() for place in above)  # from Python 3.13 on, resolve() accepts circular links
         if plain and above and not circular and not path.is_symlink():
             return path
     raise UserError(
@@ -248,7 +260,7 @@ def place(url: str, target: str | Path | None = None, root: Path | None = None) 
 
 @contextmanager
 def _described_errors(job: _Job) -> Iterator[None]:
-    """Converts failures inside the block to UserError, with a remedy."""
+    """Converts errors inside the block to UserError, with a remedy."""
     try:
         yield
     except (Refused, OSError) as error:
@@ -268,7 +280,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """For writing, created where missing, and not through a link."""
+    """Opens a file for writing, and creates it if necessary. It does not follow a symbolic link."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), "r+b")
 
 
@@ -303,4 +315,4 @@ def _sync(folder: Path) -> None:
 
 
 def _silent(have: int, total: int | None) -> None:
-    """No progress is shown."""
+    """Ignores the progress."""

@@ -1,7 +1,8 @@
-"""One file over HTTP, from any byte on. Knows nothing of where the bytes go.
+"""Requests a file over HTTP, from a given byte to its end. This module does not store the bytes.
 
-A request names the byte to start from and what the server called the file when the bytes before it came (RFC 9110,
-sections 13.1.5 and 14.2). The server sends the rest of the very same file, or the whole of another one.
+A request states the first byte that is wanted, and the validator (the ETag or the date) that the server sent with the
+earlier bytes (RFC 9110, sections 13.1.5 and 14.2). If the file on the server is still the same, the server sends the
+rest of it. Otherwise, it sends the whole of the new file.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from harness.weights import pace
 
 SCHEMES = ("http", "https")
 BLOCK = 1 << 20
+"""The largest number of bytes that are read at once."""
+
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+"""The number of seconds without a byte after which a connection counts as broken."""
 
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-"""What servers answer when asking again may help."""
+"""The status codes after which another request may succeed."""
 
 
 class Refused(Exception):
-    """Asking again will not help. remedy: what else to do."""
+    """Another request would fail too. `remedy` says what the user can do instead."""
 
     def __init__(self, reason: str, remedy: str | None = None) -> None:
         super().__init__(reason)
@@ -39,26 +42,26 @@ class Refused(Exception):
 
 
 class Broken(Exception):
-    """Worth another try."""
+    """The request failed, but another one may succeed."""
 
 
 class Misfit(Broken):
-    """What the server has does not continue what is here."""
+    """The answer does not continue the bytes that were downloaded before."""
 
 
 class Stalled(Broken):
-    """The server is too slow to wait for."""
+    """The server is so slow that the download was given up."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server sends.
+    """A server's answer.
 
     Args:
-        start: the byte of the file that its body starts at.
-        total: bytes of the whole file, if the server says so.
-        validator: what the server calls this state of the file, if it does.
-        body: where the bytes come from, or None if none are missing.
+        start: the position in the file of the first byte of the body.
+        total: the number of bytes of the whole file, or None if the server does not state it.
+        validator: the ETag of the file or the date of its last change, or None if the server sent neither.
+        body: the response to read from, or None if there are no further bytes.
     """
 
     start: int
@@ -67,10 +70,10 @@ class Answer:
     body: HTTPResponse | None
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes from `start` on.
+        """Yields the bytes from `start` to the end of the file, block by block.
 
         Raises:
-            Broken: the connection ended too early, or next to nothing came.
+            Broken: the connection ended too early, or the server was too slow.
         """
         have = self.start
         while self.body and have != self.total:
@@ -89,12 +92,17 @@ class Answer:
 
 
 @contextmanager
-def asked(url: str, start: int = 0, validator: str | None = None) -> Iterator[Answer]:
-    """The answer to a request for the bytes from `start` on, of the file that the server called `validator`.
+def request_bytes(url: str, start: int = 0, validator: str | None = None) -> Iterator[Answer]:
+    """Requests a file from byte `start` on, and yields the answer. The connection is closed after the block.
+
+    Args:
+        url: the http or https address of the file.
+        start: the first byte that is wanted.
+        validator: the validator that the server sent with the bytes before `start`, if it sent one.
 
     Raises:
-        Refused: the address, or what it gives, is of no use.
-        Broken: nothing came, or nothing that fits.
+        Refused: the server does not send the file, and another request would fail too.
+        Broken: the server sent nothing, or nothing that continues the earlier bytes.
     """
     headers = {"User-Agent": f"adversarial-harness/{__version__}", "Accept-Encoding": "identity"}
     if start:
@@ -116,15 +124,16 @@ def asked(url: str, start: int = 0, validator: str | None = None) -> Iterator[An
 
 
 def check_address(url: str) -> None:
-    """Raises Refused for what is no http or https address."""
+    """Raises `Refused` if `url` is not an http or https address."""
     plain = url.isascii() and url.isprintable() and " " not in url
-    with suppress(ValueError):  # of urlsplit, for malformed hosts
+    with suppress(ValueError):  # urlsplit raises it for malformed hosts
         if plain and (parts := urlsplit(url)).scheme in SCHEMES and parts.hostname:
             return
     raise Refused("that is no http or https address")
 
 
 def _without_body(error: HTTPError, start: int, validator: str | None) -> Answer:
+    """Interprets an error status. Status 416 for a request after the last byte means that the file is complete."""
     if error.code == 416 and start:
         if error.headers.get("Content-Range") == f"bytes */{start}":
             return Answer(start, start, validator, None)
@@ -134,23 +143,25 @@ def _without_body(error: HTTPError, start: int, validator: str | None) -> Answer
 
 
 def _with_body(response: HTTPResponse, start: int, validator: str | None) -> Answer:
+    """Interprets a successful response, after checking that it is the requested part of the file."""
     headers = response.headers
-    named, length = _validator(headers), headers.get("Content-Length", "")
+    received, length = _validator(headers), headers.get("Content-Length", "")
     if headers.get_content_type() == "text/html":
         raise Refused("the address gives a web page, not the file")
     if (encoding := headers.get("Content-Encoding", "identity")) != "identity":
         raise Refused(f"the server sends the file encoded ({encoding}), though it was asked not to")
     if response.status == 200:
-        return Answer(0, int(length) if length.isdecimal() else None, named, response)
+        return Answer(0, int(length) if length.isdecimal() else None, received, response)
     if response.status != 206:
         raise Refused(f"the server answers {response.status} {response.reason}")
     bounds = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+)", headers.get("Content-Range", ""))
-    if not bounds or int(bounds[1]) != start or int(bounds[2]) <= start or named not in (None, validator):
+    if not bounds or int(bounds[1]) != start or int(bounds[2]) <= start or received not in (None, validator):
         raise Misfit("the server sends another part than the one asked for")
     return Answer(start, int(bounds[2]), validator, response)
 
 
 def _validator(headers: Message) -> str | None:
+    """Returns the ETag, or the date of the last change if there is no ETag or a weak one."""
     tag = headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
@@ -164,14 +175,14 @@ class _Redirects(request.HTTPRedirectHandler):
         scheme = urlsplit(newurl).scheme
         if scheme not in SCHEMES or (scheme == "http" and req.type == "https"):
             raise Refused(f"the server sends on to {newurl}, which is not followed")
-        fp.close()  # or else the body of the answer would be read to its end, which it may not have
+        fp.close()  # otherwise urllib reads the body of this answer to its end, and it may be endless
         return request.Request(newurl, headers=req.headers)
 
-    http_error_308 = request.HTTPRedirectHandler.http_error_302  # Python 3.10 lacks it
+    http_error_308 = request.HTTPRedirectHandler.http_error_302  # Python 3.10 does not follow 308
 
 
 def _opener() -> request.OpenerDirector:
-    """Without the handlers of file:, ftp: and data: that the usual one has."""
+    """Returns an opener for http and https only: unlike the default one, it opens no file:, ftp: or data: address."""
     opener = request.OpenerDirector()
     connections = (request.ProxyHandler, pace.HTTP, pace.HTTPS, request.UnknownHandler)
     for handler in (*connections, request.HTTPDefaultErrorHandler, _Redirects, request.HTTPErrorProcessor):

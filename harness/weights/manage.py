@@ -1,4 +1,4 @@
-"""Manages checkpoints: which exist, which are available on this machine, and how to get the others."""
+"""The operations behind `harness weights`: they find, fetch, verify and convert checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.weights.published import Published
 
 State = Literal["packaged", "here", "to fetch", "by hand", "missing"]
 Watch = Callable[[str], download.Progress]
-"""Given a name, what to tell of its download."""
+"""Takes the name of a checkpoint, and returns the function that is called with the progress of its download."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,15 @@ class Item:
     """A checkpoint that a suite can name.
 
     Args:
-        ref: as a suite names it.
-        state: "by hand" where only a person can fetch it, "missing" for a path without a file.
-        path: where it lies or belongs.
-        origin: address or page, or None.
-        manual: what a person does there.
-        stated: the sha256 that its card, its registry entry or its address gives.
-        entry: of the registry, for a published one.
-        folder: where the reference, if it is a path, starts.
+        ref: the reference by which a suite names it.
+        summary: its description in one line, or "" if there is none.
+        state: "by hand" if the user must download it in a browser, "missing" for a path without a file.
+        path: the place of the file or folder, whether or not it exists.
+        origin: the address of the file or of a page about it, or None.
+        manual: what the user must do on that page.
+        stated: the SHA-256 that its card, its entry in the registry or its address states.
+        entry: its entry in the registry, for a published checkpoint.
+        folder: the folder that a relative path starts from.
     """
 
     ref: str
@@ -48,21 +49,21 @@ class Item:
 
     @property
     def size(self) -> int | None:
-        """Bytes, if it is here."""
+        """The number of bytes on this machine, or None if there is no file."""
         files = [self.path] if self.path.is_file() else list(self.path.glob("*")) if self.path.is_dir() else []
         return sum(file.stat().st_size for file in files) if files else None
 
     @property
     def sha256(self) -> str | None:
-        """Of the file, where it was published, or else as it was when the file was first fetched."""
+        """The published SHA-256 of the file or, if there is none, the one that was recorded at the first download."""
         return self.stated or (download.first_seen(self.path) if self.path.is_file() else None)
 
 
 def fetch(wanted: Item, watch: Watch, *, sha256: str | None = None, offline: bool = False) -> Path:
-    """Brings a checkpoint into the cache. What is there already is verified.
+    """Downloads a checkpoint into the cache, or verifies it if it is already there. Returns its place.
 
     Raises:
-        UserError: it cannot be downloaded; the message says what to do.
+        UserError: the checkpoint cannot be downloaded. The message says what to do.
     """
     if is_address(wanted.ref):
         url, stated = split_address(wanted.ref)
@@ -73,10 +74,10 @@ def fetch(wanted: Item, watch: Watch, *, sha256: str | None = None, offline: boo
 
 
 def verify(held: Item) -> str:
-    """The sha256 of an available checkpoint, after it was compared with the expected one.
+    """Compares an available checkpoint with its expected SHA-256, and returns this.
 
     Raises:
-        UserError: it is absent, damaged, or another one than its card, registry entry or first download said.
+        UserError: the checkpoint is absent, or differs from its card, its entry in the registry or the first download.
     """
     if held.entry is not None:
         held.entry.obtain(offline=True)
@@ -84,11 +85,12 @@ def verify(held: Item) -> str:
 
 
 def convert(source: Path, target: Path, *, ema: bool = True) -> formats.Loaded:
-    """Writes any supported file as safetensors. Returns what was read.
+    """Converts a file of any supported format to safetensors. Returns the weights that were read.
 
     Args:
-        source: the file; `x.pt#key=ema` says which of several sets of weights in it.
-        ema: of a score-SDE training state, take the averaged weights rather than the last.
+        source: the file. `x.pt#key=ema` chooses one of several sets of weights in it.
+        target: the file to write.
+        ema: whether to take the averaged weights of a score-SDE training state, not the last ones.
 
     Raises:
         UserError: the source cannot be read, or the target exists or cannot be written.
@@ -103,7 +105,7 @@ def convert(source: Path, target: Path, *, ema: bool = True) -> formats.Loaded:
 
 
 def item(ref: str, folder: Path = Path()) -> Item:
-    """What a reference means. folder: where relative paths start."""
+    """Returns the checkpoint that a reference means. Relative paths start from `folder`."""
     if is_address(ref):
         url, stated = split_address(ref)
         path = download.place(url)

@@ -1,4 +1,4 @@
-"""Normalisation of images by channel, (x - mean) / std, which lies inside a defense: attacks work in [0, 1]."""
+"""The normalisation (x - mean) / std of images. It is a part of the defense, so attacks always work in [0, 1]."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from harness.weights.checkpoint import Checkpoint
 
 DIGITS = 5e-4
-"""Numbers that are no further apart are the same, one of them rounded."""
+"""Two numbers that differ by no more than this count as equal, since published numbers are rounded."""
 
 
 class Normalization(NamedTuple):
-    """A layer before the network, (x - mean) / std: one number per channel, or one for all."""
+    """The layer (x - mean) / std before a network. `mean` and `std` have one number, or one per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised."""
+        """Returns the images (N, C, H, W) normalised, in the same shape."""
         mean, std = (x.new_tensor(numbers)[:, None, None] for numbers in self)
         return (x - mean) / std
 
     def agrees(self, mean: Sequence[float], std: Sequence[float]) -> bool:
-        """Whether these are the same numbers, up to the digits that people write."""
+        """Tells whether `mean` and `std` are those of this normalisation, up to rounding."""
         pairs = [(a, b) for own, other in zip(self, (mean, std), strict=True) for a, b in _paired(own, other)]
         return all(abs(a - b) <= DIGITS for a, b in pairs)
 
@@ -41,7 +41,7 @@ class Normalization(NamedTuple):
 
 
 class NormalizedNetwork(Defense):
-    """A network behind its normalisation: logits = network((x - mean) / std). The images keep their size.
+    """A network after a normalisation of its input: logits = network((x - mean) / std). Images are not resized.
 
     Example:
         >>> import torch
@@ -51,14 +51,16 @@ class NormalizedNetwork(Defense):
         torch.Size([2, 5])
 
     Args:
-        network: images (N, C, H, W), normalised, to logits (N, K).
-        mean, std: one number per channel, or one for all; both left out, those that the network states as its
-            `preprocessing`, or a layer that the checkpoint holds; without any, the network gets images as they are.
-        checkpoint: the weights that the network has; its card says how many classes there are, and what accuracy to
-            expect on which dataset.
+        network: the network, which maps normalised images (N, C, H, W) to logits (N, K).
+        mean, std: one number per channel, or one for all channels. If both are left out, the normalisation is the one
+            that the network states in its attribute `preprocessing`, or the layer that the checkpoint holds. If there
+            is neither, the network receives the images without a normalisation.
+        checkpoint: the checkpoint of the network. Its card states the number of classes, and the accuracy to be
+            expected on which dataset.
 
     Raises:
-        UserError: a standard deviation is not positive, a number is not finite, or there are two normalisations.
+        UserError: a standard deviation is not positive, a number is not finite, or `mean` and `std` are given although
+            the checkpoint holds a normalisation.
     """
 
     mean: Tensor
@@ -92,7 +94,7 @@ class NormalizedNetwork(Defense):
 
     def classify(self, x: Tensor) -> Tensor:
         channels = max(len(self.mean), len(self.std))
-        if channels not in (1, x.shape[1]):  # grey images would become coloured ones without a word
+        if channels not in (1, x.shape[1]):  # broadcasting would silently turn grey images into coloured ones
             raise UserError(
                 f"`mean` and `std` have {channels} numbers, but images of shape {tuple(x.shape[1:])} have "
                 f"{x.shape[1]} channels",
@@ -103,7 +105,7 @@ class NormalizedNetwork(Defense):
 
 
 def stated_by(network: nn.Module) -> Normalization | None:
-    """What a network states in its attribute `preprocessing`, (mean, std). Anything else of that name says nothing."""
+    """Returns the pair (mean, std) in the attribute `preprocessing` of a network, or None if it holds no such pair."""
     stated = getattr(network, "preprocessing", None)
     if not isinstance(stated, tuple | list) or len(stated) != 2 or not all(map(_are_numbers, stated)):
         return None
@@ -115,14 +117,14 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _by_channel(name: str, numbers: Sequence[float]) -> Tensor:
-    """(C, 1, 1) float32."""
-    found = torch.tensor(list(numbers), dtype=torch.float32).view(-1, 1, 1)
-    if not len(found) or not torch.isfinite(found).all():
+    """Returns the numbers as a float32 tensor of shape (C, 1, 1)."""
+    tensor = torch.tensor(list(numbers), dtype=torch.float32).view(-1, 1, 1)
+    if not len(tensor) or not torch.isfinite(tensor).all():
         raise UserError(f"{name} is {list(numbers)}", remedy="Give finite numbers, one per channel")
-    return found
+    return tensor
 
 
 def _paired(one: Sequence[float], other: Sequence[float]) -> list[tuple[float, float]]:
-    """By channel; one number stands for all."""
+    """Pairs the numbers of the same channel. A single number counts for every channel."""
     count = max(len(one), len(other))
     return list(zip(*(list(numbers) * (count if len(numbers) == 1 else 1) for numbers in (one, other)), strict=False))

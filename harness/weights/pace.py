@@ -1,7 +1,7 @@
-"""A server that keeps a connection open without getting anywhere: curl's --speed-limit, at the socket.
+"""Ends a connection to a server that sends too slowly, as the option --speed-limit of curl does.
 
-A timeout of the socket starts afresh with every byte, so a byte a second would hold a download for ever. Here the bytes
-that come, of the answer's head and of its body, are counted over a window of time.
+A timeout of the socket starts again with every byte, so a server that sends one byte a second could keep a download
+waiting for ever. This module counts the bytes of the answer's headers and of its body over a window of time.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 from urllib import request
 
 WINDOW = 60.0
-"""Seconds over which the pace is measured, and which the head of an answer may take."""
+"""The number of seconds over which the speed is measured, and within which the headers must be complete."""
 
 SLOWEST = 1024
-"""Bytes a second that are worth waiting for."""
+"""The lowest speed at which a download continues, in bytes per second."""
 
 
 class Slow(Exception):
-    """A server sends next to nothing."""
+    """The server sends fewer than `SLOWEST` bytes per second, or its headers take longer than `WINDOW`."""
 
 
 class _Watched(request.AbstractHTTPHandler):
-    """Has a handler's connections raise `Slow`."""
+    """Makes the connections of a handler raise `Slow`."""
 
     def do_open(self, http_class: Any, req: request.Request, **options: Any) -> HTTPResponse:
         watched: Any = type(http_class.__name__, (http_class,), {"response_class": _Response})
-        found: HTTPResponse = super().do_open(watched, req, **options)
-        return found
+        response: HTTPResponse = super().do_open(watched, req, **options)
+        return response
 
 
 class _Response(HTTPResponse):
@@ -46,10 +46,16 @@ class _Response(HTTPResponse):
 
 
 class _Pace(io.RawIOBase):
-    """The bytes of a connection, counted. finish: when they must be complete, if they must."""
+    """Reads from a connection and counts the bytes.
+
+    Attributes:
+        since: the time at which the current window began.
+        received: the number of bytes in the current window.
+        finish: the time until which the headers must be complete, or None while the body is read.
+    """
 
     def __init__(self, inner: io.RawIOBase) -> None:
-        self.inner, self.since, self.came = inner, time.monotonic(), 0
+        self.inner, self.since, self.received = inner, time.monotonic(), 0
         self.finish: float | None = None
 
     def readable(self) -> bool:
@@ -58,13 +64,13 @@ class _Pace(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         count = self.inner.readinto(buffer)
         now = time.monotonic()
-        self.came += count or 0
+        self.received += count or 0
         if self.finish is not None and now > self.finish:
             raise Slow(f"the server did not come to the end of its answer's head in {WINDOW:.3g} s")
         if count and now - self.since > WINDOW:
-            if self.came < SLOWEST * (now - self.since):
-                raise Slow(f"the server sent no more than {self.came:,} bytes in {now - self.since:.0f} s")
-            self.since, self.came = now, 0
+            if self.received < SLOWEST * (now - self.since):
+                raise Slow(f"the server sent no more than {self.received:,} bytes in {now - self.since:.0f} s")
+            self.since, self.received = now, 0
         return count
 
     def close(self) -> None:
@@ -73,8 +79,8 @@ class _Pace(io.RawIOBase):
 
 
 class HTTP(_Watched, request.HTTPHandler):
-    """Opens connections by http, as the usual handler does."""
+    """Opens http connections as the handler of urllib does, and raises `Slow`."""
 
 
 class HTTPS(_Watched, request.HTTPSHandler):
-    """Likewise by https."""
+    """Opens https connections as the handler of urllib does, and raises `Slow`."""

@@ -1,7 +1,8 @@
-"""The published checkpoints that a suite can name: what they are, where they lie, and how to get them.
+"""The published checkpoints that a suite can name: their networks, their places in the cache and their sources.
 
-The facts are in `defenses/published.yaml`, an entry per checkpoint. A hash or a size stands there only if it was
-published; where none was, the first file seen is believed and its hash kept (`harness.weights.download`).
+The file `defenses/published.yaml` has an entry for each checkpoint. An entry states a hash or a size only if the
+authors published it. Without a published hash, the first file that is downloaded is trusted and its hash is recorded
+(`harness.weights.download`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from harness.weights.download import Progress, fetch, verified
 
 Format = Literal["edm", "score-sde", "torch", "diffusers", "robustbench"]
 NETWORKS = "published_classes.yaml"
-"""Beside the networks: the class that a published file names, and the network here that takes its weights."""
+"""The file beside the networks that says which of our networks takes the weights of a published class."""
 
 SELF_DESCRIBED = ("diffusers", "robustbench")
-"""Formats that say by themselves what the network is."""
+"""The formats whose files state the architecture of the network themselves."""
 
 ROBUSTBENCH = "robustbench"
-"""The folder of the cache that RobustBench keeps its models in."""
+"""The folder of the cache in which RobustBench keeps its models."""
 
 
 class _Strict(BaseModel):
@@ -34,7 +35,7 @@ class _Strict(BaseModel):
 
 
 class File(_Strict):
-    """A file that makes up a checkpoint, alone or with others."""
+    """A file of a checkpoint, which may consist of several."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)*$")
     url: str | None = Field(None, pattern="^https?://", description="where it can be fetched without a person")
@@ -43,14 +44,14 @@ class File(_Strict):
 
 
 class Preprocessing(_Strict):
-    """What images in [0, 1] go through before the network: (x - mean) / std, by channel or for all channels."""
+    """The normalisation (x - mean) / std of images in [0, 1] before the network, with one number or one per channel."""
 
     mean: list[float]
     std: list[float]
 
 
 class ZooModel(_Strict):
-    """What RobustBench calls a model."""
+    """The dataset, the threat model and the name by which RobustBench identifies a model."""
 
     dataset: str
     threat: Literal["Linf", "L2", "corruptions"]
@@ -58,7 +59,7 @@ class ZooModel(_Strict):
 
 
 class Published(_Strict):
-    """A published checkpoint."""
+    """A published checkpoint, as its entry in `defenses/published.yaml` describes it."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="what a suite calls it")
     summary: str = Field(description="one line for people")
@@ -95,28 +96,28 @@ class Published(_Strict):
 
     @property
     def fetchable(self) -> bool:
-        """Whether it can be had without a person."""
+        """Whether every file has an address, so that the checkpoint can be downloaded automatically."""
         return all(file.url for file in self.files)
 
     def path(self, root: Path | None = None) -> Path:
-        """Its place in the cache: a file, or the folder of its files."""
+        """Returns the place of the checkpoint in the cache: a file, or a folder for the format of Diffusers."""
         folder = (root or weights_root()) / self._folder
         return folder if self.format == "diffusers" else folder / self.files[0].name
 
     def present(self, root: Path | None = None) -> bool:
-        """Whether all of it is in the cache."""
+        """Tells whether all files of the checkpoint are in the cache."""
         return all(((root or weights_root()) / self._folder / file.name).is_file() for file in self.files)
 
     def obtain(self, root: Path | None = None, *, offline: bool = False, progress: Progress | None = None) -> Path:
-        """Its place in the cache, with every file there: verified, or fetched now.
+        """Downloads the files that are absent, verifies those that are present, and returns the place in the cache.
 
         Args:
-            root: the cache; left out, `weights_root()`.
-            offline: refuse to download.
-            progress: told of each file, see `harness.weights.download.fetch`.
+            root: the folder of the cache; by default `weights_root()`.
+            offline: whether to refuse downloads.
+            progress: called during the download of each file, see `harness.weights.download.fetch`.
 
         Raises:
-            UserError: a file cannot be had, or is not the published one; says what to do.
+            UserError: a file cannot be obtained, or is not the published one. The message says what to do.
         """
         for file in self.files:
             target = Path(self._folder, file.name)
@@ -139,28 +140,28 @@ class Published(_Strict):
 
 @cache
 def entries() -> tuple[Published, ...]:
-    """All of them, in the order of the file."""
+    """Returns all published checkpoints, in the order of `defenses/published.yaml`."""
     document = yaml_file.read(beside("defenses", "published.yaml"))
     return tuple(_entry(document, name) for name in document.data)
 
 
 @cache
 def network_of_class(published: str | None) -> str | None:
-    """The name of our network for a class that a published file names, or None if there is none."""
+    """Returns the name of our network that takes the weights of a published class, or None if there is none."""
     names: dict[str, str] = yaml_file.read(beside("networks", NETWORKS)).data
     return names.get(published or "")
 
 
 def beside(kind: str, name: str) -> Path:
-    """A file, or a folder, beside the built-in classes of a kind. kind: a key of `registry.PACKAGES`."""
+    """Returns the path of a file or folder beside the built-in classes of a kind, a key of `registry.PACKAGES`."""
     return (folder_of(registry.PACKAGES[kind]) or Path()) / name
 
 
 def find(name: str) -> Published:
-    """The checkpoint of that name.
+    """Returns the published checkpoint of a name.
 
     Raises:
-        UserError: there is none; names the nearest.
+        UserError: there is none. The message suggests the most similar name.
     """
     known = {entry.name: entry for entry in entries()}
     if name not in known:

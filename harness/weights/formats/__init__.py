@@ -1,9 +1,9 @@
-"""Files of weights, of every format that the field publishes in, as one thing: a state dict.
+"""Reads files of weights, in every format in which the field publishes them, as a state dict.
 
 | module | format | published by |
 |---|---|---|
 | `safe_tensors` | safetensors | Hugging Face, this package |
-| `torch_zip`, `torch_legacy` | torch.save since and before PyTorch 1.6: a state dict, bare or wrapped | everyone |
+| `torch_zip`, `torch_legacy` | torch.save since and before PyTorch 1.6: a state dict, also in a dictionary | everyone |
 | `score_sde` | a training state whose averaged weights are a list without names | score-SDE, DiffPure |
 | `edm` | a pickle with modules as source text | NVIDIA EDM |
 
@@ -22,21 +22,22 @@ from harness.weights.formats.loaded import Loaded
 
 FORMATS = (torch_zip, torch_legacy, edm, safe_tensors)
 SHARING = 4
-"""Tensors that share memory may be together so much larger than their file."""
+"""The tensors of a file may share memory. Together they may be at most this many times as large as the file."""
 
 __all__ = ["Loaded", "read"]
 
 
 def read(path: Path, *, ema: bool = True, key: str | None = None) -> Loaded:
-    """The weights in a file.
+    """Reads the weights in a file.
 
     Args:
-        path: the file; symbolic links are followed.
-        ema: of a score-SDE training state, take the averaged weights rather than the last.
-        key: which weights, of a file that holds more than one set, see `harness.weights.formats.choice`.
+        path: the file. Symbolic links are followed.
+        ema: whether to take the averaged weights of a score-SDE training state, not the last ones.
+        key: the name of the weights that are wanted from a file that holds several sets of weights, see
+            `harness.weights.formats.choice`.
 
     Raises:
-        UserError: there is no such regular file, it is of no supported format, damaged, or holds code.
+        UserError: there is no such regular file, or it has no supported format, is damaged or holds code.
     """
     try:
         with opened(path) as source:
@@ -63,5 +64,5 @@ def _checked(loaded: Loaded, source: Source) -> Loaded:
 
 
 def _printable(message: str) -> str:
-    """A message that quotes the file cannot steer the terminal it is shown on."""
+    """Replaces control characters, since a message may quote the file and must not control the user's terminal."""
     return "".join(character if character.isprintable() else "?" for character in message)

@@ -1,8 +1,8 @@
-"""NVIDIA's EDM networks (`edm-cifar10-32x32-cond-vp.pkl` and its like), read without running what is in them.
+"""Reads the EDM networks of NVIDIA (such as `edm-cifar10-32x32-cond-vp.pkl`) without running the code in them.
 
-The file is a pickle {"ema": network, …}. Unpickled as its authors do, every module of the network runs Python source
-text that the file carries. Here a module is only what its record says: its class's name, and a dictionary with its
-parameters, buffers and children, from which the state dict follows as it does in `torch.nn.Module`.
+The file is a pickle {"ema": network, …}. When the authors' code unpickles it, every module of the network runs Python
+source text that the file carries. This module reads only the record of each module: the name of its class, and a
+dictionary with its parameters, buffers and children. The state dict follows from these as it does in `torch.nn.Module`.
 """
 
 from __future__ import annotations
@@ -31,54 +31,55 @@ MOST_VALUES = 64
 
 @dataclass
 class Module(Buildable):
-    """A module of the network: the name of its class, and its attributes."""
+    """A module of the network: `kind` is the name of its class, and `state` holds its attributes."""
 
     kind: str
     state: dict[str | int, Any]
 
     def build(self, state: Any) -> None:
-        """Attributes of a module of PyTorch itself, which follow it in the pickle."""
+        """Takes the attributes of a module of PyTorch, which follow the module in the pickle."""
         if type(state) is not dict:
             raise ValueError("a module without attributes")
         self.state = state
 
     def part(self, name: str) -> dict[str | int, Any]:
-        """One of the module's dictionaries: `_parameters`, `_buffers` or `_modules`."""
-        found = self.state.get(name)
-        if not isinstance(found, dict):
+        """Returns one of the module's dictionaries: `_parameters`, `_buffers` or `_modules`."""
+        dictionary = self.state.get(name)
+        if not isinstance(dictionary, dict):
             raise UserError(f"A {self.kind} of the network has no {name}", remedy=FETCH_AGAIN)
-        return found
+        return dictionary
 
 
 @dataclass
 class DType(Buildable):
-    """A NumPy type, by its code (`f8`) and byte order."""
+    """A type of NumPy: its code, such as `f8`, and its byte order."""
 
     code: str
     order: str = "="
 
     def build(self, state: Any) -> None:
-        """The byte order stands second in the state."""
+        """Takes the byte order, which is the second item of the state."""
         if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
             raise ValueError("a NumPy type without a byte order")
         self.order = state[1]
 
 
 def recognises(source: Source) -> bool:
-    """Whether the file begins as a pickle of protocol 2 or later, and is not of torch.save."""
+    """Tells whether the file begins like a pickle of protocol 2 or later that torch.save did not write."""
     return MAGIC.match(source.head) is not None and not torch_legacy.recognises(source)
 
 
 def read(source: Source, ema: bool, key: str | None) -> Loaded:
-    """The network's state dict and the arguments that built it.
+    """Reads the state dict of the network and the arguments of its constructor.
 
     Args:
         source: the file.
-        ema, key: these files hold averaged weights only, which they call "ema".
+        ema: must be True, since these files hold averaged weights only.
+        key: must be None or "ema", for the same reason.
 
     Raises:
-        UserError: the file is damaged, names anything but tensors and modules, is of another layout, or is asked for
-            other weights than the averaged ones.
+        UserError: the file is damaged, refers to anything but tensors and modules, or has another layout; or `ema` or
+            `key` asks for other weights than the averaged ones.
     """
     budget = Budget(source.size)
     content, _ = interpret(source.data, _table(budget), budget)
@@ -87,7 +88,7 @@ def read(source: Source, ema: bool, key: str | None) -> Loaded:
     if KEY not in content:
         held = ", ".join(str(key)[:30] for key in list(content)[:5]) or "nothing"
         raise UserError(f"The pickle holds no network under '{KEY}' as the files of EDM do, but {held}", remedy=NO_CODE)
-    network = _is(content[KEY], Module, KEY)
+    network = _expect(content[KEY], Module, KEY)
     if not ema or key not in (None, KEY):
         raise UserError("The files of EDM hold the averaged weights (EMA) only", remedy="Ask for those")
     weights = {name: view.tensor() for name, view in _views(network, budget)}
@@ -117,7 +118,7 @@ def _module(record: Any) -> Module:
 
 
 def _set(items: Any) -> set[str]:
-    """A set in the protocols that have no opcode for one."""
+    """Builds a set as the protocols before 4 do, which have no opcode for it."""
     if type(items) is not list or not all(type(item) is str for item in items):
         raise ValueError("a set of anything but names")
     return set(items)
@@ -136,28 +137,30 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 
 def _views(module: Module, budget: Budget, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, tensors.View]]:
-    """The tensors of a module and of its children, as `state_dict` orders and names them."""
+    """Yields the tensors of a module and of its children, with the names and in the order of `state_dict`."""
     if depth > DEEPEST:
         raise UserError("The network in the file is nested too deeply, or contains itself", remedy="Do not trust it")
-    passing = _is(module.state.get("_non_persistent_buffers_set", set()), set, "_non_persistent_buffers_set")
+    not_saved = _expect(module.state.get("_non_persistent_buffers_set", set()), set, "_non_persistent_buffers_set")
     for part in ("_parameters", "_buffers"):
         for name, view in module.part(part).items():
             budget.work()
-            if view is not None and not (part == "_buffers" and name in passing):
-                yield prefix + _name(name), _is(view, tensors.View, name)
+            if view is not None and not (part == "_buffers" and name in not_saved):
+                yield prefix + _name(name), _expect(view, tensors.View, name)
     for name, child in module.part("_modules").items():
         budget.work()
         if child is not None:
-            yield from _views(_is(child, Module, name), budget, f"{prefix}{_name(name)}.", depth + 1)
+            yield from _views(_expect(child, Module, name), budget, f"{prefix}{_name(name)}.", depth + 1)
 
 
 def _name(name: str | int) -> str:
+    """Returns the name of a tensor or module if it is a valid one, and raises UserError otherwise."""
     if type(name) is not str or len(name) > LONGEST_NAME or "." in name:
         raise UserError("A tensor in the file has no valid name", remedy="Do not trust it")
     return name
 
 
-def _is(value: Any, kind: type, name: str | int) -> Any:
+def _expect(value: Any, kind: type, name: str | int) -> Any:
+    """Returns the value if it has the expected type, and raises UserError otherwise."""
     if not isinstance(value, kind):
         raise UserError(
             f"'{str(name)[:LONGEST_NAME]}' in the file is of type {type(value).__name__}, not {kind.__name__.lower()}",
@@ -167,7 +170,7 @@ def _is(value: Any, kind: type, name: str | int) -> Any:
 
 
 def _arguments(network: Module) -> dict[str, Any]:
-    """The constructor's arguments: plain values, and lists of them."""
+    """Returns the arguments of the network's constructor, which must be plain values or lists of them."""
     given, positional = network.state.get("_init_kwargs"), network.state.get("_init_args")
     if not isinstance(given, dict) or positional != ():
         raise UserError("The network in the file does not say how it was built", remedy="Use the file as published")

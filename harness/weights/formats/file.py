@@ -1,4 +1,4 @@
-"""A file on disk: opened only if it is a regular one, and named for what it is when it is no checkpoint."""
+"""Opens a file if it is a regular one, and describes a file that is not a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from harness.errors import UserError
 
 HEAD = 512
+"""The number of bytes by which a format is recognised."""
+
 FETCH_AGAIN = "Fetch it again, and compare its size with the published one"
 
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
@@ -29,31 +31,31 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A non-empty file and its bytes, mapped: slices are copies and end where the file ends."""
+    """A file that is not empty, and its bytes as a memory map. Slices of the map are copies that end with the file."""
 
     path: Path
     data: mmap.mmap
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size of the file in bytes."""
         return len(self.data)
 
     @property
     def head(self) -> bytes:
-        """The first bytes, enough to recognise a format by."""
+        """The first bytes of the file, by which a format is recognised."""
         return self.data[:HEAD]
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
-    """The file, while the context lasts.
+    """Opens a file for the duration of the block.
 
     Raises:
-        UserError: it is absent, empty, unreadable, or no regular file (a folder, a pipe, a device).
+        UserError: the file is absent, empty, unreadable, or not a regular file (a folder, a pipe, a device).
     """
     try:
-        # A pipe without a writer would block otherwise.
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would block.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise UserError(f"The file cannot be opened: {error.strerror}", remedy="Check the path") from error
@@ -70,7 +72,7 @@ def opened(path: Path) -> Iterator[Source]:
 
 
 def unrecognised(source: Source) -> UserError:
-    """The error for a file that is of no supported format, saying what it seems to be."""
+    """Returns the error for a file that has no supported format. The message says what the file seems to be."""
     head = source.head
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.lower().startswith(PAGES):

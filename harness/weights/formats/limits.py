@@ -1,28 +1,28 @@
-"""What reading one file may cost: a hostile file must neither hang the reader nor exhaust the memory."""
+"""Limits on the work and the memory for reading one file, so that a hostile file can exhaust neither."""
 
 from __future__ import annotations
 
 from harness.errors import UserError
 
 OPERATIONS = 2_000_000
-"""The largest published checkpoints, a full training state of some 5,000 tensors, take under a tenth of this."""
+"""The largest number of operations per file. The largest published checkpoint takes less than a tenth of it."""
 
 
 class Budget:
-    """Work and memory that remain for a file.
+    """The operations and the bytes that remain for reading a file.
 
     Args:
-        size: of the file, in bytes. What it holds cannot be larger, since no supported format compresses.
+        size: the size of the file in bytes. Its content cannot be larger, since no supported format is compressed.
     """
 
     def __init__(self, size: int) -> None:
         self._operations, self._bytes = OPERATIONS, size
 
     def work(self) -> None:
-        """One more operation.
+        """Counts one more operation.
 
         Raises:
-            UserError: there were too many.
+            UserError: there were more than `OPERATIONS`.
         """
         self._operations -= 1
         if self._operations < 0:
@@ -32,10 +32,10 @@ class Budget:
             )
 
     def memory(self, size: int) -> None:
-        """`size` more bytes.
+        """Counts `size` more bytes.
 
         Raises:
-            UserError: together they are more than the file has.
+            UserError: the bytes counted so far are more than the file has.
         """
         self._bytes -= size
         if self._bytes < 0:

@@ -1,4 +1,4 @@
-"""What a checkpoint of any format becomes."""
+"""The result of reading a checkpoint, which is the same for every format."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Loaded:
     """The weights of one network.
 
     Args:
-        format: what the file was found to be, for people.
-        tensors: the state dict, on the CPU, in the order of the file. Tensors may share memory with the file or with
-            each other: copy them into a network, do not write to them.
-        notes: what was chosen or left out on the way, one sentence each, without their full stops.
-        network: the constructor's arguments as published, where the file holds them.
-        network_class: the published name of the class that takes those arguments.
+        format: the name of the file's format, as it is shown to the user.
+        tensors: the state dict, on the CPU, in the order of the file. The tensors may share memory with the file or
+            with each other, so they must be copied into a network and not written to.
+        notes: sentences without full stops that say which weights were chosen and which were ignored.
+        network: the arguments of the network's constructor, if the file holds them.
+        network_class: the name, in the authors' code, of the class that takes these arguments.
     """
 
     format: str

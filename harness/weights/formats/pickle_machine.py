@@ -1,8 +1,9 @@
-"""Reads a pickle as data: a machine for the few opcodes that checkpoints use, which calls and imports nothing.
+"""Interprets a pickle as data: it knows the few opcodes that checkpoints use, and imports nothing.
 
-A pickle is a program. Python's own unpickler runs it; this one interprets the opcodes that build numbers, strings and
-containers, and looks each global up in a table that the caller gives. The table's entries are the only functions that
-a pickle can reach; every other global ends the reading, by its name. No opcode costs more than the bytes it spans.
+A pickle is a program, which Python's own unpickler runs. This interpreter executes only the opcodes that build numbers,
+strings and containers, and looks up each global in a table that the caller gives. A pickle can call no functions but
+those in the table. Any other global ends the reading with an error that names it. The cost of an opcode is bounded by
+the number of bytes that it takes in the file.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ NO_CODE = "Nothing in it was run. Use the file that the authors publish, or save
 
 @dataclass(frozen=True)
 class Global:
-    """A name that a pickle refers to, and what the table has for it: a function, or a constant."""
+    """A name that a pickle refers to, and the function or constant that the table has for it."""
 
     name: str
     meaning: Any
 
 
 class Buildable(ABC):
-    """An object of ours that a pickle may give a state to."""
+    """An object that accepts a state from the opcode BUILD of a pickle."""
 
     @abstractmethod
     def build(self, state: Any) -> None:
-        """Takes the state; raises TypeError or ValueError if it is not what such an object has."""
+        """Takes the state, and raises TypeError or ValueError if it is not a valid state for this object."""
 
 
 class OrderedTable(dict[str | int, Any], Buildable):
-    """An OrderedDict of the pickle. A state dict carries `_metadata` (versions of modules), which is left aside."""
+    """An OrderedDict in the pickle. The `_metadata` (versions of modules) of a state dict is ignored."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class OrderedTable(dict[str | int, Any], Buildable):
 
 
 class _Window:
-    """The part of a file that pickletools needs to see, with an end to its lines and reads."""
+    """The file that pickletools reads from. The length of its lines is limited, and reads end with the data."""
 
     def __init__(self, data: bytes | mmap, position: int) -> None:
         self.data, self.position = data, position
@@ -66,9 +67,9 @@ class _Window:
         return self.position
 
     def read(self, count: int) -> bytes:
-        found = self.data[self.position : self.position + count]
-        self.position += len(found)
-        return found
+        block = self.data[self.position : self.position + count]
+        self.position += len(block)
+        return block
 
     def readline(self) -> bytes:
         end = self.data.find(b"\n", self.position, self.position + LONGEST_LINE)
@@ -85,18 +86,19 @@ def interpret(
     start: int = 0,
     persistent: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, int]:
-    """The value of one pickle, and the position after it.
+    """Returns the value of one pickle, and the position of the first byte after it.
 
     Args:
-        data: the bytes around the pickle.
-        table: by full name, what a global means. A function is called when the pickle calls the global, and must stand
-            any arguments, raising TypeError or ValueError.
-        budget: what is left of it.
-        start: where in `data` the pickle starts.
-        persistent: the meaning of a persistent id; without it, there must be none.
+        data: the bytes that contain the pickle.
+        table: the meaning of each global by its full name. A function is called when the pickle calls the global. It
+            must check its arguments, and raise TypeError or ValueError if they are not valid.
+        budget: the remaining budget of the file.
+        start: the position in `data` of the first byte of the pickle.
+        persistent: the function that turns a persistent id into a value. Without it, the pickle must contain no
+            persistent id.
 
     Raises:
-        UserError: the pickle names another global, is damaged, or uses an opcode that no checkpoint needs.
+        UserError: the pickle refers to another global, is damaged, or uses an opcode that no checkpoint needs.
     """
     machine, window = _Machine(table, persistent), _Window(data, start)
     try:
@@ -112,7 +114,7 @@ def interpret(
 
 
 class _Machine:
-    """The stack, the marks on it and the memo of a pickle."""
+    """The state of the interpreter: its stack, the stacks below the marks, and the memo."""
 
     def __init__(self, table: Mapping[str, Any], persistent: Callable[[Any], Any] | None) -> None:
         self.table, self.persistent = table, persistent
@@ -244,12 +246,12 @@ def _exactly(value: Any, *types: type) -> Any:
 
 
 def _key(value: Any) -> str | int:
-    """Names and numbers only: hashing a deeply nested tuple would overflow the interpreter's own stack."""
+    """Accepts only strings and integers as keys, since hashing a deeply nested tuple would overflow Python's stack."""
     return _exactly(value, str, int)
 
 
 def _bounded(value: Any) -> Any:
-    """Integers of 64 bits only: larger ones can be chosen to collide in a dictionary."""
+    """Accepts integers of at most 64 bits, since larger ones can be chosen to collide in a dictionary."""
     if type(value) is int and value.bit_length() > 63:
         raise ValueError("an integer of more than 64 bits")
     return value

@@ -1,4 +1,4 @@
-"""safetensors: 8 bytes with the length of a header, the header in JSON, and the bytes of the tensors."""
+"""Reads safetensors files: 8 bytes with the length of the header, the header in JSON, and the bytes of the tensors."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from harness.weights.formats.loaded import Loaded
 
 LENGTH = 8
 LARGEST_HEADER = 100_000_000
-"""In bytes: the format's own limit."""
+"""The largest number of bytes that the format allows for a header."""
 
 
 def recognises(source: Source) -> bool:
-    """Whether the file begins with the length of a header, and the header with a brace."""
+    """Tells whether the file begins with a plausible length of a header, and the header with a brace."""
     return _header(source) <= LARGEST_HEADER and source.head[LENGTH : LENGTH + 1] == b"{"
 
 
 def read(source: Source, ema: bool, key: str | None) -> Loaded:
-    """The tensors in the file.
+    """Reads the tensors in the file.
 
     Args:
         source: the file.
-        ema: without meaning here: such a file has no training state.
-        key: the prefix of the tensors that are meant, where they are not all.
+        ema: not used, since such a file holds no training state.
+        key: the prefix of the tensors that are wanted, or None for all of them.
 
     Raises:
-        UserError: the file is cut short or does not keep to the format.
+        UserError: the file is incomplete or does not conform to the format.
     """
     if _header(source) > source.size - LENGTH:
         raise UserError(
@@ -37,7 +37,7 @@ def read(source: Source, ema: bool, key: str | None) -> Loaded:
         )
     try:
         tensors = safetensors.torch.load_file(source.path)
-    except Exception as error:  # of the library, of any kind: what it means to the user is the same
+    except Exception as error:  # the library raises many kinds, which all mean the same to the user
         raise UserError(f"This is not a sound safetensors file: {one_line(error)}", remedy=FETCH_AGAIN) from error
     tensors, notes = choice.chosen(tensors, key) if key else (tensors, [])
     tensors, renamed = state_dict_keys.unwrapped(tensors)
@@ -45,4 +45,5 @@ def read(source: Source, ema: bool, key: str | None) -> Loaded:
 
 
 def _header(source: Source) -> int:
+    """Returns the number of bytes that the file states for its header."""
     return int.from_bytes(source.head[:LENGTH], "little")

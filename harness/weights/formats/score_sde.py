@@ -1,10 +1,10 @@
-"""The training state of score-SDE (`checkpoint_8.pth` of DiffPure): the averaged weights have no names of their own.
+"""Reads the training state of score-SDE (`checkpoint_8.pth` of DiffPure), whose averaged weights have no names.
 
     {"optimizer": …, "model": state dict, "ema": {"decay", "num_updates", "shadow_params": [tensor, …]}, "step": …}
 
-The list holds one average for each trained parameter, in the order in which the network registers them. That is the
-order of `model`, less the entries that are not trained: the table of noise levels (a buffer), and the frequencies of
-the Fourier embedding (a fixed parameter of the first layer). DiffPure uses the averages and no entry of `model` at all.
+The list `shadow_params` holds one average for each trained parameter, in the order in which the network registers
+them. This is the order of `model` without the two entries that are not trained: the table of noise levels (a buffer)
+and the frequencies of the Fourier embedding (a fixed parameter of the first layer). DiffPure uses only the averages.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from harness.errors import UserError
 from harness.weights.formats import state_dict_keys
 
 KEYS = ("ema", "model")
-"""What `#key=` calls the averaged and the last weights."""
+"""The keys by which `#key=` chooses the averaged and the last weights."""
 
 NOT_TRAINED = ("sigmas", "all_modules.0.W")
 OTHER_SCRIPT = "It may come from another network or a changed training script; save the averaged state_dict by name"
 
 
 def recognises(content: Any) -> bool:
-    """Whether something loaded has the parts of this layout that matter."""
+    """Tells whether the content of a file has the parts of this layout that are needed."""
     return (
         isinstance(content, dict)
         and isinstance(content.get("model"), dict)
@@ -34,14 +34,14 @@ def recognises(content: Any) -> bool:
 
 
 def read(content: dict[str, Any], ema: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict, without the prefix of data-parallel training, and notes.
+    """Returns the state dict, without the prefix of data-parallel training, and notes on how it was read.
 
     Args:
-        content: as loaded.
-        ema: the averaged weights, rather than the last.
+        content: the dictionary that was loaded from the file.
+        ema: whether to take the averaged weights, not the last ones.
 
     Raises:
-        UserError: the averages are not those of the parameters in `model`.
+        UserError: the number or the shapes of the averages are not those of the parameters in `model`.
     """
     model = content["model"]
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in model.items()):
@@ -64,8 +64,8 @@ def read(content: dict[str, Any], ema: bool) -> tuple[dict[str, Tensor], list[st
 
 def _check(index: int, key: str, last: Tensor, average: Any) -> None:
     if not isinstance(average, Tensor) or average.shape != last.shape:
-        found = tuple(average.shape) if isinstance(average, Tensor) else type(average).__name__
+        description = tuple(average.shape) if isinstance(average, Tensor) else type(average).__name__
         raise UserError(
-            f"Average {index} of the training state is {found}, but parameter '{key}' is {tuple(last.shape)}",
+            f"Average {index} of the training state is {description}, but parameter '{key}' is {tuple(last.shape)}",
             remedy=OTHER_SCRIPT,
         )

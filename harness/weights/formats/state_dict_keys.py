@@ -1,7 +1,8 @@
-"""Names of tensors: what training scripts wrap around a network shows as a part of every name.
+"""Removes from the names of tensors the parts that come from wrappers around the network.
 
-Some wrappers say so in a name that no network would use, and go at once. Others could as well be a part of the network
-itself, and go only where the names of the network that the tensors are for are known.
+A wrapper that a training script puts around a network adds a part to every name. Some of these parts never occur in a
+network itself, and `unwrapped` always removes them. Others may be a part of the network, and `aligned` removes them
+only if the names then are those of the network.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from harness.weights.normalization import Normalization
 
 PARALLEL = "module."
 INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of names that torch.compile, FSDP and activation checkpointing put in, anywhere."""
+"""The parts that torch.compile, FSDP and activation checkpointing insert anywhere in a name."""
 
 AVERAGED_MODEL = "n_averaged"
-"""What torch's AveragedModel keeps beside the averaged network (`module.`)."""
+"""The number of updates, which torch's AveragedModel saves beside the averaged network (`module.`)."""
 
 ATTACKER = "attacker."
-"""The robustness library saves a second copy of the network and its normalisation."""
+"""The prefix of the second copy of the network and its normalisation that the robustness library saves."""
+
 ROBUSTNESS = ("normalizer.", ATTACKER)
-"""Beside the network (`model.`), it saves its normalisation, and all of it a second time."""
+"""The prefixes of what the robustness library saves besides the network, whose own prefix is `model.`."""
 
 WRAPPERS = ("module.", "model.", "net.", "network.", "denoise_fn.", "ema_model.", "0.", "1.")
 NORMALIZATIONS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
-"""What layers that normalise images call what they subtract, and then divide by."""
+"""The usual names of the mean and the standard deviation in a layer that normalises images."""
 
 MOST_CHANNELS = 4
 LABELS = ("label_embed", "map_label")
@@ -36,7 +38,7 @@ Shape = Sequence[int]
 
 
 class Aligned(NamedTuple):
-    """Tensors under a network's names, what was taken off, and the normalisation that stood beside the network."""
+    """Tensors with the names of a network, notes on the renaming, and the normalisation saved beside the network."""
 
     tensors: dict[str, Tensor]
     notes: list[str]
@@ -44,43 +46,44 @@ class Aligned(NamedTuple):
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors without what is known to be no part of a network's names, and notes on what was taken away.
+    """Removes the parts of names that never belong to a network, and returns the tensors and notes on the removal.
 
-    `module.` of data-parallel training goes if all names have it (or all of the network inside HybViT's diffusion
-    wrapper, `denoise_fn.module.`); so does what PyTorch's own wrappers and the robustness library add.
+    These are the prefix `module.` of data-parallel training, if all names have it or if it follows the prefix
+    `denoise_fn.` of HybViT's diffusion wrapper, and the parts that the wrappers of PyTorch and the robustness library
+    add.
     """
-    found, notes = _without_inside(dict(tensors))
+    remaining, notes = _without_inside(dict(tensors))
     parallel = "it was saved from data-parallel training"
-    if AVERAGED_MODEL in (name.removeprefix(PARALLEL) for name in found):
-        found, _ = _strip(found, PARALLEL) if PARALLEL + AVERAGED_MODEL in found else (found, False)
-        network, stripped = _strip({name: t for name, t in found.items() if name != AVERAGED_MODEL}, PARALLEL)
+    if AVERAGED_MODEL in (name.removeprefix(PARALLEL) for name in remaining):
+        remaining, _ = _strip(remaining, PARALLEL) if PARALLEL + AVERAGED_MODEL in remaining else (remaining, False)
+        network, stripped = _strip({name: t for name, t in remaining.items() if name != AVERAGED_MODEL}, PARALLEL)
         if stripped:
-            count, found = int(found[AVERAGED_MODEL]), network
+            count, remaining = int(remaining[AVERAGED_MODEL]), network
             notes.append(f"averaged weights, of torch's AveragedModel after {count:,} updates")
-    found, stripped = _strip(found, PARALLEL)
+    remaining, stripped = _strip(remaining, PARALLEL)
     inner = "denoise_fn." + PARALLEL
-    if any(name.startswith(inner) for name in found):
-        found, stripped = {name.replace(inner, "denoise_fn.", 1): value for name, value in found.items()}, True
+    if any(name.startswith(inner) for name in remaining):
+        remaining, stripped = {name.replace(inner, "denoise_fn.", 1): value for name, value in remaining.items()}, True
     if stripped:
         notes.append(f"prefix '{PARALLEL}' taken off the names: {parallel}")
-    if any(name.startswith(ROBUSTNESS) for name in found):
-        kept = {name: value for name, value in found.items() if not name.startswith(ROBUSTNESS)}
-        normalizer = {name: value for name, value in found.items() if name.startswith(ROBUSTNESS[0])}
-        found = _strip(kept, "model.")[0] | normalizer
+    if any(name.startswith(ROBUSTNESS) for name in remaining):
+        kept = {name: value for name, value in remaining.items() if not name.startswith(ROBUSTNESS)}
+        normalizer = {name: value for name, value in remaining.items() if name.startswith(ROBUSTNESS[0])}
+        remaining = _strip(kept, "model.")[0] | normalizer
         notes.append("attacker of the robustness library left aside, prefix 'model.' taken off")
-    return found, notes
+    return remaining, notes
 
 
 def aligned(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Aligned:
-    """The tensors without the wrapper's prefix that keeps their names from being the expected ones, and a note on it.
+    """Removes prefixes that all names share, if more of the names are then those of the network.
 
     Args:
-        tensors: as found.
-        expected: the names of the network that they are for.
+        tensors: the tensors of the file by name.
+        expected: the names of the network's tensors.
 
     Returns:
-        The tensors, under the names as found unless taking off prefixes that all of them share makes more names fit.
-        A normalisation of images that is not the network's own is none of its tensors.
+        The tensors and a note on the prefix that was removed. A normalisation of images that is not a part of the
+        network is returned separately.
     """
     whole = _aligned(tensors, expected)
     rest, normalization = _normalization(tensors)
@@ -93,6 +96,7 @@ def aligned(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Aligned
 
 
 def _aligned(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Aligned:
+    """Removes the prefixes with which the most names are expected ones; without any gain, it removes none."""
     best, best_prefix = dict(tensors), ""
     current, prefix = best, ""
     while current and (wrapper := next((w for w in WRAPPERS if all(name.startswith(w) for name in current)), None)):
@@ -103,7 +107,7 @@ def _aligned(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Aligne
 
 
 def _normalization(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Normalization | None]:
-    """The tensors without the layer that holds a mean and a standard deviation by channel, and it, if there is one."""
+    """Separates the tensors from the layer that normalises images by channel, if there is exactly one."""
     pairs = []
     for name in tensors:
         layer, dot, last = name.rpartition(".")
@@ -122,22 +126,22 @@ def _is_small(tensors: Mapping[str, Tensor], names: Collection[str]) -> bool:
     return all(0 < tensors[name].numel() <= MOST_CHANNELS for name in names)
 
 
-def likely_cause(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
-    """Why a checkpoint does not fit a network, as a sentence without its full stop.
+def likely_cause(actual: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
+    """Returns a sentence without its full stop that says why a checkpoint probably does not fit a network.
 
     Args:
-        found: shapes of the checkpoint's tensors, by name.
-        expected: shapes of the network's.
+        actual: the shapes of the checkpoint's tensors by name.
+        expected: the shapes of the network's tensors by name.
     """
-    missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
+    missing, unexpected = expected.keys() - actual.keys(), actual.keys() - expected.keys()
     if any(".lora_" in name for name in unexpected):
         return "The file holds adapters (LoRA); merge them into the network (`merge_and_unload` of peft) and save that"
     if unexpected and any(name.startswith(AVERAGES) for name in unexpected):
         return (
             "The file mixes averaged (EMA) and last weights; name the prefix of those you mean, as in `#key=ema_model`"
         )
-    if not expected.keys() & found.keys():
-        if any(name.endswith(tuple(f".{other}" for other in expected)) for name in found):
+    if not expected.keys() & actual.keys():
+        if any(name.endswith(tuple(f".{other}" for other in expected)) for name in actual):
             return "The names carry a prefix that the network's do not; save the state_dict of the network itself"
         return "The checkpoint belongs to another network; check `type` under `network:`"
     if (missing or unexpected) and all(any(label in name for label in LABELS) for name in missing | unexpected):
@@ -150,8 +154,9 @@ def likely_cause(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> s
 
 
 def _without_inside(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Removes the parts in `INSIDE` from the names, unless two names would become the same."""
     parts = {name: name.split(".") for name in tensors}
-    taken = [part for part in INSIDE if any(part in found for found in parts.values())]
+    taken = [part for part in INSIDE if any(part in words for words in parts.values())]
     renamed = {".".join(part for part in parts[name] if part not in taken): value for name, value in tensors.items()}
     if not taken or len(renamed) < len(tensors):
         return tensors, []
@@ -159,6 +164,7 @@ def _without_inside(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], bool]:
+    """Removes a prefix from the names if all have it. Returns the tensors and whether the prefix was removed."""
     if not tensors or not all(name.startswith(prefix) for name in tensors):
         return tensors, False
     return {name.removeprefix(prefix): value for name, value in tensors.items()}, True

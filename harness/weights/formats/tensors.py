@@ -1,8 +1,8 @@
-"""Tensors of a pickle as claims about bytes: a storage, and a view of it that must lie inside.
+"""The tensors that a pickle declares: each is a storage, and a view that must lie inside the storage.
 
-PyTorch trusts these claims: a storage that declares more elements than it has, or a view that ends beyond its storage,
-makes it allocate what was declared or read memory that is not the file's. Here nothing is allocated before the claim
-has been compared with the bytes that are there.
+PyTorch trusts these declarations. A storage that declares more elements than it has makes PyTorch allocate the declared
+size, and a view that ends beyond its storage makes it read memory outside the file. This module allocates nothing
+before it has compared a declaration with the bytes in the file.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ STORAGES = {
 
 @dataclass
 class Storage:
-    """Elements in a row.
+    """A sequence of elements of one type.
 
     Args:
-        dtype: of each.
-        numel: how many.
-        data: what holds their bytes, once that is known.
-        start: where in `data` they start.
+        dtype: the type of an element.
+        numel: the number of elements.
+        data: the buffer that holds the bytes of the elements, once it is known.
+        start: the position in `data` of the first byte.
     """
 
     dtype: torch.dtype
@@ -54,12 +54,12 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that `numel` elements take."""
+        """The number of bytes of `numel` elements."""
         return self.numel * self.dtype.itemsize
 
     @cached_property
     def flat(self) -> Tensor:
-        """The elements, (numel,), in memory of their own."""
+        """The elements as a tensor of shape (numel,), which is a copy of the bytes in the file."""
         if not self.numel:
             return torch.empty(0, dtype=self.dtype)
         return torch.frombuffer(bytearray(self.data[self.start : self.start + self.nbytes]), dtype=self.dtype)
@@ -67,7 +67,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class View:
-    """A strided view of a storage, known to lie inside it."""
+    """A strided view of a storage. It has been checked to lie inside the storage."""
 
     storage: Storage
     offset: int
@@ -75,15 +75,15 @@ class View:
     stride: tuple[int, ...]
 
     def tensor(self) -> Tensor:
-        """Of shape `size`, sharing memory with the other views of the storage."""
+        """Returns the tensor of shape `size`. It shares memory with the other views of the storage."""
         return self.storage.flat.as_strided(self.size, self.stride, self.offset)
 
 
 def declared(kind: Any, numel: Any) -> Storage:
-    """A storage as a pickle declares it.
+    """Returns the storage that a pickle declares by its type and its number of elements.
 
     Raises:
-        ValueError: the type or the number is none.
+        ValueError: the type is not a known one, or the number is not an integer from 0 on.
     """
     if not isinstance(kind, Global) or kind.name not in STORAGES or not _counts([numel]):
         raise ValueError("a storage of no known type or size")
@@ -93,10 +93,10 @@ def declared(kind: Any, numel: Any) -> Storage:
 def rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
 ) -> View:
-    """The meaning of `torch._utils._rebuild_tensor_v2`.
+    """Does what `torch._utils._rebuild_tensor_v2` does, with checks, and returns a view instead of a tensor.
 
     Raises:
-        ValueError: an argument of the wrong type, a view that leaves its storage, or one with more elements than it.
+        ValueError: an argument has the wrong type, or the view leaves its storage or has more elements than it.
     """
     if not isinstance(storage, Storage) or hooks or metadata or type(requires_grad) is not bool:
         raise ValueError("a tensor with no storage, or with hooks")
@@ -112,18 +112,19 @@ def rebuild_tensor(
 
 
 def rebuild_old_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> View:
-    """The meaning of `torch._utils._rebuild_tensor`, which torch wrote before 0.4; raises ValueError likewise."""
+    """Does the same for `torch._utils._rebuild_tensor`, which PyTorch wrote before version 0.4."""
     return rebuild_tensor(storage, offset, size, stride, False, None)
 
 
 def rebuild_parameter(data: Any, requires_grad: Any, hooks: Any) -> View:
-    """The meaning of `torch._utils._rebuild_parameter`; raises ValueError for anything but a tensor without hooks."""
+    """Does the same for `torch._utils._rebuild_parameter`: it returns the view of a tensor without hooks."""
     if not isinstance(data, View) or hooks or type(requires_grad) is not bool:
         raise ValueError("a parameter that is no tensor, or with hooks")
     return data
 
 
 def _counts(values: list[Any]) -> bool:
+    """Tells whether all values are integers from 0 on."""
     return all(type(value) is int and value >= 0 for value in values)
 
 
@@ -134,4 +135,4 @@ TABLE: dict[str, Any] = {
     "torch._utils._rebuild_parameter": rebuild_parameter,
     "collections.OrderedDict": OrderedTable,
 }
-"""What the pickles of all torch files may name."""
+"""The globals that a pickle in any file of PyTorch may refer to."""

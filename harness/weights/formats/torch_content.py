@@ -1,4 +1,4 @@
-"""What torch.load gives, and the state dict in it, whatever the training script wrapped around it."""
+"""Loads a file of torch.save, and finds the state dict in the dictionary that a training script saved."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def _counter(counts: Any) -> dict[str | int, int]:
 
 
 TABLE: dict[str, Any] = {**tensors.TABLE, "collections.Counter": _counter}
-"""What a file of torch.save may name: tensors, and what the states of schedulers hold."""
+"""The globals that a file of torch.save may refer to: tensors, and the counters in the states of schedulers."""
 
 
 def load(source: Source, mapped: bool) -> Any:
-    """The object in a file of torch.save whose declared sizes have been checked.
+    """Loads the object in a file of torch.save. Its declared sizes must have been checked before.
 
     Args:
         source: the file.
-        mapped: leave the bytes of tensors on disk until they are used; zip files only.
+        mapped: whether to leave the bytes of tensors on disk until they are used, which works for zip files only.
 
     Raises:
-        UserError: PyTorch cannot read it as plain data.
+        UserError: PyTorch cannot read the file without executing code.
     """
     try:
         return torch.load(source.path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # of PyTorch, of any kind: what it means to the user is the same
+    except Exception as error:  # PyTorch raises many kinds, which all mean the same to the user
         raise UserError(
             f"PyTorch cannot read the file as plain tensors: {one_line(error)}",
             remedy="It is damaged, or holds code, which is never run; save the network's state_dict alone",
@@ -42,24 +42,26 @@ def load(source: Source, mapped: bool) -> Any:
 
 
 def state_dict(content: Any, layout: str, ema: bool, key: str | None) -> Loaded:
-    """The weights in what a file holds: bare, in a training script's dictionary, or a score-SDE training state.
+    """Returns the weights in the content of a file.
+
+    The content is a state dict, a dictionary of a training script that contains one, or a score-SDE training state.
 
     Args:
-        content: as loaded.
-        layout: what the file is, for people.
-        ema: of a training state, the averaged weights rather than the last.
-        key: which of several state dicts, see `harness.weights.formats.choice`.
+        content: the object that was loaded from the file.
+        layout: the name of the file's format, as it is shown to the user.
+        ema: whether to take the averaged weights of a score-SDE training state, not the last ones.
+        key: the key of the state dict that is wanted, see `harness.weights.formats.choice`.
 
     Raises:
-        UserError: there are no weights, or more than one set of them.
+        UserError: there are no weights, or there are several sets of weights and no key.
     """
     if not isinstance(content, dict):
         raise UserError(
             f"The file holds a {type(content).__name__}, not a state dict", remedy="Save the network's state_dict"
         )
     if score_sde.recognises(content) and key in (None, *score_sde.KEYS):
-        found, notes = score_sde.read(content, ema if key is None else key == score_sde.KEYS[0])
-        return Loaded(f"score-SDE training state ({layout})", found, tuple(notes))
-    found, notes = choice.chosen(content, key)
-    found, renamed = state_dict_keys.unwrapped(found)
-    return Loaded(layout, found, (*notes, *renamed))
+        weights, notes = score_sde.read(content, ema if key is None else key == score_sde.KEYS[0])
+        return Loaded(f"score-SDE training state ({layout})", weights, tuple(notes))
+    weights, notes = choice.chosen(content, key)
+    weights, renamed = state_dict_keys.unwrapped(weights)
+    return Loaded(layout, weights, (*notes, *renamed))

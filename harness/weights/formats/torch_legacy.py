@@ -1,6 +1,6 @@
-"""Files of `torch.save` before PyTorch 1.6, and the bytes of one storage inside other pickles.
+"""Reads files of `torch.save` before PyTorch 1.6. Other pickles may contain a single storage in the same layout.
 
-The layout is a row of pickles and then the bytes:
+The layout is a sequence of pickles, followed by the bytes of the storages:
 
     magic number, protocol, facts of the machine, the object, [key of each storage], {elements: int64, bytes} of each
 """
@@ -26,17 +26,17 @@ PROTOCOL = 1001
 
 
 def recognises(source: Source) -> bool:
-    """Whether the file begins with the layout's magic number."""
+    """Tells whether the file begins with the magic number of this layout."""
     return source.head.startswith(MAGIC)
 
 
 def read(source: Source, ema: bool, key: str | None) -> Loaded:
-    """The state dict in the file; see `torch_content.state_dict`.
+    """Reads the state dict in the file; `torch_content.state_dict` describes the arguments.
 
     Raises:
         UserError: the file is damaged, holds code, or holds no state dict.
     """
-    # A file can be both; PyTorch would take it for a tar archive, and before 2.6 ran what was inside (CVE-2025-32434).
+    # PyTorch would read such a file as a tar archive, and before 2.6 it ran the code inside (CVE-2025-32434).
     if tarfile.is_tarfile(source.path):
         raise UserError("The file is also a tar archive, which cannot be read safely", remedy="Do not trust it")
     parse(source.data, torch_content.TABLE, Budget(source.size))
@@ -44,15 +44,15 @@ def read(source: Source, ema: bool, key: str | None) -> Loaded:
 
 
 def parse(data: bytes | mmap, table: Mapping[str, Any], budget: Budget) -> Any:
-    """The object in the layout, its tensors as `View`s of `Storage`s that know their bytes.
+    """Returns the object in the layout, with each tensor as a `View` of a `Storage` that has its bytes.
 
     Args:
-        data: the whole layout.
-        table: what the object may name.
-        budget: of the file.
+        data: the bytes of the whole layout.
+        table: the globals that the object may refer to, by name.
+        budget: the remaining budget of the file.
 
     Raises:
-        UserError: the layout is damaged, names anything else, or declares more bytes than it has.
+        UserError: the layout is damaged, refers to another global, or declares more bytes than it has.
     """
     if data[: len(MAGIC)] != MAGIC:
         raise UserError("A tensor in the file is not stored as PyTorch stores it", remedy=FETCH_AGAIN)
@@ -71,11 +71,11 @@ def parse(data: bytes | mmap, table: Mapping[str, Any], budget: Budget) -> Any:
 
 
 def parse_storage(data: Any, budget: Budget) -> Storage:
-    """The one storage in `data`: the meaning of `torch.storage._load_from_bytes`.
+    """Returns the single storage in `data`, as `torch.storage._load_from_bytes` does.
 
     Raises:
-        ValueError: this is something else.
-        UserError: as for `parse`.
+        ValueError: `data` is not bytes, or holds something else than a storage.
+        UserError: for the same reasons as in `parse`.
     """
     if type(data) is not bytes:
         raise ValueError("a storage that is no bytes")
@@ -87,15 +87,15 @@ def parse_storage(data: Any, budget: Budget) -> Storage:
 
 
 def _collect(storages: dict[str, Storage]) -> Callable[[Any], Storage]:
-    """The meaning of a persistent id: one storage for each key."""
+    """Returns the function that turns a persistent id into the storage of its key, and adds it to `storages`."""
 
     def persistent(reference: Any) -> Storage:
         kind, storage_type, key, _, numel, view = reference
         if kind != "storage" or type(key) is not str or view is not None:
             raise ValueError("a reference to something that is no storage")
-        found = declared(storage_type, numel)
-        known = storages.setdefault(key, found)
-        if (known.dtype, known.numel) != (found.dtype, found.numel):
+        storage = declared(storage_type, numel)
+        known = storages.setdefault(key, storage)
+        if (known.dtype, known.numel) != (storage.dtype, storage.numel):
             raise ValueError(f"two declarations of storage {key[:50]}")
         return known
 
@@ -103,7 +103,7 @@ def _collect(storages: dict[str, Storage]) -> Callable[[Any], Storage]:
 
 
 def _fill(storage: Storage, data: bytes | mmap, start: int) -> int:
-    """Gives a storage its bytes; returns where they end."""
+    """Gives a storage its bytes, and returns the position after the last one."""
     begin = start + 8
     end = begin + storage.nbytes
     if end > len(data) or struct.unpack("<q", data[start:begin]) != (storage.numel,):

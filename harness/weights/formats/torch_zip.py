@@ -1,4 +1,4 @@
-"""Files of `torch.save` since PyTorch 1.6: a zip archive with a pickle and one uncompressed record for each storage."""
+"""Reads files of `torch.save` since PyTorch 1.6: zip archives of a pickle and an uncompressed record per storage."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ NOT_WRITTEN_BY_TORCH = "torch.save does not write such archives; do not trust th
 
 
 def recognises(source: Source) -> bool:
-    """Whether the file begins as a zip archive."""
+    """Tells whether the file begins like a zip archive."""
     return source.head.startswith(MAGIC)
 
 
 def read(source: Source, ema: bool, key: str | None) -> Loaded:
-    """The state dict in the file; see `torch_content.state_dict`.
+    """Reads the state dict in the file; `torch_content.state_dict` describes the arguments.
 
     Raises:
-        UserError: the archive is damaged or not one of torch.save, holds code, or holds no state dict.
+        UserError: the archive is damaged, was not written by torch.save, holds code, or holds no state dict.
     """
     _check_end(source)
     try:
@@ -48,7 +48,7 @@ def read(source: Source, ema: bool, key: str | None) -> Loaded:
 
 
 def _check_end(source: Source) -> None:
-    """The archive ends with its directory, which is of a reasonable size: nothing is read before this is known."""
+    """Checks that the archive ends with a directory of a reasonable size, before anything else is read."""
     end = source.data[-END_LENGTH:]
     if not end.startswith(END) or end[-2:] != b"\0\0":
         raise UserError("The archive ends before its table of contents", remedy=FETCH_AGAIN)
@@ -65,7 +65,7 @@ def _check_end(source: Source) -> None:
 
 
 def _check_kind(members: list[str]) -> None:
-    """The archive is one of torch.save."""
+    """Checks that torch.save wrote the archive."""
     records = {name.partition("/")[2] for name in members}
     if "constants.pkl" in records:
         raise UserError("This is a TorchScript program, not a state dict", remedy=NO_CODE)
@@ -74,7 +74,7 @@ def _check_kind(members: list[str]) -> None:
 
 
 def _check_members(source: Source, members: list[zipfile.ZipInfo]) -> None:
-    """Every record is stored as it is, inside the file, beside the others, under a plain name."""
+    """Checks that every record is uncompressed, lies inside the file, and has a valid name in the same folder."""
     names = {member.filename.casefold() for member in members}
     if len(names) < len(members):
         raise UserError("The archive has two records of one name", remedy=NOT_WRITTEN_BY_TORCH)
@@ -90,7 +90,7 @@ def _check_members(source: Source, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _check_place(source: Source, member: zipfile.ZipInfo) -> None:
-    """The record's own header, which PyTorch goes by, puts its bytes inside the file."""
+    """Checks that the record lies inside the file by the record's own header, which is the one PyTorch reads."""
     header = source.data[member.header_offset : member.header_offset + LOCAL_LENGTH]
     lengths = struct.unpack("<HH", header[-4:]) if len(header) == LOCAL_LENGTH else (source.size,)
     end = member.header_offset + LOCAL_LENGTH + sum(lengths) + member.file_size
@@ -99,18 +99,18 @@ def _check_place(source: Source, member: zipfile.ZipInfo) -> None:
 
 
 def _check_pickle(archive: zipfile.ZipFile, budget: Budget) -> None:
-    """The pickle names tensors only, and each of them lies inside its record."""
+    """Checks that the pickle refers to tensors only, and that each of them lies inside its record."""
     sizes = {member.filename.partition("/")[2]: member.file_size for member in archive.infolist()}
     top = archive.namelist()[0].split("/")[0]
     if sizes["data.pkl"] > LARGEST_PICKLE:
         raise UserError(f"The archive's pickle has {sizes['data.pkl']:,} bytes", remedy=NOT_WRITTEN_BY_TORCH)
     if "byteorder" in sizes and archive.read(f"{top}/byteorder") != b"little":
         raise UserError("The file was written by a big-endian machine, which is not supported")
-    interpret(archive.read(f"{top}/data.pkl"), torch_content.TABLE, budget, persistent=_inside(sizes))
+    interpret(archive.read(f"{top}/data.pkl"), torch_content.TABLE, budget, persistent=_storage_inside(sizes))
 
 
-def _inside(sizes: dict[str, int]) -> Callable[[Any], Storage]:
-    """The meaning of a persistent id: a storage that is no larger than its record."""
+def _storage_inside(sizes: dict[str, int]) -> Callable[[Any], Storage]:
+    """Returns the function that turns a persistent id into a storage, which must not be larger than its record."""
 
     def persistent(reference: Any) -> Storage:
         kind, storage_type, key, _, numel = reference

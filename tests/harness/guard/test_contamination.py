@@ -15,7 +15,7 @@ from torch import nn
 from harness.errors import UserError
 from harness.evaluation.run import run
 from harness.guard.contamination import Contamination, Guard, settings_kept
-from harness.guard.fingerprint import checksum, fingerprint, glimpse
+from harness.guard.fingerprint import checksum, fingerprint, quick_fingerprint
 from harness.guard.process_settings import Settings
 from harness.randomness import normal
 from harness.results.load import read_run
@@ -260,25 +260,25 @@ WRITES = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_glimpse_sees_what_pytorch_wrote_and_what_changed_as_a_whole(write: str) -> None:
+def test_a_quick_fingerprint_sees_what_pytorch_wrote_and_what_changed_as_a_whole(write: str) -> None:
     net = nn.Linear(40, 40).requires_grad_(False).eval()
-    before = glimpse(net)
+    before = quick_fingerprint(net)
     net(torch.rand(3, 40))
     net.to("cpu")
-    assert glimpse(net) == before
+    assert quick_fingerprint(net) == before
     WRITES[write](net)
-    assert glimpse(net) != before
+    assert quick_fingerprint(net) != before
 
 
-def test_what_a_glimpse_misses_is_found_when_the_defense_comes_to_work() -> None:
+def test_what_a_quick_fingerprint_misses_is_found_before_the_defense_is_used() -> None:
     net, other = nn.Linear(40, 40).requires_grad_(False), nn.Linear(2, 2)
     guard = Guard()
     guard.add("net", net)
     guard.add("other", other)
     with guard.watching("the attack", other, others=True):
         net.weight.data.view(-1)[3] += 1  # not among the values that are sampled
-    assert not guard.spoiled and guard.look("other") is None
-    assert guard.look("net") == "the parameter weight of defense 'net'" and guard.spoiled == {"net"}
+    assert not guard.spoiled and guard.compare("other") is None
+    assert guard.compare("net") == "the parameter weight of defense 'net'" and guard.spoiled == {"net"}
 
 
 def test_a_whole_change_of_another_defense_is_an_error_of_what_made_it_at_once() -> None:

@@ -115,7 +115,7 @@ def test_a_crash_between_two_versions_leaves_no_mixture(
     (tmp_path / ".a.part.json").write_text(json.dumps({"url": site.url("/a"), "validator": '"old"'}))
     site.pages["/a"] = site.file(CONTENT)
     with monkeypatch.context() as patched:
-        patched.setattr(download._Job, "pour", crash)
+        patched.setattr(download._Job, "write", crash)
         with pytest.raises(KeyboardInterrupt):
             fetch(site.url("/a"), "a", root=tmp_path)
     assert fetch(site.url("/a"), "a", root=tmp_path).read_bytes() == CONTENT
