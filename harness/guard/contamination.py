@@ -6,8 +6,8 @@ images. A change is reported as an error of the code that made it, and is undone
 
 Comparing all values of a defense takes 0.4 s per GB. After every call, the defense that was called is compared in full,
 and the other defenses by a quick fingerprint, which detects every write through PyTorch and every change of a whole
-tensor. Each defense is compared in full again before it is used (`Guard.compare`). So no result comes from a defense
-with an undetected change.
+tensor. Each defense is compared in full again before it is used (`Guard.compare`). So every change is detected before
+the next use of the changed defense.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ noise as one that averages over
 
 draws with equal weights. The second form holds for m draws per step and T steps with momentum mu. The noise of such a
 mean is rho / N. (This treats the gradients of several steps as draws at one point, which is right as long as the true
-gradient keeps its direction.) The cosine of its direction
-with the true gradient is then
+gradient keeps its direction.) The cosine of the attack's direction with the true gradient is then
 
     a  =  1 / sqrt(1 + rho / N)  =  sqrt(N c / (1 + (N - 1) c))
 
@@ -21,7 +20,7 @@ and the result of the attack is trusted if a >= `DIRECTION`. Some attacks, such 
 and after each step. They mistake a lucky draw for a better image, and momentum does not help them: only the m draws of
 a single step are averaged. Two such means have the cosine 1 / (1 + rho / m), and the result is trusted if this is >=
 `JUDGED`. In our measurements with a cosine of 0.98, APGD was as strong as PGD with momentum. With 0.33, on the defense
-DC for the digits, the robust accuracy was 40% under APGD and 18% under PGD with momentum.
+DC for the digits, APGD left 40% of the images correctly classified, and PGD with momentum 18%.
 
 Both rules give a least cosine of two single draws. An attack states it in `harness.attack.Attack.least_cosine`.
 """
