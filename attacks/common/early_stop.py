@@ -1,12 +1,12 @@
-"""AutoAttack's APGD and FAB, which ask nothing more about an image of a deterministic defense once it is fooled.
+"""AutoAttack's APGD and FAB, which stop evaluating an image once a deterministic defense misclassifies it.
 
 The library runs all steps for every image of a batch. Its algorithms, their random numbers and their verdicts are kept
-here, image by image; saved are questions whose answers decide nothing any more:
+here, image by image; what is saved are evaluations that can no longer change a verdict:
 
-    fooled     an image is asked no further once an iterate that counts has fooled it, and that one is returned. Where
-               the library returns the last such iterate of APGD, or the nearest of FAB, here it is the first
-    targets    FAB's targets draw no random numbers, so that several can be attacked in one batch, as long as it is no
-               larger than the shard's; an image leaves with all its targets
+    misclassified    an image leaves the batch once an iterate that counts is misclassified, and that iterate is
+                     returned: the first one, where the library returns the last of APGD or the nearest of FAB
+    targets          FAB's targets draw no random numbers, so that several can be attacked in one batch, as long as it
+                     is no larger than the shard's; an image leaves with all its targets
 
 A misclassification counts if rounding in another batch could not undo it, see `attacks.common.losses.clearly_fooled`.
 """
@@ -37,7 +37,7 @@ class AllFooled(Exception):
 
 
 class Standing(nn.Module):
-    """The model of a batch that is attacked for several steps: it asks about those images alone that still stand.
+    """The model of a batch that is attacked for several steps: it evaluates only the images that are not yet misclassified.
 
     Of the others it repeats the last answer, with a gradient of zero.
 
