@@ -37,7 +37,7 @@ class AllFooled(Exception):
 
 
 class Standing(nn.Module):
-    """The model of a batch that is attacked for several steps: it evaluates only the images that are not yet misclassified.
+    """The model of a batch that is attacked for several steps: it evaluates only what is not yet misclassified.
 
     Of the others it repeats the last answer, with a gradient of zero.
 
