@@ -9,7 +9,8 @@ which queues much more work:
     a step of an attack  which images have left the batch, since those need no further step
     a search's query     which images are due for a full look
 
-`tests/device` runs every defense and attack on a device that refuses to be waited for anywhere else.
+`tests/device` runs most defenses, in every view, on a device that refuses to be waited for anywhere else. The loops of
+attacks are not covered, except for `Target.step`.
 """
 
 from __future__ import annotations
