@@ -56,6 +56,10 @@ DC_SAVINGS: dict[str, Search | None] = {
 SHARED_SAVINGS: dict[str, Search | None] = {
     saved: DC_SAVINGS[saved]
     for saved in ("none", "2 rivals, common noise, bf16", "the same, half by importance", "the same, 0.3 by importance")
+} | {
+    "the same, a full look every 5 steps": Search(timesteps=0.3, importance=True, look_every=5, **ALL),
+    "4 rivals, 0.3 by importance, bf16": Search(timesteps=0.3, importance=True, **{**ALL, "rivals": 4}),
+    "0.3 by importance, bf16": Search(timesteps=0.3, importance=True, precision="bf16"),
 }
 RDC_SAVINGS: dict[str, Search | None] = {
     "none": None,
@@ -144,11 +148,11 @@ def main() -> None:
     torch.set_num_threads(1)
     gradients()
     if "gradients" not in sys.argv[1:]:
-        savings("DC, noise of its own for each class", DC(WEIGHTS, timesteps=10), DC_SAVINGS, images=32)
+        savings("DC, noise of its own for each class", DC(WEIGHTS, timesteps=10), DC_SAVINGS, images=64)
         suites = dict(timesteps=10, share_noise="classes")
-        savings("DC of the suites, one noise for all classes", DC(WEIGHTS, **suites), SHARED_SAVINGS, images=32)
+        savings("DC of the suites, one noise for all classes", DC(WEIGHTS, **suites), SHARED_SAVINGS, images=64)
         rdc = RDC(WEIGHTS, steps=5, eta=Quantity("0.2"), sign_gradient="tanh", **suites)
-        savings("RDC of the suites, tanh", rdc, RDC_SAVINGS, images=16)
+        savings("RDC of the suites, tanh", rdc, RDC_SAVINGS, images=32)
 
 
 if __name__ == "__main__":
