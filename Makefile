@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo digits test test-fast lint bench bench-gpu clean
+.PHONY: help demo digits test test-fast fuzz lint bench bench-gpu clean
 
 help:
 	@echo "make demo       run the quickstart suite and print its table"
 	@echo "make digits     run every suite of the digits, and write results/reference/digits and docs/digits"
 	@echo "make test       run the tests (WORKERS=N processes)"
 	@echo "make test-fast  those that do not take long, in less than a minute"
+	@echo "make fuzz       the tests on random inputs, on inputs that no run has had before"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      run the benchmarks"
 	@echo "make bench-gpu  time the paper's networks on a GPU, and write that section of benchmarks/RESULTS.md"
@@ -37,6 +38,10 @@ test: $(VENV)/.installed-test
 
 test-fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 -m "not slow"
+
+fuzz: $(VENV)/.installed-test
+	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
+		`grep -rl "^from hypothesis" tests --include="test_*.py"`
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from defenses.diffusion.graph_memory import Keeper
+from defenses.diffusion.once import refuse_second_derivative
 from harness.process import waits
 
 
@@ -136,8 +137,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
-        if torch.is_grad_enabled():  # create_graph=True: the gradient would be taken for a constant
-            raise RuntimeError("a chunked sum can be differentiated once only")
+        refuse_second_derivative("a chunked sum")
         (x,) = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, []  # graphs serve once; whoever asks again has them made again
         return ctx.total.pull_back(x, weights, kept), None, None

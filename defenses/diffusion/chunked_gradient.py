@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from defenses.diffusion.graph_memory import Keeper
+from defenses.diffusion.once import refuse_second_derivative
 from harness.process import waits
 
 Passes = Literal["auto", "two", "single"]
@@ -227,7 +228,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
-        _refuse_another_derivative()
+        refuse_second_derivative("a chunked sum, or its gradients,")
         (saved,) = ctx.saved_tensors
         if ctx.single:
             return torch.einsum("nk,nk...->n...", weights, saved), None, None
@@ -244,12 +245,7 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, directions: Tensor) -> tuple[Tensor, None, None]:
-        _refuse_another_derivative()
+        refuse_second_derivative("a chunked sum, or its gradients,")
         (x,) = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, []  # graphs serve once; whoever asks again has them made again
         return ctx.total.curvature(x, directions, kept), None, None
-
-
-def _refuse_another_derivative() -> None:
-    if torch.is_grad_enabled():  # create_graph=True: this one would be taken for a constant
-        raise RuntimeError("a chunked sum, or its gradients, can be differentiated once only")

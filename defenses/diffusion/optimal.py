@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.diffusion.denoiser import NO_CLASS
+from defenses.diffusion.once import refuse_second_derivative
 from defenses.diffusion.schedule import Process
 from harness.errors import UserError
 from harness.process import waits
@@ -127,8 +128,7 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled():  # create_graph=True would treat the gradient as a constant
-            raise RuntimeError("the optimal noise predictor can be differentiated once only")
+        refuse_second_derivative("the optimal noise predictor")
         posterior = ctx.posterior
         gain = (posterior.signal / posterior.sigma.square()).to(v)
         return gain * posterior.covariance(v, *ctx.saved_tensors), None

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from defenses.diffusion.graph_memory import Keeper
+from defenses.diffusion.once import refuse_second_derivative
 
 State = tuple[Tensor, ...]
 """Floating-point tensors of any shapes, as many after a step as before."""
@@ -99,11 +100,6 @@ def _differentiate(step: Step, i: int, state: State, gradients: State) -> tuple[
     return tuple(part.detach() for part in result), pulled
 
 
-def _refuse_second_derivative() -> None:
-    if torch.is_grad_enabled():  # create_graph=True would treat the gradient as a constant
-        raise RuntimeError("a chain of steps can be differentiated once only")
-
-
 class _Chain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, step: Step, first: int, count: int, *state: Tensor) -> State:
@@ -116,7 +112,7 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        _refuse_second_derivative()
+        refuse_second_derivative("a chain of steps")
         saved = ctx.saved_tensors
         for i in reversed(range(len(saved) // ctx.width)):
             state = saved[i * ctx.width : (i + 1) * ctx.width]
@@ -134,7 +130,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        _refuse_second_derivative()
+        refuse_second_derivative("a chain of steps")
         state = ctx.saved_tensors
         for i in reversed(range(ctx.count)):
             state, pulled = _differentiate(ctx.undo, i, state, gradients)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from os.path import isfile
 from pathlib import Path
 
 from harness.process.foreign_code import folder_of
@@ -71,7 +72,7 @@ def source_of(module: str) -> Path | None:
     places = [folder / f"{last}.py", folder / last / "__init__.py"] if folder else []
     if not parent and (spec := find_spec(last)) and spec.origin:
         places = [Path(spec.origin)]
-    return next((path for path in places if path.suffix == ".py" and path.is_file()), None)
+    return next((path for path in places if path.suffix == ".py" and isfile(path)), None)  # no name is too long for it
 
 
 def _parameters(cls: _Class) -> tuple[Parameter, ...]:
