@@ -77,6 +77,9 @@ class WorstOf(Attack):
                 flow[rows], flows = found.flow[better].to(flow), True
         return Adversarial(best, flow if flows else None, tuple(dict.fromkeys(flags)), tuple(remarks))
 
+    def parts(self) -> tuple[Attack, ...]:
+        return tuple(part for attack in self.attacks for part in attack.parts())
+
     def views(self) -> frozenset[Gradient]:
         return frozenset().union(*(attack.views() for attack in self.attacks))
 

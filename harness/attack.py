@@ -173,6 +173,10 @@ class Attack(ABC):
         """
         return least_cosine_averaging(self.eot)
 
+    def parts(self) -> tuple[Attack, ...]:
+        """The attacks that this one runs one after another, of which the best image counts; by default itself alone."""
+        return (self,)
+
     def views(self) -> frozenset[Gradient]:
         """All views of a defense that the attack differentiates."""
         return frozenset({self.gradient})

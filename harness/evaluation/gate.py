@@ -7,12 +7,14 @@ from contextlib import suppress
 from torch import Tensor
 
 from harness.checks import LOOKED_AT, Use, gates, misshapen, unlike_its_card
+from harness.checks.gradient_noise import MOST_IMAGES, GradientNoise, gradient_noise
 from harness.errors import UserError
 from harness.evaluation.clean import CleanPredictions
 from harness.evaluation.context import RunContext
 from harness.evaluation.defenses import Defenses
 from harness.evaluation.pending import CellRun
 from harness.guard.contamination import Contamination, Guard
+from harness.guard.doubt import too_noisy
 from harness.predict import Predictions
 
 PAIR = 2
@@ -53,6 +55,39 @@ class Gate:
             for line in lines:
                 self._context.callback.note(f"{name}: {line}; its numbers will be marked")
         return remarks
+
+    def gradient_noise(self, needed: list[CellRun]) -> dict[str, GradientNoise | None]:
+        """The noise of the gradients that each attack meets, by `DEFENSE/ATTACK`; nothing where the gates are off.
+
+        It is no fault of a defense, and never stops a run. A note warns of numbers that will be marked.
+        """
+        if self._context.protocol.gates == "off":
+            return {}
+        found = {}
+        for cell_run in sorted(needed, key=lambda run: run.cell.defense.name):  # so that each comes to work once
+            noise = found[cell_run.name] = self._gradient_noise(cell_run)
+            if noise and noise.cosine < (least := cell_run.attack.least_cosine()):
+                why = too_noisy(noise.cosine, least, noise.images)
+                self._context.callback.note(f"{cell_run.name}: {why}; its number will be marked")
+        return found
+
+    def _gradient_noise(self, cell_run: CellRun) -> GradientNoise | None:
+        name, context = cell_run.cell.defense.name, self._context
+        if (defense := self._defenses.at_work(name)) is None or not defense.stochastic:
+            return None
+        images, found = context.images.take(slice(MOST_IMAGES)).to(context.device), None
+        with suppress(Contamination), self._guard.watching("measuring gradients", defense, others=True):
+            found = gradient_noise(
+                defense,
+                cell_run.cell.attack.build(),  # of its own, since an attack may remember what it did
+                images,
+                cell_run.seeds.gradient_noise(images.index),
+                of=len(context.images),
+                votes=context.protocol.votes,
+                batch_size=context.protocol.batch_size,
+            )
+        self._defenses.rebuild(cell_run.name)
+        return found
 
     def _refuse_misshapen(self, cell_run: CellRun) -> None:
         """Refuses a defense that returns no logits, or logits of other classes: the suite is mistaken."""

@@ -60,8 +60,8 @@ def run(
             write_manifest.close(store, context)
             return Finished(0, failures(cell_runs))
         session = Session(context, pending if begun else cell_runs, lock)
-        remarks = session.gate()
-        write_manifest.begin(store, context, session.defenses.built, remarks, describe(device))
+        remarks, noise = session.gate(), session.gradient_noise()
+        write_manifest.begin(store, context, session.defenses.built, remarks, noise, describe(device))
         try:
             with callback.running(cell_runs):
                 computed = session.finish()

@@ -25,6 +25,10 @@ class Seeds:
         """Of the attack."""
         return row_seeds(derive(self.suite, self.defense, self.attack, "search"), index)
 
+    def gradient_noise(self, index: Tensor) -> Tensor:
+        """Of what is measured before the attack, which no verdict depends on."""
+        return row_seeds(derive(self.suite, self.defense, self.attack, "gradient noise"), index)
+
     def verdict(self, index: Tensor) -> Tensor:
         """Of the votes on adversarial images, which the attack has not seen."""
         return row_seeds(derive(self.suite, self.defense, self.attack, "verdict"), index)

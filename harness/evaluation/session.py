@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
+from harness.checks.gradient_noise import GradientNoise
 from harness.errors import UserError
 from harness.evaluation.clean import CleanPredictions
 from harness.evaluation.context import RunContext
@@ -39,10 +40,15 @@ class Session:
         self._guard = Guard(context.images.x, context.images.y)
         self.defenses = Defenses(context, needed, self._guard)
         self._clean = CleanPredictions(context, self.defenses, self._guard)
+        self._gate = Gate(context, self.defenses, self._clean, self._guard)
 
     def gate(self) -> dict[str, list[str]]:
         """Looks at each defense before it is attacked. Returns and raises as `Gate.remarks`."""
-        return Gate(self._context, self.defenses, self._clean, self._guard).remarks(self._needed)
+        return self._gate.remarks(self._needed)
+
+    def gradient_noise(self) -> dict[str, GradientNoise | None]:
+        """Measures how noisy the gradients of each attack are. Returns as `Gate.gradient_noise`."""
+        return self._gate.gradient_noise(self._needed)
 
     def finish(self) -> int:
         """Computes the missing shards of every pairing, and returns how many there were."""

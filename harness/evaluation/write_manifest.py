@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import asdict
 from typing import Any
 
 from harness import __version__
+from harness.checks.gradient_noise import GradientNoise
 from harness.config.component import Component
 from harness.defense import Defense
 from harness.errors import Place, UserError
@@ -69,12 +71,14 @@ def begin(
     context: RunContext,
     defenses: dict[str, Defense],
     remarks: dict[str, list[str]],
+    noise: dict[str, GradientNoise | None],
     environment: dict[str, Any],
 ) -> None:
     """Writes the manifest of a session. Facts on defenses and cells that it does not touch stay as they were.
 
     Args:
         defenses: those that the session built; remarks: of its gates. Both by the defense's name.
+        noise: of the gradients that attacks meet, by `DEFENSE/ATTACK`, as far as the session measured it.
         environment: versions and hardware, see `harness.results.environment`.
     """
     old = _old(store) or {"defenses": {}, "cells": [], "sessions": []}
@@ -87,13 +91,13 @@ def begin(
         "defenses": known,
         "sessions": [*old["sessions"], {"started": now, **environment}],
     }
-    _write(store, content, context, remarks)
+    _write(store, content, context, remarks, noise)
 
 
 def close(store: Store, context: RunContext) -> None:
     """Writes what has become of the pairings, and what the suite says of titles, labels and reports now."""
     if old := _old(store):
-        _write(store, old, context, {})
+        _write(store, old, context, {}, {})
 
 
 def _old(store: Store) -> dict[str, Any] | None:
@@ -101,7 +105,13 @@ def _old(store: Store) -> dict[str, Any] | None:
     return manifest.document() if manifest else None
 
 
-def _write(store: Store, content: dict[str, Any], context: RunContext, remarks: dict[str, list[str]]) -> None:
+def _write(
+    store: Store,
+    content: dict[str, Any],
+    context: RunContext,
+    remarks: dict[str, list[str]],
+    noise: dict[str, GradientNoise | None],
+) -> None:
     plan, dataset, images = context.plan, context.dataset, context.images
     cells = {(cell["defense"], cell["attack"]): cell for cell in content["cells"]}
     for cell_run in context.cell_runs:
@@ -109,7 +119,8 @@ def _write(store: Store, content: dict[str, Any], context: RunContext, remarks: 
         earlier = cells[pair]["flags"] if pair in cells else []
         own = [remark for checkpoint in checkpoints(cell_run.cell.defense) for remark in checkpoint.remarks]
         flags = all_remarks(earlier, remarks.get(pair[0], []))
-        cells[pair] = _cell(cell_run, context, list(dict.fromkeys([*flags, *own])))
+        measured = _measured(cells.get(pair, {}), noise, cell_run)
+        cells[pair] = _cell(cell_run, context, list(dict.fromkeys([*flags, *own]))) | measured
     shown = plan.presentation()
     components = {cell.defense.name: cell.defense for cell in plan.all_cells}
     labels = {name: {"label": defense.label, "type": defense.type} for name, defense in components.items()}
@@ -162,6 +173,16 @@ def all_remarks(earlier: list[str], remarks: list[str]) -> list[str]:
     """All that any session remarked, once per gate: a defense that is random by chance may pass the next time."""
     gates = {flag.partition(":")[0] for flag in earlier}
     return [*earlier, *(remark for remark in remarks if remark.partition(":")[0] not in gates)]
+
+
+def _measured(earlier: dict[str, Any], noise: dict[str, GradientNoise | None], cell_run: CellRun) -> dict[str, Any]:
+    """The noise of a pairing's gradients as its cell says it: of several sessions, what the first one measured."""
+    field = "gradient_noise"
+    known = {field: earlier[field]} if field in earlier and earlier["key"] == cell_run.stored.key else {}
+    if known.get(field) or cell_run.name not in noise:
+        return known
+    found = noise[cell_run.name]
+    return {field: None if found is None else asdict(found)}
 
 
 def _pair(cell_run: CellRun) -> tuple[str, str]:

@@ -89,6 +89,35 @@ def least_cosine_judging(draws: float) -> float:
     return JUDGED / (JUDGED + draws * (1 - JUDGED))
 
 
+def cosine_of_means(cosine: float, draws: int) -> float:
+    """Returns the cosine of two means of m draws each, 1 / (1 + rho / m), from that of two single draws.
+
+    Example:
+        >>> round(cosine_of_means(0.33, 10), 2)
+        0.83
+    """
+    return draws * cosine / (1 + (draws - 1) * cosine)
+
+
+def cosine_of_single_draws(cosine: float, draws: int) -> float:
+    """Returns c of the module's head from the cosine of two means of m draws each; 0 where these disagree.
+
+    Example:
+        >>> round(cosine_of_single_draws(cosine_of_means(0.33, 10), 10), 2), cosine_of_single_draws(-0.1, 10)
+        (0.33, 0.0)
+    """
+    return cosine / (cosine + draws * (1 - cosine)) if cosine > 0 else 0.0
+
+
+def too_noisy(cosine: float, needed: float, images: int) -> str:
+    """The reason for a doubt. cosine: c, measured on so many images; needed: the least one that the attack needs."""
+    measured = "1 image" if images == 1 else f"{images} images"
+    return (
+        f"gradients too noisy for this attack: two draws have a cosine of {cosine:.2f} ({measured}), "
+        f"and it needs {needed:.2f}"
+    )
+
+
 def in_doubt(remark: str) -> str:
     """Returns the remark with the beginning that marks its number as one in doubt."""
     return remark if remark.startswith(IN_DOUBT) else IN_DOUBT + remark

@@ -122,6 +122,13 @@ class SweepFacts(_Facts):
         return self
 
 
+class NoiseFacts(_Facts):
+    """What the run measured of the gradients that an attack met, see `harness.checks.gradient_noise`."""
+
+    cosine: Share
+    images: Images
+
+
 class CellFacts(_Facts):
     """A pairing of a defense and an attack.
 
@@ -129,6 +136,8 @@ class CellFacts(_Facts):
         method: a short description of the attack.
         flags: the remarks of the gates.
         least_cosine: see `harness.attack.Attack.least_cosine`; None if an earlier version wrote the manifest.
+        gradient_noise: None if there was nothing to measure, or if the run's gates were off; not set if an earlier
+            version wrote the manifest.
         records: for each shard in order, the sha256 of its records file, which contains that of its images; None for a
             shard that was not finished. None in total if an earlier version of the harness wrote the manifest.
     """
@@ -142,6 +151,7 @@ class CellFacts(_Facts):
     shard: Images
     flags: Annotated[tuple[Text, ...], Field(max_length=1_000)] = ()
     least_cosine: Share | None = None
+    gradient_noise: NoiseFacts | None = None
     records: Annotated[tuple[Hash | None, ...], Field(max_length=MOST_IMAGES)] | None = None
 
     @property

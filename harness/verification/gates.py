@@ -3,6 +3,8 @@
 The longer a run is, the more checks its gates make. The free ones are made in every run: what they find now, the run
 must have found. A remark that is recorded and that the gates do not repeat may have been made by
 chance, on another machine, or in a run of more attacks: it could not be verified.
+
+The noise of the gradients that an attack meets follows from the seeds, and is measured again.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ from dataclasses import dataclass
 
 from harness.attack import Attack
 from harness.checks import LOOKED_AT, Use, gates, unlike_its_card
+from harness.checks.gradient_noise import GradientNoise
 from harness.config.component import Component
 from harness.datasets.batch import Images
 from harness.defense import Defense
-from harness.results.manifest import CellFacts, Manifest
+from harness.guard.doubt import too_noisy
+from harness.results.manifest import CellFacts, Manifest, NoiseFacts
 from harness.verification.cell_report import CellReport
 from harness.verification.inputs import Attacked
 from harness.verification.replay import ReplayedPredictions
 from harness.weights.checkpoint import checkpoints
+
+MOVED = 0.02
+"""Difference of two measured cosines that float rounding explains."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,22 @@ class Remarks:
             for flag in facts.flags
             if _gate(flag) not in repeated
         ]
+
+
+def judge_noise(report: CellReport, facts: CellFacts, policy: str, now: GradientNoise | None) -> None:
+    """Compares the recorded noise of the gradients with what is measured now, and adds differences to the report."""
+    then = facts.gradient_noise
+    if policy == "off" or "gradient_noise" not in facts.model_fields_set:
+        if now and facts.least_cosine is not None and now.cosine < facts.least_cosine:
+            why = too_noisy(now.cosine, facts.least_cosine, now.images)
+            report.remarks.append(f"the run did not measure the noise of gradients; measured now: {why}")
+    elif (then is None) != (now is None) or (then and now and abs(then.cosine - now.cosine) > MOVED):
+        difference = f"two gradients have a cosine of {_cosine(now)}, the manifest says {_cosine(then)}"
+        (report.gaps if report.environment else report.problems).append(difference)
+
+
+def _cosine(noise: GradientNoise | NoiseFacts | None) -> str:
+    return "nothing measured" if noise is None else f"{noise.cosine:.2f}"
 
 
 def remarks_now(

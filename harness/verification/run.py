@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.attack import Attack
+from harness.checks.gradient_noise import MOST_IMAGES, GradientNoise, gradient_noise
 from harness.config import registry
 from harness.datasets.batch import Images
 from harness.defense import Defense
@@ -22,7 +23,7 @@ from harness.suite.build import build_defense
 from harness.suite.cell_key import Identities
 from harness.verification.budget import faults, malformed, threat_of
 from harness.verification.cell_report import CellReport
-from harness.verification.gates import Remarks, remarks_now
+from harness.verification.gates import Remarks, judge_noise, remarks_now
 from harness.verification.inputs import Attacked, Mismatch, absent_pairings, attacked, changed_environment, chosen_cells
 from harness.verification.rebuild import Rebuilt, Unbuildable, rebuild
 from harness.verification.recorded import draws, misdescribed, misstated, overspent
@@ -221,10 +222,27 @@ class _Session:
                     self.gates[name] = remarks_now(
                         rebuilt.defense, defense, attacks, images, self.manifest, data, clean
                     )
+            with self._fence():
+                noise = self._gradient_noise(facts, rebuilt, data)
         except Exception as error:  # whatever a defense raises: its gates cannot be made
             report.gaps.append(f"the remarks of its gates: the defense fails ({one_line(error)})")
             return
         self.gates[name].judge(report, facts, self.manifest.protocol.gates)
+        judge_noise(report, facts, self.manifest.protocol.gates, noise)
+
+    def _gradient_noise(self, facts: CellFacts, rebuilt: Rebuilt, data: Attacked) -> GradientNoise | None:
+        """Measures what the run measured of the gradients that an attack meets."""
+        protocol, images = self.manifest.protocol, data.images.take(slice(MOST_IMAGES)).to(self.device)
+        seeds = rebuilt.seeds.gradient_noise(images.index)
+        return gradient_noise(
+            self.defenses[facts.defense],
+            rebuilt.attack,
+            images,
+            seeds,
+            of=facts.count,
+            votes=protocol.votes,
+            batch_size=protocol.batch_size,
+        )
 
     def _attacks(self, defense: str) -> list[Attack]:
         """What the run attacked a defense with, as far as it can be built: the cost of the gates depends on it."""

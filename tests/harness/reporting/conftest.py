@@ -43,10 +43,11 @@ def record(index: int, clean: str = "r", adv: str = "r", **changes: Any) -> Reco
 
 @dataclass
 class Maker:
-    """Writes a run of `count` images in shards of two; every cell's key is its name."""
+    """Writes a run of `count` images in shards of `shard`; every cell's key is its name."""
 
     root: Path
     count: int = 4
+    shard: int = 2
     cells: list[dict[str, Any]] = field(default_factory=list)
     defenses: dict[str, dict[str, Any]] = field(default_factory=dict)
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -56,18 +57,18 @@ class Maker:
         self.defenses.setdefault(defense, {"label": None, "type": "x", "stochastic": stochastic})
         self.attacks.setdefault(attack, {"label": None})
         key = facts.get("key", f"{defense}-{attack}")
-        places = {"defense": defense, "attack": attack, "key": key, "count": self.count, "shard": 2}
+        places = {"defense": defense, "attack": attack, "key": key, "count": self.count, "shard": self.shard}
         cell = {**places, "threat": "Linf 8/255", "method": "pgd 20 steps", "flags": [], **facts}
         self.cells.append(cell)
         stored = Store(self.root).cell(defense, attack, key)
-        for start in range(0, len(records), 2):
-            part = records[start : start + 2]
+        for start in range(0, len(records), self.shard):
+            part = records[start : start + self.shard]
             stored.write(start, start + len(part), part, {"images": torch.zeros(len(part), 1, 2, 2)})
 
     def finish(self, *, votes: int = 1, report: dict[str, Any] | None = None, **changes: Any) -> Path:
         indices = list(range(100, 100 + self.count))
         dataset = {"name": "digits", "split": "test", "count": self.count, "indices": indices, "fingerprint": "f"}
-        protocol = {"votes": votes, "seed": 7, "shard": 2, "gates": "mark"}
+        protocol = {"votes": votes, "seed": 7, "shard": self.shard, "gates": "mark"}
         dataset |= changes.pop("dataset", {})
         manifest = {
             "suite": "tiny",

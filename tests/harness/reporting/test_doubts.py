@@ -94,6 +94,51 @@ def test_the_cosine_of_single_draws_follows_from_that_of_any_number(run: Callabl
     assert "a cosine of 0.33" in doubts(read_run(root))["dc", "linf"][0]
 
 
+def measured(cosine: float, **facts: Any) -> dict[str, Any]:
+    """Facts of a pairing whose gradients the run itself measured."""
+    return {"gradient_noise": {"cosine": cosine, "images": 8}, **facts}
+
+
+def test_what_the_run_measured_goes_before_what_a_diagnosis_did(run: Callable[..., Path]) -> None:
+    root = run({"noisy": measured(0.2, least_cosine=0.3), "clear": measured(0.4, least_cosine=0.35)})
+    diagnosis(root)
+    found = doubts(read_run(root))
+    assert list(found) == [("dc", "noisy")]
+    assert found["dc", "noisy"][0].endswith("two draws have a cosine of 0.20 (8 images), and it needs 0.30")
+
+
+def test_a_number_of_zero_cannot_be_lower_and_is_never_in_doubt(
+    run: Callable[..., Path], rec: Callable[..., Record]
+) -> None:
+    root = run({"linf": measured(0.2, least_cosine=0.9, records=[rec(i, "rr", "ww") for i in range(4)])})
+    assert not doubts(read_run(root))
+
+
+@pytest.mark.parametrize(
+    ("enough", "left", "marked"),
+    [(0.3, 20, False), (0.5, 20, True), (0.3, 10, True)],
+    ids=["settled", "as noisy at the end", "still falling"],
+)
+def test_a_number_that_is_settled_in_draws_keeps_no_mark(
+    maker: Any,
+    run: Callable[..., Path],
+    rec: Callable[..., Record],
+    enough: float,
+    left: int,
+    marked: bool,
+) -> None:
+    """One draw is too few for gradients of cosine 0.4, but ten, which may or may not be enough, find nothing more."""
+    maker.count = maker.shard = 200
+    attacks = {
+        f"linf.eot-{draws}": measured(
+            0.4, least_cosine=least, records=[rec(i, "rr", "rr" if i < 10 * stand else "ww") for i in range(200)]
+        )
+        for draws, least, stand in ((1, 0.9, 20), (10, enough, left))
+    }
+    found = doubts(read_run(run(attacks, sweeps=[sweep(1, 10)])))
+    assert (("dc", "linf.eot-1") in found) is marked
+
+
 def test_a_diagnosis_of_another_view_or_another_defense_says_nothing(run: Callable[..., Path]) -> None:
     root = run({"linf": {"least_cosine": 0.9}})
     diagnosis(root, gradient="bpda")
