@@ -37,6 +37,8 @@ PAPER = {
 EVALUATIONS = 160_000_000
 """Of networks of the digits, at most: a bound that no run comes near, since `adaptive` lets images leave that fall or
 that it no longer gains on, and leaves out most evaluations of most steps."""
+EXACT = {"exact_answers": ("mnist-cnn-a-adv", 3343, 2745), "exact_answers_tiny": ("mnist-madry-tiny", 1406, 8847)}
+"""The network of each suite of known adversarial images, and the first and the last index of its published list."""
 ALONE = {"at_edm_l2"}
 """Rows without a counterpart on the digits."""
 
@@ -170,6 +172,16 @@ def test_every_defense_of_the_package_has_its_clean_accuracy_measured() -> None:
         "module",
     }  # which have no weights in the package
     assert {cell.attack.name for cell in plan.cells} == {"clean"}
+
+
+@pytest.mark.parametrize("name", ["exact_answers", "exact_answers_tiny"])
+def test_the_exact_answers_are_20_images_of_a_network_and_a_yardstick_for_attacks(name: str, room: Path) -> None:
+    plan = load_suite(ROOT / f"{name}.yaml")
+    indices, (weights, first, last) = plan.suite.dataset.indices or (), EXACT[name]
+    assert (len(indices), indices[0], indices[-1]) == (20, first, last) and max(indices) < 10_000
+    assert {cell.attack.name for cell in plan.cells} == {"pgd", "autoattack", "crossover"}
+    assert {str(cell.attack.build().threat) for cell in plan.cells} == {"Linf 0.3"}
+    assert {cell.defense.arguments["weights"].ref for cell in plan.cells} == {weights}
 
 
 @pytest.mark.parametrize("path", [*CIFAR, *DIGITS.values()], ids=lambda path: path.parent.name + "-" + path.stem)

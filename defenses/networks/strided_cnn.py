@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.weights.normalization import Normalization
 
 
-class StridedCNN(nn.Sequential):
+class StridedCNN(nn.Sequential, nn.Module):  # listing reads bases from the source, and knows nn.Module by name
     """Two convolutions of stride 2 and two linear layers, with ReLU between them.
 
     The names of the tensors are those of a plain `torch.nn.Sequential` of these layers, as published files have them.
@@ -25,9 +26,10 @@ class StridedCNN(nn.Sequential):
         kernel: height and width of the convolutions' kernels, 3 to 6; a quarter of the pixels remains in any case.
         hidden: units between the two linear layers.
         num_classes: logits.
+        mean, std: what `preprocessing` normalises by, per channel; left out, images are taken as they are.
 
     Raises:
-        UserError: a size that does not fit.
+        UserError: a size that does not fit, or one of `mean` and `std` without the other.
 
     Example:
         >>> import torch
@@ -43,6 +45,8 @@ class StridedCNN(nn.Sequential):
         kernel: int = 4,
         hidden: int = 100,
         num_classes: int = 10,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         if image_size % 4:
             raise UserError(f"image_size {image_size} cannot be halved twice", remedy="Give a multiple of 4")
@@ -50,6 +54,8 @@ class StridedCNN(nn.Sequential):
             raise UserError(f"kernel is {kernel}", remedy="Give 3, 4, 5 or 6")
         if len(widths) != 2:
             raise UserError(f"widths has {len(widths)} numbers", remedy="Give two, one for each convolution")
+        if (mean is None) != (std is None):
+            raise UserError("mean and std belong together", remedy="Give both, or neither")
         padding = (kernel - 1) // 2
         super().__init__(
             nn.Conv2d(channels, widths[0], kernel, stride=2, padding=padding),
@@ -61,8 +67,10 @@ class StridedCNN(nn.Sequential):
             nn.ReLU(),
             nn.Linear(hidden, num_classes),
         )
+        if mean is not None and std is not None:
+            self.preprocessing = Normalization(tuple(mean), tuple(std))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] -> logits (N, K)."""
+        """Images (N, C, H, W), normalised by `preprocessing` if there is one -> logits (N, K)."""
         logits: Tensor = super().forward(x)
         return logits

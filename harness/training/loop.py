@@ -71,7 +71,7 @@ def train(
     state = State(network, recipe.optimizer.build(network), recipe.ema, trainer)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
-        state.restore(checkpoint, recipe.model_dump(mode="json"))
+        state.restore(checkpoint, recipe)
         callback.note(f"{recipe.recipe}: continuing from step {state.step} of {recipe.steps}")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         _run(recipe, trainer, state, data, checkpoint, callback)
@@ -109,7 +109,7 @@ def _run(recipe: Recipe, trainer: Trainer, state: State, data: Dataset, checkpoi
             callback.stepped(state.step, loss)
             stop = bool(asked_to_stop)
             if stop or state.step == recipe.steps or time.monotonic() - saved > SAVE_EVERY:
-                state.save(checkpoint, recipe.model_dump(mode="json"))
+                state.save(checkpoint, recipe)
                 saved = time.monotonic()
             if stop:
                 raise Stopped(asked_to_stop[0])
@@ -119,7 +119,8 @@ def _step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor) 
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.optimizer.lr * recipe.schedule.factor(state.step, recipe.steps)
     state.optimizer.zero_grad()
-    with fenced(derive(recipe.seed, "step", state.step)):
+    lower = torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    with fenced(derive(recipe.seed, "step", state.step)), lower:
         loss = trainer.loss(state.network, x, y)
     if not torch.isfinite(loss):
         raise UserError(

@@ -80,6 +80,9 @@ class Recipe(_Part):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the weights' moving average, if any")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the products inside the network; weights and optimizer are float32"
+    )
     seed: int = Field(default=0, ge=0)
     card: Description
 

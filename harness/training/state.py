@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.files import write_atomically
+from harness.training.recipe import Recipe
 from harness.training.trainer import Trainer
 
 
@@ -51,10 +50,10 @@ class State:
         tensors = self.network.state_dict() if self.average is None else self.average
         return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
-    def save(self, path: Path, recipe: dict[str, Any]) -> None:
+    def save(self, path: Path, recipe: Recipe) -> None:
         """Writes the checkpoint atomically."""
         content = {
-            "recipe": json.dumps(recipe),
+            "recipe": recipe.model_dump_json(),
             "step": self.step,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -65,8 +64,8 @@ class State:
         torch.save(content, buffer)
         write_atomically(path, buffer.getvalue())
 
-    def restore(self, path: Path, recipe: dict[str, Any]) -> None:
-        """Restores a checkpoint.
+    def restore(self, path: Path, recipe: Recipe) -> None:
+        """Restores a checkpoint. A key that its recipe lacks had its default then.
 
         Raises:
             UserError: the checkpoint is damaged, or belongs to another recipe.
@@ -74,10 +73,10 @@ class State:
         remove = f"Remove {path} to train from the start"
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            saved, remembered = json.loads(content["recipe"]), content["trainer"]
+            saved, remembered = Recipe.model_validate_json(content["recipe"]).model_dump(), content["trainer"]
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             raise UserError(f"the checkpoint {path} is damaged", remedy=remove) from error
-        changed = [key for key in recipe if saved.get(key) != recipe[key]]
+        changed = [key for key, value in recipe.model_dump().items() if saved[key] != value]
         if changed:
             raise UserError(
                 f"the checkpoint {path} was made with another {' and '.join(changed)}",

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from defenses.networks.cnn import CNN
 from defenses.networks.pat_resnet import PATResNet
 from defenses.training.classifier import Classifier
 from defenses.undefended import Undefended
@@ -115,6 +116,46 @@ def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(recipe: Path, monke
             quietly(recipe, "crashed")
     assert torch.load(recipe.parent / "crashed/tiny/checkpoint.pt")["step"] == 7
     assert quietly(recipe, "crashed").read_bytes() == whole.read_bytes()
+
+
+def test_bfloat16_is_the_type_of_the_products_and_float32_that_of_the_weights(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = []
+    forward = CNN.forward
+
+    def watched(network: CNN, x: torch.Tensor) -> torch.Tensor:
+        out = forward(network, x)
+        kinds.append((network.training, out.dtype))
+        return out
+
+    monkeypatch.setattr(CNN, "forward", watched)
+    exact = load_file(quietly(recipe, "float32"))
+    assert {kind for _, kind in kinds} == {torch.float32}
+    kinds.clear()
+    recipe.write_text(RECIPE + "precision: bfloat16\n")
+    lower = load_file(quietly(recipe, "bfloat16"))
+    assert set(kinds) == {(True, torch.bfloat16), (False, torch.float32)}  # the card's accuracy is of float32
+    for name, weight in lower.items():
+        assert weight.dtype == torch.float32 and not torch.equal(weight, exact[name])
+        assert torch.allclose(weight, exact[name], atol=0.1)
+
+
+def test_a_checkpoint_from_before_a_key_existed_had_its_default(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = quietly(recipe, "whole")
+    after_step(monkeypatch, lambda step: signal.raise_signal(signal.SIGINT) if step == 4 else None)
+    with pytest.raises(KeyboardInterrupt):
+        quietly(recipe, "stopped")
+    path = recipe.parent / "stopped/tiny/checkpoint.pt"
+    content = torch.load(path)
+    content["recipe"] = content["recipe"].replace('"precision":"float32",', "")
+    assert "precision" not in content["recipe"]
+    torch.save(content, path)
+    assert quietly(recipe, "stopped").read_bytes() == whole.read_bytes()
+    torch.save(content, path)
+    recipe.write_text(RECIPE + "precision: bfloat16\n")
+    with pytest.raises(UserError, match="made with another precision"):
+        quietly(recipe, "stopped")
 
 
 def test_a_finished_run_is_not_trained_again(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
