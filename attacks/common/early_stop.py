@@ -8,7 +8,8 @@ here, image by image; what is saved are evaluations that can no longer change a 
     targets          FAB's targets draw no random numbers, so that several can be attacked in one batch, as long as it
                      is no larger than the shard's; an image leaves with all its targets
 
-A misclassification counts if rounding in another batch could not undo it, see `attacks.common.losses.clearly_fooled`.
+A misclassification counts if rounding in another batch could not undo it, see `clearly_misclassified` in
+`attacks.common.losses`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from attacks.common.losses import clearly_fooled
+from attacks.common.losses import clearly_misclassified
 from attacks.common.one_draw import OneDraw
 from harness.process import waits
 from harness.threat import Pixels
@@ -32,11 +33,11 @@ ROUNDED = 1 - 1e-6
 """Share of the budget within which the library's float32 arithmetic finds an image too."""
 
 
-class AllFooled(Exception):
+class AllMisclassified(Exception):
     """Nothing is left to attack."""
 
 
-class Standing(nn.Module):
+class EarlyStopping(nn.Module):
     """The model of a batch that is attacked for several steps: it evaluates only what is not yet misclassified.
 
     Of the others it repeats the last answer, with a gradient of zero.
@@ -56,21 +57,21 @@ class Standing(nn.Module):
         self.model, self.x, self.y, self.within = model, x, y, within
         self.groups = torch.arange(len(x), device=x.device) if groups is None else groups
         self.places = model.target.nearest(x)
-        self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.misclassified = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.images, self.logits = x.clone(), x.new_empty(0)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (M, K). A batch of another size is none of the steps, and is asked as it is.
 
         Raises:
-            AllFooled: no image stands.
+            AllMisclassified: no image stands.
         """
         if len(images) != len(self.x):
             found: Tensor = self.model(images)
             return found
-        rows = waits.rows(~self.fooled)
+        rows = waits.rows(~self.misclassified)
         if not len(rows):
-            raise AllFooled
+            raise AllMisclassified
         if len(rows) == len(images):
             logits = self.model.ask(images, self.places)
         else:
@@ -81,15 +82,17 @@ class Standing(nn.Module):
 
     def found(self, images: Tensor) -> Tensor:
         """The images (M, C, H, W), with those that fooled in their places."""
-        return torch.where(self.fooled.view(-1, 1, 1, 1), self.images, images)
+        return torch.where(self.misclassified.view(-1, 1, 1, 1), self.images, images)
 
     def _learn(self, images: Tensor) -> None:
-        new = ~self.fooled & clearly_fooled(self.logits, self.y)
+        new = ~self.misclassified & clearly_misclassified(self.logits, self.y)
         if self.within is not None:
             new &= self.within.size(self.x, images) <= ROUNDED * float(self.within.eps)
         self.images = torch.where(new.view(-1, 1, 1, 1), images, self.images)
-        gone = torch.zeros_like(self.fooled).index_put((self.groups[self.fooled | new],), torch.ones_like(new[:1]))
-        self.fooled = gone[self.groups]
+        gone = torch.zeros_like(self.misclassified).index_put(
+            (self.groups[self.misclassified | new],), torch.ones_like(new[:1])
+        )
+        self.misclassified = gone[self.groups]
 
 
 class StoppingAPGD(APGDAttack):
@@ -112,23 +115,23 @@ def _run(
     """A run of APGD: iterates of highest loss, whether images stand, the losses, the images that fooled."""
     if attack.eps != attack.eps_orig:  # in a larger ball, where nothing counts yet
         return run(x, y, x_init)
-    standing = Standing(attack.model, x, y)
-    highest, stand, loss, images = x, torch.ones_like(standing.fooled), torch.zeros(len(x)).to(x), x
-    with _asking(attack, "model", standing):
+    stopping = EarlyStopping(attack.model, x, y)
+    highest, stand, loss, images = x, torch.ones_like(stopping.misclassified), torch.zeros(len(x)).to(x), x
+    with _asking(attack, "model", stopping):
         highest, stand, loss, images = run(x, y, x_init)
-    return highest, stand & ~standing.fooled, loss, standing.found(images)
+    return highest, stand & ~stopping.misclassified, loss, stopping.found(images)
 
 
 @contextmanager
-def _asking(attack: Any, name: str, standing: Standing) -> Iterator[None]:
-    """An attack asks `standing` in place of its model, and ends when nothing stands."""
-    setattr(attack, name, standing)
+def _asking(attack: Any, name: str, stopping: EarlyStopping) -> Iterator[None]:
+    """An attack asks `stopping` in place of its model, and ends when nothing stands."""
+    setattr(attack, name, stopping)
     try:
         yield
-    except AllFooled:
+    except AllMisclassified:
         pass
     finally:
-        setattr(attack, name, standing.model)
+        setattr(attack, name, stopping.model)
 
 
 class StoppingFAB(FABAttack_PT):
@@ -185,10 +188,10 @@ class StoppingFAB(FABAttack_PT):
     def attack_single_run(
         self, x: Tensor, y: Tensor, use_rand_start: bool = False, is_targeted: bool = False
     ) -> Tensor:
-        standing, images = Standing(self.predict, x, y, within=self.threat, groups=self.groups), x
-        with _asking(self, "predict", standing):
+        stopping, images = EarlyStopping(self.predict, x, y, within=self.threat, groups=self.groups), x
+        with _asking(self, "predict", stopping):
             images = super().attack_single_run(x, y, use_rand_start, is_targeted)
-        return standing.found(images)
+        return stopping.found(images)
 
     def _predict_fn(self, x: Tensor) -> Tensor:
         """Logits; of several targets in a batch, numbers whose second largest is the target's."""

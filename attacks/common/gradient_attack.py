@@ -23,7 +23,7 @@ from attacks.common.losses import (
     TARGETED,
     LossName,
     RowLoss,
-    clearly_fooled,
+    clearly_misclassified,
     loss_of,
     margin,
     rivals,
@@ -245,7 +245,7 @@ class BestIterates:
         better = margins >= self.margins[rows]  # the later of equals: it has climbed further in the attack's view
         rows, margins = rows[better], margins[better]
         self.images[rows], self.margins[rows] = images[better], margins.to(self.margins)
-        self.misclassified[rows] |= clearly_fooled(logits[better], self.y[rows])
+        self.misclassified[rows] |= clearly_misclassified(logits[better], self.y[rows])
 
     def remarks(self) -> tuple[str, ...]:
         """A flag for images that withstood because every gradient was zero.

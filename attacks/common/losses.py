@@ -75,7 +75,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return -predict.margin(logits, y)
 
 
-def clearly_fooled(logits: Tensor, y: Tensor) -> Tensor:
+def clearly_misclassified(logits: Tensor, y: Tensor) -> Tensor:
     """Whether logits (N, K) are wrong by more than rounding in another batch could undo: (N,) bool."""
     return margin(logits, y) > _ROUNDING * logits.abs().amax(1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.common.early_stop import AllFooled, Standing, StoppingAPGD, StoppingFAB
+from attacks.common.early_stop import AllMisclassified, EarlyStopping, StoppingAPGD, StoppingFAB
 from attacks.common.one_draw import OneDraw
 from harness.defense import Defense
 from harness.quantity import Quantity
@@ -53,20 +53,20 @@ def distance_to_the_boundary(defense: Linear, x: Tensor, y: Tensor) -> Tensor:
 
 def test_only_images_that_stand_are_asked_about() -> None:
     defense, model, x, y = problem()
-    standing = Standing(model, x, y)
-    standing(x)
+    stopping = EarlyStopping(model, x, y)
+    stopping(x)
     wrong = x.clone()
     wrong[[1, 4]] = misled(defense, x, y)[[1, 4]]
     fooled = torch.tensor([False, True, False, False, True, False])
     assert (defense(wrong).argmax(1) != y).equal(fooled)
-    standing(wrong)
-    assert standing.fooled.equal(fooled)
+    stopping(wrong)
+    assert stopping.misclassified.equal(fooled)
     defense.asked.clear()
-    logits = standing(x)
+    logits = stopping(x)
     assert defense.asked == [4]
     assert logits[~fooled].equal(defense(x)[~fooled])
     assert (logits[fooled].argmax(1) != y[fooled]).all()
-    assert standing.found(x).equal(wrong)
+    assert stopping.found(x).equal(wrong)
 
 
 def test_a_narrow_miss_is_asked_about_again() -> None:
@@ -78,31 +78,31 @@ def test_a_narrow_miss_is_asked_about_again() -> None:
             logits[:, 0], logits[:, 1] = 1.0, 1.0 + 5e-6
             return logits
 
-    standing = Standing(OneDraw(Target(Close(), x, torch.arange(2))), x, torch.zeros_like(y))
-    standing(x)
-    assert not standing.fooled.any()
+    stopping = EarlyStopping(OneDraw(Target(Close(), x, torch.arange(2))), x, torch.zeros_like(y))
+    stopping(x)
+    assert not stopping.misclassified.any()
 
 
 def test_images_of_a_group_leave_together_and_nothing_left_ends_the_run() -> None:
     defense, model, x, y = problem(2)
     copies, labels = x.repeat(2, 1, 1, 1), y.repeat(2)
-    standing = Standing(model, copies, labels, groups=torch.tensor([0, 1, 0, 1]))
+    stopping = EarlyStopping(model, copies, labels, groups=torch.tensor([0, 1, 0, 1]))
     wrong = copies.clone()
     wrong[2] = misled(defense, x, y)[0]
-    standing(wrong)
-    assert standing.fooled.tolist() == [True, False, True, False]
+    stopping(wrong)
+    assert stopping.misclassified.tolist() == [True, False, True, False]
     wrong[1] = misled(defense, x, y)[1]
-    standing(wrong)
-    assert standing.fooled.all()
-    with pytest.raises(AllFooled):
-        standing(wrong)
+    stopping(wrong)
+    assert stopping.misclassified.all()
+    with pytest.raises(AllMisclassified):
+        stopping(wrong)
 
 
 def test_beyond_the_budget_nothing_counts() -> None:
     defense, model, x, y = problem()
-    standing = Standing(model, x, y, within=NORMS["Linf"](Quantity("0.001")))
-    standing(misled(defense, x, y))
-    assert not standing.fooled.any()
+    stopping = EarlyStopping(model, x, y, within=NORMS["Linf"](Quantity("0.001")))
+    stopping(misled(defense, x, y))
+    assert not stopping.misclassified.any()
 
 
 @pytest.mark.parametrize("attack", ["apgd", "fab"])
