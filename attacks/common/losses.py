@@ -64,7 +64,7 @@ LossName = Literal[
 
 _WIDEST_GAP = _LEAST_SPREAD = 10.0
 _TINY = 1e-12
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 """Margins below this share of the largest logit may change sign with the batch size; they are no reason to stop."""
 _SMALLEST = 1e-30
 """Spread below which logits count as equal: its inverse must fit into float32."""
@@ -77,7 +77,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 def clearly_misclassified(logits: Tensor, y: Tensor) -> Tensor:
     """Whether logits (N, K) are wrong by more than rounding in another batch could undo: (N,) bool."""
-    return margin(logits, y) > _ROUNDING * logits.abs().amax(1)
+    return margin(logits, y) > ROUNDING * logits.abs().amax(1)
 
 
 def ce_plain(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,13 +1,20 @@
-"""Images that leave AutoAttack's APGD and FAB: those that are fooled and no others, as they were when that happened."""
+"""Images that leave AutoAttack's APGD and FAB: those that are misclassified and no others, as they were at the time."""
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
+from pyautoattack.autopgd_base import APGDAttack_targeted
 from torch import Tensor
 
-from attacks.common.early_stop import AllMisclassified, EarlyStopping, StoppingAPGD, StoppingFAB
+from attacks.common.early_stop import AllLeft, EarlyStopping
 from attacks.common.one_draw import OneDraw
+from attacks.common.stopping_apgd import StoppingAPGD, StoppingTargetedAPGD, _earlier_decide
+from attacks.common.stopping_fab import StoppingFAB, _one_suffices
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
@@ -18,17 +25,17 @@ SHAPE = (1, 4, 4)
 
 
 class Linear(Defense):
-    """Five classes, by fixed random weights; keeps the lengths of the batches that it is asked about."""
+    """Five classes, by fixed random weights; keeps the batches that it is asked about."""
 
     num_classes = 5
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("weight", normal(torch.arange(5), (16,)))
-        self.asked: list[int] = []
+        self.asked: list[Tensor] = []
 
     def classify(self, x: Tensor) -> Tensor:
-        self.asked.append(len(x))
+        self.asked.append(x.detach().clone())
         return x.flatten(1) @ self.weight.T
 
 
@@ -63,10 +70,10 @@ def test_only_images_that_stand_are_asked_about() -> None:
     assert stopping.misclassified.equal(fooled)
     defense.asked.clear()
     logits = stopping(x)
-    assert defense.asked == [4]
+    assert [len(batch) for batch in defense.asked] == [4]
     assert logits[~fooled].equal(defense(x)[~fooled])
     assert (logits[fooled].argmax(1) != y[fooled]).all()
-    assert stopping.found(x).equal(wrong)
+    assert stopping.adversarial(x).equal(wrong)
 
 
 def test_a_narrow_miss_is_asked_about_again() -> None:
@@ -83,19 +90,64 @@ def test_a_narrow_miss_is_asked_about_again() -> None:
     assert not stopping.misclassified.any()
 
 
-def test_images_of_a_group_leave_together_and_nothing_left_ends_the_run() -> None:
+def test_an_image_leaves_with_all_its_targets_and_nothing_left_ends_the_run() -> None:
     defense, model, x, y = problem(2)
     copies, labels = x.repeat(2, 1, 1, 1), y.repeat(2)
-    stopping = EarlyStopping(model, copies, labels, groups=torch.tensor([0, 1, 0, 1]))
+    stopping = EarlyStopping(model, copies, labels, leaving=partial(_one_suffices, 2))
     wrong = copies.clone()
     wrong[2] = misled(defense, x, y)[0]
     stopping(wrong)
-    assert stopping.misclassified.tolist() == [True, False, True, False]
+    assert stopping.misclassified.tolist() == [False, False, True, False]
+    assert stopping.left.tolist() == [True, False, True, False]
     wrong[1] = misled(defense, x, y)[1]
     stopping(wrong)
-    assert stopping.misclassified.all()
-    with pytest.raises(AllMisclassified):
+    assert stopping.left.all()
+    with pytest.raises(AllLeft):
         stopping(wrong)
+
+
+def test_after_a_run_that_succeeded_later_runs_do_not_count_and_earlier_ones_go_on() -> None:
+    rows = torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]]).bool()
+    left = torch.tensor([[0, 0, 0], [0, 1, 0], [1, 1, 1], [1, 1, 1]]).bool()
+    assert _earlier_decide(4, rows.flatten()).view(4, 3).equal(left)
+    assert not _earlier_decide(4, torch.zeros(12, dtype=torch.bool)).any()
+
+
+def targeted(cls: Any, model: Any, eps: float, norm: str, seed: int) -> Any:
+    return cls(model, n_iter=8, norm=norm, eps=eps, seed=seed, n_target_classes=4, device=torch.device("cpu"))
+
+
+def key(image: Tensor) -> bytes:
+    return image.numpy().tobytes()
+
+
+def starts(asked: list[Tensor], x: Tensor) -> list[Tensor]:
+    """The random starts of the library's runs: what it asks after clean images, by which it ranks the targets."""
+    clean = {key(image) for image in x}
+    return [start for ranked, start in pairwise(asked[1:]) if {*map(key, ranked)} <= clean]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_targets_in_one_batch_have_the_random_starts_and_the_verdicts_of_one_after_the_other(norm: str) -> None:
+    together, fell = set(), 0
+    for seed in range(6):
+        defense, model, x, y = problem(24)
+        rows = torch.arange(4) + 4 * seed
+        eps = float(distance_to_the_boundary(defense, x, y)[rows].median()) * (0.35 if norm == "Linf" else 1)
+        defense.asked.clear()
+        ours = targeted(StoppingTargetedAPGD, model, eps, norm, seed).perturb(x[rows], y[rows])
+        mine, defense.asked = defense.asked, []
+        library = targeted(APGDAttack_targeted, defense, eps, norm, seed).perturb(x[rows], y[rows])
+        theirs = defense.asked
+        wrong = defense(ours).argmax(1) != y[rows]
+        assert wrong.equal(defense(library).argmax(1) != y[rows])
+        assert ours[~wrong].equal(x[rows][~wrong])
+        evaluated = {key(image) for batch in mine for image in batch}
+        assert len(starts(theirs, x)) >= 1
+        assert all(key(image) in evaluated for start in starts(theirs, x) for image in start)
+        together |= {len(batch) for batch in mine}
+        fell += int(wrong.sum())
+    assert max(together) == 16 and 0 < fell < 24
 
 
 def test_beyond_the_budget_nothing_counts() -> None:
