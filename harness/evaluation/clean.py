@@ -1,6 +1,8 @@
-"""The predictions of each defense on the clean images, computed once per shard for all attacks."""
+"""The predictions of each defense on the clean images, computed once per shard for all attacks of a process."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 
@@ -11,20 +13,19 @@ from harness.evaluation.shard import predict_clean
 from harness.evaluation.task import reason
 from harness.guard.contamination import Guard
 from harness.predict import Predictions
-from harness.results.record import Record
 from harness.results.store import ShardRange
 
 
 class CleanPredictions:
-    """The predictions on clean images. Those in stored records are not computed again."""
+    """The predictions on clean images. Those that are known, as from stored records, are not computed again."""
 
     def __init__(self, context: RunContext, defenses: Defenses, guard: Guard) -> None:
         self._context, self._defenses, self._guard = context, defenses, guard
         self._known: dict[tuple[str, ShardRange], Predictions | str] = {}
-        for cell_run in context.cell_runs:
-            for bounds, records in cell_run.shards.items():
-                if records is not None and all(record.clean_votes for record in records):
-                    self._known[cell_run.cell.defense.name, bounds] = _recorded(records)
+
+    def learn(self, name: str, bounds: ShardRange, predictions: Predictions) -> None:
+        """Takes over what a defense has predicted on a shard, perhaps in another process."""
+        self._known[name, bounds] = predictions
 
     def of(self, cell_run: CellRun, bounds: ShardRange) -> Predictions | str:
         """Returns the predictions of a pairing's defense on a shard, or the reason why there are none."""
@@ -49,7 +50,15 @@ class CleanPredictions:
             return f"the defense fails on clean images: {reason(error)}. `harness check` looks at it alone"
 
 
-def _recorded(records: list[Record]) -> Predictions:
-    """Returns the predictions that are stored in records."""
-    votes = torch.tensor([record.clean_votes for record in records]).T
-    return Predictions(votes, torch.tensor([record.clean_margins for record in records]).T)
+def recorded_predictions(cell_runs: Iterable[CellRun], name: str, bounds: ShardRange) -> Predictions | None:
+    """The predictions of a defense on a shard that are stored in the records of any of its pairings, if there are any.
+
+    Args:
+        name: of the defense.
+    """
+    for cell_run in cell_runs:
+        records = cell_run.shards[bounds] if cell_run.cell.defense.name == name else None
+        if records is not None and all(record.clean_votes for record in records):
+            votes = torch.tensor([record.clean_votes for record in records]).T
+            return Predictions(votes, torch.tensor([record.clean_margins for record in records]).T)
+    return None

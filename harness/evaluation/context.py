@@ -16,13 +16,13 @@ from harness.suite.schema import Protocol
 
 @dataclass(frozen=True)
 class RunContext:
-    """A suite at work.
+    """A suite at work, in one process.
 
     Args:
         plan: the suite.
         cell_runs: every pairing of it.
         dataset: where its images come from; images: those that are attacked, on the CPU.
-        device: where defenses are evaluated.
+        device: where this process evaluates defenses.
         callback: is told what happens.
     """
 

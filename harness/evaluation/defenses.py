@@ -1,4 +1,4 @@
-"""The defenses of a run: built once, watched, and built again where something changed them."""
+"""The defenses of a process: built once, watched, and built again where something changed them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.weights.checkpoint import checkpoints
 
 
 class Defenses:
-    """Those that the given pairings need. They wait on the CPU; the one at work is on the run's device.
+    """Those that were prepared. They wait on the CPU; the one at work is on the process's device.
 
     A defense that cannot be built costs its own pairings only. One that was changed by other code is noticed before it
     is used again, and built anew, so that no row rests on what an earlier one left behind.
@@ -23,22 +23,53 @@ class Defenses:
         broken: by name, why there is none.
 
     Args:
-        context: of the run.
-        needed: pairings with something left to do.
-        guard: of the run.
-
-    Raises:
-        UserError: a defense cannot be what the suite wants, or an attack does not suit it.
+        context: of the run, in this process.
+        guard: of this process.
     """
 
-    def __init__(self, context: RunContext, needed: list[CellRun], guard: Guard) -> None:
+    def __init__(self, context: RunContext, guard: Guard) -> None:
         self.built: dict[str, Defense] = {}
         self.broken: dict[str, str] = {}
         self._context, self._guard = context, guard
         self._users = {cell_run.cell.defense.name: cell_run for cell_run in context.cell_runs}
         self._at_work: str | None = None
-        for cell_run in needed:
-            self._prepare(cell_run)
+
+    def prepare(self, cell_run: CellRun) -> None:
+        """Builds what a pairing needs and refuses what cannot work, before anything is attacked.
+
+        Raises:
+            UserError: the defense cannot be what the suite wants, or the attack does not suit it.
+        """
+        component = cell_run.cell.defense
+        if component.name not in self.built and component.name not in self.broken:
+            if defense := self._build(cell_run):
+                for checkpoint in checkpoints(component):
+                    for note in checkpoint.notes:
+                        self._context.callback.note(f"{component.name}: {checkpoint.ref}: {note}")
+                self.built[component.name] = defense
+                self._guard.add(component.name, defense)
+            self.rebuild(component.title)
+        if component.name in self.built:
+            defense = self.built[component.name]
+            refuse_unsuitable(cell_run.cell, cell_run.attack, defense, self._context.shape)
+
+    def refuse_other_values(self, name: str, values: str) -> None:
+        """Makes sure that a defense is the one that was examined, perhaps by another process.
+
+        Args:
+            values: the digest of its parameters and buffers then, see `Guard.digest`.
+
+        Raises:
+            UserError: it is another.
+        """
+        if name in self.built and self._guard.digest(name) != values:
+            component = self._users[name].cell.defense
+            raise UserError(
+                f"{component.title} has other weights each time it is built, or what it is built from has changed",
+                remedy="Let its constructor draw from the global generators or a seeded one, keep its files as they "
+                "are during a run, and run the same command again",
+                where=component.place,
+            )
 
     def at_work(self, name: str) -> Defense | None:
         """A defense on the device, as it was built; None if it is broken. The one before it goes back to the CPU.
@@ -81,21 +112,6 @@ class Defenses:
             why = f": {error.message}"
         message = f"{component.title} cannot be made again as it was before {culprit} changed it{why}"
         self._give_up(component, Failed(message, where=component.place))
-
-    def _prepare(self, cell_run: CellRun) -> None:
-        """Builds what a pairing needs and refuses what cannot work, before anything is attacked."""
-        component = cell_run.cell.defense
-        if component.name not in self.built and component.name not in self.broken:
-            if defense := self._build(cell_run):
-                for checkpoint in checkpoints(component):
-                    for note in checkpoint.notes:
-                        self._context.callback.note(f"{component.name}: {checkpoint.ref}: {note}")
-                self.built[component.name] = defense
-                self._guard.add(component.name, defense)
-            self.rebuild(component.title)
-        if component.name in self.built:
-            defense = self.built[component.name]
-            refuse_unsuitable(cell_run.cell, cell_run.attack, defense, self._context.shape)
 
     def _build(self, cell_run: CellRun) -> Defense | None:
         """A defense as it is evaluated; None, with a note, where its code fails."""

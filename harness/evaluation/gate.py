@@ -25,7 +25,7 @@ class Gate:
     """Looks at the defenses of a run.
 
     Args:
-        context, defenses, clean, guard: of the run.
+        context, defenses, clean, guard: of this process.
     """
 
     def __init__(self, context: RunContext, defenses: Defenses, clean: CleanPredictions, guard: Guard) -> None:

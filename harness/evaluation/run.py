@@ -1,7 +1,7 @@
 """Suite -> results.
 
 Running the same command again finishes the rest. A finished shard is never computed twice; one that is damaged, or that
-holds errors, is computed anew. Stopping at any moment loses at most the shard in flight.
+holds errors, is computed anew. Stopping at any moment loses at most the shards in flight.
 
 A defense or an attack that fails costs its own pairings: their images become errors, with the reason, and the others go
 on.
@@ -17,6 +17,8 @@ import torch
 from harness.callback import SILENT, Callback
 from harness.evaluation import write_manifest
 from harness.evaluation.context import RunContext
+from harness.evaluation.engines.engine import Engine
+from harness.evaluation.engines.local import Local
 from harness.evaluation.pending import Failure, failures, load_images, pending_work, refuse_loss
 from harness.evaluation.session import Session
 from harness.results.environment import describe
@@ -33,7 +35,13 @@ class Finished:
 
 
 def run(
-    plan: Plan, out: Path, device: torch.device, callback: Callback = SILENT, *, retry_errors: bool = True
+    plan: Plan,
+    out: Path,
+    device: torch.device,
+    callback: Callback = SILENT,
+    *,
+    retry_errors: bool = True,
+    engine: Engine | None = None,
 ) -> Finished:
     """Finishes a suite.
 
@@ -42,11 +50,12 @@ def run(
         device: where defenses are evaluated; no number depends on it beyond float rounding.
         callback: is told how far the run is.
         retry_errors: compute shards anew that ended in errors.
+        engine: computes the shards; by default this process does.
 
     Raises:
         UserError: the suite, the results directory, a checkpoint or a gate forbids it. What was finished is kept.
     """
-    store = Store(out)
+    store, engine = Store(out), engine or Local()
     dataset, images = load_images(plan)
     if dataset.folders and dataset.folders.remark:
         callback.note(dataset.folders.remark)
@@ -59,13 +68,14 @@ def run(
         if begun and not pending:
             write_manifest.close(store, context)
             return Finished(0, failures(cell_runs))
-        session = Session(context, pending if begun else cell_runs, lock)
-        remarks, noise = session.gate(), session.gradient_noise()
-        write_manifest.begin(store, context, session.defenses.built, remarks, noise, describe(device))
-        try:
-            with callback.running(cell_runs):
-                computed = session.finish()
-        finally:
-            write_manifest.close(store, context)
+        with engine.working(context):
+            session = Session(context, pending if begun else cell_runs, lock, engine)
+            session.examine()
+            write_manifest.begin(store, context, session.examined, describe(device) | engine.describe())
+            try:
+                with callback.running(cell_runs):
+                    computed = session.finish()
+            finally:
+                write_manifest.close(store, context)
         refuse_loss(store, cell_runs)
         return Finished(computed, failures(cell_runs))

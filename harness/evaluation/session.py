@@ -1,118 +1,80 @@
-"""One process that works on the pairings of a run, shard by shard."""
+"""The driver of a run: hands out jobs to an engine, checks what comes back, and is the only one that stores it."""
 
 from __future__ import annotations
 
-from functools import partial
-
-from torch import Tensor
-
-from harness.checks.gradient_noise import GradientNoise
-from harness.errors import UserError
-from harness.evaluation.clean import CleanPredictions
 from harness.evaluation.context import RunContext
-from harness.evaluation.defenses import Defenses
-from harness.evaluation.gate import Gate
+from harness.evaluation.engines.engine import Engine, Lost
+from harness.evaluation.examined import Examined
+from harness.evaluation.job import Job
 from harness.evaluation.pending import CellRun
-from harness.evaluation.shard import Shard, evaluate_shard, failed_shard
-from harness.evaluation.task import ShardTask
-from harness.guard.contamination import Guard
+from harness.evaluation.queue import Queue
+from harness.evaluation.returned import refuse_unlike
+from harness.evaluation.shard import Shard, failed_shard
 from harness.process import signals
-from harness.results.store import Damaged, Lock, ShardRange
+from harness.results.store import Lock
 
 
 class Session:
-    """Computes what is missing.
-
-    Attributes:
-        defenses: of the pairings with something left to do, built.
+    """Finishes the pairings of a run.
 
     Args:
         context: of the run.
         needed: pairings with something left to do.
         lock: on the results directory.
-
-    Raises:
-        UserError: a defense cannot be what the suite wants, or an attack does not suit it.
+        engine: which is at work on the run.
     """
 
-    def __init__(self, context: RunContext, needed: list[CellRun], lock: Lock) -> None:
-        self._context, self._needed, self._lock = context, needed, lock
-        self._guard = Guard(context.images.x, context.images.y)
-        self.defenses = Defenses(context, needed, self._guard)
-        self._clean = CleanPredictions(context, self.defenses, self._guard)
-        self._gate = Gate(context, self.defenses, self._clean, self._guard)
+    def __init__(self, context: RunContext, needed: list[CellRun], lock: Lock, engine: Engine) -> None:
+        self._context, self._needed, self._lock, self._engine = context, needed, lock, engine
+        self._begun: set[str] = set()
+        self.examined: dict[str, Examined] = {}
+        """What was found out about the defenses, by name."""
 
-    def gate(self) -> dict[str, list[str]]:
-        """Looks at each defense before it is attacked. Returns and raises as `Gate.remarks`."""
-        return self._gate.remarks(self._needed)
-
-    def gradient_noise(self) -> dict[str, GradientNoise | None]:
-        """Measures how noisy the gradients of each attack are. Returns as `Gate.gradient_noise`."""
-        return self._gate.gradient_noise(self._needed)
+    def examine(self) -> None:
+        """Builds each defense and looks at it before it is attacked. Raises as `Worker.examine`."""
+        self.examined = self._engine.examine([cell_run.name for cell_run in self._needed])
+        for cell_run in self._needed:
+            self.examined[cell_run.cell.defense.name].hand_on(cell_run.cell.defense)
 
     def finish(self) -> int:
         """Computes the missing shards of every pairing, and returns how many there were."""
-        return sum(self._finish(cell_run) for cell_run in self._needed)
+        self._queue = Queue(self._context, self._needed, self.examined, longest_first=self._engine.parallel)
+        count = 0
+        for job, outcome in self._engine.compute(self._take):
+            if isinstance(outcome, Lost):
+                count += self._give_up(job, outcome)
+            else:
+                self._store(job, outcome)
+                count += 1
+        return count
 
-    def _finish(self, cell_run: CellRun) -> int:
-        missing = cell_run.missing
-        self._context.callback.began(cell_run)
-        for bounds in missing:
-            records, tensors = self._shard(cell_run, bounds)
-            signals.refuse_to_go_on()  # a defense may have caught the signal
-            self._lock.check()
-            cell_run.stored.write(*bounds, records, tensors)
-            self._lock.check()
-            cell_run.shards[bounds] = records
-            self._context.callback.finished(cell_run, records)
-        return len(missing)
+    def _take(self) -> Job | None:
+        job = self._queue.take()
+        if job and job.pairing not in self._begun:
+            self._begun.add(job.pairing)
+            self._context.callback.began(self._cell_run(job.pairing))
+        return job
 
-    def _shard(self, cell_run: CellRun, bounds: ShardRange) -> Shard:
-        """The records and images of a shard."""
-        context, name = self._context, cell_run.cell.defense.name
-        images = context.images.take(slice(*bounds)).to(context.device)
-        clean = self._clean.of(cell_run, bounds)
-        if isinstance(clean, str):
-            return failed_shard(images, cell_run.seeds, clean)
-        if (defense := self.defenses.at_work(name)) is None:
-            return failed_shard(images, cell_run.seeds, self.defenses.broken[name])
-        sources, missing_sources = self._sources(cell_run, bounds)
-        task = ShardTask(
-            defense,
-            cell_run.attack,
-            images,
-            cell_run.seeds,
-            clean,
-            votes=context.protocol.votes,
-            batch_size=context.protocol.batch_size,
-            watch=partial(context.callback.watch, cell_run),
-            source_images=sources,
-            missing_sources=missing_sources,
-            guard=self._guard,
-        )
-        shard = evaluate_shard(task)
-        self.defenses.rebuild(cell_run.name)
-        return shard
+    def _store(self, job: Job, shard: Shard) -> None:
+        cell_run, (records, tensors) = self._cell_run(job.pairing), shard
+        refuse_unlike(job, cell_run, self._context.images.take(slice(*job.bounds)), shard)
+        signals.refuse_to_go_on()  # a defense may have caught the signal
+        self._lock.check()
+        cell_run.stored.write(*job.bounds, records, tensors)
+        self._lock.check()
+        cell_run.shards[job.bounds] = records
+        self._queue.done(job, [record.seconds for record in records])
+        self._context.callback.finished(cell_run, records)
 
-    def _sources(self, cell_run: CellRun, bounds: ShardRange) -> tuple[Tensor | None, dict[int, str]]:
-        """The images that an attack takes from another pairing, and by row why there is none where that failed."""
-        if cell_run.source is None:
-            return None, {}
-        folder = cell_run.source.folder
-        name = f"{folder.parent.name}/{folder.name}"
-        try:
-            records = cell_run.source.read(*bounds)
-        except Damaged as damage:
-            raise UserError(f"{cell_run.name} takes its images from {name}: {damage}") from damage
-        if records is None:
-            raise UserError(
-                f"{cell_run.name} takes its images from {name}, of which {bounds[0]} to {bounds[1] - 1} are not done",
-                remedy=f"Run {name} first",
-                where=cell_run.cell.attack.place,
-            )
-        errors = {
-            row: f"{name}, which has its image, failed: {record.error}"
-            for row, record in enumerate(records)
-            if record.verdict == "error"
-        }
-        return cell_run.source.images(*bounds)["images"].to(self._context.device), errors
+    def _give_up(self, job: Job, lost: Lost) -> int:
+        """Stores errors for a shard that could not be computed, and for all of its pairing that nobody has begun."""
+        cell_run = self._cell_run(job.pairing)
+        self._context.callback.note(f"{job}: {lost.why}; the pairing is given up, and the others go on")
+        shards = [job.bounds, *self._queue.give_up(job.pairing)]
+        for bounds in shards:
+            images = self._context.images.take(slice(*bounds))
+            self._store(Job(job.pairing, bounds), failed_shard(images, cell_run.seeds, lost.why))
+        return len(shards)
+
+    def _cell_run(self, name: str) -> CellRun:
+        return next(run for run in self._needed if run.name == name)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from harness import __version__
 from harness.checks.gradient_noise import GradientNoise
 from harness.config.component import Component
-from harness.defense import Defense
 from harness.errors import Place, UserError
 from harness.evaluation.context import RunContext
+from harness.evaluation.examined import Examined, facts_of
 from harness.evaluation.pending import CellRun
 from harness.results.changes import changes
 from harness.results.manifest import CellFacts, Manifest, find_manifest, write_manifest
@@ -69,21 +70,19 @@ def refuse_another_suite(store: Store, context: RunContext) -> None:
 def begin(
     store: Store,
     context: RunContext,
-    defenses: dict[str, Defense],
-    remarks: dict[str, list[str]],
-    noise: dict[str, GradientNoise | None],
+    examined: Mapping[str, Examined],
     environment: dict[str, Any],
 ) -> None:
     """Writes the manifest of a session. Facts on defenses and cells that it does not touch stay as they were.
 
     Args:
-        defenses: those that the session built; remarks: of its gates. Both by the defense's name.
-        noise: of the gradients that attacks meet, by `DEFENSE/ATTACK`, as far as the session measured it.
+        examined: the defenses that the session examined, by name.
         environment: versions and hardware, see `harness.results.environment`.
     """
     old = _old(store) or {"defenses": {}, "cells": [], "sessions": []}
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    known = old["defenses"] | _defenses(context.cell_runs, defenses, known=old["defenses"])
+    facts = {name: found.facts for name, found in examined.items() if found.facts is not None}
+    known = old["defenses"] | _defenses(context.cell_runs, facts, known=old["defenses"])
     content = {
         **old,
         "harness": __version__,
@@ -91,13 +90,13 @@ def begin(
         "defenses": known,
         "sessions": [*old["sessions"], {"started": now, **environment}],
     }
-    _write(store, content, context, remarks, noise)
+    _write(store, content, context, examined)
 
 
 def close(store: Store, context: RunContext) -> None:
     """Writes what has become of the pairings, and what the suite says of titles, labels and reports now."""
     if old := _old(store):
-        _write(store, old, context, {}, {})
+        _write(store, old, context, {})
 
 
 def _old(store: Store) -> dict[str, Any] | None:
@@ -109,8 +108,7 @@ def _write(
     store: Store,
     content: dict[str, Any],
     context: RunContext,
-    remarks: dict[str, list[str]],
-    noise: dict[str, GradientNoise | None],
+    examined: Mapping[str, Examined],
 ) -> None:
     plan, dataset, images = context.plan, context.dataset, context.images
     cells = {(cell["defense"], cell["attack"]): cell for cell in content["cells"]}
@@ -118,8 +116,9 @@ def _write(
         pair = _pair(cell_run)
         earlier = cells[pair]["flags"] if pair in cells else []
         own = [remark for checkpoint in checkpoints(cell_run.cell.defense) for remark in checkpoint.remarks]
-        flags = all_remarks(earlier, remarks.get(pair[0], []))
-        measured = _measured(cells.get(pair, {}), noise, cell_run)
+        found = examined.get(pair[0], Examined())
+        flags = all_remarks(earlier, found.remarks)
+        measured = _measured(cells.get(pair, {}), found.noise, cell_run)
         cells[pair] = _cell(cell_run, context, list(dict.fromkeys([*flags, *own]))) | measured
     shown = plan.presentation()
     components = {cell.defense.name: cell.defense for cell in plan.all_cells}
@@ -193,23 +192,19 @@ def _joined(old: dict[str, Any], new: dict[str, dict[str, Any]]) -> dict[str, An
     return {kind: old.get(kind, {}) | parts for kind, parts in new.items()}
 
 
-def _defenses(cell_runs: list[CellRun], built: dict[str, Defense], known: dict[str, Any]) -> dict[str, Any]:
+def _defenses(cell_runs: list[CellRun], facts: Mapping[str, dict[str, Any]], known: dict[str, Any]) -> dict[str, Any]:
     """Facts on the defenses that this session built, and on those that cannot be built and were never known."""
     components = {cell_run.cell.defense.name: cell_run.cell.defense for cell_run in cell_runs}
     return {
-        name: _defense(component, built.get(name, component.cls))
+        name: _defense(component, facts.get(name) or facts_of(component.cls))
         for name, component in components.items()
-        if name in built or name not in known
+        if name in facts or name not in known
     }
 
 
-def _defense(component: Component, defense: Defense | type[Defense]) -> dict[str, Any]:
-    """defense: the class knows all but what each instance cell_runs out for itself."""
-    facts = {name: getattr(defense, name) for name in ("stochastic", "expected_accuracy", "expected_dataset")}
+def _defense(component: Component, facts: dict[str, Any]) -> dict[str, Any]:
     notes = {checkpoint.ref: checkpoint.notes for checkpoint in checkpoints(component)}
-    return {"type": component.type, "weights": notes} | {
-        name: getattr(Defense, name) if isinstance(fact, property) else fact for name, fact in facts.items()
-    }
+    return {"type": component.type, "weights": notes, **facts}
 
 
 def _cell(cell_run: CellRun, context: RunContext, flags: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from harness.errors import Failed, UserError
-from harness.guard.fingerprint import checksum, fingerprint, quick_fingerprint
+from harness.guard.fingerprint import checksum, digest_of_values, fingerprint, quick_fingerprint
 from harness.guard.process_settings import Settings
 
 SHOWN = 3
@@ -74,6 +74,10 @@ class Guard:
         """Stops watching a defense, because it could not be built again."""
         self.spoiled.discard(name)
         self._defenses.pop(name, None)
+
+    def digest(self, name: str) -> str:
+        """A digest of a defense's parameters, buffers and training modes when it was added: the same in any process."""
+        return digest_of_values(self._defenses[name][1])
 
     def compare(self, name: str) -> str | None:
         """Compares all values of a defense with its state when it was added. A changed defense counts as spoiled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,9 @@ DEEPEST = 3
 SAMPLE = 64
 """The number of values of a tensor that a quick fingerprint contains."""
 
+_VALUES = ("the parameter ", "the buffer ", "the training mode ")
+"""The beginnings of those descriptions whose values are the same in every process; hooks and methods have addresses."""
+
 _FRAME = frozenset(vars(nn.Module())) - {"training"}
 """Attributes that every module has: its parts, which are visited by name, and bookkeeping of PyTorch."""
 
@@ -28,6 +32,12 @@ def fingerprint(root: nn.Module) -> dict[str, object]:
     Modules in plain lists, tuples and dicts, and in attributes of classes, count too, although PyTorch ignores them.
     """
     return _state(root, _content)
+
+
+def digest_of_values(state: Mapping[str, object]) -> str:
+    """Sums up the part of a fingerprint that is the same in every process that builds the same module."""
+    lines = sorted(f"{name}: {value}" for name, value in state.items() if name.startswith(_VALUES))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def quick_fingerprint(root: nn.Module) -> dict[str, object]:

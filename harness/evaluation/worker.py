@@ -1,0 +1,94 @@
+"""What examines defenses and computes shards: one object in one process, whatever engine the process belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from harness.evaluation.clean import CleanPredictions
+from harness.evaluation.context import RunContext
+from harness.evaluation.defenses import Defenses
+from harness.evaluation.examined import Examined
+from harness.evaluation.gate import Gate
+from harness.evaluation.job import Job
+from harness.evaluation.shard import Shard, evaluate_shard, failed_shard
+from harness.evaluation.task import ShardTask
+from harness.guard.contamination import Guard
+
+
+class Worker:
+    """Works on the pairings of a run in this process. It stores nothing, and builds each defense once.
+
+    What a job comes to depends on the suite and the job alone: not on the worker, nor on the jobs before.
+
+    Args:
+        context: of the run, in this process.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._cell_runs = {cell_run.name: cell_run for cell_run in context.cell_runs}
+        self._guard = Guard(context.images.x, context.images.y)
+        self._defenses = Defenses(context, self._guard)
+        self._clean = CleanPredictions(context, self._defenses, self._guard)
+
+    def examine(self, pairings: Sequence[str]) -> dict[str, Examined]:
+        """Builds the defenses of some pairings, and looks at each before it is attacked.
+
+        Returns:
+            What was found, by the defense's name.
+
+        Raises:
+            UserError: a defense cannot be what the suite wants, an attack does not suit it, or a gate stops the run.
+        """
+        needed = [self._cell_runs[name] for name in pairings]
+        for cell_run in needed:
+            self._defenses.prepare(cell_run)
+        gate = Gate(self._context, self._defenses, self._clean, self._guard)
+        remarks, noise = gate.remarks(needed), gate.gradient_noise(needed)
+        components = {cell_run.cell.defense.name: cell_run.cell.defense for cell_run in needed}
+        found = {}
+        for name, component in components.items():
+            own = {run.name: noise[run.name] for run in needed if run.cell.defense.name == name and run.name in noise}
+            if defense := self._defenses.built.get(name):
+                found[name] = Examined.of(component, defense, self._guard.digest(name), remarks.get(name, []), own)
+            else:
+                found[name] = Examined(broken=self._defenses.broken[name], noise=own)
+        return found
+
+    def compute(self, job: Job) -> Shard:
+        """The records and images of a shard. What a defense or an attack raises becomes a record.
+
+        Raises:
+            UserError: the defense is not the one that was examined, or the run's own images were changed.
+        """
+        cell_run = self._cell_runs[job.pairing]
+        name = cell_run.cell.defense.name
+        self._defenses.prepare(cell_run)
+        if job.values is not None:
+            self._defenses.refuse_other_values(name, job.values)
+        if job.clean is not None:
+            self._clean.learn(name, job.bounds, job.clean)
+        images = self._context.images.take(slice(*job.bounds)).to(self._context.device)
+        clean = self._clean.of(cell_run, job.bounds)
+        if isinstance(clean, str):
+            return failed_shard(images, cell_run.seeds, clean)
+        if (defense := self._defenses.at_work(name)) is None:
+            return failed_shard(images, cell_run.seeds, self._defenses.broken[name])
+        sources = job.source_images
+        task = ShardTask(
+            defense,
+            cell_run.attack,
+            images,
+            cell_run.seeds,
+            clean,
+            votes=self._context.protocol.votes,
+            batch_size=self._context.protocol.batch_size,
+            watch=partial(self._context.callback.watch, cell_run),
+            source_images=None if sources is None else sources.to(self._context.device),
+            missing_sources=job.missing_sources,
+            guard=self._guard,
+        )
+        shard = evaluate_shard(task)
+        self._defenses.rebuild(cell_run.name)
+        return shard
