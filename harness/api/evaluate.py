@@ -15,6 +15,7 @@ from harness.api.plan import plan_of
 from harness.api.results import Results
 from harness.callback import SILENT, Callback
 from harness.errors import Place, UserError
+from harness.evaluation.engines.choose import choose
 from harness.evaluation.run import run
 from harness.quantity import Quantity
 from harness.settings import device_of
@@ -48,6 +49,8 @@ def evaluate(
     device: str | torch.device | None = None,
     callback: Callback = SILENT,
     retry_errors: bool = True,
+    workers: int | None = None,
+    devices: Sequence[str] | None = None,
 ) -> Results:
     """Attacks a classifier, and judges every image by what the classifier itself answers.
 
@@ -85,6 +88,8 @@ def evaluate(
         device: "cpu", "cuda", ...; left out, a GPU where there is one.
         callback: is told how far the run is; left out, nothing is printed.
         retry_errors: compute images of `out` anew that ended in errors.
+        workers, devices: where images are attacked, see `harness.run`; left out, in this process. The
+            model and the attacks must be such as can be pickled.
 
     Returns:
         `Results`. Images on which an attack or the model failed are errors there, neither robust nor misclassified.
@@ -115,7 +120,9 @@ def evaluate(
     root = Path(owner.name) if owner else Path(str(out)).expanduser()
     plan = plan_of(defenses, attacks, given, budget, protocol, root)
     given.keep(root, place)
-    done = run(plan, root, device_of(device), callback, retry_errors=retry_errors)
+    chosen = choose(device, workers=workers, devices=devices)
+    where = device_of(devices[0] if devices else device)
+    done = run(plan, root, where, callback, retry_errors=retry_errors, engine=chosen)
     return Results.read(root, computed=done.computed, owner=owner)
 
 

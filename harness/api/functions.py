@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import diagnosis, reporting, verification
 from harness.api.results import Results
 from harness.callback import SILENT, Callback
+from harness.evaluation.engines.choose import choose
 from harness.evaluation.run import run as finish
 from harness.gradients import Gradient
 from harness.reporting import Table
@@ -33,6 +35,8 @@ def run(
     device: str | torch.device | None = None,
     callback: Callback = SILENT,
     retry_errors: bool = True,
+    workers: int | None = None,
+    devices: Sequence[str] | None = None,
 ) -> Results:
     """Runs a suite, or finishes one that was stopped: as `harness run`, and with the same results.
 
@@ -42,6 +46,8 @@ def run(
         device: "cpu", "cuda", ...; left out, a GPU where there is one.
         callback: is told how far the run is; left out, nothing is printed.
         retry_errors: compute shards anew that ended in errors.
+        workers: compute in so many processes, among which the cores are divided; left out, in this one.
+        devices: compute in a process on each of these, such as ["cuda:0", "cuda:1"]; `device` is not used then.
 
     Returns:
         `Results`; their `computed` says how many shards this call computed.
@@ -57,7 +63,9 @@ def run(
         0
     """
     root = Path(out).expanduser()
-    done = finish(suite, root, device_of(device), callback, retry_errors=retry_errors)
+    chosen = choose(device, workers=workers, devices=devices)
+    where = device_of(devices[0] if devices else device)
+    done = finish(suite, root, where, callback, retry_errors=retry_errors, engine=chosen)
     return Results.read(root, computed=done.computed)
 
 

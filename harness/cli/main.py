@@ -127,6 +127,12 @@ def run(
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors/--no-retry-errors", help="Repeat attacks that ended in errors earlier.")
     ] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Compute in N processes, among which the cores are divided.")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(metavar="cuda:0,cuda:1", help="Compute in a process on each of these devices.")
+    ] = None,
 ) -> None:
     """Run a suite, or continue one that was interrupted. This executes the code that the suite names.
 
@@ -140,11 +146,19 @@ def run(
 
         harness run suites/quickstart.yaml --only rdc/linf --device cuda
 
+        harness run suites/table1_sota.yaml --devices cuda:0,cuda:1
+
         harness run suites/table1_sota.yaml --smoke
     """
+    from harness.evaluation.engines.choose import choose
     from harness.suite.plan import load_suite
 
+    names = None if devices is None else [name.strip() for name in devices.split(",")]
+    chosen = choose(device, workers=workers, devices=names)
+
     if smoke:
+        if chosen is not None:
+            raise UserError("--smoke runs in this process alone", remedy="Leave out the options that choose workers")
         from harness.cli.run_progress import Display
         from harness.dry_run.smoke import smoke as try_out
 
@@ -152,7 +166,8 @@ def run(
             folder = try_out(suite, out, device_of(device), Display(new_console()), only=only)
         new_console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
         return
-    folder, done = finish(load_suite(suite, limit=limit, only=only), device, limit, out, retry_errors=retry_errors)
+    plan = load_suite(suite, limit=limit, only=only)
+    folder, done = finish(plan, names[0] if names else device, limit, out, retry_errors=retry_errors, engine=chosen)
     what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
     if done.failures:
         made = f"Computed {done.computed} shards. " if done.computed else ""

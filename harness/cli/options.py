@@ -14,6 +14,7 @@ from harness.process.signals import status_of, stoppable
 from harness.settings import device_of
 
 if TYPE_CHECKING:
+    from harness.evaluation.engines.engine import Engine
     from harness.evaluation.pending import Failure
     from harness.evaluation.run import Finished
     from harness.suite.plan import Plan
@@ -29,9 +30,18 @@ Out = Annotated[Path | None, typer.Option(help="Results directory; by default re
 
 
 def finish(
-    plan: Plan, device: str, limit: int | None, out: Path | None, *, retry_errors: bool = True
+    plan: Plan,
+    device: str,
+    limit: int | None,
+    out: Path | None,
+    *,
+    retry_errors: bool = True,
+    engine: Engine | None = None,
 ) -> tuple[Path, Finished]:
     """Runs the unfinished part of a suite, and prints failures. Returns the results directory and what was done.
+
+    Args:
+        engine: computes the shards; by default this process does.
 
     Raises:
         typer.Exit: the run was interrupted.
@@ -43,7 +53,7 @@ def finish(
     console = new_console()
     try:
         with stoppable():
-            done = run(plan, folder, device_of(device), Display(console), retry_errors=retry_errors)
+            done = run(plan, folder, device_of(device), Display(console), retry_errors=retry_errors, engine=engine)
     except KeyboardInterrupt as stop:
         console.print(
             f"\nStopped. Finished shards are kept in {folder}; the same command continues from there.", markup=False

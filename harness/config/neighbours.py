@@ -14,12 +14,15 @@ import builtins
 import hashlib
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec, SourceFileLoader
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
+
+from harness.errors import UserError
 
 OURS = ("harness", "defenses", "attacks")
 """Packages of this project."""
@@ -32,8 +35,57 @@ def module_of(file: Path) -> ModuleType:
     file = file.resolve()
     folder = _folders.get(file.parent)
     if folder is None or folder.changed():
-        folder = _folders[file.parent] = _Folder(file.parent, f"user_{_digest(str(file.parent).encode())[:8]}")
+        folder = _folders[file.parent] = _Folder(file.parent, _free(f"user_{_digest(str(file.parent).encode())[:8]}"))
     return folder.load(file)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A folder of a user's modules as it was imported.
+
+    Args:
+        path: the folder; name: of the package that stands for it.
+        read: the digest of every file that was executed, in the order in which they ended.
+        modules: the files of the modules directly in the folder.
+    """
+
+    path: Path
+    name: str
+    read: dict[Path, str]
+    modules: list[Path]
+
+
+def imported_folders(needed: Callable[[str], bool]) -> list[Imported]:
+    """What was imported by file in this process, for a process that is to import the same.
+
+    Args:
+        needed: whether a package of this name is needed even if its files have changed since. Others that have changed
+            are left out: they belong to something that was done before.
+    """
+    return [
+        Imported(path, folder.name, dict(folder.read), [file for file in folder.read if file.parent == path])
+        for path, folder in _folders.items()
+        if not folder.changed() or needed(folder.name)
+    ]
+
+
+def import_folder(known: Imported) -> None:
+    """Imports what another process has imported, under the same names.
+
+    Raises:
+        UserError: a file is missing here, or is not the same.
+    """
+    for file, then in known.read.items():
+        if not file.is_file() or _digest(file.read_bytes()) != then:
+            raise UserError(
+                f"{file} is missing, or was changed, since the run began",
+                remedy="Leave it as it is during a run, on all machines, and run the same command again",
+            )
+    folder = _folders.get(known.path)
+    if folder is None or folder.name != known.name:
+        folder = _folders[known.path] = _Folder(known.path, known.name)
+    for file in known.modules:
+        folder.load(file)
 
 
 def beside(folder: Path, module: str) -> bool:
@@ -52,12 +104,11 @@ class _Folder:
 
     Args:
         path: the folder, with symbolic links resolved.
-        name: the name of the package; a number is appended if modules of an earlier state still use it.
+        name: the name of the package.
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        taken = [known for known in sys.modules if known.startswith(name)]
-        self.path, self.name = path, f"{name}_{len(taken)}" if taken else name
+        self.path, self.name = path, name
         self.read: dict[Path, str] = {}
         self.builtins = vars(builtins) | {"__import__": self.import_}
         package = ModuleType(self.name)
@@ -149,6 +200,12 @@ def _elsewhere(module: str) -> bool:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # raised for a module that was created by hand, without a spec
         return True
+
+
+def _free(name: str) -> str:
+    """The name of a package; with a number behind if modules of an earlier state of its folder still use it."""
+    taken = [known for known in sys.modules if known.startswith(name)]
+    return f"{name}_{len(taken)}" if taken else name
 
 
 def _digest(data: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -68,3 +69,23 @@ class Settings:
                 changed.append(f"{setting.name} (from {before} to {after})")
                 setting.write(before)
         return changed
+
+
+NUMERICS = ("cuda.matmul", "allow_tf32"), ("cudnn", "allow_tf32"), ("cudnn", "benchmark")
+"""Switches in `torch.backends` that affect what a GPU computes."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """The values of `NUMERICS`, which a process hands on to those that work for it."""
+
+    values: tuple[bool, ...]
+
+    @classmethod
+    def now(cls) -> Numerics:
+        return cls(tuple(getattr(attrgetter(module)(torch.backends), name) for module, name in NUMERICS))
+
+    def adopt(self) -> None:
+        """Makes them those of this process."""
+        for (module, name), value in zip(NUMERICS, self.values, strict=True):
+            setattr(attrgetter(module)(torch.backends), name, value)

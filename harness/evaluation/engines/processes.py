@@ -1,0 +1,178 @@
+"""Several worker processes on this machine: `harness run SUITE --workers 2`, or `--devices cuda:0,cuda:1`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from harness.errors import UserError
+from harness.evaluation.context import RunContext
+from harness.evaluation.engines.channel import Call, Done, Note, Raised, Ready, Refused
+from harness.evaluation.engines.engine import TRIES, Engine, Lost
+from harness.evaluation.engines.parcel import pack
+from harness.evaluation.engines.worker_process import WorkerProcess
+from harness.evaluation.examined import Examined
+from harness.evaluation.job import Job
+from harness.evaluation.shard import Shard
+
+
+class Processes(Engine):
+    """Computes in several processes, each with a device and a part of the threads.
+
+    A process that is killed, raises or runs out of memory is replaced, and its job begun again, up to `TRIES` times.
+    The processes end when this one does, however it ends.
+
+    Args:
+        devices: one for each process, such as ("cuda:0", "cuda:1") or ("cpu", "cpu").
+        threads: of each process; by default those of this process, divided among them.
+
+    Example:
+        >>> Processes(["cpu", "cpu"], threads=1).describe()
+        {'engine': 'local', 'workers': ['cpu', 'cpu'], 'worker_threads': 1}
+    """
+
+    def __init__(self, devices: Sequence[str], threads: int | None = None) -> None:
+        self._devices = list(devices)
+        self._threads = threads or max(1, torch.get_num_threads() // len(self._devices))
+        self._pool: _Pool | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "local", "workers": self._devices, "worker_threads": self._threads}
+
+    @contextmanager
+    def working(self, context: RunContext) -> Iterator[None]:
+        with TemporaryDirectory(prefix="harness-workers-") as folder:
+            (Path(folder) / "parcel").write_bytes(pack(context))
+            self._pool = _Pool(Path(folder), self._threads, context.callback.note)
+            try:
+                self._pool.start(self._devices)
+                yield
+            finally:
+                self._pool.kill()
+                self._pool = None
+
+    def examine(self, pairings: Sequence[str]) -> dict[str, Examined]:
+        by_defense: dict[str, list[str]] = {}
+        for name in pairings:
+            by_defense.setdefault(name.partition("/")[0], []).append(name)
+        calls = iter([Call("examine", names, defense) for defense, names in by_defense.items()])
+        found: dict[str, Examined] = {}
+        for call, outcome in self._at_work().run(lambda: next(calls, None)):
+            found |= {call.title: Examined(broken=outcome.why)} if isinstance(outcome, Lost) else outcome
+        return {name: found[name] for name in by_defense}
+
+    def compute(self, take: Callable[[], Job | None]) -> Iterator[tuple[Job, Shard | Lost]]:
+        def call() -> Call | None:
+            job = take()
+            return None if job is None else Call("compute", job, str(job))
+
+        for done, outcome in self._at_work().run(call):
+            yield done.argument, outcome
+
+    def _at_work(self) -> _Pool:
+        if self._pool is None:
+            raise RuntimeError("the engine is used outside of its `working` block")
+        return self._pool
+
+
+@dataclass(eq=False)
+class _Task:
+    """A call, and how often a process was lost over it."""
+
+    call: Call
+    losses: int = 0
+
+
+class _Pool:
+    """The worker processes of a run.
+
+    Args:
+        folder: holds the run as the file `parcel`, and gets what the processes print.
+        threads: of each process.
+        note: is given the remarks of the processes, each once, though every process may make it.
+    """
+
+    def __init__(self, folder: Path, threads: int, note: Callable[[str], None]) -> None:
+        self._folder, self._threads, self._note = folder, threads, note
+        self._notes: set[str] = set()
+        self._processes: list[WorkerProcess] = []
+        self._tasks: dict[WorkerProcess, _Task] = {}
+        self._started = self._failed_starts = 0
+
+    def start(self, devices: Sequence[str]) -> None:
+        """Starts a process for each device."""
+        for device in devices:
+            log = self._folder / f"{self._started}.log"
+            self._processes.append(WorkerProcess(self._folder / "parcel", device, self._threads, log))
+            self._started += 1
+
+    def kill(self) -> None:
+        """Ends all processes."""
+        for process in self._processes:
+            process.kill()
+
+    def run(self, take: Callable[[], Call | None]) -> Iterator[tuple[Call, Any]]:
+        """Hands calls to idle processes until there are no more, and yields what each returned, or `Lost`.
+
+        Raises:
+            UserError: a call refused to go on, or no process can be started.
+        """
+        again: list[_Task] = []
+        while True:
+            for process in self._processes:
+                if process in self._tasks:
+                    continue
+                if not again and (call := take()):
+                    again.append(_Task(call))
+                if again:
+                    self._tasks[process] = again.pop()
+                    process.begin(self._tasks[process].call)
+            if not self._tasks:
+                return
+            by_connection = {process.channel.connection: process for process in self._tasks}
+            for connection in wait(list(by_connection)):
+                process = by_connection[connection]  # type: ignore[index]  # `wait` returns some of what it is given
+                message = process.receive()
+                if isinstance(message, Note):
+                    self._tell(message.text)
+                elif isinstance(message, Refused):
+                    raise message.error
+                elif isinstance(message, Ready):
+                    self._failed_starts = 0
+                elif isinstance(message, Done):
+                    yield self._tasks.pop(process).call, message.result
+                elif task := self._replace(process, message):
+                    again.append(task)
+                    if task.losses == TRIES:
+                        yield again.pop().call, Lost(f"{TRIES} processes were lost over it: {message.why}")
+
+    def _replace(self, process: WorkerProcess, message: Raised) -> _Task:
+        """Starts another process in the place of one that ended or raised. Returns what it was to do."""
+        task = self._tasks.pop(process)
+        process.kill()
+        self._processes.remove(process)
+        if process.ready:
+            task.losses += 1
+            if task.losses < TRIES:
+                self._note(f"{task.call.title}: {message.why}; beginning it again")
+        else:
+            self._failed_starts += 1
+            if self._failed_starts == TRIES:
+                raise UserError(
+                    f"a worker process on {process.device} cannot start: {message.why}",
+                    remedy="Try without --workers and --devices, which shows the fault where it arises",
+                )
+        self.start([process.device])
+        return task
+
+    def _tell(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.add(text)
+            self._note(text)

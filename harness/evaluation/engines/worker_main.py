@@ -1,0 +1,83 @@
+"""The main program of a worker process of the engine `local`. It ends when the process that drives it ends.
+
+Slow modules are imported late, so that a process notices the end of its driver from the start.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from harness.callback import Callback
+from harness.errors import UserError, one_line
+from harness.evaluation.engines.channel import Call, Channel, Done, Note, Raised, Ready, Refused
+
+if TYPE_CHECKING:
+    from harness.evaluation.worker import Worker
+
+
+class Sender(Callback):
+    """Sends remarks to the driver, for the user."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def note(self, text: str) -> None:
+        self._channel.send(Note(text))
+
+
+def main(descriptor: int, parcel: str, device: str, threads: int) -> None:
+    """Serves calls until the driver closes the connection.
+
+    Args:
+        descriptor: of this process's end of the connection.
+        parcel: the path of a file with the run, see `harness.evaluation.engines.parcel`.
+        device: where this process evaluates defenses; threads: of this process.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):  # the driver decides when to stop
+        signal.signal(number, signal.SIG_IGN)
+    channel = Channel(Connection(descriptor))
+    calls: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, calls), daemon=True).start()
+    worker: list[Worker] = []
+    if _answer(channel, lambda: worker.append(_worker(channel, Path(parcel), device, threads)), Ready):
+        while True:
+            call: Call = pickle.loads(calls.get())
+            _answer(channel, lambda: getattr(worker[0], call.method)(call.argument), Done)  # noqa: B023
+
+
+def _listen(channel: Channel, calls: SimpleQueue[bytes]) -> None:
+    """Receives calls. Without a driver there is nothing left to do: the process ends, whatever it is computing."""
+    while True:
+        try:
+            calls.put(channel.connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def _answer(channel: Channel, do: Callable[[], Any], message: type[Ready] | type[Done]) -> bool:
+    """Does something, and sends what came of it. Returns whether it succeeded."""
+    try:
+        channel.send(message(do()))
+        return True
+    except UserError as error:
+        channel.send(Refused(error))
+    except BaseException as error:  # also what would end the process
+        traceback.print_exc()
+        channel.send(Raised(one_line(error)))
+    return False
+
+
+def _worker(channel: Channel, parcel: Path, device: str, threads: int) -> Worker:
+    from harness.evaluation.engines.parcel import unpack
+    from harness.evaluation.worker import Worker
+
+    return Worker(unpack(parcel.read_bytes(), device, threads, Sender(channel)))

@@ -1,0 +1,55 @@
+"""Attacks that take their process with them, or do not come to an end.
+
+Each notes down its processes: one file each, in a folder beside this module that has the name of the class.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from fakes import Noise
+from torch import Tensor
+
+from harness.attack import Target
+
+
+class Marked(Noise):
+    """Does nothing else."""
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+        self.folder().mkdir(exist_ok=True)
+        self.folder().joinpath(str(os.getpid())).touch()
+        return super().perturb(target, x, y)
+
+    def folder(self) -> Path:
+        return Path(__file__).with_name(type(self).__name__)
+
+
+class KilledOnce(Marked):
+    """Its process is killed, except where that has happened before."""
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+        before = self.folder().exists()
+        adversarial = super().perturb(target, x, y)
+        if not before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return adversarial
+
+
+class Killed(Marked):
+    """Its process always ends, after it has said something."""
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+        print("the last thing that was heard", flush=True)
+        super().perturb(target, x, y)
+        os._exit(3)
+
+
+class Stuck(Marked):
+    """Does not come to an end."""
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+        super().perturb(target, x, y)
+        time.sleep(1e6)
+        return x
