@@ -151,8 +151,8 @@ def views_of(defense: Defense) -> tuple[Gradient, ...]:
 class _Search:
     """What is known of each image in one search.
 
-    By view, (V, N): level, the mean margin that the first climb along it reached; draws, per gradient; alive,
-    it had a gradient that was not zero. Of each image, (N,): idle, climbs in a row that brought nothing; fell, the
+    By view, (V, N): level, the mean bounded margin that the first climb along it reached; draws, per
+    gradient; alive, it had a gradient that was not zero. Of each image, (N,): idle, climbs in a row that brought nothing; fell, the
     stage after which all draws were misclassified, or None; left, climbs that it may still have, see `Adaptive`.
     """
 
@@ -177,7 +177,7 @@ class _Search:
         if len(rows):
             steps = self.attack.steps if len(self.views) == 1 else self.attack.short
             score = self._climb(place, 1, rows, self._random(rows, 0), AFAR, steps)[0]
-            self.level[place, rows] = score.mean_margin.where(self.alive[place, rows], -torch.inf)
+            self.level[place, rows] = score.level.where(self.alive[place, rows], -torch.inf)
         self._done(self.views[place])
 
     def go_on(self, number: int) -> None:
@@ -223,7 +223,8 @@ class _Search:
     ) -> tuple[Score, Tensor]:
         """Where a climb ended against the images kept: its score, and which took their place, see `Candidates`."""
         threat, view = self.attack.threat, self._view(place, draws)
-        ended = climb(view, self.x[rows], start, rows, self.y[rows], threat, steps=steps, size=size * float(threat.eps))
+        x, y, scale, length = self.x[rows], self.y[rows], self.kept.scale[rows], size * float(threat.eps)
+        ended = climb(view, x, start, rows, y, scale, threat, steps=steps, size=length)
         self.alive[place, rows] |= ended.alive
         self.draws[place, rows] = draws_needed(ended.cosine)
         return self.kept.challenge(ended.images, rows)

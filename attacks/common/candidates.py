@@ -5,9 +5,13 @@ is then the one of the luckiest draw, and not the strongest. Here draws that no 
 
     rate(x')  =  #{draws i : argmax z_i(x') != y} / draws          the defense's own logits z_i, fresh noise
 
-A challenger whose rate, or at equal rates whose mean margin, is above that of the image kept must repeat it: both
-meet as many fresh draws again, and the rates over all draws decide. What was kept by luck loses it at the next
-challenge.
+A challenger whose rate, or at equal rates whose mean bounded margin, is above that of the image kept must repeat it:
+both meet as many fresh draws again, and the rates over all draws decide. What was kept by luck loses it at the next
+challenge. The bounded margin of a draw is
+
+    tanh((max_{j != y} z_j - z_y) / s),    s = mean |max_{j != y} z_j - z_y| over draws of the original
+
+a smooth stand-in for whether it is misclassified, that no draw of huge logits outweighs.
 """
 
 from __future__ import annotations
@@ -26,27 +30,31 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Score:
-    """What fresh draws said of an image each: counts (M,) of draws and of misclassified ones; sums over draws of the
-    margins (M,) and of the logits (M, K).
+    """What fresh draws said of an image each, (M,): how many there were, how many were misclassified, and the sum of
+    their bounded margins.
     """
 
     draws: Tensor
     wrong: Tensor
-    margins: Tensor
-    logits: Tensor
+    bounded: Tensor
 
     @classmethod
-    def of(cls, judge: Target, images: Tensor, y: Tensor, rows: Tensor, draws: int) -> Score:
+    def of(cls, judge: Target, images: Tensor, y: Tensor, rows: Tensor, draws: int, scale: Tensor) -> Score:
         """Fresh draws of the defense itself.
 
         Args:
             judge: a view of the defense with its own forward values.
             images: (M, C, H, W), of the clean images `rows` (M,), with labels y (M,).
+            scale: s of the module's head, (M,).
         """
-        drawn = judge.sample(images, rows, draws)
+        return cls.read(judge.sample(images, rows, draws), y, scale)
+
+    @classmethod
+    def read(cls, drawn: Tensor, y: Tensor, scale: Tensor) -> Score:
+        """The same, of logits (draws, M, K)."""
         margins = torch.stack([margin(draw, y) for draw in drawn])
         wrong = (margins > ROUNDING * drawn.abs().amax(2)).sum(0)
-        return cls(torch.full_like(wrong, len(drawn)), wrong, margins.sum(0), drawn.sum(0))
+        return cls(torch.full_like(wrong, len(drawn)), wrong, (margins / scale).tanh().sum(0))
 
     @property
     def rate(self) -> Tensor:
@@ -54,27 +62,27 @@ class Score:
         return self.wrong.double() / self.draws
 
     @property
-    def mean_margin(self) -> Tensor:
-        """(M,)."""
-        return self.margins / self.draws
+    def level(self) -> Tensor:
+        """Mean bounded margin, (M,) in [-1, 1]."""
+        return self.bounded / self.draws
 
     def above(self, other: Score) -> Tensor:
-        """Which images have a higher rate than the other's, or as high a one and a higher mean margin: (M,) bool."""
+        """Which images have a higher rate than the other's, or as high a one and a higher level: (M,) bool."""
         same = self.rate == other.rate
-        return (self.rate > other.rate) | (same & (self.mean_margin > other.mean_margin))
+        return (self.rate > other.rate) | (same & (self.level > other.level))
 
     def take(self, which: Tensor) -> Score:
         """Of some of the images."""
-        return Score(self.draws[which], self.wrong[which], self.margins[which], self.logits[which])
+        return Score(self.draws[which], self.wrong[which], self.bounded[which])
 
     def put(self, rows: Tensor, other: Score) -> None:
         """The other's scores in place of those of the images `rows` (R,)."""
-        for name in ("draws", "wrong", "margins", "logits"):
+        for name in ("draws", "wrong", "bounded"):
             getattr(self, name)[rows] = getattr(other, name)
 
     def __add__(self, other: Score) -> Score:
         """Over the draws of both."""
-        parts = ((getattr(self, name), getattr(other, name)) for name in ("draws", "wrong", "margins", "logits"))
+        parts = ((getattr(self, name), getattr(other, name)) for name in ("draws", "wrong", "bounded"))
         return Score(*(mine + others for mine, others in parts))
 
 
@@ -90,7 +98,10 @@ class Candidates:
     def __init__(self, judge: Target, x: Tensor, y: Tensor, votes: int) -> None:
         self.judge, self.y, self.votes = judge, y, votes if judge.defense.stochastic else 1
         self.images = x.clone()
-        self.score = Score.of(judge, x, y, torch.arange(len(x), device=x.device), self.votes)
+        drawn = judge.sample(x, torch.arange(len(x), device=x.device), self.votes)
+        scale = torch.stack([margin(draw, y) for draw in drawn]).abs().mean(0)
+        self.scale = torch.where(scale > 0, scale, 1)
+        self.score = Score.read(drawn, y, self.scale)
 
     def standing(self) -> Tensor:
         """Images that some draw of their latest score got right, (S,): all draws were misclassified of the others."""
@@ -105,14 +116,13 @@ class Candidates:
         Returns:
             The challengers' scores, and which of them were kept, (M,) bool.
         """
-        y = self.y[rows]
-        score = Score.of(self.judge, images, y, rows, self.votes)
+        score = self._scored(images, rows)
         kept = score.above(self.score.take(rows))
         leading = kept.nonzero().squeeze(1)
         if self.judge.defense.stochastic and len(leading):
             some = rows[leading]
-            again = Score.of(self.judge, images[leading], y[leading], some, self.votes) + score.take(leading)
-            before = Score.of(self.judge, self.images[some], y[leading], some, self.votes) + self.score.take(some)
+            again = self._scored(images[leading], some) + score.take(leading)
+            before = self._scored(self.images[some], some) + self.score.take(some)
             confirmed = again.above(before)
             self.score.put(some, before)
             score.put(leading, again)
@@ -121,3 +131,6 @@ class Candidates:
         self.images[rows[won]] = images[won]
         self.score.put(rows[won], score.take(won))
         return score, kept
+
+    def _scored(self, images: Tensor, rows: Tensor) -> Score:
+        return Score.of(self.judge, images, self.y[rows], rows, self.votes, self.scale[rows])

@@ -1,13 +1,14 @@
 """A climb on noisy gradients, whose momentum averages over draws.
 
-    g_i      =  grad_x [ max_{j != y} z_ij - z_iy ]       z_i: logits at x_i, each draw with the rival that leads in it
-    m_{i+1}  =  0.9 m_i + g_i / mean |g_i|
+    g_i      =  grad_x tanh((max_{j != y} z_ij - z_iy) / s)    z_i: logits at x_i, each draw with the rival that leads
+    m_{i+1}  =  0.9 m_i + g_i
     x_{i+1}  =  project(x_i + a_i steepest(m_{i+1})),     a_i = a (1 + cos(pi i / steps)) / 2
 
-Momentum of 0.9 makes each direction the mean of about 19 draws, for the price of one: a rival that leads by luck in one
-draw counts as one of 19, and each rival as often as it leads. DLR would divide each draw by its own noise. Steps that
-shrink to nothing let the last iterate settle where the mean gradient is zero, and make the last gradients draws at one
-point. Their cosine,
+The aim is that draws are misclassified, and not by how much: tanh, with s the size of a margin on the clean image,
+stands for that. The mean margin itself is ruled by draws of huge logits. Momentum of 0.9 makes each direction the mean
+of about 19 draws, for the price of one: a rival that leads by luck in one draw counts as one of 19, and each rival as
+often as it leads. DLR would divide each draw by its own noise. Steps that shrink to nothing let the last iterate settle
+where the mean gradient is zero, and make the last gradients draws at one point. Their cosine,
 
     c  =  mean over the last quarter of cos(g_i, g_{i-1}),
 
@@ -22,8 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.common.gradient_attack import column
-from attacks.common.losses import RowLoss, loss_of
+from attacks.common.losses import RowLoss, margin
 from harness.target import Step, Target
 from harness.threat import Pixels
 
@@ -61,6 +61,7 @@ def climb(
     start: Tensor,
     rows: Tensor,
     y: Tensor,
+    scale: Tensor,
     threat: Pixels,
     *,
     steps: int,
@@ -72,15 +73,21 @@ def climb(
         view: what is differentiated.
         x, start: the clean images and where to start, (M, C, H, W).
         rows: which images of the view they are, (M,); y: their labels, (M,).
+        scale: s of the module's head, (M,).
         size: a of the module's head, in the norm of the threat model.
     """
     images, velocity = start, torch.zeros_like(start)
     before, sums, counts = torch.zeros_like(start), torch.zeros(len(x)).to(x), torch.zeros(len(x)).to(x)
     alive = torch.zeros_like(y, dtype=torch.bool)
-    labels = torch.zeros(len(view.seeds), dtype=torch.int64, device=x.device)
-    labels[rows] = y
+    place = torch.zeros(len(view.seeds), dtype=torch.int64, device=x.device)
+    place[rows] = torch.arange(len(rows), device=x.device)
+
+    def loss(logits: Tensor, which: Tensor) -> Tensor:
+        own = place[which]
+        return (margin(logits, y[own]) / scale[own]).tanh()
+
     for number in range(steps):
-        step = _step(view, images, rows, loss_of("margin", labels))
+        step = _step(view, images, rows, loss)
         if step is None:
             break
         grad = step.grad
@@ -91,7 +98,7 @@ def climb(
             cosine = torch.cosine_similarity(grad.flatten(1).double(), before.flatten(1).double(), dim=1).to(sums)
             sums, counts = sums + torch.where(both, cosine, 0), counts + both
         before = grad
-        velocity = MOMENTUM * velocity + grad / column(grad.abs().flatten(1).mean(1), grad).clamp(min=1e-30)
+        velocity = MOMENTUM * velocity + grad
         length = size * (1 + math.cos(math.pi * number / steps)) / 2
         images = threat.project(x, images + length * threat.steepest(velocity, images))
     return Climb(images, sums / counts, alive)

@@ -37,7 +37,7 @@ class Shaken(Defense):
 def test_the_cosine_between_draws_is_the_one_of_their_signal_and_noise(noise: float) -> None:
     x, y = 0.4 + 0.2 * uniform(torch.arange(N), (1, 16, 16)), torch.zeros(N, dtype=torch.int64)
     target, rows = Target(Shaken(noise), x, torch.arange(N)), torch.arange(N)
-    ended = climb(target, x, x, rows, y, Linf(Quantity("0.1")), steps=8, size=0.01)
+    ended = climb(target, x, x, rows, y, torch.full((len(x),), 1e3), Linf(Quantity("0.1")), steps=8, size=0.01)
     assert ended.alive.all()
     assert abs(float(ended.cosine.mean()) - 1 / (1 + noise**2)) < 0.03
 
@@ -60,7 +60,7 @@ def test_a_climb_ends_at_the_corner_of_the_true_gradient_under_noise() -> None:
     rows = torch.arange(4)
     x, y = 0.4 + 0.2 * uniform(rows, (1, 16, 16)), torch.zeros(4, dtype=torch.int64)
     target = Target(Shaken(2.0), x, rows)
-    ended = climb(target, x, x, rows, y, Linf(Quantity("0.1")), steps=60, size=0.05)
+    ended = climb(target, x, x, rows, y, torch.full((len(x),), 1e3), Linf(Quantity("0.1")), steps=60, size=0.05)
     moved = (ended.images - x).flatten(1)
     assert (moved @ (W[1] - W[0]) / (0.1 * (W[1] - W[0]).abs().sum()) > 0.85).all()
 
@@ -71,4 +71,14 @@ def test_a_view_that_raises_for_another_reason_is_not_taken_for_one_without_a_gr
     x, rows = torch.full((2, 1, 4, 4), 0.5), torch.arange(2)
     target = Target(linear(torch.zeros(2, 5)), x, rows)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        climb(target, x, x, rows, torch.zeros(2, dtype=torch.int64), Linf(Quantity("0.1")), steps=2, size=0.1)
+        climb(
+            target,
+            x,
+            x,
+            rows,
+            torch.zeros(2, dtype=torch.int64),
+            torch.ones(2),
+            Linf(Quantity("0.1")),
+            steps=2,
+            size=0.1,
+        )
