@@ -151,8 +151,8 @@ def views_of(defense: Defense) -> tuple[Gradient, ...]:
 class _Search:
     """What is known of each image in one search.
 
-    By view, (V, N): level, the mean bounded margin that the first climb along it reached; draws, per
-    gradient; alive, it had a gradient that was not zero. Of each image, (N,): idle, climbs in a row that brought nothing; fell, the
+    By view, (V, N): level, the mean bounded margin that the first climb along it reached; draws, per gradient; alive,
+    it had a gradient that was not zero. Of each image, (N,): idle, climbs in a row that brought nothing; fell, the
     stage after which all draws were misclassified, or None; left, climbs that it may still have, see `Adaptive`.
     """
 
