@@ -3,9 +3,10 @@
 1. The defense's answers to the clean images: those misclassified in every draw need no attack.
 2. A short climb from a random start along each view that the defense has, in the order of `views_of`. How noisy its
    gradients are is measured on the way, see `attacks.common.noisy_climb`.
-3. Climbs of full length along the view that led an image furthest, from the image kept so far, with as many draws per
-   gradient as their cosine asks for. After a climb that brought an image nothing, its next best view is taken; where
-   there is no other, another random start. An image stops after `PATIENCE` such climbs in a row.
+3. Climbs along the view that led an image furthest, from the image kept so far, each twice as long as the one before,
+   with as many draws per gradient as their cosine asks for: on noisy gradients one long climb reaches further than
+   many short ones. After a climb that brought an image nothing, its next best view is taken; where there is no other,
+   another random start. An image stops after `PATIENCE` such climbs in a row.
 4. Where no view had a gradient: proposals judged by fresh draws (`attacks.common.proposals`).
 
 Kept is, of all that climbs ended at, what fresh draws of the defense misclassify most often, never what one draw made
@@ -40,7 +41,9 @@ from harness.threat import Pixels
 ORDER: tuple[Gradient, ...] = ("bpda", "tanh", "straight_through", "exact", "blind")
 """Of the views, the promising and the cheap ones first."""
 
-NARROW = Search(timesteps=0.5, purify_timesteps=0.5, rivals=2, look_every=20, common_noise=True)
+NARROW = Search(
+    timesteps=0.3, importance=True, purify_timesteps=0.5, rivals=4, look_every=20, common_noise=True, precision="bf16"
+)
 """What diffusion classifiers leave out while a climb asks them, and nowhere else: see `harness.search`."""
 
 AFAR, NEAR = 0.5, 0.25
@@ -49,7 +52,7 @@ AFAR, NEAR = 0.5, 0.25
 SHORT = 3
 """A climb that only compares views is shorter by this factor."""
 
-PATIENCE = 4
+PATIENCE = 2
 """Climbs in a row that may bring an image nothing."""
 
 NO_ATTACK = "misclassified without an attack"
@@ -66,12 +69,13 @@ class Adaptive(Attack):
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
-        steps: gradients of one climb of full length.
-        rounds: climbs of full length of an image after the views were compared, at most; one of n draws per gradient
-            counts as n.
+        steps: gradients of the climbs that compare views, if there are not several: then they are shorter by `SHORT`.
+        rounds: climbs of an image after the views were compared, at most. The first takes twice `steps` gradients, and
+            each further one twice as many as the one before; n draws per gradient count as n.
         votes: draws that an image is judged by, see `attacks.common.candidates`; one, of a deterministic defense.
         proposals: tries of the stage without gradients.
-        narrow: climb on half of a diffusion classifier's timesteps, drawn anew at each step, and on its likely classes.
+        narrow: climb on some of a diffusion classifier's timesteps, drawn anew at each step, on its likely classes,
+            and in half precision: see `NARROW`.
 
     Raises:
         ValueError: a budget or a count that means nothing.
@@ -80,7 +84,7 @@ class Adaptive(Attack):
         `{type: adaptive, norm: Linf, eps: 8/255}` in a suite.
     """
 
-    version = 1
+    version = 2
     caps: ClassVar[Mapping[str, int]] = {**CAPS, "votes": 2, "proposals": 2}
 
     def __init__(
@@ -88,7 +92,7 @@ class Adaptive(Attack):
         norm: Norm,
         eps: Quantity,
         steps: int = 80,
-        rounds: int = 8,
+        rounds: int = 2,
         votes: int = 6,
         proposals: int = 100,
         narrow: bool = True,
@@ -125,8 +129,8 @@ class Adaptive(Attack):
     def cost(self, num_classes: int) -> Cost:
         """Of an image that never falls, on a defense that has every view and leaves nothing out in a search."""
         climbs = len(ORDER) + self.rounds
-        gradients = max(self.steps, len(ORDER) * self.short) + self.steps * self.rounds
-        looks = self.votes * (1 + 3 * climbs)
+        gradients = max(self.steps, len(ORDER) * self.short) + self.gradients
+        looks = self.votes * (1 + 4 * climbs)
         return Cost(gradients + looks + DRAWS * (self.proposals + 1), gradients)
 
     @property
@@ -134,8 +138,17 @@ class Adaptive(Attack):
         """Steps of a climb that only compares views."""
         return max(2, self.steps // SHORT)
 
+    @property
+    def gradients(self) -> int:
+        """Gradients of all climbs after the views were compared."""
+        return sum(self.length(number) for number in range(self.rounds))
+
+    def length(self, number: int) -> int:
+        """Steps of the climb `number` after the views were compared."""
+        return self.steps * 2 ** (1 + number)
+
     def describe(self) -> str:
-        return f"adaptive, {self.rounds} rounds of {self.steps} steps"
+        return f"adaptive, climbs of up to {self.length(self.rounds - 1)} steps"
 
 
 def views_of(defense: Defense) -> tuple[Gradient, ...]:
@@ -153,7 +166,7 @@ class _Search:
 
     By view, (V, N): level, the mean bounded margin that the first climb along it reached; draws, per gradient; alive,
     it had a gradient that was not zero. Of each image, (N,): idle, climbs in a row that brought nothing; fell, the
-    stage after which all draws were misclassified, or None; left, climbs that it may still have, see `Adaptive`.
+    stage after which all draws were misclassified, or None; left, gradients that it may still have.
     """
 
     def __init__(self, attack: Adaptive, target: Target, x: Tensor, y: Tensor) -> None:
@@ -165,7 +178,7 @@ class _Search:
         self.draws = torch.ones(shape, dtype=torch.int64, device=x.device)
         self.alive = torch.zeros(shape, dtype=torch.bool, device=x.device)
         self.idle = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        self.left = torch.full_like(self.idle, attack.rounds)
+        self.left = torch.full_like(self.idle, attack.gradients)
         self._asked: dict[tuple[int, int], Target] = {}
         self.stages: list[str] = []
         self.fell: list[str | None] = [None] * len(x)
@@ -181,13 +194,13 @@ class _Search:
         self._done(self.views[place])
 
     def go_on(self, number: int) -> None:
-        """A climb of full length of each image that may still gain by one."""
-        rows = self.kept.standing()
-        rows = rows[self.alive.any(0)[rows] & (self.idle[rows] < PATIENCE) & (self.left[rows] > 0)]
+        """A climb of each image that may still gain by one."""
+        rows, steps = self.kept.standing(), self.attack.length(number)
+        rows = rows[self.alive.any(0)[rows] & (self.idle[rows] < PATIENCE) & (self.left[rows] >= steps)]
         turns = self.idle % self.alive.sum(0).clamp(min=1)
         places = self.level.argsort(dim=0, descending=True, stable=True).gather(0, turns[None])[0]
         for place, draws in product(range(len(self.views)), range(1, MOST_DRAWS + 1)):
-            affordable = torch.minimum(self.draws[place, rows], self.left[rows].clamp(max=MOST_DRAWS))
+            affordable = torch.minimum(self.draws[place, rows], self.left[rows] // steps)
             some = rows[(places[rows] == place) & (affordable == draws)]
             again = (self.idle[some] > 0) & (self.alive.sum(0)[some] == 1)
             for afar in (False, True):
@@ -197,9 +210,9 @@ class _Search:
 
     def _go_on(self, number: int, place: int, draws: int, rows: Tensor, *, afar: bool) -> None:
         start = self._random(rows, 1 + number) if afar else self.kept.images[rows]
-        _, kept = self._climb(place, draws, rows, start, AFAR if afar else NEAR, self.attack.steps)
+        _, kept = self._climb(place, draws, rows, start, AFAR if afar else NEAR, self.attack.length(number))
         self.idle[rows] = torch.where(kept, 0, self.idle[rows] + 1)
-        self.left[rows] -= draws
+        self.left[rows] -= draws * self.attack.length(number)
 
     def without_gradient(self) -> None:
         """Proposals for the images of which no view had a gradient."""

@@ -5,9 +5,10 @@ is then the one of the luckiest draw, and not the strongest. Here draws that no 
 
     rate(x')  =  #{draws i : argmax z_i(x') != y} / draws          the defense's own logits z_i, fresh noise
 
-A challenger whose rate, or at equal rates whose mean bounded margin, is above that of the image kept must repeat it:
-both meet as many fresh draws again, and the rates over all draws decide. What was kept by luck loses it at the next
-challenge. The bounded margin of a draw is
+At each challenge the image kept meets as many fresh draws as the challenger does, and its rate is the one over all
+draws that it has met: luck that it was kept by wears off. A challenger whose rate, or at equal rates whose mean bounded
+margin, is above that must repeat it: both meet as many fresh draws again, and the rates over all draws decide. The
+bounded margin of a draw is
 
     tanh((max_{j != y} z_j - z_y) / s),    s = mean |max_{j != y} z_j - z_y| over draws of the original
 
@@ -92,7 +93,7 @@ class Candidates:
     Args:
         judge: a view with the defense's own forward values.
         x: the originals, (N, C, H, W), which are the first candidates; y: labels, (N,).
-        votes: draws of a score. A challenge takes so many of the challenger, and if that leads so many more of each.
+        votes: draws of a score. A challenge takes so many of each image, and as many again if the challenger leads.
     """
 
     def __init__(self, judge: Target, x: Tensor, y: Tensor, votes: int) -> None:
@@ -104,7 +105,7 @@ class Candidates:
         self.score = Score.read(drawn, y, self.scale)
 
     def standing(self) -> Tensor:
-        """Images that some draw of their latest score got right, (S,): all draws were misclassified of the others."""
+        """Images of which some draw was classified correctly, (S,)."""
         return (self.score.wrong < self.score.draws).nonzero().squeeze(1)
 
     def challenge(self, images: Tensor, rows: Tensor) -> tuple[Score, Tensor]:
@@ -117,20 +118,22 @@ class Candidates:
             The challengers' scores, and which of them were kept, (M,) bool.
         """
         score = self._scored(images, rows)
+        self._meet(rows)
         kept = score.above(self.score.take(rows))
         leading = kept.nonzero().squeeze(1)
         if self.judge.defense.stochastic and len(leading):
-            some = rows[leading]
-            again = self._scored(images[leading], some) + score.take(leading)
-            before = self._scored(self.images[some], some) + self.score.take(some)
-            confirmed = again.above(before)
-            self.score.put(some, before)
-            score.put(leading, again)
-            kept[leading] = confirmed
+            score.put(leading, score.take(leading) + self._scored(images[leading], rows[leading]))
+            self._meet(rows[leading])
+            kept[leading] = score.take(leading).above(self.score.take(rows[leading]))
         won = kept.nonzero().squeeze(1)
         self.images[rows[won]] = images[won]
         self.score.put(rows[won], score.take(won))
         return score, kept
+
+    def _meet(self, rows: Tensor) -> None:
+        """Adds fresh draws to the scores of the images kept."""
+        if self.judge.defense.stochastic:
+            self.score.put(rows, self.score.take(rows) + self._scored(self.images[rows], rows))
 
     def _scored(self, images: Tensor, rows: Tensor) -> Score:
         return Score.of(self.judge, images, self.y[rows], rows, self.votes, self.scale[rows])
