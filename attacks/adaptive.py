@@ -1,12 +1,13 @@
 """An attack for defenses that are random or move the image: every view of their gradient, on what still stands.
 
 1. The defense's answers to the clean images: those misclassified in every draw need no attack.
-2. A short climb from a random start along each view that the defense has, in the order of `views_of`. How noisy its
-   gradients are is measured on the way, see `attacks.common.noisy_climb`.
-3. Climbs along the view that led an image furthest, from the image kept so far, each twice as long as the one before,
-   with as many draws per gradient as their cosine asks for: on noisy gradients one long climb reaches further than
-   many short ones. After a climb that brought an image nothing, its next best view is taken; where there is no other,
-   another random start. An image stops after `PATIENCE` such climbs in a row.
+2. A short climb along each view that the defense has, in the order of `views_of` (`attacks.common.noisy_climb`). How
+   noisy its gradients are is measured on the way.
+3. Rounds that halve the views and double the climbs: those views go on at whose ends fresh draws found the largest
+   bounded margin, from the image kept so far, with as many draws per gradient as their cosine asks for (successive
+   halving: Jamieson and Talwalkar, 2016, algorithm 1, of each image by itself). On noisy gradients one long climb
+   reaches further than many short ones; a few draws after a short climb do not tell the best view from the second.
+   An image stops after `PATIENCE` rounds in a row that brought it nothing.
 4. Where no view had a gradient: proposals judged by fresh draws (`attacks.common.proposals`).
 
 Kept is, of all that climbs ended at, what fresh draws of the defense misclassify most often, never what one draw made
@@ -16,14 +17,14 @@ way through this: none depends on the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from itertools import product
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from attacks.common.candidates import Candidates, Score
+from attacks.common.candidates import Candidates
 from attacks.common.noisy_climb import AVERAGED, MOST_DRAWS, climb, draws_needed
 from attacks.common.norms import Norm, ball
 from attacks.common.proposals import DRAWS, propose
@@ -41,19 +42,14 @@ from harness.threat import Pixels
 ORDER: tuple[Gradient, ...] = ("bpda", "tanh", "straight_through", "exact", "blind")
 """Of the views, the promising and the cheap ones first."""
 
-NARROW = Search(
-    timesteps=0.3, importance=True, purify_timesteps=0.5, rivals=4, look_every=20, common_noise=True, precision="bf16"
-)
+NARROW = Search(timesteps=0.3, importance=True, purify_timesteps=0.5, rivals=4, look_every=20, common_noise=True)
 """What diffusion classifiers leave out while a climb asks them, and nowhere else: see `harness.search`."""
 
-AFAR, NEAR = 0.5, 0.25
-"""Lengths of the first step, in shares of eps: of a climb from a random start, and from the image kept."""
-
-SHORT = 3
-"""A climb that only compares views is shorter by this factor."""
+SIZE = 0.5
+"""Length of a climb's first step, in shares of eps."""
 
 PATIENCE = 2
-"""Climbs in a row that may bring an image nothing."""
+"""Rounds in a row that may bring an image nothing."""
 
 NO_ATTACK = "misclassified without an attack"
 
@@ -69,13 +65,12 @@ class Adaptive(Attack):
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
-        steps: gradients of the climbs that compare views, if there are not several: then they are shorter by `SHORT`.
-        rounds: climbs of an image after the views were compared, at most. The first takes twice `steps` gradients, and
-            each further one twice as many as the one before; n draws per gradient count as n.
+        steps: gradients of a climb of the first round; those of each further round take twice as many.
+        rounds: how many rounds there are, at most.
         votes: draws that an image is judged by, see `attacks.common.candidates`; one, of a deterministic defense.
         proposals: tries of the stage without gradients.
-        narrow: climb on some of a diffusion classifier's timesteps, drawn anew at each step, on its likely classes,
-            and in half precision: see `NARROW`.
+        narrow: climb on some of a diffusion classifier's timesteps, drawn anew at each step, and on its likely
+            classes: see `NARROW`.
 
     Raises:
         ValueError: a budget or a count that means nothing.
@@ -91,8 +86,8 @@ class Adaptive(Attack):
         self,
         norm: Norm,
         eps: Quantity,
-        steps: int = 80,
-        rounds: int = 2,
+        steps: int = 25,
+        rounds: int = 4,
         votes: int = 6,
         proposals: int = 100,
         narrow: bool = True,
@@ -100,7 +95,7 @@ class Adaptive(Attack):
         super().__init__()
         for name, count, least in (
             ("steps", steps, 2),
-            ("rounds", rounds, 0),
+            ("rounds", rounds, 1),
             ("votes", votes, 1),
             ("proposals", proposals, 0),
         ):
@@ -112,10 +107,8 @@ class Adaptive(Attack):
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
         """The candidate of each image that fresh draws misclassify most often, with a remark on every stage."""
         search = _Search(self, target, x, y)
-        for place in range(len(search.views)):
-            search.compare(place)
         for number in range(self.rounds):
-            search.go_on(number)
+            search.round(number)
         search.without_gradient()
         return Adversarial(search.kept.images, remarks=search.remarks())
 
@@ -128,27 +121,22 @@ class Adaptive(Attack):
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that never falls, on a defense that has every view and leaves nothing out in a search."""
-        climbs = len(ORDER) + self.rounds
-        gradients = max(self.steps, len(ORDER) * self.short) + self.gradients
-        looks = self.votes * (1 + 4 * climbs)
-        return Cost(gradients + looks + DRAWS * (self.proposals + 1), gradients)
-
-    @property
-    def short(self) -> int:
-        """Steps of a climb that only compares views."""
-        return max(2, self.steps // SHORT)
-
-    @property
-    def gradients(self) -> int:
-        """Gradients of all climbs after the views were compared."""
-        return sum(self.length(number) for number in range(self.rounds))
+        climbs = [contenders(len(ORDER), number) for number in range(self.rounds)]
+        gradients = sum(count * self.length(number) for number, count in enumerate(climbs))
+        looks = self.votes * (1 + 4 * (sum(climbs) + 1))
+        return Cost(gradients + looks + DRAWS * self.proposals, gradients)
 
     def length(self, number: int) -> int:
-        """Steps of the climb `number` after the views were compared."""
-        return self.steps * 2 ** (1 + number)
+        """Gradients of each climb of a round."""
+        return int(self.steps * 2**number)
 
     def describe(self) -> str:
-        return f"adaptive, climbs of up to {self.length(self.rounds - 1)} steps"
+        return f"adaptive, {self.rounds} rounds of {self.steps} to {self.length(self.rounds - 1)} steps"
+
+
+def contenders(views: int, number: int) -> int:
+    """Of so many views, those that climb in a round: all, half of them, a quarter, ..., at last one."""
+    return max(1, math.ceil(views / 2**number))
 
 
 def views_of(defense: Defense) -> tuple[Gradient, ...]:
@@ -164,9 +152,9 @@ def views_of(defense: Defense) -> tuple[Gradient, ...]:
 class _Search:
     """What is known of each image in one search.
 
-    By view, (V, N): level, the mean bounded margin that the first climb along it reached; draws, per gradient; alive,
-    it had a gradient that was not zero. Of each image, (N,): idle, climbs in a row that brought nothing; fell, the
-    stage after which all draws were misclassified, or None; left, gradients that it may still have.
+    By view, (V, N): level, the mean bounded margin at the end of the latest climb along it; draws, per gradient; alive,
+    it had a gradient that was not zero. Of each image, (N,): idle, rounds in a row that brought nothing; fell, the view
+    after which all draws were misclassified, or None.
     """
 
     def __init__(self, attack: Adaptive, target: Target, x: Tensor, y: Tensor) -> None:
@@ -174,45 +162,30 @@ class _Search:
         self.views = views_of(target.defense)
         self.kept = Candidates(target.with_view(gradient="exact", eot=1, tag=0), x, y, attack.votes)
         shape = len(self.views), len(x)
-        self.level = torch.full(shape, -torch.inf, device=x.device)
+        self.level = torch.zeros(shape, device=x.device)
         self.draws = torch.ones(shape, dtype=torch.int64, device=x.device)
-        self.alive = torch.zeros(shape, dtype=torch.bool, device=x.device)
+        self.alive = torch.ones(shape, dtype=torch.bool, device=x.device)
         self.idle = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        self.left = torch.full_like(self.idle, attack.gradients)
         self._asked: dict[tuple[int, int], Target] = {}
         self.stages: list[str] = []
         self.fell: list[str | None] = [None] * len(x)
         self._done(NO_ATTACK)
 
-    def compare(self, place: int) -> None:
-        """A climb along one view, with one draw per gradient; a short one, unless there is no other view."""
-        rows = self.kept.standing()
-        if len(rows):
-            steps = self.attack.steps if len(self.views) == 1 else self.attack.short
-            score = self._climb(place, 1, rows, self._random(rows, 0), AFAR, steps)[0]
-            self.level[place, rows] = score.level.where(self.alive[place, rows], -torch.inf)
-        self._done(self.views[place])
-
-    def go_on(self, number: int) -> None:
-        """A climb of each image that may still gain by one."""
-        rows, steps = self.kept.standing(), self.attack.length(number)
-        rows = rows[self.alive.any(0)[rows] & (self.idle[rows] < PATIENCE) & (self.left[rows] >= steps)]
-        turns = self.idle % self.alive.sum(0).clamp(min=1)
-        places = self.level.argsort(dim=0, descending=True, stable=True).gather(0, turns[None])[0]
-        for place, draws in product(range(len(self.views)), range(1, MOST_DRAWS + 1)):
-            affordable = torch.minimum(self.draws[place, rows], self.left[rows] // steps)
-            some = rows[(places[rows] == place) & (affordable == draws)]
-            again = (self.idle[some] > 0) & (self.alive.sum(0)[some] == 1)
-            for afar in (False, True):
-                if len(chosen := some[again == afar]):
-                    self._go_on(number, place, draws, chosen, afar=afar)
-        self._done("longer climbs")
-
-    def _go_on(self, number: int, place: int, draws: int, rows: Tensor, *, afar: bool) -> None:
-        start = self._random(rows, 1 + number) if afar else self.kept.images[rows]
-        _, kept = self._climb(place, draws, rows, start, AFAR if afar else NEAR, self.attack.length(number))
-        self.idle[rows] = torch.where(kept, 0, self.idle[rows] + 1)
-        self.left[rows] -= draws * self.attack.length(number)
+    def round(self, number: int) -> None:
+        """A climb of each image that may still gain by one, along each of its best views."""
+        level = self.level.where(self.alive, -torch.inf)
+        rank = level.argsort(dim=0, descending=True, stable=True).argsort(dim=0)
+        chosen = self.alive & (rank < contenders(len(self.views), number)) & (self.idle < PATIENCE)
+        self.idle += 1
+        for place, view in enumerate(self.views):
+            standing = self.kept.standing()
+            rows = standing[chosen[place, standing]]
+            draws = self.draws[place, rows]
+            for count in range(1, MOST_DRAWS + 1):
+                if len(some := rows[draws == count]):
+                    self._climb(number, place, count, some)
+            if number == 0 or len(rows):
+                self._done(view)
 
     def without_gradient(self) -> None:
         """Proposals for the images of which no view had a gradient."""
@@ -226,21 +199,22 @@ class _Search:
             self._done("proposals without a gradient")
 
     def remarks(self) -> tuple[tuple[str, ...], ...]:
-        """Of each image, the stage that it fell to, or all that it withstood."""
+        """Of each image, the view that it fell to, or all that it withstood."""
         withstood = f"withstood {', '.join(self.stages[1:])}"
         told = {None: withstood, NO_ATTACK: NO_ATTACK}
         return tuple((told.get(fell, f"fell to {fell}"),) for fell in self.fell)
 
-    def _climb(
-        self, place: int, draws: int, rows: Tensor, start: Tensor, size: float, steps: int
-    ) -> tuple[Score, Tensor]:
-        """Where a climb ended against the images kept: its score, and which took their place, see `Candidates`."""
-        threat, view = self.attack.threat, self._view(place, draws)
-        x, y, scale, length = self.x[rows], self.y[rows], self.kept.scale[rows], size * float(threat.eps)
-        ended = climb(view, x, start, rows, y, scale, threat, steps=steps, size=length)
-        self.alive[place, rows] |= ended.alive
+    def _climb(self, number: int, place: int, draws: int, rows: Tensor) -> None:
+        """Climbs along a view, whose ends challenge the images kept. More draws per gradient are paid in steps."""
+        threat, view, steps = self.attack.threat, self._view(place, draws), max(2, self.attack.length(number) // draws)
+        start = self._random(rows) if number == 0 else self.kept.images[rows]
+        x, y, scale, size = self.x[rows], self.y[rows], self.kept.scale[rows], SIZE * float(threat.eps)
+        ended = climb(view, x, start, rows, y, scale, threat, steps=steps, size=size)
+        score, kept = self.kept.challenge(ended.images, rows)
+        self.level[place, rows] = score.level
+        self.alive[place, rows] = ended.alive
         self.draws[place, rows] = draws_needed(ended.cosine)
-        return self.kept.challenge(ended.images, rows)
+        self.idle[rows[kept]] = 0
 
     def _view(self, place: int, draws: int) -> Target:
         if (place, draws) not in self._asked:
@@ -250,8 +224,8 @@ class _Search:
             )
         return self._asked[place, draws]
 
-    def _random(self, rows: Tensor, number: int) -> Tensor:
-        x, seeds = self.x[rows], fold(self.target.seeds[rows], _START, number)
+    def _random(self, rows: Tensor) -> Tensor:
+        x, seeds = self.x[rows], fold(self.target.seeds[rows], _START)
         return self.attack.threat.random(x, uniform(fold(seeds, 0), x.shape[1:]), normal(fold(seeds, 1), x.shape[1:]))
 
     def _done(self, stage: str) -> None:
