@@ -29,7 +29,8 @@ from torch import Tensor
 from attacks.common.gradient_attack import BestIterates, Objective
 from attacks.common.losses import RowLoss, loss_of, rivals
 from attacks.common.norms import Norm, ball
-from attacks.pgd import SCHEDULES, pgd_steps
+from attacks.common.schedules import SCHEDULES
+from attacks.pgd import pgd_steps
 from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient

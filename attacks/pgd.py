@@ -8,9 +8,7 @@ step_i = step_size * 1 | 1 - i / steps | (1 + cos(pi i / steps)) / 2        sche
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -18,18 +16,11 @@ from torch import Tensor
 from attacks.common.gradient_attack import BestIterates, GradientAttack, Objective, column
 from attacks.common.losses import LossName
 from attacks.common.norms import Norm, ball
+from attacks.common.schedules import SCHEDULES, Schedule
 from harness.gradients import Gradient
 from harness.guard.doubt import averaged_draws, least_cosine_averaging
 from harness.quantity import Quantity
 from harness.threat import Pixels
-
-Schedule = Literal["constant", "linear", "cosine"]
-
-SCHEDULES: dict[Schedule, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-}
 
 
 class PGD(GradientAttack):

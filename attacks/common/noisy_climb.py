@@ -17,19 +17,20 @@ says how noisy a gradient is: the mean of n draws has a cosine of sqrt(n c / (1 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attacks.common.losses import RowLoss, margin
+from attacks.common.schedules import SCHEDULES
+from harness.guard.doubt import averaged_draws
 from harness.target import Step, Target
 from harness.threat import Pixels
 
 MOMENTUM = 0.9
-AVERAGED = (1 + MOMENTUM) / (1 - MOMENTUM)
-"""Draws that a direction is the mean of, in effect: (sum of weights)^2 / sum of squared weights."""
+AVERAGED = averaged_draws(MOMENTUM, steps=1000)
+"""Draws that a direction is the mean of, in effect."""
 
 WANTED = 0.9
 """Cosine of a direction with the true gradient that is good enough."""
@@ -99,7 +100,7 @@ def climb(
             sums, counts = sums + torch.where(both, cosine, 0), counts + both
         before = grad
         velocity = MOMENTUM * velocity + grad
-        length = size * (1 + math.cos(math.pi * number / steps)) / 2
+        length = size * SCHEDULES["cosine"](number / steps)
         images = threat.project(x, images + length * threat.steepest(velocity, images))
     return Climb(images, sums / counts, alive)
 
