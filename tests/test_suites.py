@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from harness.suite import Plan, load_suite
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1] / "suites"
-CIFAR = sorted(path for path in ROOT.glob("*.yaml") if "cifar10" in path.read_text())
+CIFAR = sorted(path for path in ROOT.glob("*.yaml") if re.search(r"cifar10\b(?![-_])", path.read_text()))
 DIGITS = {path.stem: path for path in sorted((ROOT / "digits").glob("*.yaml"))}
 PAPER = {
     "table1_sota",

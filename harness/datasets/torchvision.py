@@ -1,24 +1,36 @@
-"""Datasets that torchvision reads and downloads into the user's cache."""
+"""Datasets that torchvision downloads into the user's cache, and that are read from there or from a user's folder.
+
+A folder that a suite names with `path:` is searched where these files usually lie, and is never downloaded into.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness import settings
-from harness.datasets.dataset import Dataset
+from harness.datasets.dataset import Dataset, Split
+from harness.datasets.idx import read_idx
 from harness.datasets.source import Request, Source
-from harness.errors import UserError
+from harness.errors import Place, UserError
 from harness.settings import data_root
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+DEEP, MANY = 3, 1000
+"""Folders below one that a suite names are searched for a better one to name: so deep, and so many of them."""
 
 
 class TorchVision(Source):
-    """A dataset of torchvision, in one archive that it unpacks into a folder.
+    """A dataset of torchvision.
 
     Attributes:
         name: its name in suites, and of its folder in the cache.
@@ -31,25 +43,15 @@ class TorchVision(Source):
     takes = ("path",)
 
     def load(self, request: Request) -> Dataset:
-        root = request.path or data_root() / self.name
-        open_split = partial(self.reader, str(root), train=request.split == "train")
-        try:
-            if not self.is_there(root):
-                self._download(root, request.offline)
-            data = open_split(download=False)
-        except RuntimeError as error:
-            raise UserError(
-                f"dataset '{self.name}' in {root} is damaged: {error}",
-                remedy=f"Delete {root} and run the same command again",
-            ) from error
-        pixels = torch.as_tensor(np.asarray(data.data))
-        pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
-        labels = torch.as_tensor(np.asarray(data.targets), dtype=torch.int64)
-        return Dataset(self.name, request.split, _scaled(pixels), labels, list(data.classes), len(data.classes))
+        root = self._given(request.path, request.split) if request.path else self._cached(request)
+        pixels, labels, classes = self.read(root, request.split)
+        if len(pixels) != len(labels):
+            raise UserError(f"there are {len(pixels)} images and {len(labels)} labels", where=Place(root))
+        return Dataset(self.name, request.split, _scaled(pixels), labels.long(), classes, len(classes))
 
     def presence(self) -> tuple[bool, str]:
         root = data_root() / self.name
-        return self.is_there(root), str(root)
+        return all(self.is_there(root, split) for split in SPLITS), str(root)
 
     @property
     def reader(self) -> Any:
@@ -58,30 +60,146 @@ class TorchVision(Source):
 
         return getattr(torchvision.datasets, self.torchvision)
 
-    def is_there(self, root: Path) -> bool:
-        """Whether the dataset was unpacked below a folder."""
-        return (root / self.reader.base_folder).is_dir()
+    @abstractmethod
+    def is_there(self, root: Path, split: Split) -> bool:
+        """Whether a split lies below a folder."""
 
+    @abstractmethod
+    def read(self, root: Path, split: Split) -> tuple[Tensor, Tensor, list[str]]:
+        """The images of a split that is there, (N, C, H, W) uint8, their labels, (N,), and the names of the classes."""
+
+    @abstractmethod
     def files(self) -> dict[str, str]:
         """The files that torchvision downloads, with their URLs."""
-        return {self.reader.filename: self.reader.url}
+
+    @abstractmethod
+    def expected(self, split: Split) -> str:
+        """What a folder that a suite names must hold, for messages."""
 
     def download_folder(self, root: Path) -> Path:
         """The folder for the downloaded files."""
         return root
 
-    def _download(self, root: Path, offline: bool) -> None:
+    def download(self, root: Path) -> None:
+        """Downloads and unpacks all files."""
+        self.reader(str(root), download=True)
+
+    def root_of(self, path: Path) -> Path:
+        """The folder that is meant by a path, which may be that of one of the files."""
+        return path.parent if path.is_file() else path
+
+    def _given(self, path: Path, split: Split) -> Path:
+        root = self.root_of(path)
+        if self.is_there(root, split):
+            return root
+        what = f"it does not hold {self.expected(split)}" if path.exists() else "there is no such folder"
+        better = next((folder for folder in _below(path) if self.is_there(folder, split)), "the folder that does")
+        raise UserError(
+            f"dataset '{self.name}' is not in {path}: {what}",
+            remedy=f"Give {better}, or leave `path:` out: it is then downloaded to {data_root() / self.name}",
+        )
+
+    def _cached(self, request: Request) -> Path:
+        root = data_root() / self.name
+        if self.is_there(root, request.split):
+            return root
         files, folder = self.files(), self.download_folder(root)
         by_hand = f"Download {' and '.join(files.values())} into {folder} and run the same command again"
-        if (offline or settings.offline()) and not all((folder / file).is_file() for file in files):
+        if (request.offline or settings.offline()) and not all((folder / file).is_file() for file in files):
             raise UserError(f"dataset '{self.name}' is not in {root}, and downloads are off", remedy=by_hand)
         try:
-            self.reader(str(root), download=True)
+            self.download(root)
         except (OSError, RuntimeError) as error:
             cause = str(error).strip().splitlines()[-1]
             raise UserError(
                 f"dataset '{self.name}' is not in {root} and cannot be fetched: {cause}", remedy=by_hand
             ) from error
+        return root
+
+
+class Unpacked(TorchVision):
+    """A dataset in one archive that torchvision unpacks into a folder, and checks by MD5."""
+
+    def is_there(self, root: Path, split: Split) -> bool:
+        return (root / self.reader.base_folder).is_dir()
+
+    def read(self, root: Path, split: Split) -> tuple[Tensor, Tensor, list[str]]:
+        try:
+            data = self.reader(str(root), train=split == "train", download=False)
+        except (RuntimeError, OSError) as error:
+            folder = root / self.reader.base_folder
+            raise UserError(
+                f"dataset '{self.name}' in {folder} is damaged: {error}",
+                remedy=f"Unpack {self.reader.url} again in its place",
+            ) from error
+        pixels = torch.as_tensor(np.asarray(data.data)).permute(0, 3, 1, 2)
+        return pixels, torch.as_tensor(np.asarray(data.targets)), list(data.classes)
+
+    def root_of(self, path: Path) -> Path:
+        return path.parent if path.name == self.reader.base_folder else super().root_of(path)
+
+    def files(self) -> dict[str, str]:
+        return {self.reader.filename: self.reader.url}
+
+    def expected(self, split: Split) -> str:
+        return f"the folder {self.reader.base_folder}"
+
+
+class IDX(TorchVision):
+    """A dataset in the four files of MNIST, gzipped or not, with torchvision's names or with a dot before `idx`.
+
+    Attributes:
+        begins: the first labels of each split, which tell apart datasets whose files have the same names.
+    """
+
+    begins: ClassVar[dict[Split, list[int]]]
+
+    def is_there(self, root: Path, split: Split) -> bool:
+        return bool(self._file(root, split, "images") and self._file(root, split, "labels"))
+
+    def read(self, root: Path, split: Split) -> tuple[Tensor, Tensor, list[str]]:
+        files = self._file(root, split, "images"), self._file(root, split, "labels")
+        images, labels = (read_idx(file, rank).copy() for file, rank in zip(files, (3, 1), strict=True) if file)
+        begins = self.begins[split]
+        if len(labels) == getattr(self.known, split) and labels[: len(begins)].tolist() != begins:
+            raise UserError(
+                f"these are not the files of '{self.name}', whose first {split} labels are {begins}, "
+                f"but those of another dataset of the same form",
+                remedy="Give the folder of the right one",
+                where=Place(root),
+            )
+        return torch.from_numpy(images)[:, None], torch.from_numpy(labels), list(self.reader.classes)
+
+    def files(self) -> dict[str, str]:
+        return {file: self.reader.mirrors[0] + file for file, _ in self.reader.resources}
+
+    def expected(self, split: Split) -> str:
+        names = " and ".join(_idx_name(split, kind) for kind in _RANKS)
+        return f"the files {names}, gzipped or not, themselves or in the folder raw or {self.torchvision}/raw"
+
+    def download_folder(self, root: Path) -> Path:
+        return root / self.torchvision / "raw"
+
+    def _file(self, root: Path, split: Split, kind: str) -> Path | None:
+        """The file of images or labels below a folder, or None."""
+        names = [_idx_name(split, kind, sign) + end for sign in "-." for end in ("", ".gz")]
+        folders = (self.download_folder(root), root / self.torchvision, root / "raw", root)
+        return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
+
+
+_RANKS = {"images": 3, "labels": 1}
+
+
+def _idx_name(split: Split, kind: str, sign: str = "-") -> str:
+    return f"{'train' if split == 'train' else 't10k'}-{kind}{sign}idx{_RANKS[kind]}-ubyte"
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """Folders below a path, in the order of their names."""
+    start = len(path.parts)
+    for place, folders, _ in islice(os.walk(path), MANY):
+        folders[:] = sorted(folders) if len(Path(place).parts) - start < DEEP else []
+        yield Path(place)
 
 
 def _scaled(pixels: Tensor) -> Tensor:

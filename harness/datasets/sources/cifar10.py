@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from harness.datasets.source import Known
-from harness.datasets.torchvision import TorchVision
+from harness.datasets.torchvision import Unpacked
 
 
-class CIFAR10(TorchVision):
+class CIFAR10(Unpacked):
     """Small colour images of 10 classes of things."""
 
     summary = "CIFAR-10, 32x32 colour, 10 classes, 50,000 train / 10,000 test; through torchvision"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from harness.datasets.source import Known
-from harness.datasets.torchvision import TorchVision
+from harness.datasets.torchvision import Unpacked
 
 
-class CIFAR100(TorchVision):
+class CIFAR100(Unpacked):
     """Small colour images of 100 classes of things."""
 
     summary = "CIFAR-100, 32x32 colour, 100 classes, 50,000 train / 10,000 test; through torchvision"

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import ClassVar
 
+from harness.datasets.dataset import Split
 from harness.datasets.source import Known
-from harness.datasets.torchvision import TorchVision
+from harness.datasets.torchvision import IDX
 
 
-class FashionMNIST(TorchVision):
-    """Grey images of clothes, in four files."""
+class FashionMNIST(IDX):
+    """Grey images of clothes."""
 
     summary = "Fashion-MNIST, 28x28 grey, 10 classes, 60,000 train / 10,000 test; through torchvision"
     name, torchvision = "fashion_mnist", "FashionMNIST"
     known = Known((1, 28, 28), 10, 60_000, 10_000)
-
-    def is_there(self, root: Path) -> bool:
-        return all((self.download_folder(root) / Path(file).stem).is_file() for file in self.files())
-
-    def files(self) -> dict[str, str]:
-        return {file: self.reader.mirrors[0] + file for file, _ in self.reader.resources}
-
-    def download_folder(self, root: Path) -> Path:
-        return root / self.torchvision / "raw"
+    begins: ClassVar[dict[Split, list[int]]] = {"train": [9, 0, 0, 3, 0, 2], "test": [9, 2, 1, 1, 6, 1]}
