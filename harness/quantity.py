@@ -13,6 +13,9 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _WRITTEN = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?")
 
 
+TOLERANCE = 1e-6
+"""The largest excess over a budget that float rounding can explain; anything above is a violation."""
+
 LONGEST = 100
 """The largest number of characters in a number."""
 

@@ -16,10 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.quantity import TOLERANCE as TOLERANCE
 from harness.quantity import Quantity
-
-TOLERANCE = 1e-6
-"""The largest excess over the budget that float rounding can explain; anything above is a violation."""
 
 SPREAD = 0.05
 """The share of an image's values that a step in L1 changes."""

@@ -88,7 +88,7 @@ def _print_labels(plan: Plan, console: Console) -> None:
 
 
 def _sweeps_table(plan: Plan) -> Table:
-    from harness.suite.sweep import spelt
+    from harness.suite.names import spelt
 
     table = Table("of", "values", "in results", title="Sweeps", title_justify="left", box=None)
     for sweep in plan.sweeps:

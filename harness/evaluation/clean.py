@@ -13,6 +13,7 @@ from harness.evaluation.shard import predict_clean
 from harness.evaluation.task import reason
 from harness.guard.contamination import Guard
 from harness.predict import Predictions
+from harness.results.columns import columns_of
 from harness.results.store import ShardRange
 
 
@@ -58,7 +59,7 @@ def recorded_predictions(cell_runs: Iterable[CellRun], name: str, bounds: ShardR
     """
     for cell_run in cell_runs:
         records = cell_run.shards[bounds] if cell_run.cell.defense.name == name else None
-        if records is not None and all(record.clean_votes for record in records):
-            votes = torch.tensor([record.clean_votes for record in records]).T
-            return Predictions(votes, torch.tensor([record.clean_margins for record in records]).T)
+        if records is not None and (stored := columns_of(records)).draws("clean").all():
+            votes, margins = (torch.from_numpy(values).T for values in (stored.votes("clean"), stored.margins("clean")))
+            return Predictions(votes, margins)
     return None

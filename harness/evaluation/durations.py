@@ -31,7 +31,7 @@ class Durations:
         self._evaluations = {run.name: self._declared(run, examined) for run in context.cell_runs}
         self._measured: dict[str, tuple[int, float]] = {}
         for run in context.cell_runs:
-            self.add(run.name, [record.seconds for record in run.records])
+            self.add(run.name, run.records.numbers("seconds").tolist())
 
     def add(self, name: str, seconds: list[float]) -> None:
         """Takes in a measurement of some images of a pairing. Those that took no time, such as errors, do not count."""

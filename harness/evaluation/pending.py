@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from harness.datasets.class_labels import ClassLabels
 from harness.datasets.source import Request
 from harness.errors import UserError, nearest
 from harness.evaluation.seeds import Seeds
+from harness.results.columns import Columns, columns_of
 from harness.results.record import Record
 from harness.results.store import MANIFEST, CellStore, Damaged, ShardRange, Stale, Store, shard_ranges
 from harness.suite.cell_key import Identities, Identity, RunSetting, refuse_unsteady
@@ -35,7 +35,7 @@ class CellRun:
     parts: tuple[Identity, Identity]
     seeds: Seeds
     stored: CellStore
-    shards: dict[ShardRange, list[Record] | None]
+    shards: dict[ShardRange, Sequence[Record] | None]
     source: CellStore | None = None
 
     @property
@@ -47,9 +47,9 @@ class CellRun:
         return [bounds for bounds, records in self.shards.items() if records is None]
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> Columns:
         """Of the shards that are done."""
-        return [record for shard in self.shards.values() if shard for record in shard]
+        return Columns.joined(columns_of(shard) for shard in self.shards.values() if shard)
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def failures(cell_runs: Iterable[CellRun]) -> list[Failure]:
     """The pairings that have errors."""
     failed = []
     for cell_run in cell_runs:
-        reasons = Counter(record.error or "" for record in cell_run.records if record.verdict == "error")
-        if reasons:
-            failed.append(Failure(cell_run.name, reasons.total(), len(cell_run.records), dict(reasons)))
+        records = cell_run.records
+        if reasons := records.error_counts():
+            failed.append(Failure(cell_run.name, sum(reasons.values()), len(records), reasons))
     return failed
 
 
@@ -146,7 +146,7 @@ def pending_work(
         folder = stored(cell, identity)
         seeds = Seeds(protocol.seed, known.key(cell.defense), identity)
         parts = known.of(cell.defense), known.of(cell.attack)
-        shards = {b: _read(folder, b, note, retry_errors) for b in bounds}
+        shards: dict[ShardRange, Sequence[Record] | None] = {b: _read(folder, b, note, retry_errors) for b in bounds}
         cell_runs.append(CellRun(cell, attack, parts, seeds, folder, shards, source))
     return sorted(cell_runs, key=lambda cell_run: cell_run.source is not None)
 
@@ -174,9 +174,7 @@ def _source(plan: Plan, cell: Cell, attack: Attack) -> Cell:
     return known[wanted]
 
 
-def _read(
-    stored: CellStore, bounds: ShardRange, note: Callable[[str], None], retry_errors: bool
-) -> list[Record] | None:
+def _read(stored: CellStore, bounds: ShardRange, note: Callable[[str], None], retry_errors: bool) -> Columns | None:
     name = f"{stored.folder.parent.name}/{stored.folder.name}, images {bounds[0]} to {bounds[1] - 1}"
     try:
         records = stored.read(*bounds)
@@ -186,7 +184,7 @@ def _read(
     except Damaged as damage:
         note(f"{name}: {damage}; computing them again")
         return None
-    if retry_errors and records and any(record.verdict == "error" for record in records):
+    if retry_errors and records is not None and records.failed.any():
         note(f"{name}: ended in errors; trying them again")
         return None
     return records

@@ -19,10 +19,11 @@ from harness.evaluation import write_manifest
 from harness.evaluation.context import RunContext
 from harness.evaluation.engines.engine import Engine
 from harness.evaluation.engines.local import Local
-from harness.evaluation.pending import Failure, failures, load_images, pending_work, refuse_loss
+from harness.evaluation.pending import CellRun, Failure, failures, load_images, pending_work, refuse_loss
 from harness.evaluation.session import Session
 from harness.results.environment import describe
-from harness.results.store import Store
+from harness.results.merge import merge
+from harness.results.store import Lock, Store
 from harness.suite.plan import Plan
 
 
@@ -67,6 +68,7 @@ def run(
         begun = store.manifest() is not None
         if begun and not pending:
             write_manifest.close(store, context)
+            _merge(cell_runs, lock)
             return Finished(0, failures(cell_runs))
         with engine.working(context):
             session = Session(context, pending if begun else cell_runs, lock, engine)
@@ -78,4 +80,12 @@ def run(
             finally:
                 write_manifest.close(store, context)
         refuse_loss(store, cell_runs)
+        _merge(cell_runs, lock)
         return Finished(computed, failures(cell_runs))
+
+
+def _merge(cell_runs: list[CellRun], lock: Lock) -> None:
+    """Merges the many small files of finished pairings, which take long to read."""
+    for cell_run in cell_runs:
+        if not cell_run.missing:
+            merge(cell_run.stored, list(cell_run.shards), lock.check)

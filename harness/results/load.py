@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from harness.errors import UserError
 from harness.process.visible_text import visible
+from harness.results.columns import Columns
 from harness.results.manifest import CellFacts, Manifest, read_manifest
 from harness.results.record import Record
 from harness.results.store import MANIFEST, CellStore, Damaged, Stale, Store
@@ -19,25 +23,39 @@ from harness.results.store import MANIFEST, CellStore, Damaged, Stale, Store
 COLUMNS = [field.name for field in dataclasses.fields(Record)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CellResults:
     """The stored results of one pairing.
 
     Attributes:
         facts: the pairing's entry in the manifest.
-        records: one row per image, with the fields of `Record` as columns; the index is the position in the run.
+        columns: the records, N of them.
+        places: the position of each in the run, (N,), ascending.
         damaged: the reason for each damaged shard; the next run computes it again.
         stale: shards that belong to another defense, attack or protocol of the same name. No number includes them.
     """
 
     facts: CellFacts
-    records: pd.DataFrame
+    columns: Columns
+    places: NDArray[np.int64]
     damaged: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
 
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """One row per image, with the fields of `Record` as columns; the index is the position in the run.
+
+        It takes much more time and memory than `columns`.
+        """
+        return pd.DataFrame([_shown(record) for record in self.columns], index=self.places, columns=COLUMNS)
+
+    def record(self, place: int) -> dict[str, Any]:
+        """The fields of the record at a position of the run."""
+        return _shown(self.columns[int(np.searchsorted(self.places, place))])
+
     @property
     def done(self) -> int:
-        return len(self.records)
+        return len(self.columns)
 
     @property
     def total(self) -> int:
@@ -97,23 +115,25 @@ def read_run(root: Path) -> Run:
 
 def _pairing(cell: CellStore, facts: CellFacts, votes: int) -> CellResults:
     """Reads the shards of a pairing. It iterates over files, not images: a manifest may claim far more of them."""
-    records: dict[int, Record] = {}
+    parts: list[Columns] = []
+    places: list[int] = []
     damaged: list[str] = []
     stale: list[str] = []
     for start, stop in cell.shards():
-        if not facts.has(start, stop):
-            stale.append(f"{start}-{stop}")
-            continue
         try:
-            shard = cell.read(start, stop, votes) or []
+            shard = cell.read(start, stop, votes)
         except Stale:
             stale.append(f"{start}-{stop}")
         except Damaged as damage:
             damaged.append(str(damage))
         else:
-            records |= dict(enumerate(shard, start))
-    rows = [_shown(record) for record in records.values()]
-    return CellResults(facts, pd.DataFrame(rows, index=list(records), columns=COLUMNS), tuple(damaged), tuple(stale))
+            if not facts.has(start, stop):
+                stale.append(f"{start}-{stop}")
+            elif shard is not None:
+                parts.append(shard)
+                places += range(start, stop)
+    records, at = Columns.joined(parts), np.array(places, dtype=np.int64)
+    return CellResults(facts, records, at, tuple(damaged), tuple(stale))
 
 
 def _shown(record: Record) -> dict[str, Any]:

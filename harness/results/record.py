@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pyarrow as pa
-
-from harness.suite.limits import MOST_CLASSES, MOST_FLAGS
 
 SCHEMA_VERSION = 2
 
 NO_CLASS = -1
 """The value for "no class": for a draw with logits that are not finite, or for votes without a clear winner."""
-
-INT64 = 2**63
 
 Verdict = Literal["robust", "fooled", "error"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -117,46 +112,6 @@ def verdict_of(votes: Sequence[int], label: int, error: str | None = None) -> Ve
     if error is not None:
         return "error"
     return "robust" if vote(votes) == label else "fooled"
-
-
-def from_row(row: dict[str, Any]) -> Record:
-    """Converts a row of `SCHEMA` to a record, after checking it.
-
-    Raises:
-        ValueError: the row is not a valid record; the message gives the reason.
-    """
-    if fault := next(_faults(row), None):
-        raise ValueError(fault)
-    return Record(**row)
-
-
-def _faults(row: dict[str, Any]) -> Iterator[str]:
-    empty = [name for name, value in row.items() if value is None and name not in ("flow", "error")]
-    if empty:
-        yield f"a record has no '{empty[0]}'"
-        return
-    for name, most in (("index", 2**31), ("label", MOST_CLASSES), ("forwards", INT64), ("backwards", INT64)):
-        if not 0 <= row[name] < most:
-            yield f"a record has the {name} {row[name]}"
-    if row["verdict"] not in VERDICTS:
-        yield f"a record has the verdict '{row['verdict'][:30]}'"
-    if row["error"] and row["verdict"] != "error":
-        yield f"a record has the verdict '{row['verdict']}' and an error"
-    for side in ("clean", "adv"):
-        votes, margins = row[f"{side}_votes"], row[f"{side}_margins"]
-        if len(votes) != len(margins):
-            yield f"a record has {len(votes)} votes and {len(margins)} margins"
-        if any(vote is None or not -1 <= vote < MOST_CLASSES for vote in votes):
-            yield "a record has a vote for no class"
-        if any(margin is None for margin in margins):
-            yield "a record has a margin that is not a number"
-    for name in ("linf", "l2", "l1", "seconds", "flow"):
-        if row[name] is not None and not 0 <= row[name] < math.inf:
-            yield f"a record has the {name} {row[name]}"
-    if not row["violation"] >= 0:
-        yield f"a record has the violation {row['violation']}"
-    if len(row["flags"]) > MOST_FLAGS or any(flag is None for flag in row["flags"]):
-        yield "a record has missing flags or too many of them"
 
 
 Rule = Literal["single", "mean", "majority", "worst"]

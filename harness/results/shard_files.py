@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors
-from torch import Tensor
 
 from harness.guard.untrusted import Unreadable, opened, parse_json
-from harness.results.parquet_pages import columns
+from harness.results.columns import digest_of
+from harness.results.parquet_pages import Column, columns
 from harness.results.record import SCHEMA
 from harness.suite.limits import MOST_FLAGS, MOST_VALUES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_RECORDS, LARGEST_IMAGES, LARGEST_HEADER = 1 << 26, 1 << 30, 1 << 16
 """The largest sizes in bytes of a records file, of an images file, and of the header of an images file."""
@@ -38,61 +41,81 @@ CHANNELS, LARGEST_SIDE = (1, 3), 4096
 Shapes = dict[str, tuple[int, ...]]
 
 
-def encode(rows: list[dict[str, Any]], facts: dict[str, str]) -> bytes:
-    """Encodes records as a file whose metadata contains these facts and the hash of the records."""
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    metadata = {**facts, "records_sha256": digest_of(table.to_pylist())}
+def encode(table: pa.Table, facts: dict[str, str]) -> bytes:
+    """Encodes records, a table of `SCHEMA`, as a file whose metadata has these facts and the hash of the records."""
+    metadata = {**facts, "columns_sha256": digest_of(table)}
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(cast(dict[bytes | str, bytes | str], metadata)), sink)
     return sink.getvalue().to_pybytes()
 
 
-def digest_of(rows: list[dict[str, Any]]) -> str:
+def rows_digest_of(rows: list[dict[str, Any]]) -> str:
+    """The hash of records that files have instead of `columns_sha256` if an earlier version of the harness wrote them.
+
+    It takes a hundred times as long as the other.
+    """
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def facts_of(data: bytes) -> dict[str, str]:
-    """Reads the metadata of a records file, without decoding the records.
+class RecordsFile:
+    """A records file in memory.
+
+    Attributes:
+        facts: its metadata.
 
     Raises:
         ValueError: it is not a Parquet file.
     """
-    return {key.decode(): value.decode() for key, value in (_footer(data).metadata or {}).items()}
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._file: pq.ParquetFile = _understood(pq.ParquetFile, pa.BufferReader(data))
+        self._footer: pq.FileMetaData = self._file.metadata
+        self.facts = _understood(_facts, self._footer)
+
+    def table(self, rows: int, votes: int) -> pa.Table:
+        """Decodes the records to a table of `SCHEMA`. The values themselves are not checked.
+
+        Args:
+            rows: the required number of rows.
+            votes: the largest number of values in a list.
+
+        Raises:
+            ValueError: it is not a records file, or would decode to more than the allowed size.
+        """
+        footer = self._footer
+        if footer.num_rows != rows:
+            raise ValueError(f"{footer.num_rows} records for {rows} images")
+        paths = [footer.schema.column(place).path for place in range(min(footer.num_columns, len(PATHS) + 1))]
+        if paths != PATHS or _understood(footer.schema.to_arrow_schema).remove_metadata() != SCHEMA:
+            raise ValueError("its columns are not those of records")
+        chunks = columns(self._data, footer)
+        most = rows * max(votes, MOST_FLAGS)
+        if sum(column.values for column in chunks) > MOST_VALUES or any(column.values > most for column in chunks):
+            raise ValueError(f"it decodes to more values than {rows} images can have")
+        if sum(column.size for column in chunks) > LARGEST_RECORDS or self._has_too_much_text(chunks):
+            raise ValueError(f"it decodes to more than {LARGEST_RECORDS:,} bytes")
+        return _understood(self._read)
+
+    def _has_too_much_text(self, chunks: list[Column]) -> bool:
+        """Whether the texts take more than `MOST_TEXT` bytes. They are only read if they could."""
+        most = sum(column.size + column.dictionary * column.values for column in chunks)
+        return most > MOST_TEXT and _understood(_text, self._data) > MOST_TEXT
+
+    def _read(self) -> pa.Table:
+        table = self._file.read(use_threads=False)
+        table.validate(full=True)
+        return table.replace_schema_metadata(None)
 
 
-def decode(data: bytes, rows: int, votes: int) -> list[dict[str, Any]]:
-    """Decodes a records file to rows with the types of `SCHEMA`. The values themselves are not checked.
-
-    Args:
-        rows: the required number of rows.
-        votes: the largest number of values in a list.
-
-    Raises:
-        ValueError: it is not a records file, or would decode to more than the allowed size.
-    """
-    footer = _footer(data)
-    if footer.num_rows != rows:
-        raise ValueError(f"{footer.num_rows} records for {rows} images")
-    paths = [footer.schema.column(place).path for place in range(min(footer.num_columns, len(PATHS) + 1))]
-    if paths != PATHS or _understood(footer.schema.to_arrow_schema).remove_metadata() != SCHEMA:
-        raise ValueError("its columns are not those of records")
-    chunks = columns(data, footer)
-    most = rows * max(votes, MOST_FLAGS)
-    if sum(column.values for column in chunks) > MOST_VALUES or any(column.values > most for column in chunks):
-        raise ValueError(f"it decodes to more values than {rows} images can have")
-    if sum(column.size for column in chunks) > LARGEST_RECORDS or _understood(_text, data) > MOST_TEXT:
-        raise ValueError(f"it decodes to more than {LARGEST_RECORDS:,} bytes")
-    return _understood(_rows, data)
-
-
-def _footer(data: bytes) -> pq.FileMetaData:
-    return _understood(pq.read_metadata, pa.BufferReader(data))
+def _facts(footer: pq.FileMetaData) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (footer.metadata or {}).items()}
 
 
 def _text(data: bytes) -> int:
     """The size of all texts in bytes. They are read as dictionaries, so that no text is copied for every row."""
     paths = [path for path in PATHS if path.partition(".")[0] in TEXTS]
-    table = pq.read_table(pa.BufferReader(data), columns=list(TEXTS), read_dictionary=paths, use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=paths).read(columns=list(TEXTS), use_threads=False)
     total = 0
     for name in TEXTS:
         for chunk in table[name].chunks:
@@ -102,12 +125,6 @@ def _text(data: bytes) -> int:
             lengths = pc.binary_length(texts.dictionary)
             total += pc.sum(pc.cast(lengths.take(texts.indices), pa.int64())).as_py() or 0
     return total
-
-
-def _rows(data: bytes) -> list[dict[str, Any]]:
-    table = pq.read_table(pa.BufferReader(data), use_threads=False)
-    table.validate(full=True)
-    return table.to_pylist()
 
 
 def _understood(read: Any, *arguments: Any) -> Any:
@@ -151,12 +168,12 @@ def misfit(shapes: Shapes, rows: int) -> str | None:
     return None
 
 
-def tensors_of(path: Path, first: int | None = None) -> dict[str, Tensor]:
-    """The tensors of an images file, or the first rows of each. Raises the errors of `shapes_of`."""
+def tensors_of(path: Path, rows: slice = slice(None)) -> dict[str, Tensor]:
+    """The tensors of an images file, or these rows of each. Raises the errors of `shapes_of`."""
     shapes_of(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_slice(name)[:first].clone() for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_slice(name)[rows].clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise Unreadable(str(error)[:200]) from error
 

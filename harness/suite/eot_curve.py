@@ -14,8 +14,8 @@ from harness.config.signature import parameters
 from harness.config.yaml_file import Document, Node
 from harness.errors import UserError
 from harness.suite.build import build_defense
+from harness.suite.names import eot_suite
 from harness.suite.plan import Cell, Plan, check, load_suite
-from harness.suite.sweep import eot_suite
 
 DRAWS = (1, 5, 10, 20)
 

@@ -9,7 +9,6 @@ overrides the entry, the defaults and a pairing's `with:`. The name of the compo
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -22,14 +21,11 @@ from harness.config.component import RESERVED, class_of
 from harness.config.signature import parameters
 from harness.config.yaml_file import Key, Node
 from harness.errors import UserError, nearest
-from harness.process.visible_text import visible
 from harness.suite.limits import MOST_VARIANTS
+from harness.suite.names import short_hash, shortened, spelt
 
 KINDS = {"defense": "defenses", "attack": "attacks"}
 FORM = "Write defense.NAME.ARGUMENT or attack.NAME.ARGUMENT"
-
-LONGEST = 80
-"""The largest number of characters in a name."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +89,6 @@ def expand(root: Node) -> tuple[Node, tuple[Sweep, ...]]:
         if node := root.child(section):
             root = replace(root, value={**root.value, section: changed(node, families)})
     return root, tuple(family.sweep for family in families)
-
-
-def spelt(value: Any) -> str:
-    """A value in the notation of suites."""
-    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def eot_suite(suite: str, defense: str, attack: str) -> str:
-    """What the suite is called in which `harness eot` varies the draws of one pairing."""
-    return shortened(re.sub(r"[^A-Za-z0-9_-]", "_", f"{suite}-eot-{defense}-{attack}"))
-
-
-def shortened(name: str) -> str:
-    """Shortens a name to the largest allowed length, by replacing its end with its hash."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_hash(name)}"
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _axis(root: Node, path: str, values: Node) -> tuple[str, str, _Axis]:
@@ -192,7 +169,7 @@ def _name(name: str, setting: SweepPoint, taken: Mapping[str, Any]) -> str:
     values = [(axis.path, spelt(value.plain())) for axis, value in setting]
     parts = [re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{path}-{text}").strip("_") for path, text in values]
     plain = ".".join([name, *parts])
-    return shortened(plain) if plain not in taken else shortened(f"{plain}-{_hash(json.dumps(values))}")
+    return shortened(plain) if plain not in taken else shortened(f"{plain}-{short_hash(json.dumps(values))}")
 
 
 def _set(entry: Node, whole: Node, setting: SweepPoint) -> Node:

@@ -297,9 +297,9 @@ def _read(
         else:
             report.gaps.append(f"{where} are not in {MANIFEST}, as after a run that was killed; run it again")
     try:
-        records = stored.read(*bounds, votes)
-        if records is None:
+        if (found := stored.read(*bounds, votes)) is None:
             return None
+        records = list(found)
         fault = malformed(records, stored.shapes(*bounds), clean)
         tensors = {} if fault else stored.images(*bounds)
     except Damaged as damage:

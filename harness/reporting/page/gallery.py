@@ -40,7 +40,7 @@ def gallery(run: Run, most: int | None = None) -> dict[str, Any]:
     clean = originals(run.manifest, run.path)
     pairings = [pairing for pairing in run.pairings.values() if pairing.done]
     shown = [(pairing, _images(run, pairing, _bound(run, pairing, len(pairings), most))) for pairing in pairings]
-    used = {_record(pairing, place)["index"] for pairing, images in shown for place in images}
+    used = {pairing.record(place)["index"] for pairing, images in shown for place in images}
     return {
         "missing": clean.missing,
         "clean": {index: png(image) for index, image in clean.images.items() if index in used},
@@ -70,7 +70,8 @@ def _images(run: Run, pairing: CellResults, most: int) -> dict[int, Shard]:
 def _bounds(pairing: CellResults) -> list[ShardRange]:
     """The ranges of the shards whose records count."""
     facts = pairing.facts
-    return [bounds for bounds in shard_ranges(facts.count, facts.shard) if bounds[0] in pairing.records.index]
+    done = set(pairing.places.tolist())
+    return [bounds for bounds in shard_ranges(facts.count, facts.shard) if bounds[0] in done]
 
 
 def _cell(run: Run, pairing: CellResults) -> CellStore:
@@ -80,7 +81,7 @@ def _cell(run: Run, pairing: CellResults) -> CellStore:
 
 def _pairing(run: Run, pairing: CellResults, images: dict[int, Shard], clean: Originals) -> dict[str, Any]:
     facts, manifest = pairing.facts, run.manifest
-    before = {place: _before(_record(pairing, place), tensors, clean) for place, tensors in images.items()}
+    before = {place: _before(pairing.record(place), tensors, clean) for place, tensors in images.items()}
     largest = [
         float((images[place]["images"] - x).abs().max().nan_to_num(0)) for place, x in before.items() if x is not None
     ]
@@ -94,7 +95,7 @@ def _pairing(run: Run, pairing: CellResults, images: dict[int, Shard], clean: Or
         "total": facts.count,
         "gain": gain,
         "images": [
-            _image(_record(pairing, place), tensors, before[place], gain, clean) for place, tensors in images.items()
+            _image(pairing.record(place), tensors, before[place], gain, clean) for place, tensors in images.items()
         ],
     }
 
@@ -103,10 +104,6 @@ def _before(record: dict[str, Any], tensors: Shard, clean: Originals) -> Tensor 
     """The image before the attack, if it is available and has the same size."""
     x = clean.images.get(record["index"])
     return x if x is not None and x.shape == tensors["images"].shape else None
-
-
-def _record(pairing: CellResults, place: int) -> dict[str, Any]:
-    return {str(name): value for name, value in pairing.records.loc[place].items()}
 
 
 def _attack_label(run: Run, name: str) -> str:

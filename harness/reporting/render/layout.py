@@ -19,7 +19,7 @@ from harness.reporting.tables.table import Row, Table, rule_name
 from harness.reporting.tables.verdict import signed
 from harness.results.manifest import SweepFacts
 from harness.results.record import RULES
-from harness.suite.sweep import spelt
+from harness.suite.names import spelt
 
 FAILED = "failed"
 """Shown in place of a number where too many images ended in an error."""

@@ -34,14 +34,11 @@ The worst case over attacks is in `harness.reporting.stats.worst`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
-
-from harness.results.record import NO_CLASS, Rule, verdict_of
 
 Successes = NDArray[np.float64]
 """Successes of images, in [0, 1]; NaN where an image ended in an error."""
@@ -62,20 +59,6 @@ class Estimate:
     low: float
     high: float
     n: int
-
-
-def success(votes: Sequence[int], label: int, rule: Rule) -> float:
-    """The success of an image by its votes, in [0, 1]; NaN where a draw has no finite logits, or there is no draw."""
-    if not votes or NO_CLASS in votes:
-        return math.nan
-    right = [guess == label for guess in votes]
-    if rule == "single":
-        return float(right[0])
-    if rule == "mean":
-        return sum(right) / len(right)
-    if rule == "majority":
-        return float(verdict_of(votes, label) == "robust")
-    return float(all(right))
 
 
 def failed(errors: int, images: int) -> bool:

@@ -27,7 +27,7 @@ from harness.reporting.tables.diagnostics import diagnostics
 from harness.reporting.tables.entries import Column
 from harness.reporting.tables.outcomes import clean_draws, robust_draws
 from harness.reporting.tables.table import Row, Table
-from harness.suite.sweep import spelt
+from harness.suite.names import spelt
 
 Kind = Literal["bars", "budget", "sweep", "draws", "cosine"]
 
@@ -191,7 +191,7 @@ def _draws(table: Table) -> Iterator[Chart]:
     rows = [row for row in table.rows if row.stochastic and row.name not in swept]
     for row in rows if table.votes > 1 else ():
         found = [
-            (column, entry.pairing.records)
+            (column, entry.pairing.columns)
             for column, entry in zip(table.columns, row.entries, strict=True)
             if column.kind == "attack" and column.name not in swept
             if entry.status == "final" and entry.pairing
@@ -204,11 +204,13 @@ def _draws(table: Table) -> Iterator[Chart]:
 
 def _draw_line(label: str, draws: Draws, baseline: bool = False) -> Line:
     """draws: (n, v)."""
-    most = draws.shape[1]
+    most, sums = draws.shape[1], draws.sum(axis=1)
+    known = ~np.isnan(sums)
     dots = []
     for k in range(1, most + 1):
-        chances = [math.nan if math.isnan(r) else math.comb(int(r), k) / math.comb(most, k) for r in draws.sum(axis=1)]
-        dots.append(Dot(float(k), str(k), accuracy(np.array(chances))))
+        chance = np.array([math.comb(right, k) / math.comb(most, k) for right in range(most + 1)])
+        chances = np.where(known, chance[np.where(known, sums, 0).astype(int)], np.nan)
+        dots.append(Dot(float(k), str(k), accuracy(chances)))
     return Line(label, tuple(dots), baseline)
 
 

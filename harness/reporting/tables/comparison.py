@@ -157,7 +157,7 @@ class _Sides:
 
     def __init__(self, one: CellResults, other: CellResults, rule: Rule, same_content: bool) -> None:
         sides = (("first", one), ("second", other))
-        self.failed = tuple(side for side, each in sides if failed(errors(each.records), each.done))
+        self.failed = tuple(side for side, each in sides if failed(errors(each.columns), each.done))
         self.empty = not one.done or not other.done
         a, b = _successes(one, rule), _successes(other, rule)
         both = a.index.intersection(b.index, sort=False)
@@ -186,10 +186,9 @@ class _Sides:
 
 def _successes(pairing: CellResults, rule: Rule) -> pd.DataFrame:
     """The success of each image, attacked ("robust") and not ("clean"), by its index in the dataset."""
-    records = pairing.records
-    return pd.DataFrame(
-        {"robust": robust_successes(records, rule), "clean": clean_successes(records, rule)}, index=records["index"]
-    )
+    records = pairing.columns
+    successes = {"robust": robust_successes(records, rule), "clean": clean_successes(records, rule)}
+    return pd.DataFrame(successes, index=records.numbers("index"))
 
 
 def _rule(run: Run) -> tuple[Rule, int]:

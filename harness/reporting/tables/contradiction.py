@@ -13,7 +13,10 @@ would be about standard normal: beyond `NOISE`, chance does not explain the diff
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
+
+from harness.results.columns import Columns, Side
+
+SIDES: tuple[Side, Side] = ("clean", "adv")
 
 NOISE = 4.0
 """Standard deviations; chance alone exceeds them in 3 of 100,000 pairings."""
@@ -22,26 +25,19 @@ IMPOSSIBLE = "images that it misclassifies without an attack count as robust: it
 UNLIKELY = "robust accuracy exceeds clean accuracy by more than chance explains: the attack is weaker than none"
 
 
-def above_clean(records: pd.DataFrame, *, stochastic: bool) -> str | None:
+def above_clean(records: Columns, *, stochastic: bool) -> str | None:
     """A remark on a pairing whose records say that the attack made the defense more accurate, or None.
 
-    Args:
-        records: with the columns `label`, `verdict`, `clean_votes` and `adv_votes`; errors are left out.
+    Images that ended in an error are left out.
     """
-    counted = records[records["verdict"] != "error"]
-    labels = counted["label"].tolist()
-    clean, robust = (_right(counted[column].tolist(), labels) for column in ("clean_votes", "adv_votes"))
+    counted = ~records.failed
+    labels = records.numbers("label")[:, None]
+    clean, robust = ((records.votes(side) == labels).sum(axis=1)[counted] for side in SIDES)
     if not stochastic:
         return IMPOSSIBLE if (robust > clean).any() else None
-    draws = np.array([len(votes) for votes in counted["adv_votes"]], dtype=np.float64)
+    draws = records.draws("adv")[counted]
     rate = (clean + robust + 1) / (2 * draws + 2)
     spread = np.sqrt((2 * draws * rate * (1 - rate)).sum())
     if (robust - clean).sum() <= NOISE * spread:
         return None
     return UNLIKELY
-
-
-def _right(votes: list[list[int]], labels: list[int]) -> np.ndarray:
-    """How many draws are right, (N,)."""
-    pairs = zip(votes, labels, strict=True)
-    return np.array([sum(vote == label for vote in given) for given, label in pairs], dtype=np.float64)

@@ -20,7 +20,7 @@ from harness.reporting.tables.outcomes import robust_successes
 from harness.reporting.tables.table import Row, Table
 from harness.reporting.tables.verdict import Verdict, judged
 from harness.results.manifest import SweepFacts
-from harness.suite.sweep import spelt
+from harness.suite.names import spelt
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _curve(table: Table, sweep: SweepFacts, defense: str, attack: str, points: l
 
 def _after(table: Table, before: Point, point: Point) -> Point:
     pairs = [each.robust.pairing for each in (before, point) if each.robust.status == "final"]
-    known = [robust_successes(pair.records, table.rule) for pair in pairs if pair]
+    known = [robust_successes(pair.columns, table.rule) for pair in pairs if pair]
     step = change(*both_known(*known)) if len(known) == 2 else None
     return Point(point.values, point.row, point.column, point.clean, point.robust, step)
 

@@ -37,7 +37,7 @@ from harness.results.load import CellResults, Run, read_run
 from harness.results.manifest import NoiseFacts, Part
 from harness.results.record import Rule
 from harness.results.store import MANIFEST
-from harness.suite.sweep import eot_suite
+from harness.suite.names import eot_suite
 
 Pair = tuple[str, str]
 
@@ -63,12 +63,12 @@ def doubts(run: Run) -> Doubts:
 
 
 def _could_be_lower(run: Run, pairing: CellResults) -> bool:
-    successes = robust_successes(pairing.records, run.manifest.report.vote)
+    successes = robust_successes(pairing.columns, run.manifest.report.vote)
     return bool((successes[~np.isnan(successes)] > 0).any())
 
 
 def _reasons(run: Run, pairing: CellResults, diagnosis: Diagnosis | None) -> Iterator[str]:
-    yield from (plain(remark) for remark in remarks_told(pairing.records) if remark.startswith(IN_DOUBT))
+    yield from (plain(remark) for remark in remarks_told(pairing.columns) if remark.startswith(IN_DOUBT))
     curves = list(_curves(run, pairing))
     if diagnosis is not None and not _looked_through(run, pairing, diagnosis):
         diagnosis = None
@@ -82,7 +82,7 @@ def _reasons(run: Run, pairing: CellResults, diagnosis: Diagnosis | None) -> Ite
 
 def _looked_through(run: Run, pairing: CellResults, diagnosis: Diagnosis) -> bool:
     """Whether the attack took gradients of the same view of the defense as the diagnosis."""
-    climbed = bool((pairing.records["backwards"] > 0).any())
+    climbed = bool((pairing.columns.numbers("backwards") > 0).any())
     return climbed and diagnosis.settings["gradient"] in _views(_arguments(run, pairing))
 
 
@@ -161,7 +161,7 @@ class _Curve:
         if not below or max(self.points) <= self.own:
             return None
         ends = max(below), max(self.points)
-        known = both_known(*(robust_successes(self.points[count].records, self.rule) for count in ends))
+        known = both_known(*(robust_successes(self.points[count].columns, self.rule) for count in ends))
         if not len(known[0]):
             return None
         return judged(change(*known), f"from {ends[0]} to {ends[1]} {SETTLED_BY[self.path]}")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from harness.guard.doubt import plain
 from harness.reporting.stats.accuracy import Estimate, Successes, accuracy, average, failed
@@ -25,6 +24,7 @@ from harness.reporting.tables.outcomes import (
     violations,
 )
 from harness.reporting.tables.reference import PublishedNumber
+from harness.results.columns import Columns
 from harness.results.load import CellResults
 from harness.results.record import Rule
 
@@ -111,7 +111,7 @@ class Subject:
 
 def has_failed(pairing: CellResults) -> bool:
     """Whether a finished pairing has no number because of errors."""
-    return pairing.finished and failed(errors(pairing.records), pairing.total)
+    return pairing.finished and failed(errors(pairing.columns), pairing.total)
 
 
 def entry(column: Column, subject: Subject, rule: Rule) -> Entry:
@@ -135,12 +135,10 @@ def _clean(subject: Subject, names: Sequence[str], rule: Rule) -> Entry:
     """Predictions on clean images do not depend on the attack, so that the records of any pairing serve."""
     if not names:
         return Entry("absent")
-    parts = [records for name in names if len(records := subject.pairings[name].records)]
+    parts = [pairing for name in names if len((pairing := subject.pairings[name]).columns)]
     if not parts:
         return Entry("unfinished", 0, subject.count)
-    records = pd.concat([part[["clean_votes", "label", "error"]] for part in parts])
-    records = records.sort_values("clean_votes", key=lambda votes: votes.map(len) == 0, kind="stable")
-    records = records[~records.index.duplicated()]
+    records = _first_answers(parts, subject.count)
     done, missing = len(records), unanswered(records)
     status: Status = "unfinished" if done < subject.count else "failed" if failed(len(missing), done) else "final"
     estimate = accuracy(clean_successes(records, rule)) if status == "final" else None
@@ -148,9 +146,28 @@ def _clean(subject: Subject, names: Sequence[str], rule: Rule) -> Entry:
     return Entry(status, done, subject.count, estimate, estimate, len(missing), remarks=remarks)
 
 
+def _first_answers(parts: Sequence[CellResults], count: int) -> Columns:
+    """A record for each image that any pairing has: the first one with predictions, if there is one.
+
+    count: the number of images of the run.
+    """
+    chosen, known, seen = list[Columns](), np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    for part in parts:
+        new = (part.columns.draws("clean") > 0) & ~known[part.places]
+        if new.any():
+            chosen.append(part.columns if new.all() else part.columns.take(np.flatnonzero(new)))
+            known[part.places[new]] = True
+    for part in parts:
+        new = ~(known | seen)[part.places]
+        if new.any():
+            chosen.append(part.columns.take(np.flatnonzero(new)))
+            seen[part.places[new]] = True
+    return Columns.joined(chosen)
+
+
 def _attack(column: Column, subject: Subject, rule: Rule) -> Entry:
     pairing = subject.pairings[column.name]
-    records = pairing.records
+    records = pairing.columns
     status: Status = "unfinished" if not pairing.finished else "failed" if has_failed(pairing) else "final"
     final = status == "final"
     doubts = subject.doubts.get(column.name, ()) if final else ()
@@ -179,8 +196,8 @@ def _combined(column: Column, subject: Subject, rule: Rule) -> Entry:
         total=subject.count,
         estimate=estimate,
         benign=_clean(subject, column.members, rule).estimate if status == "final" else None,
-        errors=sum(errors(member.records) for member in members),
-        violations=sum(violations(member.records) for member in members),
+        errors=sum(errors(member.columns) for member in members),
+        violations=sum(violations(member.columns) for member in members),
         remarks=(*remarks, *doubts),
         doubts=doubts,
     )
@@ -201,7 +218,7 @@ def _combination(
         return "failed", None, (f"failed, since {_named(broken, subject)} failed",)
     if not all(member.finished for member in members):
         return "unfinished", None, ()
-    crashed = [member for member in members if errors(member.records)]
+    crashed = [member for member in members if errors(member.columns)]
     remarks = (f"errors under {_named(crashed, subject)}, {OPEN}",) if crashed else ()
     successes = _stacked(members, rule)
     if column.kind == "average":
@@ -217,12 +234,12 @@ def _combination(
 
 def _stacked(members: Sequence[CellResults], rule: Rule) -> Successes:
     """Successes, (attacks, n)."""
-    return np.stack([robust_successes(member.records, rule) for member in members])
+    return np.stack([robust_successes(member.columns, rule) for member in members])
 
 
 def _stacked_draws(members: Sequence[CellResults]) -> Draws:
     """Draws, (attacks, n, v), where v is the smallest number of draws of any attack."""
-    draws = [robust_draws(member.records) for member in members]
+    draws = [robust_draws(member.columns) for member in members]
     count = min(each.shape[1] for each in draws)
     return np.stack([each[:, :count] for each in draws])
 
@@ -242,10 +259,10 @@ def _chosen_how(draws: int, rule: Rule) -> str:
 
 
 def _remarks(column: Column, pairing: CellResults, status: Status, subject: Subject) -> Iterator[str]:
-    facts, records = pairing.facts, pairing.records
+    facts, records = pairing.facts, pairing.columns
     if not column.usual(pairing):
         yield facts.method if facts.threat == column.threat else f"{facts.threat}, {facts.method}"
-    yield from _error_remark("ended in an error", records[records["verdict"] == "error"], pairing.done, status)
+    yield from _error_remark("ended in an error", records.take(np.flatnonzero(records.failed)), pairing.done, status)
     if count := violations(records):
         yield f"{images_told(count)} outside the budget, counted as failures of the attack"
     if pairing.damaged:
@@ -258,7 +275,7 @@ def _remarks(column: Column, pairing: CellResults, status: Status, subject: Subj
     yield from (plain(remark) for remark in remarks_told(records))
 
 
-def _error_remark(what: str, crashed: pd.DataFrame, done: int, status: Status) -> Iterator[str]:
+def _error_remark(what: str, crashed: Columns, done: int, status: Status) -> Iterator[str]:
     """How many images have no verdict, what that means for the number, and the reason of the first one."""
     if len(crashed) and status == "failed":
         yield f"failed: {_of(len(crashed), done)} {what}{reason(crashed)}"

@@ -9,7 +9,7 @@ from harness.reporting.stats.accuracy import Estimate
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.table import Row, Table
 from harness.results.record import Rule
-from harness.suite.sweep import spelt
+from harness.suite.names import spelt
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _naive(subject: Subject, rule: Rule, names: Sequence[str]) -> Iterator[Naive
             continue
         valid = {name: pairing for name, pairing in same.items() if pairing.finished and not has_failed(pairing)}
         naive = [name for name in names if name in valid]
-        others = {name: robust_successes(p.records, rule) for name, p in valid.items() if name not in names}
+        others = {name: robust_successes(p.columns, rule) for name, p in valid.items() if name not in names}
         if naive and others:
             together = naive_successes([valid[name] for name in naive], subject.stochastic, rule)
             if comparison := compare(naive, together, others):

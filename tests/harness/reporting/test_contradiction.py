@@ -6,24 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from harness.reporting import summarise
 from harness.reporting.tables.contradiction import IMPOSSIBLE, UNLIKELY, above_clean
+from harness.results.columns import Columns
 from harness.results.load import read_run
+from harness.results.record import Record, Verdict
 
 VOTES = 5
 
 
-def drawn(clean: np.ndarray, robust: np.ndarray, seed: int, votes: int = VOTES) -> pd.DataFrame:
+def drawn(clean: np.ndarray, robust: np.ndarray, seed: int, votes: int = VOTES, verdict: Verdict = "robust") -> Columns:
     """Records of independent draws, right at these rates per image, (n,) each."""
     generator = np.random.default_rng(seed)
-    n = len(clean)
-    right = [generator.random((n, votes)) < rate[:, None] for rate in (clean, robust)]
-    clean_votes, adv_votes = ([list(map(int, row)) for row in draws] for draws in right)
-    facts = {"label": [1] * n, "verdict": ["robust"] * n, "clean_votes": clean_votes, "adv_votes": adv_votes}
-    return pd.DataFrame(facts)
+    right = [(generator.random((len(rate), votes)) < rate[:, None]).astype(int).tolist() for rate in (clean, robust)]
+    margins, rest = [0.0] * votes, (0.0, 0.0, 0.0, None, 0.0, 1, 1, 0.0, 0)
+    pairs = enumerate(zip(*right, strict=True))
+    return Columns.of(Record(i, 1, verdict, before, after, margins, margins, *rest) for i, (before, after) in pairs)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,7 @@ def test_an_image_of_a_deterministic_defense_is_robust_only_where_it_is_right(
 
 
 def test_an_error_contradicts_nothing() -> None:
-    records = drawn(np.zeros(4), np.ones(4), 0, votes=1)
-    records["verdict"] = "error"
+    records = drawn(np.zeros(4), np.ones(4), 0, votes=1, verdict="error")
     assert above_clean(records, stochastic=False) is None
     assert above_clean(records, stochastic=True) is None
 

@@ -8,10 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.reporting.stats.accuracy import accuracy, average, exact, failed, success, wilson
-from harness.results.record import RULES, vote
+from harness.reporting.stats.accuracy import accuracy, average, exact, failed, wilson
+from harness.reporting.tables.outcomes import clean_draws, clean_successes, robust_draws, robust_successes
+from harness.results.columns import Columns
+from harness.results.record import NO_CLASS, RULES, Record, Rule, vote
 
 VOTES = st.lists(st.integers(0, 3), min_size=1, max_size=7)
+
+
+def records(images: list[list[int]], labels: list[int]) -> Columns:
+    """Images with these votes, before the attack and after it."""
+    rest = (0.0, 0.0, 0.0, None, 0.0, 1, 1, 0.0, 0)
+    pairs = zip(images, labels, strict=True)
+    return Columns.of(
+        Record(i, label, "robust", votes, votes, [0.0] * len(votes), [0.0] * len(votes), *rest)
+        for i, (votes, label) in enumerate(pairs)
+    )
+
+
+def success(votes: list[int], label: int, rule: Rule) -> float:
+    """Of a single image."""
+    return float(clean_successes(records([votes], [label]), rule)[0])
 
 
 @pytest.mark.parametrize(
@@ -189,3 +206,23 @@ def test_the_averages_interval_covers_the_truth(n: int, rates: tuple[float, ...]
     if correlation == 0 and n * min(truth, 1 - truth) > 5:  # and it is worth its trouble: one attack's would be wider
         plain = np.mean([np.subtract(*wilson(one.value * n, n)[::-1]) for one in found])
         assert np.mean([one.high - one.low for one in found]) < 0.75 * plain
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(-1, 3), max_size=5), st.integers(0, 3)), max_size=9))
+@settings(deadline=None, max_examples=100)
+def test_images_of_any_number_of_votes_are_counted_together_as_each_is_alone(
+    images: list[tuple[list[int], int]],
+) -> None:
+    """By the definition: no image has a success without a draw, or with one of no class."""
+    together = records([votes for votes, _ in images], [label for _, label in images])
+    for rule in RULES:
+        alone = [success(votes, label, rule) for votes, label in images]
+        assert np.array_equal(clean_successes(together, rule), np.array(alone), equal_nan=True)
+        assert np.array_equal(robust_successes(together, rule), np.array(alone), equal_nan=True)
+        assert [math.isnan(each) for each in alone] == [not votes or NO_CLASS in votes for votes, _ in images]
+    fewest = min((len(votes) for votes, _ in images if votes and NO_CLASS not in votes), default=1)
+    known = [votes and NO_CLASS not in votes for votes, _ in images]
+    rows = [[float(vote == label) for vote in votes[:fewest]] for votes, label in images]
+    draws = [row if there else [math.nan] * fewest for row, there in zip(rows, known, strict=True)]
+    assert np.array_equal(clean_draws(together), np.array(draws).reshape(len(images), fewest), equal_nan=True)
+    assert np.array_equal(robust_draws(together), clean_draws(together), equal_nan=True)
