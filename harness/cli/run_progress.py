@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -15,7 +17,9 @@ from rich.text import Text
 
 from harness.callback import Callback
 from harness.evaluation.pending import CellRun
+from harness.results.columns import ABSENT, SIDES, Columns, Side, columns_of
 from harness.results.record import Record
+from harness.results.store import ShardRange
 from harness.target import Target
 
 
@@ -26,6 +30,7 @@ class Display(Callback):
         self.console = console
         self._clock = _Clock()
         self._runs: Sequence[CellRun] = []
+        self._tallies: dict[str, Tally] = {}
         self._current: CellRun | None = None
         self._target: Target | None = None
 
@@ -36,7 +41,7 @@ class Display(Callback):
     @contextmanager
     def running(self, runs: Sequence[CellRun]) -> Iterator[None]:
         """Shows the progress of these pairings while the block runs."""
-        self._clock, self._runs = _Clock(), runs
+        self._clock, self._runs, self._tallies = _Clock(), runs, {}
         if not self.console.is_terminal:
             yield
             return
@@ -55,8 +60,17 @@ class Display(Callback):
         self._clock.add(run, len(records))
         self._target = None
         if not self.console.is_terminal:
-            line = f"{run.name}: {_state(run)}, {self._clock.speed(run)}, {self._left()} left"
+            line = f"{run.name}: {self._state(run)}, {self._clock.speed(run)}, {self._left()} left"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _tally(self, run: CellRun) -> Tally:
+        """The counts of a pairing so far; each shard is counted once, however often this is asked for."""
+        return self._tallies.setdefault(run.name, Tally()).update(run.shards)
+
+    def _state(self, run: CellRun) -> str:
+        """Images done, and the accuracies so far."""
+        tally, total = self._tally(run), max(b for _, b in run.shards)
+        return f"{tally.images}/{total} images, {tally}"
 
     def _left(self) -> str:
         return _duration(self._clock.left(self._runs))
@@ -67,10 +81,10 @@ class Display(Callback):
             table.add_column(no_wrap=True)
         for run in self._visible():
             style = "bold" if run is self._current else "" if run.missing else "green"
-            done, total = len(run.records), max(b for _, b in run.shards)
-            bar = ProgressBar(total, done, width=10)
-            counts = f"{done}/{total}"
-            table.add_row(Text(run.name, style=style), bar, counts, accuracies(run.records), self._clock.speed(run))
+            tally, total = self._tally(run), max(b for _, b in run.shards)
+            bar = ProgressBar(total, tally.images, width=10)
+            counts = f"{tally.images}/{total}"
+            table.add_row(Text(run.name, style=style), bar, counts, str(tally), self._clock.speed(run))
         passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
         return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
 
@@ -108,28 +122,55 @@ class _Clock:
         return sum(per_image.get(run.name, average) * (b - a) for run in runs for a, b in run.missing)
 
 
-def _state(run: CellRun) -> str:
-    """Images done, and the accuracies so far."""
-    done, total = len(run.records), max(b for _, b in run.shards)
-    return f"{done}/{total} images, {accuracies(run.records)}"
+class Tally:
+    """Counts of the records of one pairing, to which shards are added one by one.
+
+    Attributes:
+        images: all of them. classified: those with predictions on the clean image. errors: those without a verdict.
+        clean, robust: those of which the first draw is right, on the clean and on the adversarial image.
+    """
+
+    def __init__(self) -> None:
+        self.images = self.classified = self.errors = self.clean = self.robust = 0
+        self._counted: set[ShardRange] = set()
+
+    def update(self, shards: Mapping[ShardRange, Sequence[Record] | None]) -> Tally:
+        """Adds the shards that are done and were not added before."""
+        for bounds, records in shards.items():
+            if records is not None and bounds not in self._counted:
+                self._counted.add(bounds)
+                self.add(records)
+        return self
+
+    def add(self, records: Sequence[Record]) -> Tally:
+        """Adds some records."""
+        columns = columns_of(records)
+        failed, labels = columns.failed, columns.numbers("label")
+        clean, adv = (_first_draws(columns, side) for side in SIDES)
+        self.images += len(columns)
+        self.classified += int((columns.draws("clean") > 0).sum())
+        self.errors += int(failed.sum())
+        self.clean += int((clean == labels).sum())
+        self.robust += int((~failed & (adv == labels)).sum())
+        return self
+
+    def __str__(self) -> str:
+        """Clean and robust accuracy so far, for a single draw. With errors, robust accuracy is an interval."""
+        texts, evaluated = [], self.images - self.errors
+        if self.classified:
+            texts.append(f"clean {self.clean / self.classified:.1%}")
+        if evaluated:
+            most = f"–{(self.robust + self.errors) / self.images:.1%}" if self.errors else ""
+            texts.append(f"robust {self.robust / self.images:.1%}{most}")
+        if self.errors:
+            texts.append(f"{self.errors} errors" if evaluated else f"failed: {self.errors} errors")
+        return ", ".join(texts)
 
 
-def accuracies(records: Sequence[Record]) -> str:
-    """Clean and robust accuracy so far, for a single draw. With errors, robust accuracy is an interval."""
-    if not records:
-        return ""
-    classified = [r for r in records if r.clean_votes]
-    evaluated = [r for r in records if r.verdict != "error"]
-    texts, errors = [], len(records) - len(evaluated)
-    if classified:
-        texts.append(f"clean {sum(r.clean_votes[0] == r.label for r in classified) / len(classified):.1%}")
-    if evaluated:
-        robust = sum(r.adv_votes[:1] == [r.label] for r in evaluated)
-        most = f"–{(robust + errors) / len(records):.1%}" if errors else ""
-        texts.append(f"robust {robust / len(records):.1%}{most}")
-    if errors:
-        texts.append(f"{errors} errors" if evaluated else f"failed: {errors} errors")
-    return ", ".join(texts)
+def _first_draws(columns: Columns, side: Side) -> NDArray[np.int64]:
+    """The first predicted class of each record, (N,); `ABSENT` where it has none."""
+    votes = columns.votes(side)
+    return votes[:, 0] if votes.shape[1] else np.full(len(votes), ABSENT)
 
 
 def _duration(seconds: float | None) -> str:

@@ -25,6 +25,7 @@ ABSENT = -2
 
 Numbers = NDArray[Any]
 Side = Literal["clean", "adv"]
+SIDES: tuple[Side, Side] = ("clean", "adv")
 """Of an image: before and after the attack."""
 
 

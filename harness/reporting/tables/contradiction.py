@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.results.columns import Columns, Side
-
-SIDES: tuple[Side, Side] = ("clean", "adv")
+from harness.results.columns import SIDES, Columns
 
 NOISE = 4.0
 """Standard deviations; chance alone exceeds them in 3 of 100,000 pairings."""

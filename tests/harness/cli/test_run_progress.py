@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from harness.cli.run_progress import Display, accuracies
+from harness.cli.run_progress import Display, Tally
 from harness.evaluation.run import run
 from harness.results.record import Record, Verdict
 from harness.suite import load_suite
@@ -54,4 +54,13 @@ ERROR, SILENT = record("error", clean=[1], adv=[1]), record("error", clean=[], a
     ],
 )
 def test_errors_count_as_neither_and_leave_an_interval_or_no_number(records: list[Record], told: str) -> None:
-    assert accuracies(records) == told
+    assert str(Tally().add(records)) == told
+    assert str(Tally().add(records[:1]).add(records[1:])) == told
+
+
+def test_a_shard_is_counted_once_however_often_the_display_looks() -> None:
+    shards: dict[tuple[int, int], list[Record] | None] = {(0, 2): [ROBUST, FOOLED], (2, 3): None}
+    tally = Tally()
+    assert str(tally.update(shards)) == str(tally.update(shards)) == "clean 100.0%, robust 50.0%"
+    shards[2, 3] = [FOOLED]
+    assert (tally.update(shards).images, str(tally)) == (3, "clean 100.0%, robust 33.3%")

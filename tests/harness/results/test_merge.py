@@ -210,7 +210,7 @@ def test_a_merged_file_that_does_not_say_what_it_holds_is_not_believed(cell: Cel
     (path,) = cell.folder.glob("*.parquet")
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), b"parts": parts.encode()}), path)
-    with pytest.raises(Damaged, match=r"shards|JSON"):
+    with pytest.raises(Damaged, match="cannot be read"):
         CellStore(cell.folder, "key").read(0, 2)
 
 
