@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.results.columns import ABSENT, Columns, digest_of, fault_of
@@ -49,11 +49,14 @@ RECORDS = st.lists(
     ),
     max_size=6,
 )
+LARGE = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.filter_too_much])
+"""Lists of records are large examples, of which hypothesis discards some."""
+
 VALID = Record(0, 1, "robust", [1, 2], [1], [0.5, -0.5], [0.25], 0.5, 1.5, 2.5, None, 0.0, 20, 10, 0.125, 7, ["a flag"])
 
 
 @given(RECORDS, st.integers(0, 6))
-@settings(deadline=None, max_examples=60)
+@LARGE
 def test_columns_are_read_like_the_list_of_their_records(records: list[Record], place: int) -> None:
     columns = Columns.of(records)
     assert columns == records and len(columns) == len(records) and list(columns) == records
@@ -67,7 +70,7 @@ def test_columns_are_read_like_the_list_of_their_records(records: list[Record], 
 
 
 @given(RECORDS)
-@settings(deadline=None, max_examples=60)
+@LARGE
 def test_columns_hold_the_values_of_the_records(records: list[Record]) -> None:
     columns = Columns.of(records)
     assert columns.numbers("index").tolist() == [record.index for record in records]
@@ -92,7 +95,7 @@ def test_columns_hold_the_values_of_the_records(records: list[Record]) -> None:
 
 
 @given(RECORDS, st.integers(0, 6))
-@settings(deadline=None, max_examples=60)
+@LARGE
 def test_the_hash_is_of_the_values_however_they_are_kept(records: list[Record], place: int) -> None:
     table = Columns.of(records).table
     expected = digest_of(table)
