@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,17 @@ INNER = derive("inner defense")
 
 SignSurrogate = Literal["straight_through", "tanh"]
 """What may stand for the derivative of a sign, which is zero."""
+
+
+class Call(NamedTuple):
+    """What the harness fixes for one call of a defense: seeds, one per image, and what it may leave out."""
+
+    seeds: Seeds | None
+    narrowing: Narrowing | None
+
+
+OUTSIDE = Call(None, None)
+"""Of a call that the harness did not make."""
 
 
 class Defense(nn.Module):
@@ -71,11 +82,10 @@ class Defense(nn.Module):
     num_classes: int | None = None
     expected_accuracy: float | None = None
     expected_dataset: str | None = None
-    _narrowing: Narrowing | None = None
 
     def __init__(self) -> None:
         super().__init__()
-        self._seeds: Seeds | None = None
+        self._call = OUTSIDE
         self._parts: _Parts | None = None
         self._one_by_one = False  # whether it was seen to draw from a global generator, see `harness.predict`
 
@@ -151,9 +161,9 @@ class Defense(nn.Module):
         image and the draw. Outside, they come from torch's global generator, so that a bare `defense(x)` behaves like
         any stochastic module.
         """
-        if self._seeds is None:
+        if self._call.seeds is None:
             return torch.randint(2**62, (len(x),)).to(x.device)
-        seeds = worked_out(self._seeds)
+        seeds = worked_out(self._call.seeds)
         if len(seeds) != len(x):
             raise ValueError(f"{len(seeds)} noise seeds for a batch of {len(x)} images")
         return seeds
@@ -163,7 +173,7 @@ class Defense(nn.Module):
 
         A defense may ignore it, see `harness.search`: it affects what an attack sees, and never a verdict.
         """
-        return self._narrowing
+        return self._call.narrowing
 
     @contextmanager
     def drawing(
@@ -181,11 +191,12 @@ class Defense(nn.Module):
                 on the CPU. Otherwise it is 0, because reading them would make the host wait for the device; global
                 draws are then the same in every call, so a caller that uses them must pass a seed.
         """
-        self._parts = self._parts or _Parts(self)
+        if self._parts is None:
+            self._parts = _Parts(self)
         parts = self._parts.all
-        previous = [(part._seeds, part._narrowing) for part in parts]
+        previous = [part._call for part in parts]
         for place, part in enumerate(parts):
-            part._seeds, part._narrowing = partial(_inner, seeds, place) if place else seeds, narrowing
+            part._call = Call(partial(_inner, seeds, place) if place else seeds, narrowing)
         try:
             if global_seed is None:
                 global_seed = sum_of(seeds) if isinstance(seeds, Tensor) and seeds.device.type == "cpu" else 0
@@ -193,7 +204,7 @@ class Defense(nn.Module):
                 yield drawn
         finally:
             for part, before in zip(parts, previous, strict=True):
-                part._seeds, part._narrowing = before
+                part._call = before
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)

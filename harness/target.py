@@ -242,8 +242,8 @@ class Target(nn.Module):
         self._count(self._forwards, counted, passes)
         differentiable = x.requires_grad and torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiable):  # otherwise torch would keep a graph of the defense's parameters
-            batch = _Counted.apply(x, self, rows, perturbed, passes) if differentiable else x
-            everyone = rows.repeat(draws)
+            batch = _Counted.apply(x, self, rows, counted, perturbed, passes) if differentiable else x
+            everyone = rows.repeat(draws) if draws > 1 else rows
             images = batch.repeat(draws, *[1] * (x.dim() - 1)) if draws > 1 else batch
             output = self._query(view, images, seeds() if self.defense.stochastic else seeds, narrowing)
             if narrowing is not None and self._looks is not None:
@@ -304,15 +304,21 @@ class _Counted(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, target: Target, rows: Tensor, perturbed: Callable[[], Tensor], passes: float
+        ctx: Any,
+        x: Tensor,
+        target: Target,
+        rows: Tensor,
+        counted: Tensor,
+        perturbed: Callable[[], Tensor],
+        passes: float,
     ) -> Tensor:
-        ctx.count = target, rows, perturbed, passes
+        ctx.count = target, rows, counted, perturbed, passes
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        target, rows, perturbed, passes = ctx.count
-        target._count(target._backwards, target._counted[rows], passes)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        target, rows, counted, perturbed, passes = ctx.count
+        target._count(target._backwards, counted, passes)
         grad = grad.contiguous()  # gradients of channels-last networks cannot be reshaped with .view()
         grad = target.met.checked("gradient", grad, rows, perturbed, partial(torch.zeros_like, grad))
-        return grad, None, None, None, None
+        return grad, None, None, None, None, None

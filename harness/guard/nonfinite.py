@@ -6,6 +6,7 @@ Everything is kept on the images' device, and the host does not wait for the dev
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -57,9 +58,9 @@ class NonFinite:
             perturbed: says whether the values belong to a perturbed image and not to the clean one, (M,) bool.
             instead: gives finite values, of a shape that broadcasts to that of `values`.
         """
-        finite = torch.isfinite(values).flatten(1).all(1)
-        if values.device.type == "cpu" and bool(finite.all()):  # elsewhere the host would wait to know
+        if values.device.type == "cpu" and _sum_is_finite(values):  # elsewhere the host would wait to know
             return values
+        finite = torch.isfinite(values).flatten(1).all(1)
         column = self._rows[rows] + self._count * perturbed()
         self._times[_PLACES.index(place)].index_add_(0, column, (~finite).int())
         return torch.where(finite.view(-1, *[1] * (values.dim() - 1)), values, instead())
@@ -68,6 +69,11 @@ class NonFinite:
         """For each image, a message about its first value that was not finite; None if all were finite."""
         met = (self._times > 0).view(len(_PLACES), 2, -1)[:, :, self._rows].cpu()
         return [_sentence(met[:, :, row]) for row in range(met.shape[2])]
+
+
+def _sum_is_finite(values: Tensor) -> bool:
+    """Whether the sum of all values is finite: then each of them is. The converse may fail, since sums overflow."""
+    return math.isfinite(values.detach().sum().item())
 
 
 def _sentence(met: Tensor) -> str | None:

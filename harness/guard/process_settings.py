@@ -40,7 +40,7 @@ def _cudnn(deterministic: bool) -> None:
 
 SETTINGS = (
     _Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    _Setting("torch's default device", torch.get_default_device, _default_device),
+    _Setting("torch's default device", lambda: torch.empty(0).device, _default_device),  # get_default_device is slower
     _Setting("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
     _Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
     _Setting("torch's deterministic mode", torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),

@@ -234,3 +234,18 @@ def test_finite_numbers_are_passed_on_and_others_replaced() -> None:
     kept = met.checked("logits", values, rows, lambda: rows == 2, lambda: torch.zeros(3, 1))
     assert kept.tolist() == [[1, 2], [0, 0], [3, 4]]
     assert [reason is not None for reason in met.reasons()] == [False, False, True] + [False] * (N - 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [[], [torch.nan], [torch.inf], [-torch.inf], [torch.inf, -torch.inf]])
+def test_only_values_that_are_not_finite_are_replaced_even_if_their_sum_overflows(
+    bad: list[float], dtype: torch.dtype
+) -> None:
+    """Opposite infinities do not cancel, and large values are kept whatever their sum is."""
+    values = torch.full((3, 8), torch.finfo(dtype).max, dtype=dtype)
+    values[1, : len(bad)] = torch.tensor(bad, dtype=dtype)
+    met, rows = NonFinite(3, values.device), torch.arange(3)
+    found = met.checked("logits", values, rows, lambda: rows < 0, lambda: torch.zeros_like(values))
+    assert found[[0, 2]].equal(values[[0, 2]])
+    assert found[1].equal(torch.zeros_like(values[1]) if bad else values[1])
+    assert [reason is None for reason in met.reasons()] == [True, not bad, True]

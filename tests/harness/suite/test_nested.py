@@ -160,7 +160,7 @@ def test_inner_defenses_draw_noise_of_their_own_from_the_same_seeds() -> None:
         flipped = pair(x).unflatten(1, (3, 3)).flip(0)
     assert torch.equal(drawn, again) and torch.equal(drawn, flipped)
     assert len(drawn.flatten(0, 1).unique(dim=0)) == 12
-    assert pair.first._seeds is None
+    assert pair.first._call.seeds is None
 
 
 def test_another_view_counts_with_the_first_and_draws_afresh() -> None:
