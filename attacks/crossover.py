@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -228,7 +228,7 @@ class Population:
         return replace(self, images=images[kept], margins=margins[kept], misclassified=misclassified[kept], alive=alive)
 
 
-_PER_MEMBER = ("rows", "x", "y", "seeds", "images", "margins", "misclassified", "alive")
+_PER_MEMBER = tuple(field.name for field in fields(Population) if field.name != "size")
 
 
 def _update(best: BestIterates, people: Population) -> None:
@@ -238,8 +238,7 @@ def _update(best: BestIterates, people: Population) -> None:
     margins, at = people.margins.view(-1, people.size).max(1)
     chosen = at + people.size * torch.arange(len(at), device=at.device)
     rows = people.rows[chosen]
-    better = margins >= best.margins[rows]
-    best.images[rows[better]], best.margins[rows[better]] = people.images[chosen][better], margins[better]
+    best.keep(people.images[chosen], rows, margins)
     best.misclassified[rows] |= people.misclassified.view(-1, people.size).any(1)
     best.queried[rows] = True
     best.alive[rows] |= people.alive.view(-1, people.size).any(1)

@@ -241,11 +241,22 @@ class BestIterates:
 
     def update(self, images: Tensor, rows: Tensor, logits: Tensor) -> None:
         """Records iterates of which only the logits, (M, K), are known."""
-        margins = margin(logits, self.y[rows])
-        better = margins >= self.margins[rows]  # the later of equals: it has climbed further in the attack's view
-        rows, margins = rows[better], margins[better]
-        self.images[rows], self.margins[rows] = images[better], margins.to(self.margins)
+        rows, better = self.keep(images, rows, margin(logits, self.y[rows]))
         self.misclassified[rows] |= clearly_misclassified(logits[better], self.y[rows])
+
+    def keep(self, images: Tensor, rows: Tensor, margins: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps those of the images (M, C, H, W) whose margins (M,) are the largest so far.
+
+        Args:
+            rows: the images that they are iterates of, (M,), each at most once.
+
+        Returns:
+            The rows of the images that were kept, and which images these are, (M,) bool.
+        """
+        better = margins >= self.margins[rows]  # the later of equals: it has climbed further in the attack's view
+        rows = rows[better]
+        self.images[rows], self.margins[rows] = images[better], margins[better].to(self.margins)
+        return rows, better
 
     def remarks(self) -> tuple[str, ...]:
         """A flag for images that withstood because every gradient was zero.
