@@ -69,7 +69,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror})", remedy=_remedy(error)) from error
     finally:
@@ -89,7 +89,8 @@ def _discard(path: Path) -> None:
         return  # the folder itself is not writable, so no temporary file was created in it
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has what was created, renamed or removed in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 
 from harness import settings
 from harness.errors import UserError
-from harness.files import digest
+from harness.files import digest, sync_folder
 from harness.settings import weights_root
 from harness.weights import http
 from harness.weights.http import Broken, Misfit, Refused, Stalled
@@ -205,7 +205,7 @@ class _Job:
             trust = f"If you trust what the server has now, remove {self.record} and fetch again"
             raise Refused(f"what came is not the file: {fault}", trust if self.record.exists() else None)
         os.replace(self.part, self.target)
-        _sync(self.target.parent)
+        sync_folder(self.target.parent)
         self.state.unlink(missing_ok=True)
         return self.target
 
@@ -304,14 +304,6 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _silent(have: int, total: int | None) -> None:
