@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,18 +24,7 @@ from harness.errors import UserError
 from harness.settings import weights_root
 from harness.weights import download
 from harness.weights.download import fetch, safe_name, verified
-
-Site = Any
-"""A server on this machine, see conftest.py."""
-
-CONTENT = bytes(i * 7919 % 251 for i in range(300_000))
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-HALF = 150_000
-
-
-def files(root: Path) -> list[str]:
-    """What a cache shows, without its locks."""
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and p.suffix != ".lock")
+from helpers.site import CONTENT, HALF, SHA256, Site, files
 
 
 def test_what_is_there_is_verified_and_not_fetched_again(site: Site, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import socket
@@ -18,18 +17,7 @@ import pytest
 from harness.errors import UserError
 from harness.weights import download, http, pace
 from harness.weights.download import fetch
-
-Site = Any
-"""A server on this machine, see conftest.py."""
-
-CONTENT = bytes(i * 7919 % 251 for i in range(300_000))
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-HALF = 150_000
-
-
-def files(root: Path) -> list[str]:
-    """What a cache shows, without its locks."""
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and p.suffix != ".lock")
+from helpers.site import CONTENT, HALF, SHA256, Site, files
 
 
 def test_a_file_arrives_whole_and_tells_its_progress(site: Site, tmp_path: Path) -> None:
