@@ -200,15 +200,23 @@ def check_logits(defense: ResNet, golden: Path, x: Tensor) -> None:
         print(f"{defense.name}: logits of {len(x)} clean images differ by {apart:.1e} at most\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace | None:
+    """The arguments, with WEIGHTS and GOLDEN; None without these, once the user is told that they are needed."""
     parser.add_argument("weights", type=Path, nargs="?")
     parser.add_argument("golden", type=Path, nargs="?")
-    parser.add_argument("--only", default="*")
-    parser.add_argument("--images", type=int, default=64)
     options = parser.parse_args()
     if options.golden is None:
-        print("The peers' verdicts are not part of the project: name WEIGHTS and GOLDEN, see the head of this file.")
+        print("Not run: it needs WEIGHTS and GOLDEN, which are not part of the project; see benchmarks/peers.py.")
+        return None
+    return options
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--images", type=int, default=64)
+    options = parsed(parser)
+    if options is None:
         return
     defense, (records, x, y) = load(options.weights), read(options.golden)
     check_logits(defense, options.golden, x)

@@ -1,6 +1,6 @@
 """The time of AutoAttack over that of the package it comes from, with the verdicts of both.
 
-    python benchmarks/autoattack.py WEIGHTS GOLDEN [--only PATTERN] [--repeats N]         prints a Markdown table
+    python benchmarks/autoattack_time.py WEIGHTS GOLDEN [--only PATTERN] [--repeats N]         prints a Markdown table
 
 The arguments, the network and the records are those of `peers.py`. The package attacks the bare network; ours attacks
 it as the harness does, with counts and checks of every query. Both run in turn in one process on one thread, from the
@@ -15,7 +15,6 @@ import statistics
 import time
 from collections.abc import Callable
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import peers
@@ -76,11 +75,11 @@ def line(defense: peers.ResNet, record: dict[str, Any], x: Tensor, y: Tensor, re
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("golden", type=Path)
     parser.add_argument("--only", default="*Linf_1_standard_n64")
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    options = peers.parsed(parser)
+    if options is None:
+        return
     torch.set_num_threads(1)
     defense, (records, x, y) = peers.load(options.weights), peers.read(options.golden)
     print(" | ".join(["", *COLUMNS, ""]).strip())
