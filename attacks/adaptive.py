@@ -7,12 +7,11 @@
    bounded margin, from the image kept so far, with as many draws per gradient as their cosine asks for (successive
    halving: Jamieson and Talwalkar, 2016, algorithm 1, of each image by itself). On noisy gradients one long climb
    reaches further than many short ones; a few draws after a short climb do not tell the best view from the second.
-   An image stops after `PATIENCE` rounds in a row that brought it nothing.
 4. Where no view had a gradient: proposals judged by fresh draws (`attacks.common.proposals`).
 
 Kept is, of all that climbs ended at, what fresh draws of the defense misclassify most often, never what one draw made
-look strong (`attacks.common.candidates`). An image of which all draws are misclassified leaves. Each image goes its own
-way through this: none depends on the others.
+look strong (`attacks.common.candidates`). An image of which all draws are misclassified leaves, see `CERTAIN`. Each
+image goes its own way through this: none depends on the others.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from harness.threat import Pixels
 ORDER: tuple[Gradient, ...] = ("bpda", "tanh", "straight_through", "exact", "blind")
 """Of the views, the promising and the cheap ones first."""
 
-NARROW = Search(timesteps=0.3, importance=True, purify_timesteps=0.5, rivals=4, look_every=20, common_noise=True)
+NARROW = Search(timesteps=0.3, importance=True, purify_timesteps=0.3, rivals=4, look_every=20, common_noise=True)
 """What diffusion classifiers leave out while a climb asks them, and nowhere else: see `harness.search`."""
 
 SIZE = 0.5
 """Length of a climb's first step, in shares of eps."""
 
-PATIENCE = 2
-"""Rounds in a row that may bring an image nothing."""
+CERTAIN = 3
+"""An image leaves when so many times `votes` draws were made of it, and all of them were misclassified."""
 
 NO_ATTACK = "misclassified without an attack"
 
@@ -67,7 +66,8 @@ class Adaptive(Attack):
         norm, eps: the budget, on the [0, 1] scale.
         steps: gradients of a climb of the first round; those of each further round take twice as many.
         rounds: how many rounds there are, at most.
-        votes: draws that an image is judged by, see `attacks.common.candidates`; one, of a deterministic defense.
+        votes: half the fresh draws of each image that a climb of the first two rounds ended at; three times as many
+            decide in the third round, four times as many in the fourth, and so on. One, of a deterministic defense.
         proposals: tries of the stage without gradients.
         narrow: climb on some of a diffusion classifier's timesteps, drawn anew at each step, and on its likely
             classes: see `NARROW`.
@@ -79,16 +79,16 @@ class Adaptive(Attack):
         `{type: adaptive, norm: Linf, eps: 8/255}` in a suite.
     """
 
-    version = 2
+    version = 3
     caps: ClassVar[Mapping[str, int]] = {**CAPS, "votes": 2, "proposals": 2}
 
     def __init__(
         self,
         norm: Norm,
         eps: Quantity,
-        steps: int = 25,
+        steps: int = 16,
         rounds: int = 4,
-        votes: int = 6,
+        votes: int = 4,
         proposals: int = 100,
         narrow: bool = True,
     ) -> None:
@@ -123,12 +123,17 @@ class Adaptive(Attack):
         """Of an image that never falls, on a defense that has every view and leaves nothing out in a search."""
         climbs = [contenders(len(ORDER), number) for number in range(self.rounds)]
         gradients = sum(count * self.length(number) for number, count in enumerate(climbs))
-        looks = self.votes * (1 + 4 * (sum(climbs) + 1))
+        looks = CERTAIN * self.votes + 2 * self.judged(self.rounds - 1)
+        looks += sum(self.judged(number) * (count + 1) for number, count in enumerate(climbs))
         return Cost(gradients + looks + DRAWS * self.proposals, gradients)
 
     def length(self, number: int) -> int:
         """Gradients of each climb of a round."""
         return int(self.steps * 2**number)
+
+    def judged(self, number: int) -> int:
+        """Fresh draws in a round, of each image."""
+        return self.votes * max(2, 1 + number)
 
     def describe(self) -> str:
         return f"adaptive, {self.rounds} rounds of {self.steps} to {self.length(self.rounds - 1)} steps"
@@ -142,41 +147,44 @@ def contenders(views: int, number: int) -> int:
 def views_of(defense: Defense) -> tuple[Gradient, ...]:
     """The views in which a defense's gradients differ, in the order in which they are tried.
 
-    Left out is `adjoint`, which approximates the exact gradient at its cost.
+    Left out is `adjoint`, which approximates the exact gradient at its cost, and `exact` where the purification takes a
+    sign, whose derivative is zero: what is left of that gradient, `bpda` has.
     """
     if type(defense).purify is Defense.purify:
         return ("exact",)
-    return tuple(view for view in ORDER if missing(defense, view) is None)
+    signs = defense.sign_surrogates()
+    return tuple(view for view in ORDER if missing(defense, view) is None and not (signs and view == "exact"))
 
 
 class _Search:
     """What is known of each image in one search.
 
     By view, (V, N): level, the mean bounded margin at the end of the latest climb along it; draws, per gradient; alive,
-    it had a gradient that was not zero. Of each image, (N,): idle, rounds in a row that brought nothing; fell, the view
-    after which all draws were misclassified, or None.
+    it had a gradient that was not zero. Of each image, (N,): fell, the view after which all draws were misclassified,
+    or None.
     """
 
     def __init__(self, attack: Adaptive, target: Target, x: Tensor, y: Tensor) -> None:
         self.attack, self.target, self.x, self.y = attack, target, x, y
         self.views = views_of(target.defense)
-        self.kept = Candidates(target.with_view(gradient="exact", eot=1, tag=0), x, y, attack.votes)
+        self.kept = Candidates(target.with_view(gradient="exact", eot=1, tag=0), x, y, CERTAIN * attack.votes)
         shape = len(self.views), len(x)
         self.level = torch.zeros(shape, device=x.device)
         self.draws = torch.ones(shape, dtype=torch.int64, device=x.device)
         self.alive = torch.ones(shape, dtype=torch.bool, device=x.device)
-        self.idle = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self._asked: dict[tuple[int, int], Target] = {}
         self.stages: list[str] = []
         self.fell: list[str | None] = [None] * len(x)
         self._done(NO_ATTACK)
 
     def round(self, number: int) -> None:
-        """A climb of each image that may still gain by one, along each of its best views."""
+        """A climb of each image that still stands, along each of its best views."""
         level = self.level.where(self.alive, -torch.inf)
         rank = level.argsort(dim=0, descending=True, stable=True).argsort(dim=0)
-        chosen = self.alive & (rank < contenders(len(self.views), number)) & (self.idle < PATIENCE)
-        self.idle += 1
+        chosen = self.alive & (rank < contenders(len(self.views), number))
+        standing = self.kept.standing()
+        if number:  # the first challengers meet the clean images, which were just drawn
+            self.kept.renew(standing[chosen.any(0)[standing]], self.attack.judged(number))
         for place, view in enumerate(self.views):
             standing = self.kept.standing()
             rows = standing[chosen[place, standing]]
@@ -194,8 +202,10 @@ class _Search:
         if len(rows) and self.attack.proposals:
             seeds = fold(self.target.seeds[rows], _PROPOSALS)
             images, x, y = self.kept.images[rows], self.x[rows], self.y[rows]
+            draws = self.attack.judged(self.attack.rounds - 1)
+            self.kept.renew(rows, draws)
             found = propose(self.kept.judge, x, images, rows, y, self.attack.threat, self.attack.proposals, seeds)
-            self.kept.challenge(found, rows)
+            self.kept.challenge(found, rows, draws)
             self._done("proposals without a gradient")
 
     def remarks(self) -> tuple[tuple[str, ...], ...]:
@@ -210,11 +220,9 @@ class _Search:
         start = self._random(rows) if number == 0 else self.kept.images[rows]
         x, y, scale, size = self.x[rows], self.y[rows], self.kept.scale[rows], SIZE * float(threat.eps)
         ended = climb(view, x, start, rows, y, scale, threat, steps=steps, size=size)
-        score, kept = self.kept.challenge(ended.images, rows)
-        self.level[place, rows] = score.level
+        self.level[place, rows] = self.kept.challenge(ended.images, rows, self.attack.judged(number)).level
         self.alive[place, rows] = ended.alive
         self.draws[place, rows] = draws_needed(ended.cosine)
-        self.idle[rows[kept]] = 0
 
     def _view(self, place: int, draws: int) -> Target:
         if (place, draws) not in self._asked:

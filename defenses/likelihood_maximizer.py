@@ -113,7 +113,8 @@ class LikelihoodMaximizer(Defense):
         return self.maximization.sign_surrogates()
 
     def purify_with_surrogate(self, x: Tensor, surrogate: SignSurrogate) -> Tensor:
-        return replace(self.maximization, sign_gradient=surrogate)(x, self.noise_seeds(x))
+        maximization = replace(self.maximization, sign_gradient=surrogate)
+        return maximization(x, self.noise_seeds(x), self.narrowing_for(x))
 
     def classify(self, x: Tensor) -> Tensor:
         return self.classifier(x)

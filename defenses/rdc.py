@@ -121,7 +121,8 @@ class RDC(DC):
         return self.maximization.sign_surrogates()
 
     def purify_with_surrogate(self, x: Tensor, surrogate: SignSurrogate) -> Tensor:
-        return replace(self.maximization, sign_gradient=surrogate)(x, self.noise_seeds(x))
+        maximization = replace(self.maximization, sign_gradient=surrogate)
+        return maximization(x, self.noise_seeds(x), self.narrowing_for(x))
 
     def cost(self) -> float:
         """Classification, and likelihood maximisation before it."""

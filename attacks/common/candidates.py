@@ -5,10 +5,9 @@ is then the one of the luckiest draw, and not the strongest. Here draws that no 
 
     rate(x')  =  #{draws i : argmax z_i(x') != y} / draws          the defense's own logits z_i, fresh noise
 
-At each challenge the image kept meets as many fresh draws as the challenger does, and its rate is the one over all
-draws that it has met: luck that it was kept by wears off. A challenger whose rate, or at equal rates whose mean bounded
-margin, is above that must repeat it: both meet as many fresh draws again, and the rates over all draws decide. The
-bounded margin of a draw is
+A challenger takes the place of the image kept if its rate is higher, or as high and its mean bounded margin higher.
+What wins by a few draws was lucky in them, and would stay for that alone: so each round begins with fresh draws of the
+image kept, and only those are compared with what challengers get. The bounded margin of a draw is
 
     tanh((max_{j != y} z_j - z_y) / s),    s = mean |max_{j != y} z_j - z_y| over draws of the original
 
@@ -76,6 +75,9 @@ class Score:
         """Of some of the images."""
         return Score(self.draws[which], self.wrong[which], self.bounded[which])
 
+    def copy(self) -> Score:
+        return Score(self.draws.clone(), self.wrong.clone(), self.bounded.clone())
+
     def put(self, rows: Tensor, other: Score) -> None:
         """The other's scores in place of those of the images `rows` (R,)."""
         for name in ("draws", "wrong", "bounded"):
@@ -93,47 +95,46 @@ class Candidates:
     Args:
         judge: a view with the defense's own forward values.
         x: the originals, (N, C, H, W), which are the first candidates; y: labels, (N,).
-        votes: draws of a score. A challenge takes so many of each image, and as many again if the challenger leads.
+        least: draws of an image that must all be misclassified before the search lets it be.
     """
 
-    def __init__(self, judge: Target, x: Tensor, y: Tensor, votes: int) -> None:
-        self.judge, self.y, self.votes = judge, y, votes if judge.defense.stochastic else 1
+    def __init__(self, judge: Target, x: Tensor, y: Tensor, least: int) -> None:
+        self.judge, self.y, self.least = judge, y, least if judge.defense.stochastic else 1
         self.images = x.clone()
-        drawn = judge.sample(x, torch.arange(len(x), device=x.device), self.votes)
+        drawn = judge.sample(x, torch.arange(len(x), device=x.device), self.least)
         scale = torch.stack([margin(draw, y) for draw in drawn]).abs().mean(0)
         self.scale = torch.where(scale > 0, scale, 1)
         self.score = Score.read(drawn, y, self.scale)
+        self.total = self.score.copy()
+        """Over all draws of the image kept."""
 
     def standing(self) -> Tensor:
-        """Images of which some draw was classified correctly, (S,)."""
-        return (self.score.wrong < self.score.draws).nonzero().squeeze(1)
+        """Images of which some draw was classified correctly, or that few draws were made of, (S,)."""
+        return ((self.total.wrong < self.total.draws) | (self.total.draws < self.least)).nonzero().squeeze(1)
 
-    def challenge(self, images: Tensor, rows: Tensor) -> tuple[Score, Tensor]:
-        """Puts each challenger in the place of the image kept, if fresh draws prefer it twice.
+    def renew(self, rows: Tensor, draws: int) -> None:
+        """Scores the images kept by fresh draws. A deterministic defense would only repeat itself."""
+        if self.judge.defense.stochastic and len(rows):
+            fresh = self._scored(self.images[rows], rows, draws)
+            self.score.put(rows, fresh)
+            self.total.put(rows, self.total.take(rows) + fresh)
+
+    def challenge(self, images: Tensor, rows: Tensor, draws: int) -> Score:
+        """Puts each challenger in the place of the image kept, if fresh draws prefer it.
 
         Args:
             images: (M, C, H, W), a challenger for each of the originals `rows` (M,).
+            draws: of each challenger.
 
         Returns:
-            The challengers' scores, and which of them were kept, (M,) bool.
+            The challengers' scores.
         """
-        score = self._scored(images, rows)
-        self._meet(rows)
-        kept = score.above(self.score.take(rows))
-        leading = kept.nonzero().squeeze(1)
-        if self.judge.defense.stochastic and len(leading):
-            score.put(leading, score.take(leading) + self._scored(images[leading], rows[leading]))
-            self._meet(rows[leading])
-            kept[leading] = score.take(leading).above(self.score.take(rows[leading]))
-        won = kept.nonzero().squeeze(1)
+        score = self._scored(images, rows, draws if self.judge.defense.stochastic else 1)
+        won = score.above(self.score.take(rows)).nonzero().squeeze(1)
         self.images[rows[won]] = images[won]
         self.score.put(rows[won], score.take(won))
-        return score, kept
+        self.total.put(rows[won], score.take(won))
+        return score
 
-    def _meet(self, rows: Tensor) -> None:
-        """Adds fresh draws to the scores of the images kept."""
-        if self.judge.defense.stochastic:
-            self.score.put(rows, self.score.take(rows) + self._scored(self.images[rows], rows))
-
-    def _scored(self, images: Tensor, rows: Tensor) -> Score:
-        return Score.of(self.judge, images, self.y[rows], rows, self.votes, self.scale[rows])
+    def _scored(self, images: Tensor, rows: Tensor, draws: int) -> Score:
+        return Score.of(self.judge, images, self.y[rows], rows, draws, self.scale[rows])

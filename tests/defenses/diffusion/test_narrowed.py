@@ -159,6 +159,20 @@ def test_the_cost_of_a_narrowed_query_is_the_number_of_its_network_evaluations(t
     assert rows + classifier + 1.2 * gradients == pytest.approx(defense.narrowed_cost(narrowing))
 
 
+@pytest.mark.parametrize("kind", [RDC, LikelihoodMaximizer])
+def test_a_surrogate_of_the_sign_leaves_out_what_the_purification_itself_does(tiny, x, kind) -> None:
+    defense = tiny(kind, steps=2)
+    narrowing = Narrowing(Search(purify_timesteps=0.2), full=True, labels=LABELS)
+    purified: list[Tensor] = []
+
+    def purify(how: Callable[[Tensor], Tensor]) -> int:
+        with torch.no_grad(), defense.drawing(SEEDS, narrowing):
+            return rows_asked(defense, lambda: purified.append(how(x)))
+
+    assert purify(defense.purify) == purify(lambda x: defense.purify_with_surrogate(x, "tanh")) == 2 * 2 * 2
+    assert purified[0].equal(purified[1])
+
+
 def test_a_network_of_all_classes_at_once_leaves_timesteps_out_and_no_class(tiny, x) -> None:
     heads = {"num_classes": None, "heads": 10}
     defense = tiny(changes=heads, share_noise="classes")
