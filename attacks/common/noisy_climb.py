@@ -32,7 +32,7 @@ MOMENTUM = 0.9
 AVERAGED = averaged_draws(MOMENTUM, steps=1000)
 """Draws that a direction is the mean of, in effect."""
 
-WANTED = 0.9
+WANTED = 0.8
 """Cosine of a direction with the true gradient that is good enough."""
 
 MOST_DRAWS = 4

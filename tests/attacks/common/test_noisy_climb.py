@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from attacks.common.noisy_climb import AVERAGED, MOMENTUM, MOST_DRAWS, climb, draws_needed
+from attacks.common.noisy_climb import AVERAGED, MOMENTUM, MOST_DRAWS, WANTED, climb, draws_needed
 from harness.defense import Defense
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
@@ -48,7 +48,7 @@ def test_draws_bring_the_mean_to_the_wanted_cosine_or_are_as_many_as_allowed() -
     assert draws.tolist()[:2] == [1, 1] and draws[4] == MOST_DRAWS and draws[5] == 1
     for cosine, count in zip(cosines.tolist()[:4], draws.tolist(), strict=False):
         many = AVERAGED * count
-        assert math.sqrt(many * cosine / (1 + (many - 1) * cosine)) >= 0.9
+        assert math.sqrt(many * cosine / (1 + (many - 1) * cosine)) >= WANTED
 
 
 def test_momentum_averages_over_as_many_draws_as_its_weights_say() -> None:
