@@ -6,6 +6,7 @@ numbers are computed from as arrays with an entry per record.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +38,13 @@ class Columns(Sequence[Record]):
     """
 
     def __init__(self, table: pa.Table) -> None:
-        self.table = table
+        self._whole, self._rows = _Whole(table), range(table.num_rows)
+
+    @property
+    def table(self) -> pa.Table:
+        """The records as a table of `SCHEMA`."""
+        table, rows = self._whole.table, self._rows
+        return table if len(rows) == table.num_rows else table.slice(rows.start, len(rows))
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Columns:
@@ -46,12 +53,20 @@ class Columns(Sequence[Record]):
 
     @classmethod
     def joined(cls, parts: Iterable[Columns]) -> Columns:
-        """One after the other."""
-        tables = [part.table for part in parts]
-        return cls(pa.concat_tables(tables).combine_chunks() if tables else SCHEMA.empty_table())
+        """One after the other. Parts that follow each other in one table stay where they are."""
+        runs = list[Columns]()
+        for part in parts:
+            last = runs[-1] if runs else None
+            if last is not None and last._whole is part._whole and last._rows.stop == part._rows.start:
+                runs[-1] = last._view(range(last._rows.start, part._rows.stop))
+            else:
+                runs.append(part)
+        if len(runs) == 1:
+            return runs[0]
+        return cls(pa.concat_tables(run.table for run in runs).combine_chunks() if runs else SCHEMA.empty_table())
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return len(self._rows)
 
     @overload
     def __getitem__(self, which: int) -> Record: ...
@@ -60,9 +75,10 @@ class Columns(Sequence[Record]):
     def __getitem__(self, which: int | slice) -> Record | Columns:
         places = range(len(self))[which]
         if isinstance(places, int):
-            return next(iter(Columns(self.table.slice(places, 1))))
+            return next(iter(self[places : places + 1]))
         if places.step == 1:
-            return Columns(self.table.slice(places.start, len(places)))
+            first = self._rows.start + places.start
+            return self._view(range(first, first + len(places)))
         return self.take(np.array(places, dtype=np.int64))
 
     def __iter__(self) -> Iterator[Record]:
@@ -74,6 +90,12 @@ class Columns(Sequence[Record]):
     def __repr__(self) -> str:
         return repr(list(self))
 
+    def _view(self, rows: range) -> Columns:
+        """Those of the records of the whole table that are in these rows of it."""
+        view = copy.copy(self)
+        view._rows = rows
+        return view
+
     def take(self, places: Numbers) -> Columns:
         """The records at these places, (M,) int64, in this order."""
         return Columns(self.table.take(pa.array(places)))
@@ -83,11 +105,10 @@ class Columns(Sequence[Record]):
         values: Numbers = self.table[name].to_numpy()
         return values
 
-    @cached_property
+    @property
     def failed(self) -> NDArray[np.bool_]:
         """Which records have the verdict "error", (N,)."""
-        failed: NDArray[np.bool_] = pc.equal(self.table["verdict"], "error").to_numpy()
-        return failed
+        return self._whole.failed[self._rows.start : self._rows.stop]
 
     def values(self) -> int:
         """The number of values in a file of these records, in which an empty list counts as one, or a little more."""
@@ -127,6 +148,18 @@ class Columns(Sequence[Record]):
     def error_counts(self) -> dict[str, int]:
         """How often each message of an error occurs among the records that failed; "" where there is none."""
         return _counts(pc.fill_null(self.table["error"].filter(pa.array(self.failed)), ""))
+
+
+class _Whole:
+    """A table of which `Columns` show all records or some: a slice of a table takes 8 KB, however short it is."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    @cached_property
+    def failed(self) -> NDArray[np.bool_]:
+        failed: NDArray[np.bool_] = pc.equal(self.table["verdict"], "error").to_numpy()
+        return failed
 
 
 def columns_of(records: Sequence[Record]) -> Columns:
