@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,12 +23,18 @@ from harness.results.record import Record
 from harness.results.store import ShardRange
 from harness.target import Target
 
+SILENCE = 60.0
+"""Seconds without a line, where there is no terminal, after which the display says how far the run is."""
+
 
 class Display(Callback):
-    """Shows the current pairing, its progress, the accuracies so far, images per second and the time left."""
+    """Shows the current pairing, its progress, the accuracies so far, images per second and the time left.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    Where there is no terminal, it prints a line for each shard, and one whenever `silence` seconds have passed without.
+    """
+
+    def __init__(self, console: Console, silence: float = SILENCE) -> None:
+        self.console, self._silence, self._told = console, silence, time.monotonic()
         self._clock = _Clock()
         self._runs: Sequence[CellRun] = []
         self._tallies: dict[str, Tally] = {}
@@ -43,7 +50,8 @@ class Display(Callback):
         """Shows the progress of these pairings while the block runs."""
         self._clock, self._runs, self._tallies = _Clock(), runs, {}
         if not self.console.is_terminal:
-            yield
+            with self._never_silent_for_long():
+                yield
             return
         with Live(get_renderable=self._render, console=self.console, refresh_per_second=4):
             yield
@@ -60,17 +68,45 @@ class Display(Callback):
         self._clock.add(run, len(records))
         self._target = None
         if not self.console.is_terminal:
-            line = f"{run.name}: {self._state(run)}, {self._clock.speed(run)}, {self._left()} left"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._tell(run)
+
+    def _tell(self, run: CellRun) -> None:
+        """Prints a line on a pairing."""
+        tally, total = self._tally(run), max(b for _, b in run.shards)
+        state = [f"{tally.images}/{total} images", str(tally), self._clock.speed(run), f"{self._left()} left"]
+        line = f"{run.name}: {', '.join(part for part in [*state, self._passes()] if part)}"
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._told = time.monotonic()
+
+    @contextmanager
+    def _never_silent_for_long(self) -> Iterator[None]:
+        """While the block runs, prints a line on the current pairing whenever none came for a while."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(max(0.0, self._told + self._silence - time.monotonic())):
+                if self._current is not None and time.monotonic() - self._told >= self._silence:
+                    self._tell(self._current)
+                elif self._current is None:
+                    self._told = time.monotonic()
+
+        self._told = time.monotonic()
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _passes(self) -> str:
+        """How far the attack on a shard is, where it runs in this process."""
+        target = self._target
+        return f"{int(target.forwards.sum()):,} forward passes in this shard" if target else ""
 
     def _tally(self, run: CellRun) -> Tally:
         """The counts of a pairing so far; each shard is counted once, however often this is asked for."""
         return self._tallies.setdefault(run.name, Tally()).update(run.shards)
-
-    def _state(self, run: CellRun) -> str:
-        """Images done, and the accuracies so far."""
-        tally, total = self._tally(run), max(b for _, b in run.shards)
-        return f"{tally.images}/{total} images, {tally}"
 
     def _left(self) -> str:
         return _duration(self._clock.left(self._runs))
@@ -85,8 +121,7 @@ class Display(Callback):
             bar = ProgressBar(total, tally.images, width=10)
             counts = f"{tally.images}/{total}"
             table.add_row(Text(run.name, style=style), bar, counts, str(tally), self._clock.speed(run))
-        passes = f", {int(self._target.forwards.sum()):,} forward passes in this shard" if self._target else ""
-        return Group(table, Text(f"{self._left()} left{passes}", style="dim"))
+        return Group(table, Text(", ".join(filter(None, [f"{self._left()} left", self._passes()])), style="dim"))
 
     def _visible(self) -> Sequence[CellRun]:
         """The pairings that fit on the terminal, including the current one."""

@@ -33,6 +33,26 @@ def test_a_low_terminal_shows_the_pairing_at_work(small_suite: Path, tmp_path: P
     assert "noisy/strong" in shown.getvalue().splitlines()[-3]
 
 
+def test_where_there_is_no_terminal_a_line_comes_within_a_shard_and_at_its_end(
+    small_suite: Path, tmp_path: Path
+) -> None:
+    """Attacks of 0.3 seconds on each of three shards, and a line at least each 0.05 seconds."""
+    small_suite.write_text(small_suite.read_text().replace("eps: 0.9", "eps: 0.9, pause: 0.3"))
+    shown = io.StringIO()
+    display = Display(Console(file=shown, width=200), silence=0.05)
+    run(load_suite(small_suite, only="plain/strong"), tmp_path / "out", torch.device("cpu"), display)
+    lines = shown.getvalue().splitlines()
+    assert len(lines) > 3 and all(line.startswith("plain/strong: ") for line in lines)
+    assert lines[0].startswith("plain/strong: 0/10 images, unknown time left")
+    assert "10/10 images, clean" in lines[-1]
+
+
+def test_a_run_that_prints_a_line_for_each_shard_prints_no_others(small_suite: Path, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    run(load_suite(small_suite), tmp_path / "out", torch.device("cpu"), Display(Console(file=shown, width=200)))
+    assert len(shown.getvalue().splitlines()) == 4 * 3
+
+
 def record(verdict: Verdict, *, clean: list[int], adv: list[int]) -> Record:
     nothing: list[float] = []
     return Record(0, 1, verdict, clean, adv, nothing, nothing, 0, 0, 0, None, 0, 0, 0, 0, 0)
