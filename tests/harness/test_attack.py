@@ -138,6 +138,18 @@ def test_the_real_defense_answers_whatever_the_view_and_is_counted() -> None:
     assert torch.allclose(real, Target(defense, X, SEEDS, gradient="exact", eot=2)(X, ROWS))
 
 
+def test_a_target_that_asks_another_defense_counts_together_with_the_first() -> None:
+    class Zero(Defense):
+        def classify(self, x: Tensor) -> Tensor:
+            return 0 * x.flatten(1)[:, :2]
+
+    x, rows = uniform(torch.arange(3), (1, 2, 2)), torch.tensor([2, 0])
+    target = Target(Noisy(), x, torch.arange(3))
+    other = target.with_defense(Zero())
+    assert not other(x[rows], rows).any() and target(x[rows], rows).any()
+    assert target.forwards.tolist() == other.forwards.tolist() == [2, 0, 2]
+
+
 def test_querying_leaves_the_global_generator_alone() -> None:
     before = torch.random.get_rng_state()
     Target(Noisy(), X, SEEDS, eot=2).step(X, ROWS, first_logit)
