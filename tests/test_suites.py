@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1] / "suites"
 CIFAR = sorted(path for path in ROOT.glob("*.yaml") if re.search(r"cifar10\b(?![-_])", path.read_text()))
 DIGITS = {path.stem: path for path in sorted((ROOT / "digits").glob("*.yaml"))}
+MNIST = {path.stem: path for path in sorted((ROOT / "mnist").glob("*.yaml"))}
 PAPER = {
     "table1_sota",
     "table2_unseen",
@@ -173,6 +174,35 @@ def test_every_defense_of_the_package_has_its_clean_accuracy_measured() -> None:
         "module",
     }  # which have no weights in the package
     assert {cell.attack.name for cell in plan.cells} == {"clean"}
+
+
+@pytest.mark.parametrize("name", sorted(MNIST))
+def test_a_suite_on_mnist_names_checkpoints_that_come_with_the_package_or_can_be_fetched(name: str, room: Path) -> None:
+    plan = all_on_meta(load_suite(MNIST[name]))
+    assert plan.suite.suite == f"mnist-{name}" and plan.suite.dataset.name == "mnist"
+    assert plan.suite.report.reference is None
+    assert all(entry.fetchable for cell in plan.cells for entry in absent(cell.defense))
+    assert sum(cost.evaluations for cost in estimate(plan)) < 2e7
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"),
+    [(name, next(p for p in PAPER if p.startswith(name))) for name in MNIST if name != "diffusion_vit"],
+)
+def test_columns_on_mnist_are_the_papers_and_rows_too_as_far_as_there_are_networks(
+    name: str, paper: str, room: Path
+) -> None:
+    large, little = pairs(load_suite(ROOT / f"{paper}.yaml")), pairs(load_suite(MNIST[name]))
+    assert {column for _, column in little} == {column for _, column in large}
+    assert {pair for pair in little if pair[0] != "undefended"} <= large | {
+        ("at_ddpm_linf", "l2"),
+        ("at_edm_linf", "l2"),
+    }
+
+
+def test_stadv_moves_pixels_on_mnist_as_far_as_on_cifar10(room: Path) -> None:
+    (bound,) = {str(cell.attack.build().threat) for cell in load_suite(MNIST["table2"], only="dc/stadv").cells}
+    assert round(float(bound.split()[-1]) * 28, 1) == 0.05 * 32
 
 
 @pytest.mark.parametrize("name", ["exact_answers", "exact_answers_tiny"])
