@@ -74,12 +74,13 @@ def reason(records: Columns) -> str:
 
 
 def remarks_told(records: Columns) -> list[str]:
-    """What the records remark, once each, behind the number of images that it is about where these are not all."""
+    """What the records remark of all images, once each; then one sentence of what they remark of some, with counts."""
     flagged: dict[str, int] = {}
     for flag, count in records.flag_counts().items():
         if flag != VIOLATION:
             flagged[visible(flag)] = flagged.get(visible(flag), 0) + count
-    return [flag if count == len(records) else of_part(images_told(count), flag) for flag, count in flagged.items()]
+    some = [of_part(images_told(count), flag) for flag, count in flagged.items() if count < len(records)]
+    return [flag for flag, count in flagged.items() if count == len(records)] + ["; ".join(some)] * bool(some)
 
 
 def images_told(count: int) -> str:
