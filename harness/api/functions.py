@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness import diagnosis, reporting, verification
 from harness.api.results import Results
@@ -35,8 +35,11 @@ def run(
     device: str | torch.device | None = None,
     callback: Callback = SILENT,
     retry_errors: bool = True,
+    engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     devices: Sequence[str] | None = None,
+    address: str | None = None,
+    gpu_share: float = 1.0,
 ) -> Results:
     """Runs a suite, or finishes one that was stopped: as `harness run`, and with the same results.
 
@@ -46,8 +49,11 @@ def run(
         device: "cpu", "cuda", ...; left out, a GPU where there is one.
         callback: is told how far the run is; left out, nothing is printed.
         retry_errors: compute shards anew that ended in errors.
+        engine: "local", on this machine, or "ray", on a Ray cluster. No result depends on it.
         workers: compute in so many processes, among which the cores are divided; left out, in this one.
         devices: compute in a process on each of these, such as ["cuda:0", "cuda:1"]; `device` is not used then.
+        address: of the Ray cluster; left out, a running one, or a new one on this machine.
+        gpu_share: the part of a GPU that one process of the Ray cluster takes, such as 0.5.
 
     Returns:
         `Results`; their `computed` says how many shards this call computed.
@@ -63,7 +69,7 @@ def run(
         0
     """
     root = Path(out).expanduser()
-    chosen = choose(device, workers=workers, devices=devices)
+    chosen = choose(engine, device, workers=workers, devices=devices, address=address, gpu_share=gpu_share)
     where = device_of(devices[0] if devices else device)
     done = finish(suite, root, where, callback, retry_errors=retry_errors, engine=chosen)
     return Results.read(root, computed=done.computed)

@@ -47,6 +47,11 @@ class Listed(str, Enum):
     suites = "suites"
 
 
+class EngineName(str, Enum):
+    local = "local"
+    ray = "ray"
+
+
 class Kind(str, Enum):
     defense = "defense"
     attack = "attack"
@@ -133,6 +138,15 @@ def run(
     devices: Annotated[
         str | None, typer.Option(metavar="cuda:0,cuda:1", help="Compute in a process on each of these devices.")
     ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="local: on this machine; ray: on a Ray cluster. Results are the same.")
+    ] = EngineName.local,
+    address: Annotated[
+        str | None, typer.Option(help="With --engine ray: the cluster; by default a running one, or a new one here.")
+    ] = None,
+    gpu_share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="With --engine ray: the part of a GPU that one process takes.")
+    ] = 1.0,
 ) -> None:
     """Run a suite, or continue one that was interrupted. This executes the code that the suite names.
 
@@ -148,13 +162,15 @@ def run(
 
         harness run suites/table1_sota.yaml --devices cuda:0,cuda:1
 
+        harness run suites/table1_sota.yaml --engine ray --address auto
+
         harness run suites/table1_sota.yaml --smoke
     """
     from harness.evaluation.engines.choose import choose
     from harness.suite.plan import load_suite
 
     names = None if devices is None else [name.strip() for name in devices.split(",")]
-    chosen = choose(device, workers=workers, devices=names)
+    chosen = choose(engine.value, device, workers=workers, devices=names, address=address, gpu_share=gpu_share)
 
     if smoke:
         if chosen is not None:

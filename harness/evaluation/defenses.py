@@ -77,7 +77,7 @@ class Defenses:
         One that comes to work is compared as a whole with what it was: others may have been at work since.
         """
         if name != self._at_work:
-            self._wait()
+            self.rest()
             if name in self.built and (changed := self._guard.compare(name)):
                 self._context.callback.note(f"{changed} was changed while others were at work; it is built anew")
                 self.rebuild("other code")
@@ -85,6 +85,12 @@ class Defenses:
             return None
         self._at_work = name
         return self.built[name].to(self._context.device)
+
+    def rest(self) -> None:
+        """No defense is at work: all of them are on the CPU."""
+        if self._at_work in self.built:
+            self.built[self._at_work].cpu()
+        self._at_work = None
 
     def rebuild(self, culprit: str) -> None:
         """Builds anew what was changed, so that other rows are what they would have been without the culprit.
@@ -116,7 +122,7 @@ class Defenses:
     def _build(self, cell_run: CellRun) -> Defense | None:
         """A defense as it is evaluated; None, with a note, where its code fails."""
         component = cell_run.cell.defense
-        self._wait()
+        self.rest()
         try:
             with self._guard.watching(f"building {component.title}", others=True):
                 return build_defense(component, self._context.dataset, identity=cell_run.parts[0])
@@ -128,9 +134,3 @@ class Defenses:
         self.broken[component.name] = error.message
         self._guard.forget(component.name)
         self._context.callback.note(f"{error} Its pairings fail.")
-
-    def _wait(self) -> None:
-        """No defense is at work."""
-        if self._at_work in self.built:
-            self.built[self._at_work].cpu()
-        self._at_work = None

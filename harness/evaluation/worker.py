@@ -56,6 +56,10 @@ class Worker:
                 found[name] = Examined(broken=self._defenses.broken[name], noise=own)
         return found
 
+    def rest(self) -> None:
+        """Leaves the device to others: no defense stays on it."""
+        self._defenses.rest()
+
     def compute(self, job: Job) -> Shard:
         """The records and images of a shard. What a defense or an attack raises becomes a record.
 

@@ -19,6 +19,7 @@ from harness.evaluation.run import Finished, run
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.suite import load_suite
+from helpers.modules import source
 
 CPU = torch.device("cpu")
 
@@ -71,6 +72,36 @@ def contents(suite: Path, out: Path) -> dict[str, list[Any]]:
         raw = [{name: tensor.numpy().tobytes() for name, tensor in found.items()} for found in tensors]
         found[cell_run.name] = [[asdict(record) | {"seconds": 0} for record in cell_run.records], raw]
     return found
+
+
+def alone(suite: Path, pairing: str, out: Path) -> list[Any]:
+    """The records of one pairing without their seconds, made in this process."""
+    plan = load_suite(suite, only=pairing)
+    with one_thread():
+        run(plan, out, CPU)
+    (cell_run,) = pending_work(plan, Store(out), load_images(plan)[1], lambda note: None)
+    return [asdict(record) | {"seconds": 0} for record in cell_run.records]
+
+
+FAULTS = """\
+suite: faults
+dataset: {{name: digits, first: {first}}}
+protocol: {{shard: 2, gates: off}}
+defenses:
+  plain: {{type: "./fakes.py:NearestMean"}}
+attacks:
+  killed: {{type: "./perilous.py:Killed"}}
+  once: {{type: "./perilous.py:KilledOnce", eps: 0.9}}
+  sound: {{type: "./perilous.py:Marked", eps: 0.9, pause: {pause}}}
+"""
+
+
+def perilous(folder: Path, first: int = 6, pause: float = 0) -> Path:
+    """A suite whose attacks end their processes, in a folder."""
+    for name in ("fakes", "perilous"):
+        (folder / f"{name}.py").write_text(source(name))
+    (folder / "suite.yaml").write_text(FAULTS.format(first=first, pause=pause))
+    return folder / "suite.yaml"
 
 
 def ended(processes: Sequence[int], seconds: float = 20) -> bool:

@@ -1,1 +1,1 @@
-"""Where the jobs of a run are computed: in this process, or in several processes of this machine."""
+"""Where the jobs of a run are computed: in this process, in several processes of this machine, or on a Ray cluster."""

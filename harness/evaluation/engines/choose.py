@@ -5,32 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 from harness.evaluation.engines.engine import Engine
 
 if TYPE_CHECKING:
     import torch
 
+NAMES = ("local", "ray")
+
 
 def choose(
+    name: str,
     device: str | torch.device | None,
     *,
     workers: int | None = None,
     devices: Sequence[str] | None = None,
+    address: str | None = None,
+    gpu_share: float = 1.0,
 ) -> Engine | None:
     """The engine that options ask for; None for the run's own process.
 
     Args:
+        name: of the engine, one of `NAMES`.
         device: where each worker evaluates defenses, unless there are `devices`; None or "auto" for a GPU if there is
             one.
-        workers: how many processes compute; by default as many as devices.
+        workers: how many processes compute; by default as many as devices, or as the cluster has room for.
         devices: those of this machine that share the work; with more workers, several of them share a device.
+        address: of a Ray cluster; gpu_share: the part of a GPU that one of its processes takes.
 
     Raises:
-        UserError: the options contradict each other, or this machine does not have a device.
+        UserError: the options contradict each other, this machine does not have a device, or Ray is not installed.
     """
+    if name not in NAMES:
+        raise UserError(f"there is no engine '{name}'", remedy=nearest(name, NAMES))
     if workers is not None and workers < 1:
         raise UserError(f"a run cannot have {workers} workers", remedy="Use at least 1")
+    if name == "ray":
+        from harness.evaluation.engines.ray import Ray
+
+        if devices is not None:
+            raise UserError("Ray chooses the devices itself", remedy="Leave out the list of devices")
+        return Ray(address, workers=workers, device=str(device or "auto"), gpu_share=gpu_share)
+    if address is not None or gpu_share != 1:
+        raise UserError("an address and a share of a GPU are of use to Ray alone", remedy="Choose the engine ray")
     if workers is None and devices is None:
         return None
     from harness.evaluation.engines.processes import Processes

@@ -24,6 +24,19 @@ class Lost:
     why: str
 
 
+def by_defense(pairings: Sequence[str]) -> dict[str, list[str]]:
+    """Pairings by their defense, which is built once for all of them.
+
+    Example:
+        >>> by_defense(["dc/linf", "rdc/linf", "dc/l2"])
+        {'dc': ['dc/linf', 'dc/l2'], 'rdc': ['rdc/linf']}
+    """
+    groups: dict[str, list[str]] = {}
+    for name in pairings:
+        groups.setdefault(name.partition("/")[0], []).append(name)
+    return groups
+
+
 class Engine(ABC):
     """Computes the jobs of one run after another.
 

@@ -15,7 +15,7 @@ import torch
 from harness.errors import UserError
 from harness.evaluation.context import RunContext
 from harness.evaluation.engines.channel import Call, Done, Note, Raised, Ready, Refused
-from harness.evaluation.engines.engine import TRIES, Engine, Lost
+from harness.evaluation.engines.engine import TRIES, Engine, Lost, by_defense
 from harness.evaluation.engines.parcel import pack
 from harness.evaluation.engines.worker_process import WorkerProcess
 from harness.evaluation.examined import Examined
@@ -59,14 +59,12 @@ class Processes(Engine):
                 self._pool = None
 
     def examine(self, pairings: Sequence[str]) -> dict[str, Examined]:
-        by_defense: dict[str, list[str]] = {}
-        for name in pairings:
-            by_defense.setdefault(name.partition("/")[0], []).append(name)
-        calls = iter([Call("examine", names, defense) for defense, names in by_defense.items()])
+        groups = by_defense(pairings)
+        calls = iter([Call("examine", names, defense) for defense, names in groups.items()])
         found: dict[str, Examined] = {}
         for call, outcome in self._at_work().run(lambda: next(calls, None)):
             found |= {call.title: Examined(broken=outcome.why)} if isinstance(outcome, Lost) else outcome
-        return {name: found[name] for name in by_defense}
+        return {name: found[name] for name in groups}
 
     def compute(self, take: Callable[[], Job | None]) -> Iterator[tuple[Job, Shard | Lost]]:
         def call() -> Call | None:

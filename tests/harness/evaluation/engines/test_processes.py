@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from harness.errors import UserError
 from harness.evaluation.engines import processes
 from harness.evaluation.engines.processes import Processes
 from harness.results.store import Store
-from helpers.engines import Notes, contents, ended, finish, noted_processes, one_thread
+from helpers.engines import Notes, alone, contents, ended, finish, noted_processes, one_thread, perilous
 from helpers.modules import source
 
 pytestmark = pytest.mark.slow
@@ -47,27 +46,6 @@ def test_what_one_engine_begins_another_finishes(
     assert contents(suite, tmp_path / "out") == expected
 
 
-FAULTS = """\
-suite: faults
-dataset: {{name: digits, first: {first}}}
-protocol: {{shard: 2, gates: off}}
-defenses:
-  plain: {{type: "./fakes.py:NearestMean"}}
-attacks:
-  killed: {{type: "./perilous.py:Killed"}}
-  once: {{type: "./perilous.py:KilledOnce", eps: 0.9}}
-  sound: {{type: "./perilous.py:Marked", eps: 0.9, pause: {pause}}}
-"""
-
-
-def perilous(folder: Path, first: int = 6, pause: float = 0) -> Path:
-    """A suite whose attacks end their processes, in a folder."""
-    for name in ("fakes", "perilous"):
-        (folder / f"{name}.py").write_text(source(name))
-    (folder / "suite.yaml").write_text(FAULTS.format(first=first, pause=pause))
-    return folder / "suite.yaml"
-
-
 def test_a_killed_worker_is_replaced_and_a_pairing_that_kills_all_becomes_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,14 +61,8 @@ def test_a_killed_worker_is_replaced_and_a_pairing_that_kills_all_becomes_errors
     assert any("the pairing is given up, and the others go on" in note for note in notes.notes)
     found = contents(suite, tmp_path / "out")
     assert len(os.listdir(tmp_path / "KilledOnce")) == 2
-    for pairing in ("once", "sound"):
-        with one_thread():
-            harness.run(harness.load_suite(suite, only=f"plain/{pairing}"), tmp_path / "whole", device="cpu")
-    for pairing in ("once", "sound"):
-        cell = next(c for c in (Store(tmp_path / "whole").manifest() or {})["cells"] if c["attack"] == pairing)
-        whole = Store(tmp_path / "whole").cell("plain", pairing, cell["key"])
-        records = [asdict(r) | {"seconds": 0} for bounds in whole.shards() for r in whole.read(*bounds) or []]
-        assert found[f"plain/{pairing}"][0] == records and len(records) == 6
+    for name in ("plain/once", "plain/sound"):
+        assert found[name][0] == alone(suite, name, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

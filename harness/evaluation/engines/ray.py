@@ -1,0 +1,224 @@
+"""A Ray cluster: `harness run SUITE --engine ray [--address ADDRESS]`, with the packages of `pip install '.[ray]'`.
+
+Every job is a task of Ray. Ray places it, begins it again where a machine or a process was lost, and starts processes
+while there is room. A process keeps the defenses that it has built, and computes one job after another.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from harness.errors import UserError, one_line
+from harness.evaluation.context import RunContext
+from harness.evaluation.engines.channel import Call
+from harness.evaluation.engines.engine import TRIES, Engine, Lost, by_defense
+from harness.evaluation.engines.parcel import pack
+from harness.evaluation.examined import Examined
+from harness.evaluation.job import Job
+from harness.evaluation.shard import Shard
+from harness.process.signals import ENDING
+
+AHEAD = 2
+"""Jobs handed to Ray for each that it has room for. The others still follow new measurements of what takes long."""
+
+ALL_GPUS_VISIBLE = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+"""Tells Ray to leave CUDA_VISIBLE_DEVICES as it is, so that a process can use another GPU for its next task."""
+
+
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "180"}
+"""Of Ray, unless the environment says otherwise: it reports nothing to its authors, and waits for a busy machine."""
+
+
+class Ray(Engine):
+    """Computes on a Ray cluster, as many jobs at a time as it has room for.
+
+    Args:
+        address: of the cluster; None for one that runs on this machine or that $RAY_ADDRESS names, or else for a new
+            one on this machine, which ends with the run.
+        workers: the largest number of jobs at a time, among which the cores are divided. By default a job takes one
+            core, and where the cluster has GPUs a share of one.
+        device: "cuda" for a GPU to each job, "cpu" for none, "auto" for a GPU if the cluster has any.
+        gpu_share: the part of a GPU that a job takes.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        workers: int | None = None,
+        device: str = "auto",
+        gpu_share: float = 1.0,
+    ) -> None:
+        self._ray, self._address, self._workers = import_ray(), address, workers
+        self._device, self._gpu_share = device, gpu_share
+        self._tasks: _Tasks | None = None
+
+    def describe(self) -> dict[str, Any]:
+        tasks = self._at_work()
+        return {"engine": "ray", "workers": [tasks.device] * tasks.room(), "worker_threads": tasks.threads}
+
+    @contextmanager
+    def working(self, context: RunContext) -> Iterator[None]:
+        with self._connected():
+            self._tasks = _Tasks(self._ray, context, self._workers, self._device, self._gpu_share)
+            try:
+                yield
+            finally:
+                self._tasks.cancel()
+                self._tasks = None
+
+    def examine(self, pairings: Sequence[str]) -> dict[str, Examined]:
+        groups = by_defense(pairings)
+        calls = iter([Call("examine", names, defense) for defense, names in groups.items()])
+        found: dict[str, Examined] = {}
+        for call, outcome in self._at_work().run(lambda: next(calls, None)):
+            found |= {call.title: Examined(broken=outcome.why)} if isinstance(outcome, Lost) else outcome
+        return {name: found[name] for name in groups}
+
+    def compute(self, take: Callable[[], Job | None]) -> Iterator[tuple[Job, Shard | Lost]]:
+        def call() -> Call | None:
+            job = take()
+            return None if job is None else Call("compute", job, str(job))
+
+        for done, outcome in self._at_work().run(call):
+            yield done.argument, outcome
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Connects to the cluster, or starts one, unless this process is connected already."""
+        if self._ray.is_initialized():
+            yield
+            return
+        handlers = {number: signal.getsignal(number) for number in ENDING}
+        try:
+            self._ray.init(
+                address=self._address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"env_vars": {ALL_GPUS_VISIBLE: "1"}},
+            )
+        except Exception as error:  # Ray raises plain exceptions too
+            what = f"the Ray cluster at {self._address}" if self._address else "Ray"
+            raise UserError(
+                f"{what} cannot be reached: {one_line(error)}",
+                remedy="Start a cluster with `ray start --head`, or leave out the address to use this machine alone",
+            ) from error
+        finally:
+            for number, handler in handlers.items():  # Ray replaces that of SIGTERM
+                if handler is not None:
+                    signal.signal(number, handler)
+        try:
+            yield
+        finally:
+            self._ray.shutdown()
+
+    def _at_work(self) -> _Tasks:
+        if self._tasks is None:
+            raise RuntimeError("the engine is used outside of its `working` block")
+        return self._tasks
+
+
+class _Tasks:
+    """The tasks of a run.
+
+    Attributes:
+        device: of each task, "cpu" or "cuda"; threads: of each task.
+
+    Args:
+        ray: the module, connected to a cluster.
+        context: of the run.
+        workers, device, gpu_share: see `Ray`.
+    """
+
+    def __init__(
+        self, ray: ModuleType, context: RunContext, workers: int | None, device: str, gpu_share: float
+    ) -> None:
+        from harness.evaluation.engines.ray_task import answer
+
+        self._ray, self._workers, self._note = ray, workers, context.callback.note
+        self._notes: set[str] = set()
+        self._pending: dict[Any, Call] = {}
+        resources = ray.cluster_resources()
+        if device == "auto":
+            device = "cuda" if resources.get("GPU") else "cpu"
+        self.device = device.partition(":")[0]
+        if self.device == "cuda" and not resources.get("GPU"):
+            raise UserError("the Ray cluster has no GPU", remedy="Choose the device cpu")
+        self._gpus = gpu_share if self.device == "cuda" else 0
+        self.threads = max(1, int(resources.get("CPU", 1)) // workers) if workers else 1
+        self._answer = ray.remote(max_calls=0, max_retries=TRIES - 1, retry_exceptions=True)(answer).options(
+            num_cpus=self.threads, num_gpus=self._gpus
+        )
+        self._run = uuid.uuid4().hex
+        self._parcel = [ray.put(pack(context))]
+
+    def room(self) -> int:
+        """How many tasks the cluster computes at a time, as it is now."""
+        resources = self._ray.cluster_resources()
+        rooms = [int(resources.get("CPU", 1)) // self.threads]
+        if self._gpus:
+            rooms.append(int(resources.get("GPU", 0) / self._gpus))
+        if self._workers:
+            rooms.append(self._workers)
+        return max(1, min(rooms))
+
+    def run(self, take: Callable[[], Call | None]) -> Iterator[tuple[Call, Any]]:
+        """Hands calls to Ray until there are no more, and yields what each returned, or `Lost`.
+
+        Raises:
+            UserError: a call refused to go on.
+        """
+        ahead = 1 if self._workers else AHEAD
+        while True:
+            while len(self._pending) < ahead * self.room() and (call := take()):
+                task = self._answer.remote(self._run, self._parcel, call, self.device, self.threads)
+                self._pending[task] = call
+            if not self._pending:
+                return
+            for task in self._ray.wait(list(self._pending))[0]:
+                yield self._pending.pop(task), self._outcome(task)
+
+    def cancel(self) -> None:
+        """Ends the tasks that are left."""
+        for task in self._pending:
+            self._ray.cancel(task, force=True)
+
+    def _outcome(self, task: Any) -> Any:
+        try:
+            found = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            return Lost(f"{TRIES} processes were lost over it: {one_line(cause)}")
+        for text in found.notes:
+            if text not in self._notes:  # though every process may make it
+                self._notes.add(text)
+                self._note(text)
+        if found.refused is not None:
+            raise found.refused
+        return found.result
+
+
+def import_ray() -> ModuleType:
+    """Ray, with settings that it reads when it is imported.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("Ray is not installed", remedy="Install it: pip install 'adversarial-harness[ray]'") from error
+    module: ModuleType = ray
+    return module

@@ -1,0 +1,81 @@
+"""What a process of a Ray cluster runs: one call of a `Worker`, which the process keeps for the calls to come."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+
+from harness.callback import Callback
+from harness.errors import UserError
+from harness.evaluation.engines.channel import Call
+from harness.evaluation.engines.parcel import unpack
+from harness.evaluation.worker import Worker
+
+_kept: dict[tuple[str, str], Worker] = {}
+"""The worker of this process, by run and device; at most one. A run that is over does not come back."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call came to.
+
+    Args:
+        result: what it returned.
+        refused: the user's mistake that it found, which ends the run.
+        notes: remarks for the user.
+    """
+
+    result: Any = None
+    refused: UserError | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class _Notes(Callback):
+    """Keeps remarks until the call ends."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+_notes = _Notes()
+
+
+def answer(run: str, parcel: list[Any], call: Call, device: str, threads: int) -> Answer:
+    """Does what a call asks for. An exception that it should not raise is left to Ray, which tries again elsewhere.
+
+    Args:
+        run: the name of the run; parcel: a reference to it as bytes, in a list so that Ray does not fetch it each time.
+        device: "cpu", or "cuda" for the GPU that Ray has assigned.
+        threads: of this process.
+    """
+    _notes.texts.clear()
+    device = device if device == "cpu" else f"cuda:{_assigned()}"
+    try:
+        if (run, device) not in _kept:
+            _kept.clear()
+            _kept[run, device] = Worker(unpack(ray.get(parcel[0]), device, threads, _notes))
+        worker = _kept[run, device]
+        result = getattr(worker, call.method)(call.argument)
+        if device != "cpu":  # Ray may give this GPU to another process next
+            worker.rest()
+            torch.cuda.empty_cache()
+        return Answer(result, notes=list(_notes.texts))
+    except UserError as error:
+        return Answer(refused=error, notes=list(_notes.texts))
+    except BaseException:
+        _kept.clear()  # whatever it was, the next call begins with a clean worker
+        raise
+
+
+def _assigned() -> int:
+    """The index, in this process, of the GPU that Ray has assigned to the task."""
+    (identity,) = ray.get_gpu_ids()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",").index(str(identity)) if visible else int(identity)

@@ -1,0 +1,114 @@
+"""A Ray cluster gives the results of one process, and begins again what it has lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.evaluation.engines.choose import choose
+from harness.evaluation.engines.ray import import_ray
+from harness.results.store import Store
+from helpers.engines import Notes, alone, contents, ended, finish, noted_processes, perilous
+from helpers.modules import source
+
+try:
+    ray = import_ray()
+except UserError:
+    pytest.skip("needs the packages of the extra `ray`", allow_module_level=True)
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Two workers on this machine, for all tests of this file."""
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_cluster_makes_the_records_and_images_of_one_process(
+    cluster: None, suite: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    notes = Notes()
+    assert finish(suite, tmp_path / "out", choose("ray", "cpu"), notes).computed == 15
+    assert contents(suite, tmp_path / "out") == expected and notes.notes == []
+    (session,) = (Store(tmp_path / "out").manifest() or {})["sessions"]
+    assert (session["engine"], session["workers"], session["worker_threads"]) == ("ray", ["cpu", "cpu"], 1)
+    assert ray.is_initialized(), "a cluster that was there before stays"
+
+
+@pytest.mark.parametrize("first", ["local", "ray"])
+def test_what_a_cluster_begins_another_engine_finishes(
+    cluster: None, suite: Path, expected: dict[str, list[Any]], tmp_path: Path, first: str
+) -> None:
+    engines = [None, choose("ray", "cpu")]
+    begin, end = engines if first == "local" else reversed(engines)
+    with pytest.raises(KeyboardInterrupt):
+        finish(suite, tmp_path / "out", begin, Notes(shards=6))
+    assert finish(suite, tmp_path / "out", end).computed == 9
+    assert contents(suite, tmp_path / "out") == expected
+
+
+def test_ray_begins_a_killed_shard_again_and_a_pairing_that_kills_all_becomes_errors(
+    cluster: None, tmp_path: Path
+) -> None:
+    suite, notes = perilous(tmp_path, first=2), Notes()
+    (failure,) = finish(suite, tmp_path / "out", choose("ray", "cpu"), notes).failures
+    assert (failure.name, failure.errors, failure.images) == ("plain/killed", 2, 2)
+    assert all("4 processes were lost over it: WorkerCrashedError" in why for why in failure.reasons)
+    assert len(os.listdir(tmp_path / "Killed")) == 4 and len(os.listdir(tmp_path / "KilledOnce")) == 2
+    found = contents(suite, tmp_path / "out")
+    for name in ("plain/once", "plain/sound"):
+        assert found[name][0] == alone(suite, name, tmp_path / "whole")
+
+
+def test_a_mistake_that_a_task_finds_ends_the_run(cluster: None, suite: Path, tmp_path: Path) -> None:
+    text = suite.read_text().replace("digits-cnn}", 'digits-cnn}\n  odd: {type: "./fakes.py:Odd"}')
+    (tmp_path / "fakes.py").write_text(source("fakes") + "\n\nclass Odd(NearestMean):\n    num_classes = 7\n")
+    (tmp_path / "odd.yaml").write_text(text.replace("defense: [noisy, cnn]", "defense: [odd, noisy, cnn]"))
+    with pytest.raises(UserError, match="defense 'odd' has 7 classes"):
+        finish(tmp_path / "odd.yaml", tmp_path / "out", choose("ray", "cpu"))
+    with pytest.raises(UserError, match="the Ray cluster has no GPU"):
+        finish(suite, tmp_path / "gpu", choose("ray", "cuda"))
+
+
+def test_a_cluster_that_a_run_started_ends_with_it_even_if_the_run_is_killed(tmp_path: Path) -> None:
+    suite = perilous(tmp_path, first=24, pause=0.3)
+    command = ["run", str(suite), "--only", "plain/sound", "--engine", "ray", "--workers", "2", "--device", "cpu"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "harness", *command, "--out", str(tmp_path / "out")],
+        env={**os.environ, "RAY_ADDRESS": "local"},
+    )
+    tasks = noted_processes(tmp_path / "Marked", 1)
+    while not list((tmp_path / "out").rglob("*.parquet")):
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert ended(tasks, 60)
+    kept = len(list((tmp_path / "out").rglob("*.parquet")))
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *command[:4], "--device", "cpu", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"Computed {12 - kept} shards." in done.stdout
+
+
+def test_an_address_without_a_cluster_is_refused(suite: Path, tmp_path: Path) -> None:
+    if ray.is_initialized():
+        ray.shutdown()
+    with pytest.raises(UserError, match=r"the Ray cluster at 127\.0\.0\.1:1 cannot be reached"):
+        finish(suite, tmp_path / "out", choose("ray", "cpu", address="127.0.0.1:1"))
