@@ -31,8 +31,13 @@ ALL_GPUS_VISIBLE = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 """Tells Ray to leave CUDA_VISIBLE_DEVICES as it is, so that a process can use another GPU for its next task."""
 
 
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "180"}
-"""Of Ray, unless the environment says otherwise: it reports nothing to its authors, and waits for a busy machine."""
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_agent_register_timeout_ms": "180000",
+    "RAY_raylet_start_wait_time_s": "180",
+}
+"""Of Ray, unless the environment says otherwise: it reports to nobody, and a busy machine has time to start it."""
 
 
 class Ray(Engine):

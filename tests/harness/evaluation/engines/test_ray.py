@@ -107,8 +107,13 @@ def test_a_cluster_that_a_run_started_ends_with_it_even_if_the_run_is_killed(tmp
     assert f"Computed {12 - kept} shards." in done.stdout
 
 
-def test_an_address_without_a_cluster_is_refused(suite: Path, tmp_path: Path) -> None:
-    if ray.is_initialized():
-        ray.shutdown()
-    with pytest.raises(UserError, match=r"the Ray cluster at 127\.0\.0\.1:1 cannot be reached"):
-        finish(suite, tmp_path / "out", choose("ray", "cpu", address="127.0.0.1:1"))
+def test_a_cluster_that_cannot_be_reached_is_a_mistake_with_a_remedy(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(**options: Any) -> None:
+        raise ConnectionError(f"nobody answers at {options['address']}")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", unreachable)
+    with pytest.raises(UserError, match="the Ray cluster at there:1 cannot be reached: ConnectionError: nobody"):
+        finish(suite, tmp_path / "out", choose("ray", "cpu", address="there:1"))
