@@ -91,26 +91,28 @@ def test_a_defense_with_other_values_than_were_examined_is_refused(context: RunC
     ],
 )
 def test_options_become_workers(options: dict[str, object], devices: list[str]) -> None:
-    engine = choose("cpu" if "devices" not in options else None, **options)  # type: ignore[arg-type]
+    engine = choose("local", "cpu" if "devices" not in options else None, **options)  # type: ignore[arg-type]
     assert isinstance(engine, Processes) and engine.describe()["workers"] == devices
 
 
 def test_without_options_a_run_stays_in_its_process() -> None:
-    assert choose("cpu") is None
+    assert choose("local", "cpu") is None
 
 
 @pytest.mark.parametrize(
-    ("device", "options", "why"),
+    ("name", "device", "options", "why"),
     [
-        (None, {"workers": 0}, "a run cannot have 0 workers"),
-        ("cpu", {"devices": ["cpu"]}, "there is a device, and a list of devices beside it"),
-        (None, {"devices": []}, "the list of devices is empty"),
-        (None, {"devices": ["cpu", "cpu"], "workers": 1}, "1 workers leave some of 2 devices idle"),
-        (None, {"devices": ["cuda:99"]}, "there is no device 'cuda:99' on this machine"),
-        (None, {"devices": ["gpu"]}, "'gpu' is no device"),
+        ("locl", None, {}, "there is no engine 'locl'. Did you mean 'local'?"),
+        ("local", None, {"workers": 0}, "a run cannot have 0 workers"),
+        ("local", "cpu", {"devices": ["cpu"]}, "there is a device, and a list of devices beside it"),
+        ("local", None, {"devices": []}, "the list of devices is empty"),
+        ("local", None, {"devices": ["cpu", "cpu"], "workers": 1}, "1 workers leave some of 2 devices idle"),
+        ("local", None, {"devices": ["cuda:99"]}, "there is no device 'cuda:99' on this machine"),
+        ("local", None, {"devices": ["gpu"]}, "'gpu' is no device"),
+        ("local", None, {"address": "auto"}, "an address and a share of a GPU are of use to Ray alone"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(device: str | None, options: dict, why: str) -> None:
+def test_options_that_make_no_sense_are_refused(name: str, device: str | None, options: dict, why: str) -> None:
     with pytest.raises(UserError) as refused:
-        choose(device, **options)
+        choose(name, device, **options)
     assert str(refused.value).startswith(why)
