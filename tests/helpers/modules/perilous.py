@@ -1,11 +1,10 @@
-"""Attacks that take their process with them, or do not come to an end.
+"""Attacks that take their process with them.
 
 Each notes down its processes: one file each, in a folder beside this module that has the name of the class.
 """
 
 import os
 import signal
-import time
 from pathlib import Path
 
 from fakes import Noise
@@ -44,12 +43,3 @@ class Killed(Marked):
         print("the last thing that was heard", flush=True)
         super().perturb(target, x, y)
         os._exit(3)
-
-
-class Stuck(Marked):
-    """Does not come to an end."""
-
-    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
-        super().perturb(target, x, y)
-        time.sleep(1e6)
-        return x

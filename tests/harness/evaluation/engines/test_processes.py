@@ -74,6 +74,8 @@ def test_the_end_of_the_driver_ends_its_workers_and_loses_nothing(tmp_path: Path
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
+        # A shell starts its background jobs deaf to SIGINT, and these tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     workers = noted_processes(tmp_path / "Marked", 2)
     driver.send_signal(number)
