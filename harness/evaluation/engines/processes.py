@@ -14,16 +14,14 @@ import torch
 
 from harness.errors import UserError
 from harness.evaluation.context import RunContext
+from harness.evaluation.engines.calling import CallingEngine
 from harness.evaluation.engines.channel import Call, Done, Note, Raised, Ready, Refused
-from harness.evaluation.engines.engine import TRIES, Engine, Lost, by_defense
+from harness.evaluation.engines.engine import TRIES, Lost
 from harness.evaluation.engines.parcel import pack
 from harness.evaluation.engines.worker_process import WorkerProcess
-from harness.evaluation.examined import Examined
-from harness.evaluation.job import Job
-from harness.evaluation.shard import Shard
 
 
-class Processes(Engine):
+class Processes(CallingEngine):
     """Computes in several processes, each with a device and a part of the threads.
 
     A process that is killed, raises or runs out of memory is replaced, and its job begun again, up to `TRIES` times.
@@ -58,21 +56,8 @@ class Processes(Engine):
                 self._pool.kill()
                 self._pool = None
 
-    def examine(self, pairings: Sequence[str]) -> dict[str, Examined]:
-        groups = by_defense(pairings)
-        calls = iter([Call("examine", names, defense) for defense, names in groups.items()])
-        found: dict[str, Examined] = {}
-        for call, outcome in self._at_work().run(lambda: next(calls, None)):
-            found |= {call.title: Examined(broken=outcome.why)} if isinstance(outcome, Lost) else outcome
-        return {name: found[name] for name in groups}
-
-    def compute(self, take: Callable[[], Job | None]) -> Iterator[tuple[Job, Shard | Lost]]:
-        def call() -> Call | None:
-            job = take()
-            return None if job is None else Call("compute", job, str(job))
-
-        for done, outcome in self._at_work().run(call):
-            yield done.argument, outcome
+    def call(self, take: Callable[[], Call | None]) -> Iterator[tuple[Call, Any]]:
+        return self._at_work().run(take)
 
     def _at_work(self) -> _Pool:
         if self._pool is None:

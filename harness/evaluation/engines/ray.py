@@ -9,19 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from harness.errors import UserError, one_line
 from harness.evaluation.context import RunContext
+from harness.evaluation.engines.calling import CallingEngine
 from harness.evaluation.engines.channel import Call
-from harness.evaluation.engines.engine import TRIES, Engine, Lost, by_defense
+from harness.evaluation.engines.engine import TRIES, Lost
 from harness.evaluation.engines.parcel import pack
-from harness.evaluation.examined import Examined
-from harness.evaluation.job import Job
-from harness.evaluation.shard import Shard
 from harness.process.signals import ENDING
 
 AHEAD = 2
@@ -40,7 +38,7 @@ SETTINGS = {
 """Of Ray, unless the environment says otherwise: it reports to nobody, and a busy machine has time to start it."""
 
 
-class Ray(Engine):
+class Ray(CallingEngine):
     """Computes on a Ray cluster, as many jobs at a time as it has room for.
 
     Args:
@@ -81,21 +79,8 @@ class Ray(Engine):
                 self._tasks.cancel()
                 self._tasks = None
 
-    def examine(self, pairings: Sequence[str]) -> dict[str, Examined]:
-        groups = by_defense(pairings)
-        calls = iter([Call("examine", names, defense) for defense, names in groups.items()])
-        found: dict[str, Examined] = {}
-        for call, outcome in self._at_work().run(lambda: next(calls, None)):
-            found |= {call.title: Examined(broken=outcome.why)} if isinstance(outcome, Lost) else outcome
-        return {name: found[name] for name in groups}
-
-    def compute(self, take: Callable[[], Job | None]) -> Iterator[tuple[Job, Shard | Lost]]:
-        def call() -> Call | None:
-            job = take()
-            return None if job is None else Call("compute", job, str(job))
-
-        for done, outcome in self._at_work().run(call):
-            yield done.argument, outcome
+    def call(self, take: Callable[[], Call | None]) -> Iterator[tuple[Call, Any]]:
+        return self._at_work().run(take)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
