@@ -73,20 +73,22 @@ class Score:
 
     def take(self, which: Tensor) -> Score:
         """Of some of the images."""
-        return Score(self.draws[which], self.wrong[which], self.bounded[which])
+        return Score(*(part[which] for part in self._parts()))
 
     def copy(self) -> Score:
-        return Score(self.draws.clone(), self.wrong.clone(), self.bounded.clone())
+        return Score(*(part.clone() for part in self._parts()))
 
     def put(self, rows: Tensor, other: Score) -> None:
         """The other's scores in place of those of the images `rows` (R,)."""
-        for name in ("draws", "wrong", "bounded"):
-            getattr(self, name)[rows] = getattr(other, name)
+        for mine, others in zip(self._parts(), other._parts(), strict=True):
+            mine[rows] = others
 
     def __add__(self, other: Score) -> Score:
         """Over the draws of both."""
-        parts = ((getattr(self, name), getattr(other, name)) for name in ("draws", "wrong", "bounded"))
-        return Score(*(mine + others for mine, others in parts))
+        return Score(*(mine + others for mine, others in zip(self._parts(), other._parts(), strict=True)))
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.draws, self.wrong, self.bounded
 
 
 class Candidates:

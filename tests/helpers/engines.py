@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from harness.callback import Callback
@@ -94,6 +95,14 @@ attacks:
   once: {{type: "./perilous.py:KilledOnce", eps: 0.9}}
   sound: {{type: "./perilous.py:Marked", eps: 0.9, pause: {pause}}}
 """
+
+
+def handed_over(suite: Path, out: Path, begin: Engine | None, end: Engine | None) -> dict[str, list[Any]]:
+    """What a run of 15 shards holds that one engine was interrupted in after 6, and another finished."""
+    with pytest.raises(KeyboardInterrupt):
+        finish(suite, out, begin, Notes(shards=6))
+    assert finish(suite, out, end).computed == 9
+    return contents(suite, out)
 
 
 def perilous(folder: Path, first: int = 6, pause: float = 0) -> Path:
