@@ -53,7 +53,7 @@ def evaluate(
     workers: int | None = None,
     devices: Sequence[str] | None = None,
     address: str | None = None,
-    gpu_share: float = 1.0,
+    gpu_share: float | None = None,
 ) -> Results:
     """Attacks a classifier, and judges every image by what the classifier itself answers.
 

@@ -39,7 +39,7 @@ def run(
     workers: int | None = None,
     devices: Sequence[str] | None = None,
     address: str | None = None,
-    gpu_share: float = 1.0,
+    gpu_share: float | None = None,
 ) -> Results:
     """Runs a suite, or finishes one that was stopped: as `harness run`, and with the same results.
 
@@ -53,7 +53,8 @@ def run(
         workers: compute in so many processes, among which the cores are divided; left out, in this one.
         devices: compute in a process on each of these, such as ["cuda:0", "cuda:1"]; `device` is not used then.
         address: of the Ray cluster; left out, a running one, or a new one on this machine.
-        gpu_share: the part of a GPU that one process of the Ray cluster takes, such as 0.5.
+        gpu_share: the part of a GPU that each shard on the Ray cluster takes, such as 0.5; left out, what earlier
+            shards of its pairing were measured to need.
 
     Returns:
         `Results`; their `computed` says how many shards this call computed.

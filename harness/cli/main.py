@@ -145,8 +145,9 @@ def run(
         str | None, typer.Option(help="With --engine ray: the cluster; by default a running one, or a new one here.")
     ] = None,
     gpu_share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="With --engine ray: the part of a GPU that one process takes.")
-    ] = 1.0,
+        float | None,
+        typer.Option(min=0.01, max=1, help="With --engine ray: the part of a GPU for a shard; by default as measured."),
+    ] = None,
 ) -> None:
     """Run a suite, or continue one that was interrupted. This executes the code that the suite names.
 

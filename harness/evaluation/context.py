@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -24,6 +24,8 @@ class RunContext:
         dataset: where its images come from; images: those that are attacked, on the CPU.
         device: where this process evaluates defenses.
         callback: is told what happens.
+        gpu_memory: by pairing, the largest memory on a GPU that one of its shards took, in bytes, as far as it was
+            measured in this session or an earlier one. Engines that measure it add to it.
     """
 
     plan: Plan
@@ -32,6 +34,7 @@ class RunContext:
     images: Images
     device: torch.device
     callback: Callback
+    gpu_memory: dict[str, int] = field(default_factory=dict)
 
     @property
     def protocol(self) -> Protocol:

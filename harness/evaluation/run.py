@@ -64,6 +64,7 @@ def run(
         cell_runs = pending_work(plan, store, images, callback.note, retry_errors=retry_errors)
         context = RunContext(plan, cell_runs, dataset, images, device, callback)
         write_manifest.refuse_another_suite(store, context)
+        context.gpu_memory.update(write_manifest.recorded_gpu_memory(store, context))
         pending = [cell_run for cell_run in cell_runs if cell_run.missing]
         begun = store.manifest() is not None
         if begun and not pending:

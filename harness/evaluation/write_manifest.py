@@ -67,6 +67,13 @@ def refuse_another_suite(store: Store, context: RunContext) -> None:
         )
 
 
+def recorded_gpu_memory(store: Store, context: RunContext) -> dict[str, int]:
+    """What earlier sessions measured of these pairings, see `RunContext.gpu_memory`."""
+    old, keys = find_manifest(store), {cell_run.name: cell_run.stored.key for cell_run in context.cell_runs}
+    cells = old.cells if old else ()
+    return {cell.name: cell.gpu_memory for cell in cells if cell.gpu_memory and keys.get(cell.name) == cell.key}
+
+
 def begin(
     store: Store,
     context: RunContext,
@@ -218,6 +225,7 @@ def _cell(cell_run: CellRun, context: RunContext, flags: list[str]) -> dict[str,
         "shard": context.protocol.shard,
         "flags": flags,
         "least_cosine": cell_run.attack.least_cosine(),
+        **({"gpu_memory": context.gpu_memory[cell_run.name]} if cell_run.name in context.gpu_memory else {}),
         "records": [
             None if records is None else cell_run.stored.digest(*bounds) for bounds, records in cell_run.shards.items()
         ],

@@ -31,6 +31,7 @@ Hash = Annotated[str, Field(min_length=1, max_length=64)]
 Names = Annotated[tuple[Name, ...], Field(max_length=MOST_CELLS)]
 Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Bytes = Annotated[int, Field(ge=1, le=1 << 50)]
 Machine = Annotated[int, Field(ge=0, le=1_000_000)]
 
 DISAGREES = "disagrees"
@@ -138,6 +139,8 @@ class CellFacts(_Facts):
         least_cosine: see `harness.attack.Attack.least_cosine`; None if an earlier version wrote the manifest.
         gradient_noise: None if there was nothing to measure, or if the run's gates were off; not set if an earlier
             version wrote the manifest.
+        gpu_memory: the largest memory on a GPU that a shard took, in bytes; None if it was not measured. It decides
+            how many shards share a GPU, and enters no key.
         records: for each shard in order, the sha256 of its records file, which contains that of its images; None for a
             shard that was not finished. None in total if an earlier version of the harness wrote the manifest.
     """
@@ -152,6 +155,7 @@ class CellFacts(_Facts):
     flags: Annotated[tuple[Text, ...], Field(max_length=1_000)] = ()
     least_cosine: Share | None = None
     gradient_noise: NoiseFacts | None = None
+    gpu_memory: Bytes | None = None
     records: Annotated[tuple[Hash | None, ...], Field(max_length=MOST_IMAGES)] | None = None
 
     @property

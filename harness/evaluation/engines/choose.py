@@ -21,7 +21,7 @@ def choose(
     workers: int | None = None,
     devices: Sequence[str] | None = None,
     address: str | None = None,
-    gpu_share: float = 1.0,
+    gpu_share: float | None = None,
 ) -> Engine | None:
     """The engine that options ask for; None for the run's own process.
 
@@ -31,7 +31,8 @@ def choose(
             one.
         workers: how many processes compute; by default as many as devices, or as the cluster has room for.
         devices: those of this machine that share the work; with more workers, several of them share a device.
-        address: of a Ray cluster; gpu_share: the part of a GPU that one of its processes takes.
+        address: of a Ray cluster; gpu_share: the part of a GPU that each of its jobs takes; by default what it
+            was measured to need.
 
     Raises:
         UserError: the options contradict each other, this machine does not have a device, or Ray is not installed.
@@ -46,7 +47,7 @@ def choose(
         if devices is not None:
             raise UserError("Ray chooses the devices itself", remedy="Leave out the list of devices")
         return Ray(address, workers=workers, device=str(device or "auto"), gpu_share=gpu_share)
-    if address is not None or gpu_share != 1:
+    if address is not None or gpu_share is not None:
         raise UserError("an address and a share of a GPU are of use to Ray alone", remedy="Choose the engine ray")
     if workers is None and devices is None:
         return None

@@ -19,7 +19,9 @@ from harness.evaluation.context import RunContext
 from harness.evaluation.engines.calling import CallingEngine
 from harness.evaluation.engines.channel import Call
 from harness.evaluation.engines.engine import TRIES, Lost
+from harness.evaluation.engines.gpu_share import Shares
 from harness.evaluation.engines.parcel import pack
+from harness.evaluation.job import Job
 from harness.process.signals import ENDING
 
 AHEAD = 2
@@ -47,7 +49,8 @@ class Ray(CallingEngine):
         workers: the largest number of jobs at a time, among which the cores are divided. By default a job takes one
             core, and where the cluster has GPUs a share of one.
         device: "cuda" for a GPU to each job, "cpu" for none, "auto" for a GPU if the cluster has any.
-        gpu_share: the part of a GPU that a job takes.
+        gpu_share: the part of a GPU that a job takes; by default what the memory of its pairing comes to as soon as it
+            is measured, and all of it before.
 
     Raises:
         UserError: Ray is not installed.
@@ -59,7 +62,7 @@ class Ray(CallingEngine):
         *,
         workers: int | None = None,
         device: str = "auto",
-        gpu_share: float = 1.0,
+        gpu_share: float | None = None,
     ) -> None:
         self._ray, self._address, self._workers = import_ray(), address, workers
         self._device, self._gpu_share = device, gpu_share
@@ -131,7 +134,7 @@ class _Tasks:
     """
 
     def __init__(
-        self, ray: ModuleType, context: RunContext, workers: int | None, device: str, gpu_share: float
+        self, ray: ModuleType, context: RunContext, workers: int | None, device: str, gpu_share: float | None
     ) -> None:
         from harness.evaluation.engines.ray_task import answer
 
@@ -144,10 +147,10 @@ class _Tasks:
         self.device = device.partition(":")[0]
         if self.device == "cuda" and not resources.get("GPU"):
             raise UserError("the Ray cluster has no GPU", remedy="Choose the device cpu")
-        self._gpus = gpu_share if self.device == "cuda" else 0
+        self._shares = Shares(context.gpu_memory, gpu_share) if self.device == "cuda" else None
         self.threads = max(1, int(resources.get("CPU", 1)) // workers) if workers else 1
         self._answer = ray.remote(max_calls=0, max_retries=TRIES - 1, retry_exceptions=True)(answer).options(
-            num_cpus=self.threads, num_gpus=self._gpus
+            num_cpus=self.threads
         )
         self._run = uuid.uuid4().hex
         self._parcel = [ray.put(pack(context))]
@@ -156,8 +159,8 @@ class _Tasks:
         """How many tasks the cluster computes at a time, as it is now."""
         resources = self._ray.cluster_resources()
         rooms = [int(resources.get("CPU", 1)) // self.threads]
-        if self._gpus:
-            rooms.append(int(resources.get("GPU", 0) / self._gpus))
+        if self._shares:
+            rooms.append(int(resources.get("GPU", 0) / self._shares.smallest))
         if self._workers:
             rooms.append(self._workers)
         return max(1, min(rooms))
@@ -171,19 +174,23 @@ class _Tasks:
         ahead = 1 if self._workers else AHEAD
         while True:
             while len(self._pending) < ahead * self.room() and (call := take()):
-                task = self._answer.remote(self._run, self._parcel, call, self.device, self.threads)
-                self._pending[task] = call
+                self._pending[self._begin(call)] = call
             if not self._pending:
                 return
             for task in self._ray.wait(list(self._pending))[0]:
-                yield self._pending.pop(task), self._outcome(task)
+                yield self._pending[task], self._outcome(task, self._pending.pop(task))
 
     def cancel(self) -> None:
         """Ends the tasks that are left."""
         for task in self._pending:
             self._ray.cancel(task, force=True)
 
-    def _outcome(self, task: Any) -> Any:
+    def _begin(self, call: Call) -> Any:
+        """The task that answers a call."""
+        gpus = self._shares.of(_pairing(call)) if self._shares else 0
+        return self._answer.options(num_gpus=gpus).remote(self._run, self._parcel, call, self.device, self.threads)
+
+    def _outcome(self, task: Any, call: Call) -> Any:
         try:
             found = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
@@ -195,7 +202,15 @@ class _Tasks:
                 self._note(text)
         if found.refused is not None:
             raise found.refused
+        if self._shares and found.memory:
+            pairing = _pairing(call)
+            self._shares.learn(found.memory, pairing, found.result[0] if pairing else ())
         return found.result
+
+
+def _pairing(call: Call) -> str | None:
+    """Of which a call computes a shard, if it does."""
+    return call.argument.pairing if isinstance(call.argument, Job) else None
 
 
 def import_ray() -> ModuleType:

@@ -11,6 +11,7 @@ import torch
 
 from harness.callback import Callback
 from harness.errors import UserError
+from harness.evaluation.engines import gpu_share
 from harness.evaluation.engines.channel import Call
 from harness.evaluation.engines.parcel import unpack
 from harness.evaluation.worker import Worker
@@ -27,11 +28,13 @@ class Answer:
         result: what it returned.
         refused: the user's mistake that it found, which ends the run.
         notes: remarks for the user.
+        memory: what the call took of a GPU; None on a CPU.
     """
 
     result: Any = None
     refused: UserError | None = None
     notes: list[str] = field(default_factory=list)
+    memory: gpu_share.GpuMemory | None = None
 
 
 class _Notes(Callback):
@@ -58,15 +61,17 @@ def answer(run: str, parcel: list[Any], call: Call, device: str, threads: int) -
     _notes.texts.clear()
     device = device if device == "cpu" else f"cuda:{_assigned()}"
     try:
+        gpu_share.begin_measuring(device)
         if (run, device) not in _kept:
             _kept.clear()
             _kept[run, device] = Worker(unpack(ray.get(parcel[0]), device, threads, _notes))
         worker = _kept[run, device]
         result = getattr(worker, call.method)(call.argument)
+        memory = gpu_share.measured(device)
         if device != "cpu":  # Ray may give this GPU to another process next
             worker.rest()
             torch.cuda.empty_cache()
-        return Answer(result, notes=list(_notes.texts))
+        return Answer(result, notes=list(_notes.texts), memory=memory)
     except UserError as error:
         return Answer(refused=error, notes=list(_notes.texts))
     except BaseException:
