@@ -149,9 +149,7 @@ class _Tasks:
             raise UserError("the Ray cluster has no GPU", remedy="Choose the device cpu")
         self._shares = Shares(context.gpu_memory, gpu_share) if self.device == "cuda" else None
         self.threads = max(1, int(resources.get("CPU", 1)) // workers) if workers else 1
-        self._answer = ray.remote(max_calls=0, max_retries=TRIES - 1, retry_exceptions=True)(answer).options(
-            num_cpus=self.threads
-        )
+        self._answer = ray.remote(max_calls=0, max_retries=TRIES - 1, retry_exceptions=True)(answer)
         self._run = uuid.uuid4().hex
         self._parcel = [ray.put(pack(context))]
 
@@ -188,7 +186,8 @@ class _Tasks:
     def _begin(self, call: Call) -> Any:
         """The task that answers a call."""
         gpus = self._shares.of(_pairing(call)) if self._shares else 0
-        return self._answer.options(num_gpus=gpus).remote(self._run, self._parcel, call, self.device, self.threads)
+        task = self._answer.options(num_cpus=self.threads, num_gpus=gpus)
+        return task.remote(self._run, self._parcel, call, self.device, self.threads)
 
     def _outcome(self, task: Any, call: Call) -> Any:
         try:
