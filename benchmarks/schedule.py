@@ -1,13 +1,17 @@
 """A simulated schedule of the paper's tables on 8, 64 and 512 GPUs: how long it takes, and how long GPUs have no work.
 
-    python benchmarks/schedule.py                                    tables 1 to 3 as the suites are
-    python benchmarks/schedule.py --shard 32 4 1                     the same, with shards of other sizes
+    python benchmarks/schedule.py                    in a minute
+    python benchmarks/schedule.py --shard 32 4 1     with shards of these sizes
+
+Shards have the size that the suite says, and if more than a tenth of the time is idle then, also the largest that makes
+it less, halved from there.
 
 The jobs come from the queue of the harness itself, which learns the cost of each pairing from the shards that are done,
 as in a run; workers and clock are simulated. An image costs what its attack and its defense declare, over the network
 evaluations per second that `benchmarks/RESULTS.md` has of the defense. That is an upper bound, which half of the images
 take; the others fall, and take a share of it between 0.01 and 1 whose logarithm is uniform. A worker takes a minute to
-build a defense when it meets it first, and that minute counts as idle.
+build a defense when it meets it first, and that minute counts as idle. What no schedule beats is all work divided by
+the GPUs, or the longest image.
 
 Hours are those of GPUs of which each is 300 times as fast as the two CPU cores on which those speeds were measured; the
 idle share hardly depends on that number.
@@ -64,6 +68,9 @@ FASTER = 300
 
 BUILDING = 60.0
 """Seconds for building a defense in a worker."""
+
+MOST_IDLE = 0.1
+"""The share of the GPUs' time without work beyond which smaller shards are tried."""
 
 WITHSTAND, LEAST = 0.5, 0.01
 """The share of images that take the whole search, and the smallest share of it that another image takes."""
@@ -135,7 +142,7 @@ class Simulated:
     examined: dict[str, Examined]
     seconds: dict[str, np.ndarray]
 
-    def on(self, workers: int, ahead: int) -> Schedule:
+    def on(self, workers: int, ahead: int = 1, *, longest_first: bool = True) -> Schedule:
         """Its schedule on so many workers. It can be made once."""
         runs = {run.name: run for run in self.context.cell_runs}
 
@@ -145,7 +152,7 @@ class Simulated:
         def seconds(job: Job) -> list[float]:
             return self.seconds[job.pairing][slice(*job.bounds)].tolist()
 
-        queue = Queue(self.context, self.context.cell_runs, self.examined, longest_first=True)
+        queue = Queue(self.context, self.context.cell_runs, self.examined, longest_first=longest_first)
         return simulate(queue, seconds, done, workers, ahead)
 
     @property
@@ -172,33 +179,42 @@ def simulated(plan: Plan, costs: Sequence[CellCost], examined: dict[str, Examine
     return Simulated(RunContext(plan, runs, dataset, none, torch.device("cpu"), SILENT), examined, seconds)
 
 
+def sizes(largest: int) -> list[int]:
+    """Sizes of shards to try: the largest, its half, and so on.
+
+    Example:
+        >>> sizes(20)
+        [20, 10, 5, 2, 1]
+    """
+    return [largest >> times for times in range(largest.bit_length())]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suites", nargs="+", default=TABLES, help="names of files in suites/")
     parser.add_argument("--gpus", nargs="+", type=int, default=[8, 64, 512])
-    parser.add_argument("--shard", nargs="+", type=int, help="images per shard; by default what the suite says")
+    parser.add_argument("--shard", nargs="+", type=int, help="images per shard; see above for the default")
     parser.add_argument("--ahead", type=int, default=2, help="jobs taken per worker, as the engine ray does")
     options = parser.parse_args()
-    print(
-        "| suite | images per shard | jobs | GPUs | hours | at least | idle, % |\n|---|---:|---:|---:|---:|---:|---:|"
-    )
+    print("| suite | GPUs | images per shard | jobs | hours | no schedule beats | idle, % |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for name in options.suites:
         with placeholders.placeholder_cache():
             plan = all_on_meta(load_suite(SUITES / f"{name}.yaml"))
-            costs = estimate(plan)
-            examined = {}
-            for component in {cell.defense.name: cell.defense for cell in plan.cells}.values():
-                examined[component.name] = Examined.of(component, build_defense(component), "", [], {})
-            for shard in options.shard or [plan.suite.protocol.shard]:
-                for gpus in options.gpus:
-                    suite = simulated(plan, costs, examined, shard)
-                    found = suite.on(gpus, options.ahead)
-                    least = max(found.busy / gpus, suite.longest)
-                    print(
-                        f"| `{name}` | {shard} | {found.jobs:,} | {gpus} | {found.seconds / 3600:,.1f} | "
-                        f"{least / 3600:,.1f} | {100 * found.idle:.1f} |",
-                        flush=True,
-                    )
+            costs, components = estimate(plan), {cell.defense.name: cell.defense for cell in plan.cells}
+            examined = {key: Examined.of(part, build_defense(part), "", [], {}) for key, part in components.items()}
+        for gpus in options.gpus:
+            tried = options.shard or sizes(plan.suite.protocol.shard)
+            for shard in tried:
+                suite = simulated(plan, costs, examined, shard)
+                found = suite.on(gpus, options.ahead)
+                enough = found.idle <= MOST_IDLE
+                if enough or options.shard or shard in (tried[0], tried[-1]):
+                    least = max(found.busy / gpus, suite.longest) / 3600
+                    times = f"{found.seconds / 3600:,.1f} | {least:,.1f} | {100 * found.idle:.1f}"
+                    print(f"| `{name}` | {gpus} | {shard} | {found.jobs:,} | {times} |", flush=True)
+                if enough and not options.shard:
+                    break
 
 
 if __name__ == "__main__":
