@@ -143,14 +143,14 @@ def _hours(value: float) -> str:
 
 
 def _print_absent(plan: Plan, console: Console) -> None:
-    from harness.datasets.by_name import absent_dataset
-    from harness.dry_run.placeholders import absent, how_to_get
+    from harness.datasets.by_name import absent_dataset, how_to_get, request_of
+    from harness.dry_run import placeholders
 
     defenses = {cell.defense.name: cell.defense for cell in plan.cells}
-    entries = {entry.name: entry for defense in defenses.values() for entry in absent(defense)}
-    lines = [f"  {name}: {how_to_get(entry)}" for name, entry in entries.items()]
-    if absent_dataset(name := plan.suite.dataset.name):
-        lines.append(f"  {name}: the first run downloads it")
+    entries = {entry.name: entry for defense in defenses.values() for entry in placeholders.absent(defense)}
+    lines = [f"  {name}: {placeholders.how_to_get(entry)}" for name, entry in entries.items()]
+    if absent_dataset(name := plan.suite.dataset.name, request_of(plan.suite.dataset)):
+        lines.append(f"  {name}: {how_to_get(name)}")
     if lines:
         what = "\nMissing, and needed by a run (costs are counted by their architectures alone):"
         console.print(what, *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)

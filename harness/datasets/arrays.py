@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.datasets.class_labels import MOST
 from harness.datasets.image_file import unit_range
+from harness.datasets.look_around import holds
 from harness.errors import Place, UserError
 
 KEYS = ("images", "labels", "classes", "num_classes")
@@ -79,7 +80,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     """Loads the arrays in `KEYS`; of other arrays only the names are read."""
     try:
         if not path.is_file():
-            raise OSError("it is not a file")
+            raise OSError(f"it is a folder; {holds(path)}")
         _refuse_swelling(path)
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] if key in KEYS else np.empty(0) for key in file.files}

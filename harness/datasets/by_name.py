@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import torch
 
 from harness.config import registry
 from harness.datasets.class_labels import MOST, Classes, ClassLabels
 from harness.datasets.dataset import Dataset, Split
-from harness.datasets.source import Known, Presence, Request, Source
+from harness.datasets.source import Known, Presence, Request, Rows, Source
+from harness.datasets.spec import Dataset as Section
 from harness.errors import UserError, one_line
 from harness.process.foreign_code import is_theirs
-
-SPLITS = get_args(Split)
 
 
 def load(
@@ -29,6 +27,7 @@ def load(
     classes: Classes | None = None,
     num_classes: int | None = None,
     base: Path | None = None,
+    rows: Rows | None = None,
 ) -> Dataset:
     """Loads a dataset by name, see `harness.datasets.source`.
 
@@ -39,6 +38,7 @@ def load(
         num_classes: for class folders or an npz file, the number of labels, if the images do not have all of them.
         base: the folder that a name such as `./mine.py:MyData` is relative to; without it, only datasets of this
             package can be loaded.
+        rows: chooses the images to load, by default all.
 
     Example:
         >>> len(load("digits", "test"))
@@ -48,11 +48,37 @@ def load(
         UserError: the name or split is unknown, or the files are missing and cannot be downloaded, are malformed, or do
             not fit `classes` and `num_classes`.
     """
-    source = find(name, base)
     request = Request(split, Path(path).expanduser() if path else None, offline, classes, num_classes)
+    return load_request(name, request, base, rows)
+
+
+def load_section(section: Section, base: Path | None, rows: Rows | None = None, *, offline: bool = False) -> Dataset:
+    """Loads what the `dataset` section of a suite names. base, rows, offline, errors: as for `load`."""
+    return load_request(section.name, request_of(section, offline=offline), base, rows)
+
+
+def request_of(section: Section, *, offline: bool = False) -> Request:
+    """What the `dataset` section of a suite asks of its source."""
+    return Request(
+        section.split,
+        section.path,
+        offline,
+        section.classes,
+        section.num_classes,
+        section.transform,
+        section.repository,
+        section.image,
+        section.label,
+    )
+
+
+def load_request(name: str, request: Request, base: Path | None, rows: Rows | None = None) -> Dataset:
+    """Loads a dataset by name. base, rows, errors: as for `load`."""
+    source = find(name, base)
     _check(name, source, request)
     try:
-        return replace(_sound(name, source.load(request)), name=name, split=split)
+        found = source.load(request) if rows is None else source.load_rows(request, rows)
+        return replace(_sound(name, found), name=name, split=request.split)
     except UserError:
         raise
     except Exception as error:
@@ -104,13 +130,25 @@ def _state() -> Iterator[Presence]:
                 yield Presence(entry.name, *presence)
 
 
-def absent_dataset(name: str) -> Known | None:
-    """Facts about a dataset that is missing and would be downloaded; None if it is available or has no known facts."""
+def absent_dataset(name: str, request: Request | None = None) -> Known | None:
+    """Facts about a dataset that is missing; None if it is available or has no known facts.
+
+    Args:
+        request: what a suite asks of it; a dataset at a path that the suite gives counts as available.
+    """
     with suppress(UserError):
         source = find(name)
-        if (presence := source.presence()) and not presence[0]:
-            return source.known
+        if (presence := source.presence()) and not presence[0] and (request is None or request.path is None):
+            size = request.transform.size if request else None
+            return source.known and (
+                source.known._replace(shape=(source.known.shape[0], *size)) if size else source.known
+            )
     return None
+
+
+def how_to_get(name: str) -> str:
+    """What to do if a dataset of this package is missing, as a clause."""
+    return find(name).how_to_get
 
 
 def fixed(name: str) -> bool:
@@ -122,11 +160,13 @@ def fixed(name: str) -> bool:
 
 def _check(name: str, source: Source, request: Request) -> None:
     """Raises UserError if this source does not accept the request."""
-    if request.split not in SPLITS:
-        raise UserError(f"no split is called '{request.split}'", remedy="Valid names: train, test")
-    for which in ("classes", "num_classes"):
-        if getattr(request, which) is not None and which not in source.takes:
-            raise UserError(f"dataset '{name}' defines its own classes", remedy=f"Remove `{which}:`")
+    if request.split not in source.splits:
+        message = f"dataset '{name}' has no split that is called '{request.split}'"
+        raise UserError(message, remedy=f"Valid names: {', '.join(source.splits)}")
+    for key in request.given_keys():
+        if key not in source.takes:
+            what = "defines its own classes" if key in ("classes", "num_classes") else f"has no use for `{key}:`"
+            raise UserError(f"dataset '{name}' {what}", remedy=f"Remove `{key}:`")
     if not source.needs_path:
         return
     if request.path is None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from harness.datasets.class_labels import ClassLabels
+from harness.datasets.spec import Split
 from harness.defense import Defense
 from harness.errors import Place, UserError
 
-Split = Literal["train", "test"]
+__all__ = ["Dataset", "Split", "Whole", "fingerprint"]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The split that images are a part of: how many it has, and its largest label."""
+
+    size: int
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Dataset:
         classes: the names of the classes, or their numbers if there are no names.
         num_classes: the number of classes; None if it is not known: the largest label need not be the last class.
         folders: the label of each folder, for images in class folders.
+        part_of: the whole split, where these are some of its images.
     """
 
     name: str
@@ -37,10 +46,16 @@ class Dataset:
     classes: list[str]
     num_classes: int | None
     folders: ClassLabels | None = None
+    part_of: Whole | None = None
+
+    @property
+    def whole(self) -> Whole:
+        """The split that these images are a part of, or all of."""
+        return self.part_of or Whole(len(self), int(self.labels.max()))
 
     def disagreement(self, count: int) -> tuple[str, str] | None:
         """The reason why `count` classes do not fit the labels, and a remedy; None if they fit."""
-        largest, remedy = int(self.labels.max()), "Choose weights that were trained on this dataset"
+        largest, remedy = self.whole.largest, "Choose weights that were trained on this dataset"
         if self.num_classes is None:
             found = f"dataset '{self.name}' has images of label {largest}"
             return None if count > largest else (found, remedy)
@@ -72,7 +87,7 @@ class Dataset:
                 remedy=f"Valid indices: 0 to {len(self) - 1}",
             )
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+        return replace(self, images=self.images[rows], labels=self.labels[rows], part_of=self.whole)
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Decodes one image file to float32 in [0, 1] exactly as stored: without rotation, resizing or guesses.
+"""Decodes one image file to float32 in [0, 1] exactly as stored: without rotation or guesses; resized only on request.
 
     grey                 1, 2, 4, 8 and 16 bits, and floating point in [0, 1]      (H, W)
     colour               8 bits; CMYK and YCbCr as Pillow, and so torchvision, converts them    (H, W, 3)
@@ -22,12 +22,11 @@ from PIL.Image import Image as Picture
 from PIL.ImageFile import ImageFile as Opened
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
+from harness.datasets.transform import LARGEST, UNCHANGED, Transform
 from harness.errors import UserError
 from harness.threat import TOLERANCE
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-LARGEST = 2**24
-"""The largest number of pixels of an image, 4096 x 4096. It protects the memory."""
 
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY = ("1", "L", "LA")
@@ -39,19 +38,23 @@ UPRIGHT = (0, 1)
 """Values of EXIF's orientation without rotation."""
 
 
-def decode(stream: IO[bytes]) -> np.ndarray:
+def decode(stream: IO[bytes], transform: Transform = UNCHANGED, *, any_orientation: bool = False) -> np.ndarray:
     """Decodes a file to (H, W) if it is grey, otherwise to (H, W, 3): float32 in [0, 1].
 
+    Args:
+        transform: resizes and crops the decoded image.
+        any_orientation: ignore an EXIF tag that rotates the image, as the loaders of networks' training do.
+
     Raises:
-        UserError: it is not an image, or is ambiguous; the message continues a sentence that starts with the file's
-            name.
+        UserError: it is not an image, is ambiguous, or is too small for the transform; the message continues a sentence
+            that starts with the file's name.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about metadata, which is not used
             with Image.open(stream, formats=FORMATS) as image:
-                _refuse(image)
-                return _values(image)
+                _refuse(image, any_orientation)
+                return _values(image, transform)
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -79,7 +82,7 @@ def unit_range(values: np.ndarray) -> np.ndarray:
     return found.clip(0, 1) if found.min(initial=0) < 0 or found.max(initial=1) > 1 else found
 
 
-def _refuse(image: Opened) -> None:
+def _refuse(image: Opened, any_orientation: bool) -> None:
     """Raises UserError for what can be rejected before an image is decoded."""
     if image.width * image.height > LARGEST:
         raise UserError(f"has {image.width}x{image.height} pixels, more than {LARGEST:,}", remedy="Resize it")
@@ -92,7 +95,7 @@ def _refuse(image: Opened) -> None:
             "has 16 bits in each of several channels, of which 8 would be lost",
             remedy="Save it with 8, or all images as floating point in an .npz file",
         )
-    if image.getexif().get(ExifTags.Base.Orientation, 1) not in UPRIGHT:
+    if not any_orientation and image.getexif().get(ExifTags.Base.Orientation, 1) not in UPRIGHT:
         raise UserError(
             "has an EXIF orientation, which viewers apply and most networks were trained without",
             remedy="Save it in the intended orientation without that tag; PIL.ImageOps.exif_transpose rotates it",
@@ -106,17 +109,30 @@ def _layout(image: Opened) -> Iterator[str]:
         yield from (str(part) for part in (arguments if isinstance(arguments, tuple) else [arguments]))
 
 
-def _values(image: Opened) -> np.ndarray:
+def _values(image: Opened, transform: Transform) -> np.ndarray:
     if image.mode in (*DEEP, "I", "F"):
-        return _deep(image)
+        return _transformed(_deep(image), transform)
     alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
     if alpha and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         raise _transparent()
     if image.mode in GREY:
-        return _scaled(image.convert("L"))
-    colours = _scaled(image.convert("RGB"))
-    grey = image.mode in ("P", "PA") and (colours == colours[..., :1]).all()
-    return colours[..., 0] if grey else colours
+        return _scaled(transform(image.convert("L")))
+    colours = image.convert("RGB")
+    if image.mode in ("P", "PA") and _is_grey(np.asarray(colours)):
+        return _scaled(transform(colours.getchannel(0)))
+    return _scaled(transform(colours))
+
+
+def _is_grey(colours: np.ndarray) -> bool:
+    """Whether the channels of an image, (H, W, 3), are equal."""
+    return bool((colours == colours[..., :1]).all())
+
+
+def _transformed(values: np.ndarray, transform: Transform) -> np.ndarray:
+    """The transform of an image in floating point, (H, W); interpolation may leave [0, 1] by more than rounding."""
+    if transform == UNCHANGED:
+        return values
+    return np.clip(np.asarray(transform(Image.fromarray(values))), 0, 1)
 
 
 def _transparent() -> UserError:

@@ -14,8 +14,13 @@ from typing import IO
 
 import numpy as np
 
-from harness.datasets.class_labels import Classes, ClassLabels, label_folders
+from harness.datasets.class_labels import ClassLabels, label_folders
+from harness.datasets.dataset import Whole
 from harness.datasets.image_file import decode
+from harness.datasets.look_around import holds
+from harness.datasets.source import Request, Rows
+from harness.datasets.stack import refuse_outside, stack
+from harness.datasets.transform import Transform
 from harness.errors import Place, UserError
 
 READING = 2
@@ -32,36 +37,56 @@ LARGEST_FILE = 2**28
 
 @dataclass(frozen=True)
 class Found:
-    """Images (N, C, H, W) float32 in [0, 1], with C = 1 if all are grey; labels (N,) int64, and their origin."""
+    """The chosen images of a split.
+
+    Attributes:
+        images: (N, C, H, W) float32 in [0, 1], with C = 1 if all images of the split are grey.
+        labels: (N,) int64.
+        classes: the origin of the labels.
+        whole: the split.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     classes: ClassLabels
+    whole: Whole
 
 
-def read_folder(path: Path, split: str, classes: Classes | None = None, num_classes: int | None = None) -> Found:
-    """Reads all images of a split, ordered by label, then by file name. Without split folders, all images are used.
+def read_folder(request: Request, rows: Rows | None = None) -> Found:
+    """Reads images of a split, ordered by label, then by file name. Without split folders, all images are used.
 
     Args:
-        classes, num_classes: as for `harness.datasets.class_labels.label_folders`.
+        request: with a path; its classes are those of `harness.datasets.class_labels.label_folders`.
+        rows: chooses images, of which alone the pixels are read; by default all.
 
     Raises:
         UserError: the path is not a folder or zip, there are no images, an image is unreadable, images have different
             sizes, class folders are in several places or without images, or `classes` does not fit the folders.
     """
+    path = request.path or Path()
     with _opened(path) as tree:
-        members, folders = _members(tree, path, split, complete=classes is None)
-        labels = label_folders(folders, classes, num_classes)
-        members.sort(key=lambda file: (labels.of[file.parent.name], file.parent.name, file.name))
+        members, folders = _members(tree, path, request.split, complete=request.classes is None)
+        known = label_folders(folders, request.classes, request.num_classes)
+        members.sort(key=lambda file: (known.of[file.parent.name], file.parent.name, file.name))
+        labels = np.array([known.of[member.parent.name] for member in members], dtype=np.int64)
+        chosen = range(len(members)) if rows is None else rows(len(members))
         with _at(path):
-            images = _stack(tree, members)
-    return Found(images, np.array([labels.of[member.parent.name] for member in members], dtype=np.int64), labels)
+            refuse_outside(chosen, len(members), f"the {request.split} split")
+            images = stack(
+                len(members),
+                chosen,
+                lambda row: _decoded(tree, members[row], request.transform),
+                lambda row: str(members[row]),
+            )
+    return Found(images, labels[list(chosen)], known, Whole(len(labels), int(labels.max())))
 
 
-def read_labels(path: Path, split: str, classes: Classes | None = None, num_classes: int | None = None) -> ClassLabels:
+def read_labels(request: Request) -> ClassLabels:
     """The labels of class folders, as in `read_folder`, without opening an image."""
+    path = request.path or Path()
     with _opened(path) as tree:
-        return label_folders(_members(tree, path, split, complete=classes is None)[1], classes, num_classes)
+        folders = _members(tree, path, request.split, complete=request.classes is None)[1]
+        return label_folders(folders, request.classes, request.num_classes)
 
 
 def content_hash(path: Path) -> str:
@@ -152,17 +177,17 @@ def _members(tree: _Tree, path: Path, split: str, complete: bool) -> tuple[list[
         path: the path of the tree; complete: whether every folder beside class folders must be a class folder too.
     """
     with _at(path):
-        return _chosen(tree, split, complete)
+        return _chosen(tree, path, split, complete)
 
 
-def _chosen(tree: _Tree, split: str, complete: bool) -> tuple[list[PurePosixPath], list[str]]:
+def _chosen(tree: _Tree, path: Path, split: str, complete: bool) -> tuple[list[PurePosixPath], list[str]]:
     visible = [file for file in tree.files if _visible(file) and len(file.parts) > 1]
     images = [file for file in visible if file.suffix.lower() in SUFFIXES]
     divided = any(_split(file) for file in images)
     images = [file for file in images if _split(file) or not divided]
     chosen = [file for file in images if not divided or _split(file) == split]
     if not chosen:
-        raise UserError(f"contains no {split} images", remedy=f"Expected <class>/<file> or {split}/<class>/<file>")
+        raise _no_images(tree, path, split, divided)
     places: dict[str | None, set[PurePosixPath]] = defaultdict(set)
     for file in images:
         places[_split(file)].add(file.parent.parent)
@@ -181,6 +206,16 @@ def _chosen(tree: _Tree, split: str, complete: bool) -> tuple[list[PurePosixPath
         if file.suffix.lower() in UNREAD and file.parent.parent in roots:
             raise UserError(f"{file} has an unsupported image format", remedy=f"Use one of {', '.join(SUFFIXES)}")
     return chosen, sorted(folders)
+
+
+def _no_images(tree: _Tree, path: Path, split: str, divided: bool) -> UserError:
+    """Why there are no images of a split, and where they may be. divided: whether there are folders of splits."""
+    remedy = f"Expected <class>/<file> or {split}/<class>/<file>"
+    if any(len(file.parts) == 1 and file.suffix.lower() in SUFFIXES for file in tree.files):
+        remedy = f"Its images lie in no class folder. {remedy}: give the folder above it if it is the folder of a class"
+    elif divided:
+        remedy = f"It has images of another split alone. {remedy}, or give the folder of the classes itself"
+    return UserError(f"contains no {split} images: {holds(path)}", remedy=remedy)
 
 
 def _refuse_empty(tree: _Tree, roots: set[PurePosixPath], folders: set[str]) -> None:
@@ -209,31 +244,12 @@ def _describe(folder: PurePosixPath) -> str:
 # --- the pixels
 
 
-def _stack(tree: _Tree, members: list[PurePosixPath]) -> np.ndarray:
-    """Stacks images to (N, C, H, W); if some are coloured, grey images are copied to all three channels."""
-    images: list[np.ndarray] = []
-    for member in members:
-        images.append(_decoded(tree, member))
-        (height, width), first = images[-1].shape[:2], images[0].shape
-        if (height, width) != first[:2]:
-            raise UserError(
-                f"{member} is {width}x{height} and {members[0]} is {first[1]}x{first[0]}",
-                remedy="Resize the images to one size",
-            )
-    coloured = any(image.ndim == 3 for image in images)
-    stacked = np.empty((len(images), 3 if coloured else 1, *images[0].shape[:2]), dtype=np.float32)
-    for row in reversed(range(len(images))):
-        image = images.pop()  # frees the memory of each image after it is copied
-        stacked[row] = image if image.ndim == 2 else image.transpose(2, 0, 1)
-    return stacked
-
-
-def _decoded(tree: _Tree, member: PurePosixPath) -> np.ndarray:
+def _decoded(tree: _Tree, member: PurePosixPath, transform: Transform) -> np.ndarray:
     if tree.files[member] > LARGEST_FILE:
         raise UserError(f"{member} has {tree.files[member]:,} bytes, too many for an image")
     try:
         with tree.open(member) as stream:
-            return decode(stream)
+            return decode(stream, transform)
     except UserError as error:
         raise UserError(f"{member} {error.message}", remedy=error.remedy) from error
     except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # the archive's

@@ -7,12 +7,20 @@ digits              the file harness/datasets/sources/digits.py, its class spelt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from harness.datasets.class_labels import Classes, ClassLabels
 from harness.datasets.dataset import Dataset, Split
+from harness.datasets.transform import UNCHANGED, Transform
+
+TRANSFORM = ("resize", "crop", "interpolation")
+"""The keys of a suite's `dataset` that describe a `Transform`."""
+
+Rows = Callable[[int], Sequence[int]]
+"""Chooses images of a split: from their number to distinct indices, in the order wanted."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +28,12 @@ class Request:
     """A request for a split of a dataset.
 
     Args:
-        split: "train" or "test".
+        split: "train", "test" or "validation".
         path: the folder or file that the suite names, if any.
         offline: whether downloading is forbidden, in addition to the settings of the process.
         classes, num_classes: the values in the suite, see `harness.datasets.class_labels`.
+        transform: how image files are resized and cropped.
+        repository, image, label: of a dataset of Hugging Face, see `harness.datasets.sources.hf`.
     """
 
     split: Split
@@ -31,6 +41,16 @@ class Request:
     offline: bool = False
     classes: Classes | None = None
     num_classes: int | None = None
+    transform: Transform = UNCHANGED
+    repository: str | None = None
+    image: str | None = None
+    label: str | None = None
+
+    def given_keys(self) -> list[str]:
+        """The keys of a suite's `dataset` that only some sources take, as far as they are given."""
+        own = ("path", "classes", "num_classes", "repository", "image", "label")
+        written = [key for key in own if getattr(self, key) is not None]
+        return written + [key for key in TRANSFORM if getattr(self.transform, key) != getattr(UNCHANGED, key)]
 
 
 @dataclass(frozen=True)
@@ -69,8 +89,10 @@ class Source(ABC):
         summary: one line for `harness list datasets`; a literal string, because listing imports nothing.
         known: facts for counting evaluations and making random images if the dataset is missing; None if they vary.
         fixed: whether name, split and index identify an image on every machine.
-        takes: which of "path", "classes" and "num_classes" a suite may give.
+        takes: which keys a suite may give: "path", "classes", "num_classes", those in `TRANSFORM`, ...
         needs_path: whether a suite must give the path.
+        splits: the splits that a suite may name.
+        how_to_get: what to do if it is missing, as a clause.
     """
 
     summary: ClassVar[str] = ""
@@ -78,6 +100,8 @@ class Source(ABC):
     fixed: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ()
     needs_path: ClassVar[bool] = False
+    splits: ClassVar[tuple[Split, ...]] = ("train", "test")
+    how_to_get: ClassVar[str] = "the first run downloads it"
 
     @abstractmethod
     def load(self, request: Request) -> Dataset:
@@ -86,6 +110,15 @@ class Source(ABC):
         Raises:
             UserError: they are missing and cannot be downloaded, or are malformed.
         """
+
+    def load_rows(self, request: Request, rows: Rows) -> Dataset:
+        """Loads only some images of a split, in the order of `rows`. A source that opens a file for each overrides it.
+
+        Raises:
+            UserError: the split does not have these images, or for the reasons of `load`.
+        """
+        whole = self.load(request)
+        return whole.select(rows(len(whole)))
 
     def class_labels(self, request: Request) -> ClassLabels | None:
         """The labels of class folders, or None for other datasets; opens no image. Raises the errors of `load`."""

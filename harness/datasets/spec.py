@@ -10,7 +10,11 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from harness.datasets.class_labels import MOST
+from harness.datasets.transform import Interpolation, Transform
 from harness.errors import UserError
+
+Split = Literal["train", "test", "validation"]
+"""Which of them a dataset has, its source says; most have "train" and "test"."""
 
 CHOICES = ("size", "first", "indices")
 """Ways to choose images, of which a suite may use one; without any, all images of the split are used."""
@@ -32,10 +36,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$", max_length=200)]
+
+
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 Labels = Annotated[dict[str, Annotated[int, Field(ge=0, lt=MOST)]], Field(min_length=1)]
+
+
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class _Section(BaseModel):
@@ -44,7 +54,7 @@ class _Section(BaseModel):
 
 class Dataset(_Section):
     name: str = Field(description="digits, cifar10, ...; see `harness list datasets`")
-    split: Literal["train", "test"] = "test"
+    split: Split = "test"
     size: Count | None = Field(default=None, description="number of images to draw without replacement")
     seed: Seed | None = Field(default=None, description="seed of that draw; by default 0")
     first: Count | None = Field(default=None, description="number of images to take from the start")
@@ -63,6 +73,25 @@ class Dataset(_Section):
     num_classes: Annotated[int, Field(ge=1, le=MOST)] | None = Field(
         default=None, description="number of labels, if the images do not have all of them"
     )
+    resize: Side | tuple[Side, Side] | None = Field(
+        default=None, description="new length of the shorter side of each image, or [height, width]"
+    )
+    crop: Side | tuple[Side, Side] | None = Field(
+        default=None, description="side of the square that is cut from the centre, or [height, width]; after `resize`"
+    )
+    interpolation: Interpolation | None = Field(
+        default=None, description="how `resize` computes pixels; by default bilinear, as torchvision does"
+    )
+    repository: Repository | None = Field(
+        default=None, description="for hf: owner/name on Hugging Face's hub, or owner/name@revision"
+    )
+    image: str | None = Field(default=None, description="for hf: the column of the images")
+    label: str | None = Field(default=None, description="for hf: the column of the labels")
+
+    @property
+    def transform(self) -> Transform:
+        """How images are resized and cropped."""
+        return Transform(self.resize, self.crop, self.interpolation or "bilinear")
 
     def choose(self, available: int) -> list[int]:
         """Chooses images from a split of `available` images. A smaller `size` gives the start of a larger one.

@@ -5,12 +5,9 @@ A folder that a suite names with `path:` is searched where these files usually l
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,14 +16,12 @@ from torch import Tensor
 from harness import settings
 from harness.datasets.dataset import Dataset, Split
 from harness.datasets.idx import read_idx
+from harness.datasets.look_around import holds, near
 from harness.datasets.source import Request, Source
 from harness.errors import Place, UserError
 from harness.settings import data_root
 
-SPLITS: tuple[Split, ...] = get_args(Split)
-
-DEEP, MANY = 3, 1000
-"""Folders below one that a suite names are searched for a better one to name: so deep, and so many of them."""
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 class TorchVision(Source):
@@ -92,11 +87,13 @@ class TorchVision(Source):
         root = self.root_of(path)
         if self.is_there(root, split):
             return root
-        what = f"it does not hold {self.expected(split)}" if path.exists() else "there is no such folder"
-        better = next((folder for folder in _below(path) if self.is_there(folder, split)), "the folder that does")
+        what = f"it does not hold {self.expected(split)}; " if path.exists() else ""
+        better = near(path, lambda folder: self.is_there(folder, split)) or "the folder that does"
+        packed = [file for file in self.files() if (root / file).is_file()]
+        give = f"Unpack {packed[0]} there" if packed else f"Give {better}"
         raise UserError(
-            f"dataset '{self.name}' is not in {path}: {what}",
-            remedy=f"Give {better}, or leave `path:` out: it is then downloaded to {data_root() / self.name}",
+            f"dataset '{self.name}' is not in {path}: {what}{holds(path)}",
+            remedy=f"{give}, or leave `path:` out: it is then downloaded to {data_root() / self.name}",
         )
 
     def _cached(self, request: Request) -> Path:
@@ -192,14 +189,6 @@ _RANKS = {"images": 3, "labels": 1}
 
 def _idx_name(split: Split, kind: str, sign: str = "-") -> str:
     return f"{'train' if split == 'train' else 't10k'}-{kind}{sign}idx{_RANKS[kind]}-ubyte"
-
-
-def _below(path: Path) -> Iterator[Path]:
-    """Folders below a path, in the order of their names."""
-    start = len(path.parts)
-    for place, folders, _ in islice(os.walk(path), MANY):
-        folders[:] = sorted(folders) if len(Path(place).parts) - start < DEEP else []
-        yield Path(place)
 
 
 def _scaled(pixels: Tensor) -> Tensor:

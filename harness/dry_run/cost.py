@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.attack import UNKNOWN_CLASSES
 from harness.config.component import Component
-from harness.datasets.by_name import absent_dataset
+from harness.datasets.by_name import absent_dataset, request_of
 from harness.defense import Defense
 from harness.dry_run.smoke import reduced
 from harness.evaluation.pending import load_images
@@ -112,7 +112,7 @@ def hours(costs: list[CellCost], speed: Mapping[str, float]) -> list[float]:
 def _dataset(plan: Plan) -> tuple[int, int | None, tuple[int, ...]]:
     """The number of images that the suite attacks, the number of classes, if known, and the shape, (C, H, W)."""
     spec = plan.suite.dataset
-    if known := absent_dataset(spec.name):
+    if known := absent_dataset(spec.name, request_of(spec)):
         return len(spec.choose(known.test if spec.split == "test" else known.train)), known.classes, known.shape
     dataset, images = load_images(plan)
     return len(images), dataset.num_classes, tuple(images.x.shape[1:])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -31,6 +32,9 @@ from harness.weights.published import Published
 
 PER_CLASS = 2
 """The number of images per class in the placeholder of a dataset."""
+
+FEW, MOST_VALUES = 8, 2**24
+"""If images are large, a placeholder has fewer, at least FEW, and at most so many values."""
 
 
 # --- the cache
@@ -127,9 +131,10 @@ def fill(entry: Published) -> None:
 
 def random_images(name: str, known: Known) -> Path:
     """Writes random images with a dataset's shape and classes to an .npz file, inside `placeholder_cache`."""
-    path = weights_root() / f"{name}.npz"
+    path = weights_root() / f"{name}-{'x'.join(map(str, known.shape))}.npz"
     if not path.is_file():
-        count, generator = PER_CLASS * known.classes, np.random.RandomState(0)
+        count = min(PER_CLASS * known.classes, max(FEW, MOST_VALUES // prod(known.shape)))
+        generator = np.random.RandomState(0)
         images = generator.rand(count, *known.shape).astype(np.float32)
         np.savez(path, images=images, labels=np.arange(count) % known.classes, num_classes=known.classes)
     return path

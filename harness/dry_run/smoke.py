@@ -26,7 +26,7 @@ from torch import Tensor
 
 from harness.callback import SILENT, Callback
 from harness.config.component import Component, recast
-from harness.datasets.by_name import absent_dataset
+from harness.datasets.by_name import absent_dataset, request_of
 from harness.datasets.spec import Dataset
 from harness.defense import Defense
 from harness.dry_run.meta_checkpoints import changed
@@ -152,7 +152,7 @@ def _reduced_inside(value: Any) -> Any:
 def _images(plan: Plan) -> Tensor:
     """The suite's first images, (2, C, H, W), or random ones."""
     spec = plan.suite.dataset
-    if known := absent_dataset(spec.name):
+    if known := absent_dataset(spec.name, request_of(spec)):
         path = random_images(spec.name, known)
         plan = replace(plan, suite=plan.suite.model_copy(update={"dataset": Dataset(name="npz", path=path)}))
     return load_images(plan)[1].x[:IMAGES]
@@ -166,7 +166,7 @@ def _logits(defense: Defense, images: Tensor) -> Tensor:
 
 def _renamed(plan: Plan, file: Path) -> Plan:
     suite = plan.suite
-    random = ", on random images" if absent_dataset(suite.dataset.name) else ""
+    random = ", on random images" if absent_dataset(suite.dataset.name, request_of(suite.dataset)) else ""
     update = {
         "suite": f"{suite.suite}-smoke",
         "title": f"{TITLE}{random}: {suite.title or suite.suite}",

@@ -10,9 +10,8 @@ import torch
 from harness import datasets
 from harness.attack import Attack
 from harness.datasets.batch import Images
-from harness.datasets.by_name import class_labels
+from harness.datasets.by_name import class_labels, load_section, request_of
 from harness.datasets.class_labels import ClassLabels
-from harness.datasets.source import Request
 from harness.errors import UserError, nearest
 from harness.evaluation.seeds import Seeds
 from harness.results.columns import Columns, columns_of
@@ -86,33 +85,25 @@ def refuse_loss(store: Store, cell_runs: Iterable[CellRun]) -> None:
 
 
 def load_images(plan: Plan) -> tuple[datasets.Dataset, Images]:
-    """The suite's images, and the dataset that they come from.
+    """The suite's images, as part of their dataset and with their indices.
 
     Raises:
         UserError: the dataset is not there, or does not have those images.
     """
     spec = plan.suite.dataset
     try:
-        dataset = datasets.load(
-            spec.name,
-            spec.split,
-            path=spec.path,
-            classes=spec.classes,
-            num_classes=spec.num_classes,
-            base=plan.dataset_base(),
-        )
-        index = torch.as_tensor(spec.choose(len(dataset.images)), dtype=torch.int64)
+        dataset = load_section(spec, plan.dataset_base(), spec.choose)
     except UserError as error:
         raise error.at(plan.place("dataset")) from error
-    return dataset, Images(index, dataset.images[index], dataset.labels[index])
+    index = torch.as_tensor(spec.choose(dataset.whole.size), dtype=torch.int64)
+    return dataset, Images(index, dataset.images, dataset.labels)
 
 
 def load_labels(plan: Plan) -> ClassLabels | None:
     """The labels of the suite's class folders, if it has such; opens no image. Raises as `load_images` does."""
     spec = plan.suite.dataset
     try:
-        request = Request(spec.split, spec.path, classes=spec.classes, num_classes=spec.num_classes)
-        return class_labels(spec.name, request, plan.dataset_base())
+        return class_labels(spec.name, request_of(spec), plan.dataset_base())
     except UserError as error:
         raise error.at(plan.place("dataset")) from error
 

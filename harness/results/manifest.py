@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from harness.datasets.spec import Index, Seed
+from harness.datasets.spec import Index, Seed, Split
 from harness.errors import Place, UserError
 from harness.process.visible_text import visible
 from harness.results.record import SCHEMA_VERSION
@@ -53,7 +53,7 @@ class DatasetFacts(_Facts):
     """
 
     name: Short
-    split: Literal["train", "test"]
+    split: Split
     count: Images
     indices: Annotated[tuple[Index, ...], Field(max_length=MOST_IMAGES)]
     fingerprint: Hash

@@ -177,6 +177,12 @@ def _check_dataset(document: Document, dataset: Dataset) -> None:
             remedy="Keep one of them",
             where=document.place("dataset", chosen[1]),
         )
+    if dataset.interpolation is not None and dataset.resize is None:
+        raise UserError(
+            "the dataset's 'interpolation' has no effect without 'resize'",
+            remedy="Add `resize:`, or remove the interpolation",
+            where=document.place("dataset", "interpolation"),
+        )
     if dataset.seed is not None and dataset.size is None:
         raise UserError(
             "the dataset's 'seed' has no effect without 'size'",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from harness import datasets
 from harness.datasets.batch import Images
+from harness.datasets.spec import Dataset as Section
 from harness.errors import UserError, nearest
+from harness.results.clean_images import load_clean, section_of
 from harness.results.environment import PACKAGES, device_name, installed_version
 from harness.results.manifest import CellFacts, Manifest, SessionFacts
-from harness.suite import schema
 
 
 class Mismatch(Exception):
@@ -42,29 +40,30 @@ def attacked(manifest: Manifest, root: Path, folder: Path) -> Attacked:
         UserError: the dataset is missing.
         Mismatch: it is another dataset, or the images are not those that the suite chose.
     """
-    facts, resolved = manifest.dataset, manifest.resolved.dataset
-    place = manifest.data_path(root, folder)
-    dataset = datasets.load(facts.name, facts.split, place, classes=facts.labels, base=folder)
-    chosen = dataset.select(facts.indices)
-    fingerprint = datasets.fingerprint(chosen.images, chosen.labels)
+    facts = manifest.dataset
+    try:
+        section = section_of(manifest)
+    except UserError as error:
+        raise Mismatch(error.message) from error
+    dataset = load_clean(manifest, root, folder, folder)
+    fingerprint = datasets.fingerprint(dataset.images, dataset.labels)
     if fingerprint != facts.fingerprint:
         raise Mismatch(
             f"the images of '{facts.name}' are not those of the results: "
             f"their fingerprint is {fingerprint[:8]}, and {facts.fingerprint[:8]} in the manifest"
         )
-    if _chosen(resolved, len(dataset)) != list(facts.indices):
+    if _chosen(section, dataset.whole.size) != list(facts.indices):
         raise Mismatch(f"the {facts.count} images are not those that the suite chose from '{facts.name}'")
-    classes = dataset.num_classes or facts.num_classes or int(dataset.labels.max()) + 1
-    return Attacked(Images(torch.tensor(facts.indices), chosen.images, chosen.labels), dataset, classes)
+    classes = dataset.num_classes or facts.num_classes or dataset.whole.largest + 1
+    return Attacked(Images(torch.tensor(facts.indices), dataset.images, dataset.labels), dataset, classes)
 
 
-def _chosen(resolved: dict[str, Any], available: int) -> list[int]:
+def _chosen(section: Section, available: int) -> list[int]:
     """The images that a suite's `dataset` section chooses of so many."""
-    written = {key: value for key, value in resolved.items() if key not in ("path", "classes")}
     try:
-        return schema.Dataset.model_validate_json(json.dumps(written), strict=True).choose(available)
-    except (ValidationError, UserError) as error:
-        raise Mismatch("what the manifest says of the dataset, as resolved, is no choice of images") from error
+        return section.choose(available)
+    except UserError as error:
+        raise Mismatch(error.message) from error
 
 
 def changed_environment(manifest: Manifest, device: torch.device) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ y_sdp.npy, int64 (200,). Both files are identified by their SHA-256.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ import torch
 from harness import settings
 from harness.datasets.arrays import read_arrays
 from harness.datasets.dataset import Dataset
+from harness.datasets.look_around import holds, near
 from harness.datasets.source import Known, Request, Source
 from harness.errors import Place, UserError
 from harness.files import digest
@@ -35,15 +37,14 @@ class CIFAR10SDP(Source):
     known = Known((3, 32, 32), 10, 0, 200)
     fixed = True
     takes = ("path",)
+    splits = ("test",)
     files: ClassVar[dict[str, str]] = {
         "X_sdp.npy": "bc487064171fc74ce09b8c29db029da3a9be1f0275a23aa2f3aca6ccacb6958e",
         "y_sdp.npy": "b02c682406c3ae3aeba6b0fa0f6598ddb1d0331ce87c9b869136263946296dbd",
     }
 
     def load(self, request: Request) -> Dataset:
-        if request.split != "test":
-            raise UserError("dataset 'cifar10_sdp' has no train split", remedy="Train on cifar10")
-        root = request.path or data_root() / "cifar10_sdp"
+        root = self._given(request.path) if request.path else data_root() / "cifar10_sdp"
         images, labels = (np.load(self._file(root, name, request.offline)) for name in self.files)
         if images.ndim != 4:
             raise UserError(f"the images have the shape {images.shape}", where=Place(root))
@@ -55,7 +56,18 @@ class CIFAR10SDP(Source):
 
     def presence(self) -> tuple[bool, str]:
         root = data_root() / "cifar10_sdp"
-        return all((root / name).is_file() for name in self.files), str(root)
+        return _has(root, self.files), str(root)
+
+    def _given(self, path: Path) -> Path:
+        """The folder of both files at a path that a suite gives, into which nothing is downloaded."""
+        root = path.parent if path.is_file() else path
+        if _has(root, self.files):
+            return root
+        better = near(path, lambda folder: _has(folder, self.files)) or "the folder that does"
+        raise UserError(
+            f"dataset 'cifar10_sdp' is not in {path}: it does not hold {' and '.join(self.files)}; {holds(path)}",
+            remedy=f"Give {better}, or leave `path:` out: it is then downloaded to {data_root() / 'cifar10_sdp'}",
+        )
 
     def _file(self, root: Path, name: str, offline: bool) -> Path:
         """A file in the folder, downloaded if it is missing, and compared with its hash before it is read."""
@@ -70,6 +82,10 @@ class CIFAR10SDP(Source):
                 where=Place(path),
             )
         return path
+
+
+def _has(folder: Path, names: Iterable[str]) -> bool:
+    return all((folder / name).is_file() for name in names)
 
 
 def _fetch(path: Path, address: str, by_hand: str, offline: bool) -> None:

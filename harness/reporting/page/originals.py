@@ -9,6 +9,7 @@ from torch import Tensor
 
 from harness import datasets
 from harness.errors import UserError
+from harness.results.clean_images import load_clean
 from harness.results.manifest import Manifest
 
 
@@ -36,13 +37,12 @@ def originals(manifest: Manifest, root: Path) -> Originals:
     A path of the suite is relative to the current folder. root: the results directory, which keeps images that were
     given in Python.
     """
-    facts, place = manifest.dataset, manifest.data_path(root, Path())
+    facts = manifest.dataset
     where = f"dataset {facts.name}"
     try:
-        split = datasets.load(facts.name, facts.split, place, offline=True, classes=facts.labels)
-        chosen = split.select(facts.indices)
+        chosen = load_clean(manifest, root, Path(), offline=True)
     except UserError:
         return Originals({}, [], f"the {where} was not on the machine that made this page")
     if datasets.fingerprint(chosen.images, chosen.labels) != facts.fingerprint:
         return Originals({}, [], f"the {where} on the machine that made this page is not the one that was attacked")
-    return Originals(dict(zip(facts.indices, chosen.images, strict=True)), split.classes)
+    return Originals(dict(zip(facts.indices, chosen.images, strict=True)), chosen.classes)
