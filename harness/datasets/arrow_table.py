@@ -96,8 +96,8 @@ def _parquet_files(folder: Path, split: str) -> list[Path]:
         found = f"its Parquet files are of {', '.join(sorted({_split_of(file, folder) for file in files}))}"
         raise UserError(
             f"dataset 'hf': {folder} has no split '{split}': {found if files else holds(folder)}",
-            remedy="Give a folder that datasets.save_to_disk wrote, a .parquet or .arrow file, or a folder of files such "
-            f"as {split}-00000-of-00001.parquet",
+            remedy="Give a folder that datasets.save_to_disk wrote, a .parquet or .arrow file, or a folder of files "
+            f"such as {split}-00000-of-00001.parquet",
         )
     return chosen
 

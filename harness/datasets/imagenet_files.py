@@ -55,15 +55,16 @@ def classes() -> list[str]:
 
 
 def find_files(path: Path) -> ImageNetFiles:
-    """Finds the images at or below a path, which may be that of one of the images.
+    """Finds the images at or below a path, which may be that of one of the images or classes.
 
     Raises:
         UserError: there are none in a known layout, or nothing says which labels they have.
     """
     given = path.parent if path.is_file() else path
+    given = given.parent if CLASS.fullmatch(given.name) else given
     root = _root(given)
     if root is None:
-        better = near(given, lambda folder: _root(folder) is not None) if path.exists() else None
+        better = near(given, lambda folder: _root(folder) is not None)
         raise UserError(
             f"dataset 'imagenet' is not in {path}: {holds(path)}",
             remedy=f"Give {better or 'the folder that has the validation images'}: val/n01440764/*.JPEG and the other "

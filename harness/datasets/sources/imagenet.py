@@ -70,7 +70,7 @@ def _refuse_missing(found: ImageNetFiles, numbers: Sequence[int]) -> None:
             first = min(found.images)
             raise UserError(
                 f"ILSVRC2012_val_{number:08d}.JPEG is missing: {len(found.images):,} of {COUNT:,} images are here",
-                remedy=f"Complete them, or choose others by `indices:`; that of ILSVRC2012_val_{first:08d} is {first - 1}",
+                remedy=f"Complete them, or give `indices:`; that of ILSVRC2012_val_{first:08d} is {first - 1}",
                 where=Place(found.root),
             )
         if number not in found.labels:

@@ -15,6 +15,7 @@ from PIL import Image
 from harness import datasets
 from harness.datasets import image_folder
 from harness.datasets.image_folder import content_hash, read_labels
+from harness.datasets.source import Request
 from harness.errors import UserError
 
 
@@ -63,7 +64,7 @@ def test_numbered_folders_have_the_labels_of_their_numbers(pack: Pack, tmp_path:
     assert data.labels.tolist() == [k for k in range(12) for _ in range(2)]
     assert (data.images[:, 0, 0, 0] * 255).round().tolist() == data.labels.tolist()
     assert data.folders is not None
-    assert data.folders.of == read_labels(path, "test").of == {str(k): k for k in range(12)}
+    assert data.folders.of == read_labels(Request("test", path)).of == {str(k): k for k in range(12)}
 
 
 @BOTH

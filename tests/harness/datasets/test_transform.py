@@ -119,7 +119,7 @@ def test_the_number_of_channels_does_not_depend_on_which_images_are_chosen(photo
 
 
 def test_only_chosen_images_are_read(photos: Path) -> None:
-    first, *_, last = sorted(photos.glob("*/*"))
+    *_, last = sorted(photos.glob("*/*"))
     last.write_bytes(b"damaged")
     section = _section(photos, resize=32, crop=28)
     assert len(load_section(section, None, lambda count: [0, 1])) == 2
@@ -130,7 +130,7 @@ def test_only_chosen_images_are_read(photos: Path) -> None:
 
 
 def test_datasets_of_one_size_refuse_transforms(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="dataset 'digits' has no use for `resize:`. Remove `resize:`"):
+    with pytest.raises(UserError, match=r"dataset 'digits' has no use for `resize:`\. Remove `resize:`"):
         load_section(Section(name="digits", resize=16), None)
     with pytest.raises(UserError, match="dataset 'digits' has no use for `path:`"):
         datasets.load("digits", path=tmp_path)

@@ -101,7 +101,7 @@ def test_budgets_that_no_image_has_are_refused(folder: Path, attack: str, told: 
         ("size: 12", "indices: []", 3, "must not be empty"),
         ("size: 12", "indices: [1, 1]", 3, "image 1 appears 2 times"),
         ("digits", "digit", 3, "no dataset 'digit'. Did you mean 'digits'?"),
-        ("split: test", "split: tests", 3, "it should be 'train' or 'test'"),
+        ("split: test", "split: tests", 3, "it should be 'train', 'test' or 'validation'"),
         ("  plain: {", "  'pl/ain': {", 12, "the key 'pl/ain' is not valid"),
         ("./fakes.py:Plain", "plane", 12, "there is no defense 'plane'"),
         ("./fakes.py:Plain", "./fakes.py:Plan", 12, "Did you mean 'Plain'?"),
