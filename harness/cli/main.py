@@ -22,7 +22,7 @@ from rich.table import Table
 
 from harness import __version__
 from harness.checks.finding import COLOURS, Finding
-from harness.cli import compare, diagnose, eot, report, show, verify, weights
+from harness.cli import archive, compare, diagnose, eot, report, show, verify, weights
 from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, finish
 from harness.errors import UserError, one_line
 from harness.process import foreign_code, signals
@@ -287,8 +287,9 @@ for _command in (
     *(run, report.report, show.show),
     *(check, new, doctor),
     *(verify.verify, compare.compare, eot.eot, diagnose.diagnose),
-    train,
+    *(archive.export, train),
 ):
     app.command()(_command)
 app.command(name="list")(list_)
+app.command(name="import")(archive.import_)
 app.add_typer(weights.app, name="weights")

@@ -176,7 +176,7 @@ def _curves(run: Run, pairing: CellResults) -> Iterator[_Curve]:
             counts = {name: values[0] for name, values in sweep.variants.items()}
             yield from _curve(run, defense, counts, counts[attack], path)
     own = _arguments(run, pairing).get("eot")
-    for other in _beside(run, defense, attack) if isinstance(own, int) else ():
+    for other in beside(run, defense, attack) if isinstance(own, int) else ():
         for sweep in other.manifest.sweeps:
             counts = {
                 name: values[0]
@@ -197,7 +197,7 @@ def _curve(run: Run, defense: str, counts: Mapping[str, Any], own: Any, path: st
         yield _Curve(path, own, points, run.manifest.report.vote)
 
 
-def _beside(run: Run, defense: str, attack: str) -> Iterator[Run]:
+def beside(run: Run, defense: str, attack: str) -> Iterator[Run]:
     """The runs that `harness eot` made of a pairing, in the folder that this run's own folder lies in."""
     name = eot_suite(run.manifest.suite, defense, attack)
     for folder in sorted(run.path.absolute().parent.glob(f"{name}*")):
