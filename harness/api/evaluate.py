@@ -54,6 +54,7 @@ def evaluate(
     devices: Sequence[str] | None = None,
     address: str | None = None,
     gpu_share: float | None = None,
+    timeout: float | None = None,
 ) -> Results:
     """Attacks a classifier, and judges every image by what the classifier itself answers.
 
@@ -91,8 +92,8 @@ def evaluate(
         device: "cpu", "cuda", ...; left out, a GPU where there is one.
         callback: is told how far the run is; left out, nothing is printed.
         retry_errors: compute images of `out` anew that ended in errors.
-        engine, workers, devices, address, gpu_share: where images are attacked, see `harness.run`; left out, in this
-            process. Models and attacks that are sent to another one must be such as can be pickled.
+        engine, workers, devices, address, gpu_share, timeout: where images are attacked, see `harness.run`; left out,
+            in this process. Models and attacks that are sent to another one must be such as can be pickled.
 
     Returns:
         `Results`. Images on which an attack or the model failed are errors there, neither robust nor misclassified.
@@ -123,9 +124,10 @@ def evaluate(
     root = Path(owner.name) if owner else Path(str(out)).expanduser()
     plan = plan_of(defenses, attacks, given, budget, protocol, root)
     given.keep(root, place)
-    chosen = choose(engine, device, workers=workers, devices=devices, address=address, gpu_share=gpu_share)
+    options = {"workers": workers, "devices": devices, "address": address, "gpu_share": gpu_share, "timeout": timeout}
+    chosen = choose(engine, device, **options)  # type: ignore[arg-type]
     where = device_of(devices[0] if devices else device)
-    done = run(plan, root, where, callback, retry_errors=retry_errors, engine=chosen)
+    done = run(plan, root, where, callback, retry_errors=retry_errors, engine=chosen, timeout=timeout)
     return Results.read(root, computed=done.computed, owner=owner)
 
 

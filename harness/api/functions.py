@@ -40,6 +40,7 @@ def run(
     devices: Sequence[str] | None = None,
     address: str | None = None,
     gpu_share: float | None = None,
+    timeout: float | None = None,
 ) -> Results:
     """Runs a suite, or finishes one that was stopped: as `harness run`, and with the same results.
 
@@ -55,6 +56,8 @@ def run(
         address: of the Ray cluster; left out, a running one, or a new one on this machine.
         gpu_share: the part of a GPU that each shard on the Ray cluster takes, such as 0.5; left out, what earlier
             shards of its pairing were measured to need.
+        timeout: seconds that an image may take, averaged over its shard, before its process counts as hanging and is
+            ended; `float("inf")` for no limit. Left out, with `workers`, `devices` or Ray, 20 times what is expected.
 
     Returns:
         `Results`; their `computed` says how many shards this call computed.
@@ -70,9 +73,10 @@ def run(
         0
     """
     root = Path(out).expanduser()
-    chosen = choose(engine, device, workers=workers, devices=devices, address=address, gpu_share=gpu_share)
+    options = {"workers": workers, "devices": devices, "address": address, "gpu_share": gpu_share, "timeout": timeout}
+    chosen = choose(engine, device, **options)  # type: ignore[arg-type]
     where = device_of(devices[0] if devices else device)
-    done = finish(suite, root, where, callback, retry_errors=retry_errors, engine=chosen)
+    done = finish(suite, root, where, callback, retry_errors=retry_errors, engine=chosen, timeout=timeout)
     return Results.read(root, computed=done.computed)
 
 

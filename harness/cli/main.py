@@ -22,8 +22,8 @@ from rich.table import Table
 
 from harness import __version__
 from harness.checks.finding import COLOURS, Finding
-from harness.cli import archive, compare, diagnose, eot, report, show, verify, weights
-from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, finish
+from harness.cli import archive, compare, diagnose, eot, report, run, show, verify, weights
+from harness.cli.options import Device
 from harness.errors import UserError, one_line
 from harness.process import foreign_code, signals
 from harness.process.console import echo, new_console
@@ -45,11 +45,6 @@ class Listed(str, Enum):
     attacks = "attacks"
     datasets = "datasets"
     suites = "suites"
-
-
-class EngineName(str, Enum):
-    local = "local"
-    ray = "ray"
 
 
 class Kind(str, Enum):
@@ -118,82 +113,6 @@ def _settings(
     if cache:
         os.environ["HARNESS_WEIGHTS"] = str(cache / "weights")
         os.environ["HARNESS_DATA"] = str(cache / "data")
-
-
-def run(
-    suite: SuitePath,
-    only: Only = None,
-    device: Device = "auto",
-    limit: Limit = None,
-    out: Out = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Two images, few steps, random weights for missing checkpoints.")
-    ] = False,
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors/--no-retry-errors", help="Repeat attacks that ended in errors earlier.")
-    ] = True,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Compute in N processes, among which the cores are divided.")
-    ] = None,
-    devices: Annotated[
-        str | None, typer.Option(metavar="cuda:0,cuda:1", help="Compute in a process on each of these devices.")
-    ] = None,
-    engine: Annotated[
-        EngineName, typer.Option(help="local: on this machine; ray: on a Ray cluster. Results are the same.")
-    ] = EngineName.local,
-    address: Annotated[
-        str | None, typer.Option(help="With --engine ray: the cluster; by default a running one, or a new one here.")
-    ] = None,
-    gpu_share: Annotated[
-        float | None,
-        typer.Option(min=0.01, max=1, help="With --engine ray: the part of a GPU for a shard; by default as measured."),
-    ] = None,
-) -> None:
-    """Run a suite, or continue one that was interrupted. This executes the code that the suite names.
-
-    The exit status is 0 if every image has a verdict, and 1 if some pairings failed: their images count as errors,
-    neither robust nor misclassified, and the other pairings are finished. It is 2 if a mistake prevented the run, and
-    128 + N after signal N (130 after Ctrl-C).
-
-    Examples:
-
-        harness run suites/quickstart.yaml
-
-        harness run suites/quickstart.yaml --only rdc/linf --device cuda
-
-        harness run suites/table1_sota.yaml --devices cuda:0,cuda:1
-
-        harness run suites/table1_sota.yaml --engine ray --address auto
-
-        harness run suites/table1_sota.yaml --smoke
-    """
-    from harness.evaluation.engines.choose import choose
-    from harness.suite.plan import load_suite
-
-    names = None if devices is None else [name.strip() for name in devices.split(",")]
-    chosen = choose(engine.value, device, workers=workers, devices=names, address=address, gpu_share=gpu_share)
-
-    if smoke:
-        if chosen is not None:
-            raise UserError("--smoke runs in this process alone", remedy="Leave out the options that choose workers")
-        from harness.cli.run_progress import Display
-        from harness.dry_run.smoke import smoke as try_out
-
-        with signals.stoppable():
-            folder = try_out(suite, out, device_of(device), Display(new_console()), only=only)
-        new_console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
-        return
-    plan = load_suite(suite, limit=limit, only=only)
-    folder, done = finish(plan, names[0] if names else device, limit, out, retry_errors=retry_errors, engine=chosen)
-    what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
-    if done.failures:
-        made = f"Computed {done.computed} shards. " if done.computed else ""
-        again = "repeats what failed" if retry_errors else "without --no-retry-errors repeats what failed"
-        count = len(done.failures)
-        what = f"{made}{count} pairing{'s' if count > 1 else ''} failed. The same command {again}."
-    new_console().print(f"{what} See the results with: harness report {folder}", markup=False, highlight=False)
-    if done.failures:
-        raise typer.Exit(FAILED)
 
 
 def list_(
@@ -284,7 +203,7 @@ def _table(findings: Sequence[Finding], subject: str) -> Table:
 
 
 for _command in (
-    *(run, report.report, show.show),
+    *(run.run, report.report, show.show),
     *(check, new, doctor),
     *(verify.verify, compare.compare, eot.eot, diagnose.diagnose),
     *(archive.export, train),

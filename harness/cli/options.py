@@ -37,11 +37,13 @@ def finish(
     *,
     retry_errors: bool = True,
     engine: Engine | None = None,
+    timeout: float | None = None,
 ) -> tuple[Path, Finished]:
     """Runs the unfinished part of a suite, and prints failures. Returns the results directory and what was done.
 
     Args:
         engine: computes the shards; by default this process does.
+        timeout: seconds for an image, see `harness.evaluation.time_limits`.
 
     Raises:
         typer.Exit: the run was interrupted.
@@ -53,7 +55,8 @@ def finish(
     console = new_console()
     try:
         with stoppable():
-            done = run(plan, folder, device_of(device), Display(console), retry_errors=retry_errors, engine=engine)
+            options = {"retry_errors": retry_errors, "engine": engine, "timeout": timeout}
+            done = run(plan, folder, device_of(device), Display(console), **options)  # type: ignore[arg-type]
     except KeyboardInterrupt as stop:
         console.print(
             f"\nStopped. Finished shards are kept in {folder}; the same command continues from there.", markup=False

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.attack import UNKNOWN_CLASSES
 from harness.evaluation.context import RunContext
 from harness.evaluation.examined import Examined
 from harness.evaluation.pending import CellRun
+from harness.results.columns import Columns
 
 
 class Durations:
@@ -27,7 +31,7 @@ class Durations:
 
     def __init__(self, context: RunContext, examined: Mapping[str, Examined]) -> None:
         self._cell_runs = {run.name: run for run in context.cell_runs}
-        self._votes, self._classes = context.protocol.votes, context.dataset.num_classes
+        self._context = context
         self._evaluations = {run.name: self._declared(run, examined) for run in context.cell_runs}
         self._measured: dict[str, tuple[int, float]] = {}
         for run in context.cell_runs:
@@ -55,11 +59,29 @@ class Durations:
         return sum(self._measured[name][1] for name in names) / evaluations if evaluations else 1.0
 
     def _declared(self, run: CellRun, examined: Mapping[str, Examined]) -> float:
-        """The largest number of network evaluations for an image, the verdict included."""
-        found = examined.get(run.cell.defense.name, Examined())
-        votes = self._votes if (found.facts or {}).get("stochastic") else 1
-        forward, backward = found.evaluations
-        with suppress(Exception):  # a user's method; it only decides what is computed first
-            cost = run.attack.cost(self._classes or found.num_classes or UNKNOWN_CLASSES)
-            return forward * (cost.forwards + 2 * votes) + backward * cost.backwards
-        return 1.0
+        return declared_evaluations(self._context, run, examined.get(run.cell.defense.name, Examined())) or 1.0
+
+
+def declared_evaluations(context: RunContext, run: CellRun, found: Examined) -> float | None:
+    """The largest number of network evaluations for an image, the verdict included; None if the attack cannot say.
+
+    Args:
+        found: of the pairing's defense.
+    """
+    votes = context.protocol.votes if (found.facts or {}).get("stochastic") else 1
+    forward, backward = found.evaluations
+    with suppress(Exception):  # a user's method; it only decides what is computed first, and when a process hangs
+        cost = run.attack.cost(context.dataset.num_classes or found.num_classes or UNKNOWN_CLASSES)
+        return forward * (cost.forwards + 2 * votes) + backward * cost.backwards
+    return None
+
+
+def spent_evaluations(records: Columns, found: Examined) -> NDArray[np.float64]:
+    """The network evaluations that images took, (N,), the verdict included.
+
+    Args:
+        found: of their defense.
+    """
+    forward, backward = found.evaluations
+    forwards = records.numbers("forwards") + records.draws("clean") + records.draws("adv")
+    return forward * forwards + backward * records.numbers("backwards")

@@ -21,6 +21,7 @@ from harness.evaluation.engines.engine import Engine
 from harness.evaluation.engines.local import Local
 from harness.evaluation.pending import CellRun, Failure, failures, load_images, pending_work, refuse_loss
 from harness.evaluation.session import Session
+from harness.evaluation.time_limits import TimeLimits
 from harness.results.environment import describe
 from harness.results.merge import merge
 from harness.results.store import Lock, Store
@@ -43,6 +44,7 @@ def run(
     *,
     retry_errors: bool = True,
     engine: Engine | None = None,
+    timeout: float | None = None,
 ) -> Finished:
     """Finishes a suite.
 
@@ -52,6 +54,7 @@ def run(
         callback: is told how far the run is.
         retry_errors: compute shards anew that ended in errors.
         engine: computes the shards; by default this process does.
+        timeout: seconds for an image, see `harness.evaluation.time_limits`; by default a limit from measured cost.
 
     Raises:
         UserError: the suite, the results directory, a checkpoint or a gate forbids it. What was finished is kept.
@@ -72,7 +75,7 @@ def run(
             _merge(cell_runs, lock)
             return Finished(0, failures(cell_runs))
         with engine.working(context):
-            session = Session(context, pending if begun else cell_runs, lock, engine)
+            session = Session(context, pending if begun else cell_runs, lock, engine, TimeLimits(context, timeout))
             session.examine()
             write_manifest.begin(store, context, session.examined, describe(device) | engine.describe())
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from harness.evaluation.context import RunContext
 from harness.evaluation.engines.engine import Engine, Lost
 from harness.evaluation.examined import Examined
@@ -10,8 +12,12 @@ from harness.evaluation.pending import CellRun
 from harness.evaluation.queue import Queue
 from harness.evaluation.returned import refuse_unlike
 from harness.evaluation.shard import Shard, failed_shard
+from harness.evaluation.time_limits import TimeLimits
 from harness.process import signals
 from harness.results.store import Lock
+
+HOPELESS = 2
+"""Lost shards after which a pairing without any result is given up."""
 
 
 class Session:
@@ -22,25 +28,31 @@ class Session:
         needed: pairings with something left to do.
         lock: on the results directory.
         engine: which is at work on the run.
+        limits: of its jobs.
     """
 
-    def __init__(self, context: RunContext, needed: list[CellRun], lock: Lock, engine: Engine) -> None:
+    def __init__(
+        self, context: RunContext, needed: list[CellRun], lock: Lock, engine: Engine, limits: TimeLimits
+    ) -> None:
         self._context, self._needed, self._lock, self._engine = context, needed, lock, engine
+        self._limits = limits
         self._begun: set[str] = set()
+        self._lost: Counter[str] = Counter()
         self.examined: dict[str, Examined] = {}
         """What was found out about the defenses, by name."""
 
     def examine(self) -> None:
         """Builds each defense and looks at it before it is attacked. Raises as `Worker.examine`."""
-        self.examined = self._engine.examine([cell_run.name for cell_run in self._needed])
+        self.examined = self._engine.examine([cell_run.name for cell_run in self._needed], self._limits)
         for cell_run in self._needed:
             self.examined[cell_run.cell.defense.name].hand_on(cell_run.cell.defense)
+        self._limits.learn(self.examined)
 
     def finish(self) -> int:
         """Computes the missing shards of every pairing, and returns how many there were."""
         self._queue = Queue(self._context, self._needed, self.examined, longest_first=self._engine.parallel)
         count = 0
-        for job, outcome in self._engine.compute(self._take):
+        for job, outcome in self._engine.compute(self._take, self._limits):
             if isinstance(outcome, Lost):
                 count += self._give_up(job, outcome)
             else:
@@ -64,13 +76,20 @@ class Session:
         self._lock.check()
         cell_run.shards[job.bounds] = records
         self._queue.done(job, [record.seconds for record in records])
+        self._limits.add(job.pairing, records)
         self._context.callback.finished(cell_run, records)
 
     def _give_up(self, job: Job, lost: Lost) -> int:
-        """Stores errors for a shard that could not be computed, and for all of its pairing that nobody has begun."""
+        """Stores errors for a shard that could not be computed. A pairing of which nothing ever can is given up.
+
+        That is one that has lost `HOPELESS` shards and has no other result: each of them took several tries.
+        """
         cell_run = self._cell_run(job.pairing)
-        self._context.callback.note(f"{job}: {lost.why}; the pairing is given up, and the others go on")
-        shards = [job.bounds, *self._queue.give_up(job.pairing)]
+        self._lost[job.pairing] += 1
+        hopeless = self._lost[job.pairing] >= HOPELESS and bool(cell_run.records.failed.all())
+        what = "the pairing is given up" if hopeless else "its images are errors"
+        self._context.callback.note(f"{job}: {lost.why}; {what}, and the others go on")
+        shards = [job.bounds, *(self._queue.give_up(job.pairing) if hopeless else [])]
         for bounds in shards:
             images = self._context.images.take(slice(*bounds))
             self._store(Job(job.pairing, bounds), failed_shard(images, cell_run.seeds, lost.why))

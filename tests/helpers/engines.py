@@ -91,10 +91,14 @@ protocol: {{shard: 2, gates: off}}
 defenses:
   plain: {{type: "./fakes.py:NearestMean"}}
 attacks:
-  killed: {{type: "./perilous.py:Killed"}}
-  once: {{type: "./perilous.py:KilledOnce", eps: 0.9}}
-  sound: {{type: "./perilous.py:Marked", eps: 0.9, pause: {pause}}}
 """
+
+ATTACKS = {
+    "killed": 'type: "./perilous.py:Killed"',
+    "once": 'type: "./perilous.py:KilledOnce", eps: 0.9',
+    "sound": 'type: "./perilous.py:Marked", eps: 0.9, pause: {pause}',
+    "hung": 'type: "./perilous.py:Hung", eps: 0.9',
+}
 
 
 def handed_over(suite: Path, out: Path, begin: Engine | None, end: Engine | None) -> dict[str, list[Any]]:
@@ -105,25 +109,28 @@ def handed_over(suite: Path, out: Path, begin: Engine | None, end: Engine | None
     return contents(suite, out)
 
 
-def perilous(folder: Path, first: int = 6, pause: float = 0) -> Path:
-    """A suite whose attacks end their processes, in a folder."""
+def perilous(
+    folder: Path, first: int = 6, pause: float = 0, attacks: Sequence[str] = ("killed", "once", "sound")
+) -> Path:
+    """A suite whose attacks end their processes, in a folder. "hung" hangs on the sixth image."""
     for name in ("fakes", "perilous"):
         (folder / f"{name}.py").write_text(source(name))
-    (folder / "suite.yaml").write_text(FAULTS.format(first=first, pause=pause))
+    chosen = [f"  {name}: {{{ATTACKS[name].format(pause=pause)}}}\n" for name in attacks]
+    (folder / "suite.yaml").write_text(FAULTS.format(first=first) + "".join(chosen))
     return folder / "suite.yaml"
 
 
 def ended(processes: Sequence[int], seconds: float = 20) -> bool:
     """Whether these processes end within some time."""
     limit = time.monotonic() + seconds
-    while any(_lives(process) for process in processes):
+    while any(lives(process) for process in processes):
         if time.monotonic() > limit:
             return False
         time.sleep(0.05)
     return True
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
     """Whether a process exists and is no zombie, which only waits for its parent to take notice."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

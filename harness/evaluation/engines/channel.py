@@ -7,10 +7,14 @@ of `Ready` or `Done`, `Refused` or `Raised`.
 from __future__ import annotations
 
 import pickle
+import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any
+
+WHERE = signal.SIGUSR1
+"""At this signal a worker process prints where it is, whatever it is doing."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,12 @@ def choose(
     devices: Sequence[str] | None = None,
     address: str | None = None,
     gpu_share: float | None = None,
+    timeout: float | None = None,
 ) -> Engine | None:
     """The engine that options ask for; None for the run's own process.
+
+    A run with a finite timeout has at least one process beside its own, since nothing can end one that hangs and go on
+    but another.
 
     Args:
         name: of the engine, one of `NAMES`.
@@ -33,6 +38,7 @@ def choose(
         devices: those of this machine that share the work; with more workers, several of them share a device.
         address: of a Ray cluster; gpu_share: the part of a GPU that each of its jobs takes; by default what it
             was measured to need.
+        timeout: seconds for an image, see `harness.evaluation.time_limits`.
 
     Raises:
         UserError: the options contradict each other, this machine does not have a device, or Ray is not installed.
@@ -41,6 +47,8 @@ def choose(
         raise UserError(f"there is no engine '{name}'", remedy=nearest(name, NAMES))
     if workers is not None and workers < 1:
         raise UserError(f"a run cannot have {workers} workers", remedy="Use at least 1")
+    if timeout is not None and not timeout > 0:
+        raise UserError(f"an image cannot have {timeout} seconds", remedy="Use more than 0, or none for no limit")
     if name == "ray":
         from harness.evaluation.engines.ray import Ray
 
@@ -50,7 +58,9 @@ def choose(
     if address is not None or gpu_share is not None:
         raise UserError("an address and a share of a GPU are of use to Ray alone", remedy="Choose the engine ray")
     if workers is None and devices is None:
-        return None
+        if timeout is None or math.isinf(timeout):
+            return None
+        workers = 1
     from harness.evaluation.engines.processes import Processes
 
     return Processes(_devices(str(device or "auto"), devices, workers))

@@ -12,6 +12,7 @@ from harness.evaluation.context import RunContext
 from harness.evaluation.examined import Examined
 from harness.evaluation.job import Job
 from harness.evaluation.shard import Shard
+from harness.evaluation.time_limits import TimeLimits
 
 TRIES = 4
 """How often a job is begun before it counts as lost: once, and three times more."""
@@ -41,7 +42,7 @@ class Engine(ABC):
     """Computes the jobs of one run after another.
 
     No record and no image depends on the engine: a run that one began can be finished by another. An engine that loses
-    a process begins its job again, in another process.
+    a process begins its job again, in another process; one that takes longer than its limit is ended, and is lost too.
 
     Attributes:
         parallel: whether several jobs are computed at a time, so that their order matters.
@@ -66,15 +67,20 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def examine(self, pairings: Sequence[str]) -> dict[str, Examined]:
-        """Builds the defenses of some pairings and looks at them; returns and raises as `Worker.examine`."""
+    def examine(self, pairings: Sequence[str], limits: TimeLimits) -> dict[str, Examined]:
+        """Builds the defenses of some pairings and looks at them; returns and raises as `Worker.examine`.
+
+        Args:
+            limits: after which a process counts as lost. An engine without other processes knows no limit.
+        """
 
     @abstractmethod
-    def compute(self, take: Callable[[], Job | None]) -> Iterator[tuple[Job, Shard | Lost]]:
+    def compute(self, take: Callable[[], Job | None], limits: TimeLimits) -> Iterator[tuple[Job, Shard | Lost]]:
         """Computes jobs, and yields each when it is done.
 
         Args:
             take: gives the next job; None if there is none, or none before a job in progress is done and was taken in.
+            limits: see `examine`.
 
         Raises:
             UserError: as `Worker.compute`.

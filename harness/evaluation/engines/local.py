@@ -10,11 +10,15 @@ from harness.evaluation.engines.engine import Engine, Lost
 from harness.evaluation.examined import Examined
 from harness.evaluation.job import Job
 from harness.evaluation.shard import Shard
+from harness.evaluation.time_limits import TimeLimits
 from harness.evaluation.worker import Worker
 
 
 class Local(Engine):
     """Computes in this process, on the device of the run. A job cannot be lost: a fault ends the run itself.
+
+    Nobody can end this process and go on, so that a job has no limit of time here: for `--timeout`, `choose` starts
+    another process.
 
     Example:
         >>> Local().parallel
@@ -34,10 +38,10 @@ class Local(Engine):
         finally:
             self._worker = None
 
-    def examine(self, pairings: Sequence[str]) -> dict[str, Examined]:
+    def examine(self, pairings: Sequence[str], limits: TimeLimits) -> dict[str, Examined]:
         return self._at_work().examine(pairings)
 
-    def compute(self, take: Callable[[], Job | None]) -> Iterator[tuple[Job, Shard | Lost]]:
+    def compute(self, take: Callable[[], Job | None], limits: TimeLimits) -> Iterator[tuple[Job, Shard | Lost]]:
         worker = self._at_work()
         while job := take():
             yield job, worker.compute(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,17 +15,21 @@ import torch
 
 from harness.errors import UserError
 from harness.evaluation.context import RunContext
-from harness.evaluation.engines.calling import CallingEngine
+from harness.evaluation.engines.calling import CallingEngine, Limit
 from harness.evaluation.engines.channel import Call, Done, Note, Raised, Ready, Refused
 from harness.evaluation.engines.engine import TRIES, Lost
 from harness.evaluation.engines.parcel import pack
 from harness.evaluation.engines.worker_process import WorkerProcess
 
+LOOK = 1.0
+"""Seconds between two looks at processes that have nothing to say, and may hang."""
+
 
 class Processes(CallingEngine):
     """Computes in several processes, each with a device and a part of the threads.
 
-    A process that is killed, raises or runs out of memory is replaced, and its job begun again, up to `TRIES` times.
+    A process that is killed, raises, hangs or runs out of memory is replaced, and its job begun again, up to `TRIES`
+    times.
     The processes end when this one does, however it ends.
 
     Args:
@@ -56,8 +61,8 @@ class Processes(CallingEngine):
                 self._pool.kill()
                 self._pool = None
 
-    def call(self, take: Callable[[], Call | None]) -> Iterator[tuple[Call, Any]]:
-        return self._at_work().run(take)
+    def call(self, take: Callable[[], Call | None], limit: Limit) -> Iterator[tuple[Call, Any]]:
+        return self._at_work().run(take, limit)
 
     def _at_work(self) -> _Pool:
         if self._pool is None:
@@ -67,10 +72,11 @@ class Processes(CallingEngine):
 
 @dataclass(eq=False)
 class _Task:
-    """A call, and how often a process was lost over it."""
+    """A call, how often a process was lost over it, and when the present one began (None: it has not started yet)."""
 
     call: Call
     losses: int = 0
+    began: float | None = None
 
 
 class _Pool:
@@ -101,8 +107,11 @@ class _Pool:
         for process in self._processes:
             process.kill()
 
-    def run(self, take: Callable[[], Call | None]) -> Iterator[tuple[Call, Any]]:
+    def run(self, take: Callable[[], Call | None], limit: Limit) -> Iterator[tuple[Call, Any]]:
         """Hands calls to idle processes until there are no more, and yields what each returned, or `Lost`.
+
+        Args:
+            limit: of each call, after which its process is ended.
 
         Raises:
             UserError: a call refused to go on, or no process can be started.
@@ -115,26 +124,42 @@ class _Pool:
                 if not again and (call := take()):
                     again.append(_Task(call))
                 if again:
-                    self._tasks[process] = again.pop()
-                    process.begin(self._tasks[process].call)
+                    self._begin(process, again.pop())
             if not self._tasks:
                 return
-            by_connection = {process.channel.connection: process for process in self._tasks}
-            for connection in wait(list(by_connection)):
-                process = by_connection[connection]  # type: ignore[index]  # `wait` returns some of what it is given
-                message = process.receive()
+            for process, message in self._messages(limit):
                 if isinstance(message, Note):
                     self._tell(message.text)
                 elif isinstance(message, Refused):
                     raise message.error
                 elif isinstance(message, Ready):
                     self._failed_starts = 0
+                    self._tasks[process].began = time.monotonic()
                 elif isinstance(message, Done):
                     yield self._tasks.pop(process).call, message.result
                 elif task := self._replace(process, message):
                     again.append(task)
                     if task.losses == TRIES:
                         yield again.pop().call, Lost(f"{TRIES} processes were lost over it: {message.why}")
+
+    def _begin(self, process: WorkerProcess, task: _Task) -> None:
+        task.began = time.monotonic() if process.ready else None
+        self._tasks[process] = task
+        process.begin(task.call)
+
+    def _messages(self, limit: Limit) -> Iterator[tuple[WorkerProcess, Any]]:
+        """What the processes at work have to say by now; of one that takes too long, `Raised`."""
+        by_connection = {process.channel.connection: process for process in self._tasks}
+        for connection in wait(list(by_connection), LOOK):
+            process = by_connection[connection]  # type: ignore[index]  # `wait` returns some of what it is given
+            yield process, process.receive()
+        for process, task in list(self._tasks.items()):
+            most = None if task.began is None else limit(task.call)
+            if task.began is None or most is None or time.monotonic() - task.began < most:
+                continue
+            if not process.channel.connection.poll():  # else it has answered meanwhile
+                found = process.whereabouts()
+                yield process, Raised(f"not done after {most:.0f} s, its limit" + (f"; {found}" if found else ""))
 
     def _replace(self, process: WorkerProcess, message: Raised) -> _Task:
         """Starts another process in the place of one that ended or raised. Returns what it was to do."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import UserError, one_line
 from harness.evaluation.context import RunContext
-from harness.evaluation.engines.calling import CallingEngine
+from harness.evaluation.engines.calling import CallingEngine, Limit
 from harness.evaluation.engines.channel import Call
 from harness.evaluation.engines.engine import TRIES, Lost
 from harness.evaluation.engines.gpu_share import Shares
@@ -82,8 +82,8 @@ class Ray(CallingEngine):
                 self._tasks.cancel()
                 self._tasks = None
 
-    def call(self, take: Callable[[], Call | None]) -> Iterator[tuple[Call, Any]]:
-        return self._at_work().run(take)
+    def call(self, take: Callable[[], Call | None], limit: Limit) -> Iterator[tuple[Call, Any]]:
+        return self._at_work().run(take, limit)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
@@ -141,6 +141,7 @@ class _Tasks:
         self._ray, self._workers, self._note = ray, workers, context.callback.note
         self._notes: set[str] = set()
         self._pending: dict[Any, Call] = {}
+        self._limits: dict[Any, float | None] = {}
         resources = ray.cluster_resources()
         if device == "auto":
             device = "cuda" if resources.get("GPU") else "cpu"
@@ -163,8 +164,12 @@ class _Tasks:
             rooms.append(self._workers)
         return max(1, min(rooms))
 
-    def run(self, take: Callable[[], Call | None]) -> Iterator[tuple[Call, Any]]:
+    def run(self, take: Callable[[], Call | None], limit: Limit) -> Iterator[tuple[Call, Any]]:
         """Hands calls to Ray until there are no more, and yields what each returned, or `Lost`.
+
+        Args:
+            limit: of each call, as far as it is known when the call is handed over. A process that works longer ends
+                itself: only it knows when it began, since Ray keeps calls waiting.
 
         Raises:
             UserError: a call refused to go on.
@@ -172,7 +177,9 @@ class _Tasks:
         ahead = 1 if self._workers else AHEAD
         while True:
             while len(self._pending) < ahead * self.room() and (call := take()):
-                self._pending[self._begin(call)] = call
+                most = limit(call)
+                task = self._begin(call, most)
+                self._pending[task], self._limits[task] = call, most
             if not self._pending:
                 return
             for task in self._ray.wait(list(self._pending))[0]:
@@ -183,18 +190,20 @@ class _Tasks:
         for task in self._pending:
             self._ray.cancel(task, force=True)
 
-    def _begin(self, call: Call) -> Any:
-        """The task that answers a call."""
+    def _begin(self, call: Call, most: float | None) -> Any:
+        """The task that answers a call within a limit of seconds."""
         gpus = self._shares.of(_pairing(call)) if self._shares else 0
         task = self._answer.options(num_cpus=self.threads, num_gpus=gpus)
-        return task.remote(self._run, self._parcel, call, self.device, self.threads)
+        return task.remote(self._run, self._parcel, call, self.device, self.threads, most)
 
     def _outcome(self, task: Any, call: Call) -> Any:
         try:
             found = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error
-            return Lost(f"{TRIES} processes were lost over it: {one_line(cause)}")
+            cause, most = getattr(error, "cause", None) or error, self._limits.pop(task)
+            limit = "" if most is None else f" (one that works longer than {most:.0f} s, its limit, ends itself)"
+            return Lost(f"{TRIES} processes were lost over it{limit}: {one_line(cause)}")
+        del self._limits[task]
         for text in found.notes:
             if text not in self._notes:  # though every process may make it
                 self._notes.add(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,17 +51,21 @@ class _Notes(Callback):
 _notes = _Notes()
 
 
-def answer(run: str, parcel: list[Any], call: Call, device: str, threads: int) -> Answer:
+def answer(run: str, parcel: list[Any], call: Call, device: str, threads: int, limit: float | None) -> Answer:
     """Does what a call asks for. An exception that it should not raise is left to Ray, which tries again elsewhere.
 
     Args:
         run: the name of the run; parcel: a reference to it as bytes, in a list so that Ray does not fetch it each time.
         device: "cpu", or "cuda" for the GPU that Ray has assigned.
         threads: of this process.
+        limit: seconds after which this process says where it is and ends, even within native code; Ray then begins the
+            call again elsewhere.
     """
     _notes.texts.clear()
     device = device if device == "cpu" else f"cuda:{_assigned()}"
     try:
+        if limit is not None:
+            faulthandler.dump_traceback_later(limit, exit=True, file=2)
         gpu_share.begin_measuring(device)
         if (run, device) not in _kept:
             _kept.clear()
@@ -77,6 +82,8 @@ def answer(run: str, parcel: list[Any], call: Call, device: str, threads: int) -
     except BaseException:
         _kept.clear()  # whatever it was, the next call begins with a clean worker
         raise
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _assigned() -> int:

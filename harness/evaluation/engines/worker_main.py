@@ -5,6 +5,7 @@ Slow modules are imported late, so that a process notices the end of its driver 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.callback import Callback
 from harness.errors import UserError, one_line
-from harness.evaluation.engines.channel import Call, Channel, Done, Note, Raised, Ready, Refused
+from harness.evaluation.engines.channel import WHERE, Call, Channel, Done, Note, Raised, Ready, Refused
 
 if TYPE_CHECKING:
     from harness.evaluation.worker import Worker
@@ -44,6 +45,7 @@ def main(descriptor: int, parcel: str, device: str, threads: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGHUP):  # the driver decides when to stop
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.register(WHERE, all_threads=False)
     channel = Channel(Connection(descriptor))
     calls: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(channel, calls), daemon=True).start()

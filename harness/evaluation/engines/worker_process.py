@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from harness.evaluation.engines.channel import Call, Channel, Raised, Ready
+from harness.evaluation.engines.channel import WHERE, Call, Channel, Raised, Ready
 from harness.process.visible_text import visible
 
-LAST_WORDS = 300
-"""Characters of a lost process's output that an error quotes."""
+LAST_WORDS, READ = 300, 8192
+"""Characters of a lost process's output that an error quotes, and bytes of it that are read for that."""
+
+CALL = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+"""A call in what a process prints at the signal `WHERE`."""
+
+SECONDS_TO_ANSWER, SECONDS_TO_END = 3.0, 30.0
+"""How long a process may take to say where it hangs, and to end when it is killed."""
 
 CODE = """
 import sys
@@ -76,14 +84,36 @@ class WorkerProcess:
         """Ends the process and those that it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # the kernel cannot end one that waits for a dead disk or GPU
+            self._process.wait(SECONDS_TO_END)
         self.channel.connection.close()
+
+    def whereabouts(self) -> str:
+        """Where a process is that does not answer, innermost call first; else the last it printed; else nothing.
+
+        It answers even while it runs native code, which is where most processes hang.
+        """
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, WHERE)
+        limit = time.monotonic() + SECONDS_TO_ANSWER
+        while time.monotonic() < limit:
+            if calls := CALL.findall(self._printed().rpartition("(most recent call first)")[2])[:3]:
+                return "it was in " + ", called by ".join(
+                    visible(f"{name} ({file}:{line})") for file, line, name in calls
+                )
+            time.sleep(0.05)
+        return self.last_words()
 
     def last_words(self) -> str:
         """The end of what the process printed, in one line; empty if it printed nothing."""
+        words = visible(" ".join(self._printed().split())[-LAST_WORDS:])
+        return words and f"the last it printed: {words}"
+
+    def _printed(self) -> str:
+        """The end of what the process printed."""
         with open(self._log, "rb") as log:
-            log.seek(max(0, os.path.getsize(self._log) - 4 * LAST_WORDS))
-            return visible(" ".join(log.read().decode(errors="replace").split())[-LAST_WORDS:])
+            log.seek(max(0, os.path.getsize(self._log) - READ))
+            return log.read().decode(errors="replace")
 
     def _end(self) -> str:
         """How the process ended."""
@@ -95,4 +125,4 @@ class WorkerProcess:
         else:
             how = f"ended with status {status}"
         words = self.last_words()
-        return f"its process {how}" + (f"; the last it printed: {words}" if words else "")
+        return f"its process {how}" + (f"; {words}" if words else "")

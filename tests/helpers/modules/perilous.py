@@ -3,6 +3,7 @@
 Each notes down its processes: one file each, in a folder beside this module that has the name of the class.
 """
 
+import ctypes
 import os
 import signal
 from pathlib import Path
@@ -43,3 +44,14 @@ class Killed(Marked):
         print("the last thing that was heard", flush=True)
         super().perturb(target, x, y)
         os._exit(3)
+
+
+class Hung(Marked):
+    """Never comes back from native code, which lets no other thread of Python run, on the images of one class."""
+
+    def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+        if not (y == 7).any():
+            return Noise.perturb(self, target, x, y)
+        super().perturb(target, x, y)
+        ctypes.PyDLL(None).sleep(10_000)
+        raise AssertionError("it came back")

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from harness.errors import UserError
+from harness.evaluation import run
 from harness.evaluation.engines.choose import choose
 from harness.evaluation.engines.ray import import_ray
+from harness.evaluation.job import Job
+from harness.evaluation.time_limits import TimeLimits
 from harness.results.store import Store
-from helpers.engines import Notes, alone, contents, ended, finish, handed_over, noted_processes, perilous
+from helpers.engines import Notes, alone, contents, ended, finish, handed_over, lives, noted_processes, perilous
 from helpers.modules import source
 
 try:
@@ -69,6 +72,25 @@ def test_ray_begins_a_killed_shard_again_and_a_pairing_that_kills_all_becomes_er
     found = contents(suite, tmp_path / "out")
     for name in ("plain/once", "plain/sound"):
         assert found[name][0] == alone(suite, name, tmp_path / "whole")
+
+
+def test_a_task_that_hangs_in_native_code_ends_itself_and_costs_its_shard_and_no_more(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Limits(TimeLimits):
+        """A limit for the shard that hangs, which is over however fast the machine is, and none for others."""
+
+        def computation(self, job: Job) -> float | None:
+            return 2.0 if job.bounds == (4, 6) else None
+
+    monkeypatch.setattr(run, "TimeLimits", Limits)
+    suite = perilous(tmp_path, first=8, attacks=["hung"])
+    (failure,) = finish(suite, tmp_path / "out", choose("ray", "cpu")).failures
+    assert (failure.errors, failure.images) == (2, 8)
+    (why,) = failure.reasons
+    assert why.startswith("4 processes were lost over it (one that works longer than 2 s, its limit, ends itself)")
+    hung = [int(name) for name in os.listdir(tmp_path / "Hung")] if (tmp_path / "Hung").exists() else []
+    assert not any(map(lives, hung))
 
 
 def test_a_mistake_that_a_task_finds_ends_the_run(cluster: None, suite: Path, tmp_path: Path) -> None:
