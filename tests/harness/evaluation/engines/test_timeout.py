@@ -1,6 +1,6 @@
 """A process that hangs is noticed, ended and replaced; what it hung on becomes errors, and the rest goes on.
 
-No test here has a limit of time that a busy machine could exceed: a job is overdue once it has noted down that it hangs.
+No limit of time here is one that a busy machine could exceed: a job is overdue once it has noted down that it hangs.
 """
 
 from __future__ import annotations
