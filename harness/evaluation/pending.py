@@ -45,6 +45,16 @@ class CellRun:
     def missing(self) -> list[ShardRange]:
         return [bounds for bounds, records in self.shards.items() if records is None]
 
+    def compact(self) -> None:
+        """Keeps the records of all shards that are done in one table: by themselves, small shards take several times
+        the memory.
+        """
+        done = {bounds: len(records) for bounds, records in self.shards.items() if records}
+        joined, at = self.records, 0
+        for bounds, count in done.items():
+            self.shards[bounds] = joined[at : at + count]
+            at += count
+
     @property
     def records(self) -> Columns:
         """Of the shards that are done."""
@@ -139,6 +149,7 @@ def pending_work(
         parts = known.of(cell.defense), known.of(cell.attack)
         shards: dict[ShardRange, Sequence[Record] | None] = {b: _read(folder, b, note, retry_errors) for b in bounds}
         cell_runs.append(CellRun(cell, attack, parts, seeds, folder, shards, source))
+        cell_runs[-1].compact()
     return sorted(cell_runs, key=lambda cell_run: cell_run.source is not None)
 
 

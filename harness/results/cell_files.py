@@ -87,7 +87,7 @@ class CellFiles:
 
     def write_files(self, stem: str, images: bytes, records: bytes) -> None:
         """Writes a pair of files, the records last. Raises UserError if it cannot be written."""
-        self._known.pop(stem, None)
+        self.forget(stem)
         write_atomically(self.path(stem, "safetensors"), images)
         write_atomically(self.path(stem, "parquet"), records)
 
@@ -123,6 +123,10 @@ class CellFiles:
         if parts:
             self._known[stem] = stored
         return stored
+
+    def forget(self, stem: str) -> None:
+        """Reads a pair of files anew the next time: until then, its records take no memory here."""
+        self._known.pop(stem, None)
 
     def merged_files(self) -> list[tuple[str, int, int]]:
         """The merged files: name without the ending, and bounds."""

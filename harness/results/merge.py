@@ -106,4 +106,5 @@ def _write(cell: CellStore, group: _Group) -> str:
     written = cell.load(stem, start, stop, MOST_VOTES)
     if written is None or list(written.parts) != group.shards:
         raise Damaged(f"{stem}.parquet was written, and does not hold what it should")
+    cell.forget(stem)
     return stem

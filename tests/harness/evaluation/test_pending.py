@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
+from harness.datasets.batch import Images
 from harness.errors import UserError
 from harness.evaluation.pending import CellRun, failures, load_images, pending_work, refuse_loss
 from harness.evaluation.run import run
-from harness.results.store import Store
+from harness.evaluation.shard_records import failed_records
+from harness.results.columns import Columns
+from harness.results.record import Record
+from harness.results.store import ShardRange, Store
 from harness.suite import load_suite
 
 CPU = torch.device("cpu")
@@ -89,3 +96,23 @@ def test_a_finished_file_that_has_gone_is_an_error_that_names_it(small_suite: Pa
     with pytest.raises(UserError, match="of this run were deleted while it went on") as refused:
         refuse_loss(Store(out), found)
     assert str(gone) in str(refused.value)
+
+
+def test_records_of_many_small_shards_are_kept_in_one_table(small_suite: Path, tmp_path: Path) -> None:
+    cell_run = pending(small_suite, tmp_path / "out")[0]
+    shards: dict[ShardRange, Sequence[Record] | None] = {}
+    for start in range(0, 80, 2):
+        made = failed_records(
+            Images(torch.tensor([start, start + 1]), *[torch.zeros(2)] * 2), cell_run.seeds, f"{start}"
+        )
+        shards[start, start + 2] = made if start % 3 else Columns.of(made)
+    shards[80, 82] = None
+    expected = {bounds: records and list(records) for bounds, records in shards.items()}
+    many, base = replace(cell_run, shards=shards), pa.total_allocated_bytes()
+    apart = [Columns.of(records) for records in shards.values() if records]
+    most = pa.total_allocated_bytes() - base
+    del apart, made
+    many.compact()
+    assert {bounds: records and list(records) for bounds, records in many.shards.items()} == expected
+    assert many.missing == [(80, 82)]
+    assert pa.total_allocated_bytes() - base < most / 4

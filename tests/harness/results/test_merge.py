@@ -83,6 +83,13 @@ def test_merged_shards_are_what_they_were(cell: CellStore) -> None:
     assert len(names(cell)) == 2 and held(cell.folder) == before
 
 
+def test_merging_keeps_no_records_in_memory(cell: CellStore) -> None:
+    before = pa.total_allocated_bytes()
+    merge(cell, SHARDS)
+    assert pa.total_allocated_bytes() == before
+    assert cell.read(*SHARDS[1]) is not None and pa.total_allocated_bytes() > before
+
+
 def test_a_few_shards_stay_as_they_are(cell: CellStore) -> None:
     before = names(cell)
     merge(cell, SHARDS[:32])
