@@ -118,11 +118,11 @@ class Remote:
     def options(self, **options: Any) -> Remote:
         return replace(self, num_gpus=options.get("num_gpus", self.num_gpus))
 
-    def remote(self, run: str, parcel: list[Any], call: Call, device: str, threads: int) -> Task:
+    def remote(self, run: str, parcel: list[Any], call: Call, device: str, *others: Any) -> Task:
         assert device == "cuda"
         if isinstance(call.argument, Job):
             self.cluster.asked.append((call.argument.pairing, self.num_gpus))
-        return Task(self.function(run, parcel, call, "cpu", threads))
+        return Task(self.function(run, parcel, call, "cpu", *others))
 
 
 @pytest.fixture
