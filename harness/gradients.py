@@ -59,6 +59,20 @@ def missing(defense: Defense, gradient: Gradient) -> str | None:
     return None
 
 
+def leads_to(output: Tensor, x: Tensor) -> bool:
+    """Whether the graph of `output` leads to x, which may be a leaf of it or not."""
+    pending, seen = [output.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if node is x.grad_fn or getattr(node, "variable", None) is x:
+            return True
+        seen.add(node)
+        pending += [parent for parent, _ in node.next_functions]
+    return False
+
+
 class _Substitute(torch.autograd.Function):
     """Returns the first argument bit by bit, and passes the gradient to the second."""
 

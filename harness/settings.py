@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,29 @@ def data_root() -> Path:
 def offline() -> bool:
     """Whether downloads are switched off: `harness --offline`, or the environment variable HARNESS_OFFLINE."""
     return os.environ.get("HARNESS_OFFLINE", "") not in ("", "0")
+
+
+def journal_after() -> float | None:
+    """Seconds after which a shard that is computed is recorded, so that it need not be begun again after a kill.
+
+    $HARNESS_JOURNAL_AFTER, or a minute; None, for never, where it is "never".
+
+    Raises:
+        UserError: it is something else.
+    """
+    chosen = os.environ.get("HARNESS_JOURNAL_AFTER") or "60"
+    if chosen == "never":
+        return None
+    try:
+        seconds = float(chosen)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise UserError(
+            f"HARNESS_JOURNAL_AFTER is '{chosen}', which is no number of seconds",
+            remedy="Set it to 60, to another number, or to never",
+        )
+    return seconds
 
 
 def weights_root() -> Path:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from harness.defense import Defense
 from harness.gradients import VIEWS, Gradient, View, exact
 from harness.guard.nonfinite import NonFinite, Place
+from harness.journal.answered import answered
+from harness.journal.journal import Journal
+from harness.journal.question import Question
 from harness.predict import query
 from harness.randomness import Seeds, derive, fold, worked_out
 from harness.search import Looks, Narrowing, Search, gather, split_of
@@ -52,6 +55,7 @@ class Target(nn.Module):
         gradient, eot: see `Attack`.
         batch_size: images sent through the defense at once.
         source_images: the adversarial images of the attack's `source`, of the shape of x, or None.
+        journal: records the defense's answers, and gives those that are recorded.
 
     Example:
         >>> class Brightness(Defense):
@@ -74,6 +78,7 @@ class Target(nn.Module):
         eot: int = 1,
         batch_size: int = 256,
         source_images: Tensor | None = None,
+        journal: Journal | None = None,
     ) -> None:
         super().__init__()
         self.source_images = source_images
@@ -82,6 +87,9 @@ class Target(nn.Module):
         self._view = VIEWS[gradient]
         self.met = NonFinite(len(x), x.device)
         self._looks: Looks | None = None
+        self._journal, self._copies = journal, 0
+        if journal:
+            journal.learn(defense)
         self._counted = torch.arange(len(x), device=x.device)  # counts stay on the device: reading them would wait
         self._queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self._forwards, self._backwards = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
@@ -138,6 +146,9 @@ class Target(nn.Module):
         """
         other = copy.copy(self)
         other._modules = {**self._modules, "defense": defense}
+        other._copies += 1
+        if self._journal:
+            self._journal.learn(defense)
         return other
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -173,8 +184,7 @@ class Target(nn.Module):
         """`_sample` for images that are all due for a full look, or all not."""
         narrowing = looks.narrowing(rows.repeat(draws if self.defense.stochastic else 1), full=full)
         narrowing.every_class = every_class
-        with looks.search.matrix_products():
-            logits = self._evaluate(self._view, x, rows, draws, narrowing=narrowing)
+        logits = self._evaluate(self._view, x, rows, draws, narrowing=narrowing)
         if full:
             measured = narrowing.measured
             measured = None if measured is None else measured.unflatten(0, (len(logits), len(x))).sum(0)
@@ -236,7 +246,8 @@ class Target(nn.Module):
         x = self.met.checked("image", x, rows, perturbed, partial(self._clean.__getitem__, rows))
         draws = draws if self.defense.stochastic else 1
         counted = self._counted[rows]
-        seeds = partial(_drawn, self.seeds[rows], self._queries[counted], draws)
+        own, earlier = self.seeds[rows], self._queries[counted]
+        seeds = partial(_drawn, own, earlier, draws)
         self._queries.index_add_(0, counted, torch.full_like(counted, draws))
         passes = draws * self._share(narrowing)
         self._count(self._forwards, counted, passes)
@@ -244,13 +255,21 @@ class Target(nn.Module):
         with torch.set_grad_enabled(differentiable):  # otherwise torch would keep a graph of the defense's parameters
             batch = _Counted.apply(x, self, rows, counted, perturbed, passes) if differentiable else x
             everyone = rows.repeat(draws) if draws > 1 else rows
-            images = batch.repeat(draws, *[1] * (x.dim() - 1)) if draws > 1 else batch
-            output = self._query(view, images, seeds() if self.defense.stochastic else seeds, narrowing)
+            ask = partial(self._ask, view, draws, seeds() if self.defense.stochastic else seeds)
+            title = f"{_name(view)} {self._copies}"
+            question = Question(title, draws, x, own, earlier, differentiable, narrowing)
+            output = answered(self._journal, question, self.defense, batch, ask)
             if narrowing is not None and self._looks is not None:
                 output = self._looks.completed(everyone, narrowing, output)
             moved = partial(_repeated, perturbed, draws)
             output = self.met.checked(place, output, everyone, moved, partial(torch.zeros_like, output))
         return output.unflatten(0, (draws, len(x)))
+
+    def _ask(self, view: View, draws: int, seeds: Seeds, x: Tensor, narrowing: Narrowing | None) -> Tensor:
+        """The defense's own answer, (draws * M, K). seeds: (draws * M,)."""
+        images = x.repeat(draws, *[1] * (x.dim() - 1)) if draws > 1 else x
+        with nullcontext() if narrowing is None else narrowing.search.matrix_products():
+            return self._query(view, images, seeds, narrowing)
 
     def _query(self, view: View, x: Tensor, seeds: Seeds, narrowing: Narrowing | None) -> Tensor:
         viewed = partial(view, self.defense)
@@ -277,6 +296,10 @@ class Target(nn.Module):
 
     def _count(self, counter: Tensor, counted: Tensor, passes: float) -> None:
         counter.index_add_(0, counted, counter.new_full((len(counted),), passes))
+
+
+def _name(view: View) -> str:
+    return next((name for name, known in VIEWS.items() if known is view), "energy")
 
 
 def _drawn(seeds: Tensor, asked: Tensor, draws: int) -> Tensor:

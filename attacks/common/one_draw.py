@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harness.gradients import leads_to
 from harness.target import Target
 
 
@@ -44,21 +45,7 @@ class OneDraw(nn.Module):
                 raise NoGradient("no gradient leads through the NumPy arrays that the images become") from error
             raise
         if differentiable and not self.has_gradient:  # found out once: it is a walk through the whole graph
-            if not _depends(logits, x):
+            if not leads_to(logits, x):
                 raise NoGradient("no gradient leads from the logits to the images")
             self.has_gradient = True
         return logits
-
-
-def _depends(output: Tensor, x: Tensor) -> bool:
-    """Whether the graph of `output` leads to x, which may be a leaf of it or not."""
-    pending, seen = [output.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        if node is x.grad_fn or getattr(node, "variable", None) is x:
-            return True
-        seen.add(node)
-        pending += [parent for parent, _ in node.next_functions]
-    return False

@@ -44,6 +44,7 @@ def _attack_rows(task: ShardTask, rows: Tensor, result: AttackResult) -> None:
         eot=task.attack.eot,
         batch_size=task.batch_size,
         source_images=None if task.source_images is None else task.source_images[rows],
+        journal=task.journal,
     )
     task.watch(target)
     try:

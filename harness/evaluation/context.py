@@ -9,6 +9,7 @@ import torch
 from harness import datasets
 from harness.callback import Callback
 from harness.datasets.batch import Images
+from harness.evaluation.journals import Journals
 from harness.evaluation.pending import CellRun
 from harness.suite.plan import Plan
 from harness.suite.schema import Protocol
@@ -26,6 +27,7 @@ class RunContext:
         callback: is told what happens.
         gpu_memory: by pairing, the largest memory on a GPU that one of its shards took, in bytes, as far as it was
             measured in this session or an earlier one. Engines that measure it add to it.
+        journals: where what the shards at work have come to is recorded; None for nowhere.
     """
 
     plan: Plan
@@ -35,6 +37,7 @@ class RunContext:
     device: torch.device
     callback: Callback
     gpu_memory: dict[str, int] = field(default_factory=dict)
+    journals: Journals | None = None
 
     @property
     def protocol(self) -> Protocol:

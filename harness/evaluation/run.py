@@ -1,7 +1,8 @@
 """Suite -> results.
 
 Running the same command again finishes the rest. A finished shard is never computed twice; one that is damaged, or that
-holds errors, is computed anew. Stopping at any moment loses at most the shards in flight.
+holds errors, is computed anew. Stopping at any moment loses at most the last minutes of the shards at work, of which a
+journal is kept, see `harness.journal`.
 
 A defense or an attack that fails costs its own pairings: their images become errors, with the reason, and the others go
 on.
@@ -19,6 +20,7 @@ from harness.evaluation import write_manifest
 from harness.evaluation.context import RunContext
 from harness.evaluation.engines.engine import Engine
 from harness.evaluation.engines.local import Local
+from harness.evaluation.journals import Journals
 from harness.evaluation.pending import CellRun, Failure, failures, load_images, pending_work, refuse_loss
 from harness.evaluation.session import Session
 from harness.evaluation.time_limits import TimeLimits
@@ -65,9 +67,11 @@ def run(
         callback.note(dataset.folders.remark)
     with store.locked() as lock:
         cell_runs = pending_work(plan, store, images, callback.note, retry_errors=retry_errors)
-        context = RunContext(plan, cell_runs, dataset, images, device, callback)
+        journals = Journals.of(out)
+        context = RunContext(plan, cell_runs, dataset, images, device, callback, journals=journals)
         write_manifest.refuse_another_suite(store, context)
         context.gpu_memory.update(write_manifest.recorded_gpu_memory(store, context))
+        journals.sweep(cell_runs)
         pending = [cell_run for cell_run in cell_runs if cell_run.missing]
         begun = store.manifest() is not None
         if begun and not pending:

@@ -30,11 +30,16 @@ def predict_clean(
 
 
 def evaluate_shard(task: ShardTask) -> Shard:
-    """Attacks the images of a shard, and lets the defense classify what came of it. Nothing that fails raises."""
+    """Attacks the images of a shard, and lets the defense classify what came of it. Nothing that fails raises.
+
+    The seconds of an image are an equal share of those of its shard. What an earlier process has spent on the same
+    attack counts too, as far as it is recorded; what is repeated from the journal, or was lost, does not.
+    """
     began = time.perf_counter()
     result = attack_shard(task)
     predictions = _predict_adversarial(task, result)
-    seconds = (time.perf_counter() - began) / len(task.images)
+    ahead = task.journal.ahead if task.journal else 0.0
+    seconds = (time.perf_counter() - began + ahead) / len(task.images)
     tensors = {"images": result.x_adv}
     if result.flow is not None:
         tensors["flow"] = result.flow

@@ -14,6 +14,7 @@ from harness.defense import Defense
 from harness.errors import one_line
 from harness.evaluation.seeds import Seeds
 from harness.guard.contamination import Contamination, Guard
+from harness.journal.journal import Journal
 from harness.predict import Predictions
 from harness.target import Target
 from harness.threat import TOLERANCE
@@ -34,6 +35,7 @@ class ShardTask:
         source_images: the adversarial images of the attack's `source`, (N, C, H, W), where it has one.
         missing_sources: for each row without such an image, why: the source ended in an error.
         guard: detects changes of the defenses and the images, which would affect other results.
+        journal: records what the defense answers to the attack, and holds what an earlier process has recorded.
     """
 
     defense: Defense
@@ -47,6 +49,7 @@ class ShardTask:
     source_images: Tensor | None = None
     missing_sources: dict[int, str] = field(default_factory=dict)
     guard: Guard = field(default_factory=Guard)
+    journal: Journal | None = None
 
 
 @dataclass

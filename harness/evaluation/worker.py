@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from harness.evaluation.clean import CleanPredictions
@@ -79,20 +80,22 @@ class Worker:
             return failed_shard(images, cell_run.seeds, clean)
         if (defense := self._defenses.at_work(name)) is None:
             return failed_shard(images, cell_run.seeds, self._defenses.broken[name])
-        sources = job.source_images
-        task = ShardTask(
-            defense,
-            cell_run.attack,
-            images,
-            cell_run.seeds,
-            clean,
-            votes=self._context.protocol.votes,
-            batch_size=self._context.protocol.batch_size,
-            watch=partial(self._context.callback.watch, cell_run),
-            source_images=None if sources is None else sources.to(self._context.device),
-            missing_sources=job.missing_sources,
-            guard=self._guard,
-        )
-        shard = evaluate_shard(task)
+        sources, journals = job.source_images, self._context.journals
+        with journals.journal(cell_run, job) if journals else nullcontext() as journal:
+            task = ShardTask(
+                defense,
+                cell_run.attack,
+                images,
+                cell_run.seeds,
+                clean,
+                votes=self._context.protocol.votes,
+                batch_size=self._context.protocol.batch_size,
+                watch=partial(self._context.callback.watch, cell_run),
+                source_images=None if sources is None else sources.to(self._context.device),
+                missing_sources=job.missing_sources,
+                guard=self._guard,
+                journal=journal,
+            )
+            shard = evaluate_shard(task)
         self._defenses.rebuild(cell_run.name)
         return shard

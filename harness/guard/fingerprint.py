@@ -23,7 +23,8 @@ _VALUES = ("the parameter ", "the buffer ", "the training mode ")
 _FRAME = frozenset(vars(nn.Module())) - {"training"}
 """Attributes that every module has: its parts, which are visited by name, and bookkeeping of PyTorch."""
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""The attributes of a module that hold its hooks."""
 
 
 def fingerprint(root: nn.Module) -> dict[str, object]:
@@ -58,7 +59,7 @@ def _state(root: nn.Module, content: Callable[[Tensor], object]) -> dict[str, ob
                 if tensor is not None:
                     state[f"the {kind} {where}{name}"] = content(tensor)
         state[f"the training mode of {whole}"] = module.training
-        state[f"the hooks of {whole}"] = tuple(key for name in _HOOKS for key in getattr(module, name))
+        state[f"the hooks of {whole}"] = tuple(key for name in HOOKS for key in getattr(module, name))
         for name in vars(module).keys() - _FRAME:
             if callable(getattr(type(module), name, None)):
                 state[f"the method {where}{name}"] = id(vars(module)[name])

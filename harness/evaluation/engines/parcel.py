@@ -7,13 +7,10 @@ was passed in Python is sent itself. The other process refuses to work with othe
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import sys
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 import cloudpickle
 import torch
@@ -25,11 +22,12 @@ from harness.config.given import Given
 from harness.datasets.batch import Images
 from harness.datasets.dataset import Dataset
 from harness.errors import UserError, one_line
+from harness.evaluation.code import code_digest
 from harness.evaluation.context import RunContext
+from harness.evaluation.journals import Journals
 from harness.evaluation.pending import CellRun
 from harness.evaluation.seeds import Seeds
 from harness.guard.process_settings import Numerics, Settings
-from harness.process.foreign_code import folder_of
 from harness.results.store import CellStore, ShardRange
 from harness.settings import device_of
 from harness.suite.cell_key import Identity, refuse_unsteady
@@ -79,6 +77,7 @@ def pack(context: RunContext) -> bytes:
         ],
         dataset=replace(context.dataset, images=context.dataset.images[:0].clone()),
         images=Images(*(tensor.clone() for tensor in (context.images.index, context.images.x, context.images.y))),
+        journals=context.journals,
     )
     pickled = _pickled(content)
     parcel = Parcel(
@@ -119,18 +118,8 @@ def unpack(data: bytes, device: str, threads: int, callback: Callback = SILENT) 
     parcel.settings.restore()
     torch.set_num_threads(threads)
     cell_runs = [pairing.cell_run() for pairing in content.pairings]
-    return RunContext(content.plan, cell_runs, content.dataset, content.images, device_of(device), callback)
-
-
-@cache
-def code_digest() -> str:
-    """A digest of the sources of this project as they were when first asked for, and of the version of PyTorch."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    for package in neighbours.OURS:
-        root = folder_of(package) or Path()
-        for path in sorted(path for suffix in ("*.py", "*.yaml") for path in root.rglob(suffix)):
-            digest.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
-    return digest.hexdigest()
+    device_here = device_of(device)
+    return RunContext(content.plan, cell_runs, content.dataset, content.images, device_here, callback, content.journals)
 
 
 @dataclass(frozen=True)
@@ -160,6 +149,7 @@ class _Content:
     pairings: list[_Pairing]
     dataset: Dataset
     images: Images
+    journals: Journals | None
 
 
 def _sendable(component: Component) -> Component:
