@@ -1,4 +1,4 @@
-"""The journals of a run: one file beside the files of each shard at work, until the shard is stored.
+"""The journals of a run: one file for each attack at work, beside the files of its shards, until these are stored.
 
 A journal is the only file of a results directory that is written by the process that computes, and not by the driver:
 it grows by megabytes a minute, which would all have to pass through the driver, and it has to outlive both. It says
@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.evaluation.code import code_digest
-from harness.evaluation.job import Job
 from harness.evaluation.pending import CellRun
 from harness.journal.entry_file import EntryFile
 from harness.journal.journal import Journal
@@ -25,7 +26,8 @@ from harness.results.cell_files import stem_of
 from harness.results.store import LOCK, CellStore, ShardRange
 from harness.settings import journal_after
 
-SUFFIX = "journal"
+NAME = re.compile(r"([0-9]{5,9})-([0-9]{5,9})\.journal")
+"""Of a journal: the first of its images, and the one after the last."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +50,40 @@ class Journals:
         return cls(root.resolve(), os.stat(root / LOCK).st_ino, journal_after())
 
     @contextmanager
-    def journal(self, cell_run: CellRun, job: Job) -> Iterator[Journal | None]:
-        """The journal of a job's shard, with what an earlier process has recorded; None if none can be kept."""
+    def journal(self, stored: CellStore, shards: Sequence[ShardRange], values: str | None) -> Iterator[Journal | None]:
+        """The journal of an attack, with what an earlier process has recorded; None if none can be kept.
+
+        Args:
+            stored: of the pairing; shards: of it, which are attacked in one call, and follow each other.
+            values: the digest of the defense's values, see `Examined`.
+        """
         if self.after is None or not self._is_here():
             yield None
             return
-        facts = [cell_run.stored.key, job.bounds, job.values, code_digest()]
+        facts = [stored.key, list(shards), values, code_digest()]
         identity = hashlib.sha256(json.dumps(facts).encode()).digest()
-        journal = Journal(EntryFile(self._path(cell_run.stored, job.bounds), identity), self.after)
+        path = self._folder(stored) / f"{stem_of(shards[0][0], shards[-1][1])}.journal"
+        journal = Journal(EntryFile(path, identity), self.after)
         try:
             yield journal
         finally:
             journal.close()
 
-    def remove(self, stored: CellStore, bounds: ShardRange) -> None:
-        """Removes the journal of a shard that is stored."""
-        with suppress(OSError):
-            self._path(stored, bounds).unlink(missing_ok=True)
+    def remove(self, stored: CellStore, start: int, stop: int) -> None:
+        """Removes the journals of these images of a pairing, which are stored."""
+        self._remove(stored, lambda first, last: start <= first and last <= stop)
 
     def sweep(self, cell_runs: Iterable[CellRun]) -> None:
         """Removes the journals that are of no more use, as after a kill between the storing of a shard and `remove`."""
         for cell_run in cell_runs:
-            needed = {self._path(cell_run.stored, bounds) for bounds in cell_run.missing}
-            for path in self._path(cell_run.stored, (0, 0)).parent.glob(f"*.{SUFFIX}"):
-                if path not in needed:
-                    with suppress(OSError):
-                        path.unlink()
+            self._remove(cell_run.stored, partial(_holds_none, cell_run.missing))
+
+    def _remove(self, stored: CellStore, needless: Callable[[int, int], bool]) -> None:
+        for path in self._folder(stored).glob("*.journal"):
+            name = NAME.fullmatch(path.name)
+            if name and needless(int(name[1]), int(name[2])):
+                with suppress(OSError):  # it does no harm
+                    path.unlink()
 
     def _is_here(self) -> bool:
         try:
@@ -81,6 +91,10 @@ class Journals:
         except OSError:
             return False
 
-    def _path(self, stored: CellStore, bounds: ShardRange) -> Path:
-        folder = stored.folder
-        return self.root / "cells" / folder.parent.name / folder.name / f"{stem_of(*bounds)}.{SUFFIX}"
+    def _folder(self, stored: CellStore) -> Path:
+        return self.root / "cells" / stored.folder.parent.name / stored.folder.name
+
+
+def _holds_none(shards: list[ShardRange], first: int, last: int) -> bool:
+    """Whether none of the shards begins among these images."""
+    return not any(first <= start < last for start, _ in shards)

@@ -81,7 +81,7 @@ class Worker:
         if (defense := self._defenses.at_work(name)) is None:
             return failed_shard(images, cell_run.seeds, self._defenses.broken[name])
         sources, journals = job.source_images, self._context.journals
-        with journals.journal(cell_run, job) if journals else nullcontext() as journal:
+        with journals.journal(cell_run.stored, [job.bounds], job.values) if journals else nullcontext() as journal:
             task = ShardTask(
                 defense,
                 cell_run.attack,

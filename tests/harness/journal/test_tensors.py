@@ -30,7 +30,7 @@ def test_values_types_and_strides_come_back(tensor: Tensor) -> None:
     facts, (nothing, back) = decode(encode({"a": True}, [None, tensor]))
     assert facts == {"a": True} and nothing is None and back is not None
     assert (back.dtype, back.shape, back.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
-    raw, expected = (each.reshape(-1).view(torch.uint8) for each in (back, tensor))
+    raw, expected = (each.contiguous().reshape(-1).view(torch.uint8) for each in (back, tensor))
     assert raw.equal(expected)
 
 
