@@ -119,7 +119,9 @@ def unpack(data: bytes, device: str, threads: int, callback: Callback = SILENT) 
     torch.set_num_threads(threads)
     cell_runs = [pairing.cell_run() for pairing in content.pairings]
     device_here = device_of(device)
-    return RunContext(content.plan, cell_runs, content.dataset, content.images, device_here, callback, content.journals)
+    return RunContext(
+        content.plan, cell_runs, content.dataset, content.images, device_here, callback, journals=content.journals
+    )
 
 
 @dataclass(frozen=True)
