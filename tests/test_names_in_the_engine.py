@@ -23,6 +23,7 @@ OTHER_MEANINGS: dict[str, set[str]] = {
     "process/compat.py": DISTRIBUTIONS,
     "results/environment.py": DISTRIBUTIONS,
     "cli/doctor.py": DISTRIBUTIONS,
+    "reporting/tables/leaderboard.py": {"autoattack"},  # what two leaderboards rank by
     "weights/published.py": {"robustbench"},  # the format of a checkpoint, and the folder that the package keeps it in
     "dry_run/fake_checkpoints.py": {"robustbench"},  # likewise
     "diagnosis/attack_checks.py": {"transfer"},  # the name of a check, which stored diagnoses hold

@@ -112,12 +112,12 @@ def report(results: ResultsLike, format: str = "md", *, images: int | None = Non
     """All runs at or below a directory in one format, as `harness report` prints it.
 
     Args:
-        format: "md", "latex", "csv", "json", "html" for a page with images, "png" or "pdf" for plots; "table" is for
-            `rich.print`.
+        format: "md", "latex", "csv", "json", "html" for a page with images, "png" or "pdf" for plots, "robustbench" or
+            "autoattack" for leaderboards, "junit" or "sarif" for CI systems; "table" is for `rich.print`.
         images: of each pairing in the HTML page; left out, the page chooses.
 
     Returns:
-        Text that ends in a newline; for "table", what rich renders; for plots, the files by name.
+        Text that ends in a newline; for "table", what rich renders; for plots and "robustbench", the files by name.
 
     Raises:
         UserError: there are no results, they cannot be read, or there is no such format.

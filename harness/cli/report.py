@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,17 @@ from harness.reporting import formats
 if TYPE_CHECKING:
     from rich.console import Group
 
+BELOW = 1
+"""The exit status if a requirement is not met."""
+
 WIDTH = 120
 """The number of characters per line of a table in a file."""
+
+
+class BoundName(str, Enum):
+    value = "value"
+    low = "low"
+    high = "high"
 
 
 def report(
@@ -27,7 +37,7 @@ def report(
         typer.Option(
             metavar=f"[{'|'.join(formats.names())}]",
             autocompletion=formats.names,
-            help="Text, one HTML page with images, or plots.",
+            help="Text, one HTML page with images, plots, or files for other programs.",
         ),
     ] = "table",
     output: Annotated[
@@ -35,8 +45,18 @@ def report(
         typer.Option("--output", "--out", help="A file, or a folder for plots; by default inside DIR."),
     ] = None,
     images: Annotated[int | None, typer.Option(min=0, help="Images per pairing in the HTML page.")] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DEFENSE/ATTACK=PERCENT", help="End with status 1 below this accuracy; may be repeated."),
+    ] = None,
+    bound: Annotated[
+        BoundName, typer.Option(help="What --fail-under compares: the accuracy, or an end of its 95% interval.")
+    ] = BoundName.value,
 ) -> None:
-    """Make tables, an HTML page or plots of the runs in a folder.
+    """Make tables, an HTML page, plots, or files for other programs of the runs in a folder.
+
+    With --fail-under, the exit status is 1 if a number is smaller, has a question mark, or does not exist. In place of
+    an attack it takes clean, average and worst.
 
     Examples:
 
@@ -45,11 +65,15 @@ def report(
         harness report results/quickstart --format html
 
         harness report results/quickstart --format pdf --output figures
+
+        harness report results/quickstart --format junit --out report.xml --fail-under rdc/linf=40 --bound low
     """
     from harness.files import write_atomically
-    from harness.reporting import report as render
+    from harness.reporting.output import judged_report
+    from harness.reporting.tables.requirement import Requirement
 
-    rendered = render(directory, format, images)
+    required = [Requirement.parse(text, bound.value) for text in fail_under or ()]
+    rendered, judgements = judged_report(directory, format, images, required)
     beside = getattr(formats.find(format), "BESIDE", None)
     target = output or (directory / beside if beside else None)
     if isinstance(rendered, Mapping):
@@ -63,6 +87,10 @@ def report(
             echo(f"Wrote {path}")
     if not written and not isinstance(rendered, Mapping):
         _print(rendered)
+    for judgement in judgements:
+        echo(f"{'passed' if judgement.met else 'failed'}: {judgement.text}", err=True)
+    if not all(judgement.met for judgement in judgements):
+        raise typer.Exit(BELOW)
 
 
 def _print(rendered: str | Group) -> None:

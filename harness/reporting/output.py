@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.reporting import formats
 from harness.reporting.formats import Rendered
+from harness.reporting.tables.requirement import Judgement, Requirement, judge
 from harness.reporting.tables.table import summarise
 from harness.results.load import find_runs, read_run
 
@@ -18,11 +20,26 @@ def report(root: Path, format: str = "table", images: int | None = None) -> Rend
         images: how many of each pairing the HTML page shows; left out, `harness.reporting.page.gallery` chooses.
 
     Returns:
-        A rich renderable for "table", the files by name for plots, text that ends in a newline for every other format.
+        A rich renderable for "table", the files by name for plots and claims, text that ends in a newline for every
+        other format.
 
     Raises:
         UserError: there is no run, a run cannot be read, or there is no such format.
     """
+    return judged_report(root, format, images)[0]
+
+
+def judged_report(
+    root: Path, format: str = "table", images: int | None = None, requirements: Sequence[Requirement] = ()
+) -> tuple[Rendered, list[Judgement]]:
+    """A report as above, and whether its tables meet requirements; formats for continuous integration show both.
+
+    Raises:
+        UserError: as above, or a requirement names what no table has.
+    """
     module = formats.find(format)
-    rendered: Rendered = module.render([summarise(read_run(path)) for path in find_runs(root)], images)
-    return rendered
+    tables = [summarise(read_run(path)) for path in find_runs(root)]
+    judgements = judge(tables, requirements)
+    more = {"judgements": judgements} if getattr(module, "JUDGES", False) else {}
+    rendered: Rendered = module.render(tables, images, **more)
+    return rendered, judgements
