@@ -30,6 +30,7 @@ class Adversarial:
         flow: (N, H, W, 2), the spatial flow that produced the images, for the Flow threat model.
         flags: remarks on the whole batch, such as warnings of an attack library; stored in the record of every image.
         remarks: for each of the N images, the remarks that are stored in its record; by default none.
+        counts: (N, 2, K) int64 and radii: (N,), of a `harness.certification.certificate.Certificate` only.
 
     Example:
         >>> import torch
@@ -41,6 +42,8 @@ class Adversarial:
     flow: Tensor | None = None
     flags: tuple[str, ...] = ()
     remarks: tuple[tuple[str, ...], ...] | None = None
+    counts: Tensor | None = None
+    radii: Tensor | None = None
 
     @classmethod
     def of(cls, result: Tensor | Adversarial) -> Adversarial:

@@ -60,6 +60,8 @@ class Defense(nn.Module):
         num_classes: K, if it is known before the first image is classified.
         expected_accuracy: clean accuracy in [0, 1] on the test split, as stated on the checkpoint's card.
         expected_dataset: the dataset on which the card's accuracy was measured.
+        smoothing_sigma: the standard deviation of the noise that a smoothed defense adds to its input before anything
+            else (`harness.certification.smoothed`); None for every other defense.
 
     Example:
         >>> import torch
@@ -82,6 +84,7 @@ class Defense(nn.Module):
     num_classes: int | None = None
     expected_accuracy: float | None = None
     expected_dataset: str | None = None
+    smoothing_sigma: float | None = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -289,6 +289,10 @@ class Target(nn.Module):
         """Which of x (M, C, H, W) differ from the clean images `rows`: (M,) bool."""
         return (x.detach() != self._clean[rows]).flatten(1).any(1)
 
+    def count(self, rows: Tensor) -> None:
+        """Counts a forward pass for each row (M,), for code that queries the defense itself."""
+        self._count(self._forwards, self._counted[rows], 1.0)
+
     def nearest(self, x: Tensor) -> Tensor:
         """The index of the clean image nearest to each of x (M, C, H, W): (M,)."""
         pixels = x.detach().flatten(1).float().nan_to_num(0, 0, 0)

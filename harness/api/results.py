@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,10 @@ import pandas as pd
 from harness.reporting import Table, summarise
 from harness.reporting.render import html, markdown, terminal
 from harness.reporting.render.layout import lay_out
+from harness.reporting.stats.accuracy import Estimate
+from harness.reporting.tables.certified import attacked_accuracy, certified_accuracy, radii
 from harness.reporting.tables.lines import lines
+from harness.results.bounds import Bounds
 from harness.results.load import COLUMNS, Run, read_run
 
 PAIRING = ["defense", "attack"]
@@ -21,6 +25,12 @@ PAIRING = ["defense", "attack"]
 SUMMARY = [
     *(*PAIRING, "threat", "method", "status", "accuracy", "low", "high", "clean", "clean_low", "clean_high"),
     *("n", "total", "errors", "stochastic", "rule", "published", "doubt", "flags"),
+]
+
+
+CERTIFIED_COLUMNS = [
+    *("defense", "certificate", "index", "label", "certified_class", "p_low", "radius", "lower", "upper", "upper_by"),
+    "fault",
 ]
 
 
@@ -118,6 +128,37 @@ class Results:
         ]
         return pd.DataFrame(chosen, columns=SUMMARY)
 
+    @cached_property
+    def certified(self) -> pd.DataFrame:
+        """One row per image and certificate of a smoothed defense; see `harness.results.bounds`.
+
+        `certified_class` is the class that holds up to `radius` in L2, -1 where the certificate abstains. `lower` is
+        the radius if that class is the true one, else 0; `upper` is the distance of the nearest image on which votes
+        show a misclassification, and `upper_by` the attack that found it; infinite and empty where none did. `fault`
+        says whether an answer contradicts the certificate.
+        """
+        return pd.DataFrame(
+            [row for found in self.summarised.certified for row in _by_image(found)], columns=CERTIFIED_COLUMNS
+        )
+
+    @cached_property
+    def certified_accuracy(self) -> pd.DataFrame:
+        """One row per certificate and radius in L2: certified and attacked accuracy, with their intervals."""
+        found = self.summarised.certified
+        return pd.DataFrame(
+            [
+                {
+                    "defense": each.defense,
+                    "certificate": each.certificate,
+                    "radius": radius,
+                    **_spread("certified", certified_accuracy(each, radius)),
+                    **_spread("attacked", attacked_accuracy(each, radius)),
+                }
+                for each in found
+                for radius in radii(found, self.run)
+            ]
+        )
+
     @property
     def errors(self) -> pd.DataFrame:
         """The images that ended in an error, of those in `frame`: defense, attack, index, and why."""
@@ -134,3 +175,25 @@ class Results:
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
+
+
+def _by_image(found: Bounds) -> Iterator[dict[str, Any]]:
+    known, faults = found.certified, {fault.index for fault in found.faults}
+    for row, index in enumerate(found.index.tolist()):
+        yield {
+            "defense": found.defense,
+            "certificate": found.certificate,
+            "index": index,
+            "label": int(found.truth[row]),
+            "certified_class": int(known.classes[row]),
+            "p_low": float(known.p_low[row]),
+            "radius": float(known.radii[row]),
+            "lower": float(found.lower[row]),
+            "upper": float(found.upper[row]),
+            "upper_by": found.by[row],
+            "fault": index in faults,
+        }
+
+
+def _spread(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -113,7 +113,7 @@ def _examine(folder: Path, index: Index, path: Path) -> tuple[str, ...]:
         table = {number.title: number for number in numbers(summarise(run))}
     except UserError as error:
         raise _contradiction(path, error.message) from error
-    stale = [name for name, pairing in run.pairings.items() if pairing.stale]
+    stale = [name for name, pairing in run.cells.items() if pairing.stale]
     if fault := (
         fault_of(run)
         or ("its run.json is that of another suite" if run.manifest.suite != index.suite else None)

@@ -104,7 +104,7 @@ def _names(run: Run) -> Iterator[str]:
     if run.manifest.dataset.kept:
         yield KEPT_IMAGES
     yield from sorted(path.relative_to(run.path).as_posix() for path in run.path.glob(f"{DIAGNOSES}/*.json"))
-    for (defense, attack), pairing in run.pairings.items():
+    for (defense, attack), pairing in run.cells.items():
         cell = Store(run.path).cell(defense, attack, pairing.facts.key)
         places = set(pairing.places.tolist())
         paths = cell.paths(bounds for bounds in cell.shards() if bounds[0] in places and pairing.facts.has(*bounds))
@@ -127,7 +127,7 @@ def _add_file(archive: zipfile.ZipFile, name: str, path: Path) -> str:
 
 
 def _remarks(run: Run) -> Iterator[str]:
-    unfinished = [f"{defense}/{attack}" for (defense, attack), pairing in run.pairings.items() if not pairing.finished]
+    unfinished = [f"{defense}/{attack}" for (defense, attack), pairing in run.cells.items() if not pairing.finished]
     if unfinished:
         yield f"The run is unfinished: {', '.join(unfinished[:3])}{', …' if len(unfinished) > 3 else ''}."
     for other in dict.fromkeys(other.path for pair in run.pairings for other in beside(run, *pair)):

@@ -36,6 +36,7 @@ CHECKS: tuple[Check[Probe], ...] = (
     repetition.near_the_images,
     forward.images_kept,
     forward.composition,
+    forward.smoothing,
     gradient.while_gradients_are_taken,
     gradient.classify_gradient,
     gradient.purify_gradient,

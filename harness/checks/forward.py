@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.certification.smoothed import SmoothedDefense, smoothing_noise
 from harness.checks.finding import Outcome, Skip, check
 from harness.checks.probe import ROUNDED, Probe
 from harness.threat import TOLERANCE
@@ -62,6 +63,8 @@ def purified(probe: Probe) -> Outcome:
     if not torch.isfinite(images).all():
         return "failed", "purify returns NaN or infinite pixels"
     low, high = float(images.min()), float(images.max())
+    if isinstance(probe.defense, SmoothedDefense):
+        return "passed", f"pixels from {low:.3g} to {high:.3g}, after noise that is not clipped"
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         return "failed", f"purify returns pixels from {low:.3g} to {high:.3g}, outside [0, 1]; clamp them"
     return "passed", f"pixels from {low:.3g} to {high:.3g}"
@@ -79,6 +82,24 @@ def composition(probe: Probe) -> Outcome:
             f"look at another defense"
         )
     return "passed", "under the same draws"
+
+
+@check("smoothing noise", passes=1)
+def smoothing(probe: Probe) -> Outcome:
+    """A certificate adds the noise itself: what it certifies must be what the defense answers."""
+    defense, x, seeds = probe.defense, probe.x, probe.seeds
+    if not isinstance(defense, SmoothedDefense):
+        raise Skip("it is no smoothed defense")
+    if not probe.explains(probe.again):
+        raise Skip(UNREPEATABLE)
+    noisy = x + float(defense.sigma) * smoothing_noise(seeds, x)
+    distance = probe.distance(probe.logits, probe.ask(noisy, part=defense.from_noisy))
+    if not probe.explains(distance):
+        return "failed", (
+            f"forward(x) and from_noisy(x + noise) differ by {distance:.1%} of the logits' spread under the same "
+            "draws: a certificate would be about another defense"
+        )
+    return "passed", f"forward(x) is from_noisy(x + noise), sigma {defense.sigma}"
 
 
 @check("batch independence", passes=2.25)

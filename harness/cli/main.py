@@ -43,6 +43,7 @@ MISTAKE, BUG, BROKEN_PIPE = 2, 70, 128 + signal.SIGPIPE
 class Listed(str, Enum):
     defenses = "defenses"
     attacks = "attacks"
+    certificates = "certificates"
     datasets = "datasets"
     suites = "suites"
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.callback import Callback
+from harness.certification.certificate import Certificate
 from harness.evaluation.pending import CellRun
 from harness.results.columns import ABSENT, SIDES, Columns, Side, columns_of
 from harness.results.record import Record
@@ -73,7 +74,7 @@ class Display(Callback):
     def _tell(self, run: CellRun) -> None:
         """Prints a line on a pairing."""
         tally, total = self._tally(run), max(b for _, b in run.shards)
-        state = [f"{tally.images}/{total} images", str(tally), self._clock.speed(run), f"{self._left()} left"]
+        state = [f"{tally.images}/{total} images", _told(run, tally), self._clock.speed(run), f"{self._left()} left"]
         line = f"{run.name}: {', '.join(part for part in [*state, self._passes()] if part)}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._told = time.monotonic()
@@ -120,7 +121,7 @@ class Display(Callback):
             tally, total = self._tally(run), max(b for _, b in run.shards)
             bar = ProgressBar(total, tally.images, width=10)
             counts = f"{tally.images}/{total}"
-            table.add_row(Text(run.name, style=style), bar, counts, str(tally), self._clock.speed(run))
+            table.add_row(Text(run.name, style=style), bar, counts, _told(run, tally), self._clock.speed(run))
         return Group(table, Text(", ".join(filter(None, [f"{self._left()} left", self._passes()])), style="dim"))
 
     def _visible(self) -> Sequence[CellRun]:
@@ -191,15 +192,24 @@ class Tally:
 
     def __str__(self) -> str:
         """Clean and robust accuracy so far, for a single draw. With errors, robust accuracy is an interval."""
+        return self.told("robust")
+
+    def told(self, measured: str | None) -> str:
+        """As above, with another word for robust accuracy; None leaves it out."""
         texts, evaluated = [], self.images - self.errors
         if self.classified:
             texts.append(f"clean {self.clean / self.classified:.1%}")
-        if evaluated:
+        if evaluated and measured:
             most = f"–{(self.robust + self.errors) / self.images:.1%}" if self.errors else ""
-            texts.append(f"robust {self.robust / self.images:.1%}{most}")
+            texts.append(f"{measured} {self.robust / self.images:.1%}{most}")
         if self.errors:
             texts.append(f"{self.errors} errors" if evaluated else f"failed: {self.errors} errors")
         return ", ".join(texts)
+
+
+def _told(run: CellRun, tally: Tally) -> str:
+    """A certificate leaves images as they are: their accuracy is not robust accuracy."""
+    return tally.told(None if isinstance(run.attack, Certificate) else "robust")
 
 
 def _first_draws(columns: Columns, side: Side) -> NDArray[np.int64]:

@@ -31,6 +31,7 @@ from harness.process.foreign_code import folder_of, theirs
 PACKAGES = {
     "defenses": "defenses",
     "attacks": "attacks",
+    "certificates": "attacks.certificates",
     "networks": "defenses.networks",
     "trainers": "defenses.training",
     "datasets": "harness.datasets.sources",
@@ -40,6 +41,7 @@ PACKAGES = {
 CONTRACTS = {
     "defenses": "harness.defense:Defense",
     "attacks": "harness.attack:Attack",
+    "certificates": "harness.certification.certificate:Certificate",
     "networks": "torch.nn:Module",
     "trainers": "harness.training.trainer:Trainer",
     "datasets": "harness.datasets.source:Source",

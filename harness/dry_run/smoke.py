@@ -188,7 +188,7 @@ def _make_way(folder: Path) -> None:
 
 def _refuse_errors(folder: Path) -> None:
     for path in find_runs(folder):
-        for (defense, attack), pairing in read_run(path).pairings.items():
+        for (defense, attack), pairing in read_run(path).cells.items():
             failed = pairing.records[pairing.records["verdict"] == "error"]
             if len(failed):
                 raise UserError(f"{defense}/{attack} ended in an error: {failed['error'].iloc[0]}")

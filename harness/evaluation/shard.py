@@ -18,7 +18,7 @@ from harness.results.record import Record
 
 Shard = tuple[list[Record], dict[str, Tensor]]
 """A record for each image, and the tensors to keep: "images" (N, C, H, W), and "flow" (N, H, W, 2) of attacks that move
-pixels."""
+pixels, or "counts" (N, 2, K) and "radii" (N,) of certificates."""
 
 
 def predict_clean(
@@ -40,7 +40,7 @@ def evaluate_shard(task: ShardTask) -> Shard:
     predictions = _predict_adversarial(task, result)
     ahead = task.journal.ahead if task.journal else 0.0
     seconds = (time.perf_counter() - began + ahead) / len(task.images)
-    tensors = {"images": result.x_adv}
+    tensors = {"images": result.x_adv, **result.certified}
     if result.flow is not None:
         tensors["flow"] = result.flow
     return shard_records(task, result, predictions, seconds), tensors

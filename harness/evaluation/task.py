@@ -66,6 +66,7 @@ class AttackResult:
         failure: why the attack, or the defense under it, failed on all images, or None.
         nonfinite: for each row whose attack met a NaN or an infinity, where it did.
         remarks: for each row that the attack remarked on, what it said.
+        certified: of a certificate, "counts" (N, 2, K) and "radii" (N,), float32; 0 where it did not run.
     """
 
     x_adv: Tensor
@@ -77,6 +78,7 @@ class AttackResult:
     failure: str | None = None
     nonfinite: dict[int, str] = field(default_factory=dict)
     remarks: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    certified: dict[str, Tensor] = field(default_factory=dict)
 
     def put(self, rows: Tensor, adversarial: Adversarial, violation: Tensor) -> None:
         """Takes over what an attack returned for some rows, (M,) int64. violation: of its images, (M,)."""
@@ -88,6 +90,11 @@ class AttackResult:
         if adversarial.flow is not None:
             self.flow = adversarial.flow.new_zeros(len(self.x_adv), *adversarial.flow.shape[1:])
             self.flow[rows] = adversarial.flow.detach()
+        for name, values in {"counts": adversarial.counts, "radii": adversarial.radii}.items():
+            if values is not None:
+                known = self.x_adv.new_zeros(len(self.x_adv), *values.shape[1:])
+                known[rows] = values.to(known)
+                self.certified[name] = known
 
     def discard_violations(self, x: Tensor) -> None:
         """Puts the clean image in the place of one outside its budget, which is no result. x: (N, C, H, W)."""

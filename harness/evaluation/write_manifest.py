@@ -8,6 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from harness import __version__
+from harness.attack import Attack
+from harness.certification.certificate import Certificate
 from harness.checks.gradient_noise import GradientNoise
 from harness.config.component import Component
 from harness.errors import Place, UserError
@@ -18,6 +20,7 @@ from harness.results.changes import changes
 from harness.results.manifest import CellFacts, Manifest, find_manifest, write_manifest
 from harness.results.store import KEPT_IMAGES, MANIFEST, Store
 from harness.suite.cell_key import CLAIMED
+from harness.suite.plan import Plan
 from harness.weights.checkpoint import checkpoints
 
 SHOWN = 5
@@ -149,6 +152,7 @@ def _write(
         "report": shown["report"],
         "defenses": {name: facts | labels.get(name, {}) for name, facts in known.items()},
         "attacks": {name: {"label": spec.label} for name, spec in plan.suite.attacks.items()},
+        **_labelled_certificates(plan),
         "sweeps": shown["sweeps"],
         "resolved": plan.resolved(),
     }
@@ -191,6 +195,17 @@ def _measured(earlier: dict[str, Any], noise: dict[str, GradientNoise | None], c
     return {field: None if found is None else asdict(found)}
 
 
+def _certificate(attack: Attack) -> dict[str, Any]:
+    if not isinstance(attack, Certificate):
+        return {}
+    return {"certificate": {"n0": attack.n0, "n": attack.n, "alpha": attack.alpha}}
+
+
+def _labelled_certificates(plan: Plan) -> dict[str, Any]:
+    known = {name: {"label": spec.label} for name, spec in plan.suite.certificates.items()}
+    return {"certificates": known} if known else {}
+
+
 def _pair(cell_run: CellRun) -> tuple[str, str]:
     return cell_run.cell.defense.name, cell_run.cell.attack.name
 
@@ -226,6 +241,7 @@ def _cell(cell_run: CellRun, context: RunContext, flags: list[str]) -> dict[str,
         "flags": flags,
         "least_cosine": cell_run.attack.least_cosine(),
         **({"gpu_memory": context.gpu_memory[cell_run.name]} if cell_run.name in context.gpu_memory else {}),
+        **_certificate(cell_run.attack),
         "records": [
             None if records is None else cell_run.stored.digest(*bounds) for bounds, records in cell_run.shards.items()
         ],

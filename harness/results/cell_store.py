@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.errors import UserError
 from harness.guard.untrusted import Unreadable, digest
 from harness.results.cell_files import OWN, CellFiles, Damaged, ShardRange, Stored, serialised, stem_of
@@ -19,6 +22,7 @@ from harness.results.shard_files import (
     LARGEST_IMAGES,
     LARGEST_RECORDS,
     Shapes,
+    arrays_of,
     encode,
     rows_digest_of,
     shapes_of,
@@ -96,6 +100,16 @@ class CellStore(CellFiles):
         count = stop - start if first is None else min(first, stop - start)
         rows = slice(None, first) if stem == stem_of(start, stop) else slice(before, before + count)
         return self.read_images(stem, lambda path: tensors_of(path, rows))
+
+    def certified(self, start: int, stop: int) -> dict[str, NDArray[np.float32]]:
+        """The result of a certificate: "counts" (N, 2, K) and "radii" (N,), or nothing where it failed on all images.
+
+        Raises:
+            Damaged: the file is missing, or is not valid.
+        """
+        stem, before = self.place(start, stop)
+        rows = slice(None) if stem == stem_of(start, stop) else slice(before, before + stop - start)
+        return self.read_images(stem, lambda path: arrays_of(path, ("counts", "radii"), rows))
 
     def digest(self, start: int, stop: int) -> str | None:
         """The sha256 of a shard's records file, which contains that of its images; None if it cannot be read.

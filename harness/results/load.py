@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.certification.smoothing import fault_of
 from harness.errors import UserError
 from harness.process.visible_text import visible
 from harness.results.columns import Columns
-from harness.results.manifest import CellFacts, Manifest, read_manifest
+from harness.results.manifest import CellFacts, CertificateFacts, Manifest, read_manifest
 from harness.results.record import Record
 from harness.results.store import MANIFEST, CellStore, Damaged, Stale, Store
 
@@ -33,6 +34,8 @@ class CellResults:
         places: the position of each in the run, (N,), ascending.
         damaged: the reason for each damaged shard; the next run computes it again.
         stale: shards that belong to another defense, attack or protocol of the same name. No number includes them.
+        counts: of a certificate, (N, 2, K), see `harness.certification.smoothing.certify`; zeros for images that ended
+            in an error.
     """
 
     facts: CellFacts
@@ -40,6 +43,7 @@ class CellResults:
     places: NDArray[np.int64]
     damaged: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
+    counts: NDArray[np.int64] | None = None
 
     @cached_property
     def records(self) -> pd.DataFrame:
@@ -68,11 +72,22 @@ class CellResults:
 
 @dataclass(frozen=True)
 class Run:
-    """A results directory. pairings: by (defense, attack), in the order of the manifest."""
+    """A results directory.
+
+    Attributes:
+        pairings: by (defense, attack), in the order of the manifest.
+        certificates: by (defense, certificate), likewise. They are not among the pairings.
+    """
 
     path: Path
     manifest: Manifest
     pairings: dict[tuple[str, str], CellResults]
+    certificates: dict[tuple[str, str], CellResults] = dataclasses.field(default_factory=dict)
+
+    @property
+    def cells(self) -> dict[tuple[str, str], CellResults]:
+        """All that is stored: pairings and certificates."""
+        return {**self.pairings, **self.certificates}
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -105,23 +120,27 @@ def read_run(root: Path) -> Run:
     """
     store = Store(root)
     manifest = read_manifest(store)
-    cells = {(facts.defense, facts.attack): facts for facts in manifest.cells}
-    return Run(
-        root,
-        manifest,
-        {pair: _pairing(store.cell(*pair, facts.key), facts, manifest.protocol.votes) for pair, facts in cells.items()},
-    )
+    cells = {
+        (facts.defense, facts.attack): _pairing(
+            store.cell(facts.defense, facts.attack, facts.key), facts, manifest.protocol.votes
+        )
+        for facts in manifest.cells
+    }
+    certificates = {pair: cell for pair, cell in cells.items() if cell.facts.certificate}
+    return Run(root, manifest, {pair: cell for pair, cell in cells.items() if pair not in certificates}, certificates)
 
 
 def _pairing(cell: CellStore, facts: CellFacts, votes: int) -> CellResults:
     """Reads the shards of a pairing. It iterates over files, not images: a manifest may claim far more of them."""
     parts: list[Columns] = []
     places: list[int] = []
+    counts: list[NDArray[np.float32]] = []
     damaged: list[str] = []
     stale: list[str] = []
     for start, stop in cell.shards():
         try:
             shard = cell.read(start, stop, votes)
+            counted = _counts(cell, start, stop, facts.certificate) if shard is not None else None
         except Stale:
             stale.append(f"{start}-{stop}")
         except Damaged as damage:
@@ -131,9 +150,32 @@ def _pairing(cell: CellStore, facts: CellFacts, votes: int) -> CellResults:
                 stale.append(f"{start}-{stop}")
             elif shard is not None:
                 parts.append(shard)
+                if counted is not None:
+                    counts.append(counted)
                 places += range(start, stop)
     records, at = Columns.joined(parts), np.array(places, dtype=np.int64)
-    return CellResults(facts, records, at, tuple(damaged), tuple(stale))
+    return CellResults(facts, records, at, tuple(damaged), tuple(stale), _joined(counts) if facts.certificate else None)
+
+
+def _counts(cell: CellStore, start: int, stop: int, facts: CertificateFacts | None) -> NDArray[np.float32] | None:
+    """The counts of a shard of a certificate, (N, 2, K); zeros of one class where all of its images failed.
+
+    Raises:
+        Damaged: they are no counts of so many draws.
+    """
+    if facts is None:
+        return None
+    counts = cell.certified(start, stop).get("counts", np.zeros((stop - start, 2, 1), dtype=np.float32))
+    if fault := fault_of(counts, facts.n0, facts.n):
+        raise Damaged(f"the counts of images {start} to {stop - 1}: {fault}")
+    return counts
+
+
+def _joined(counts: list[NDArray[np.float32]]) -> NDArray[np.int64]:
+    """The counts of all shards, (N, 2, K); those of shards that failed have too few classes."""
+    classes = max((part.shape[2] for part in counts), default=1)
+    padded = [np.pad(part, ((0, 0), (0, 0), (0, classes - part.shape[2]))) for part in counts]
+    return np.concatenate(padded).astype(np.int64) if padded else np.zeros((0, 2, classes), dtype=np.int64)
 
 
 def _shown(record: Record) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from harness.certification.smoothing import MOST_DRAWS
 from harness.datasets.spec import Index, Seed, Split
 from harness.errors import Place, UserError
 from harness.process.visible_text import visible
@@ -91,7 +92,7 @@ class ReportFacts(_Facts):
 
 class DefenseFacts(_Facts):
     """expected_accuracy, expected_dataset: clean accuracy as stated on the checkpoint's card, and its dataset. weights:
-    remarks on how each checkpoint was loaded into a network.
+    remarks on how each checkpoint was loaded into a network. smoothing_sigma: of a smoothed defense's noise.
     """
 
     label: Text | None = None
@@ -99,6 +100,7 @@ class DefenseFacts(_Facts):
     stochastic: bool = False
     expected_accuracy: Share | None = None
     expected_dataset: Short | None = None
+    smoothing_sigma: Annotated[float, Field(gt=0)] | None = None
     weights: Annotated[dict[Text, Annotated[tuple[Text, ...], Field(max_length=1_000)]], Field(max_length=1_000)] = {}
 
 
@@ -130,8 +132,16 @@ class NoiseFacts(_Facts):
     images: Images
 
 
+class CertificateFacts(_Facts):
+    """The numbers of draws of a certificate, and alpha, see `harness.certification.certificate.Certificate`."""
+
+    n0: Annotated[int, Field(ge=1, le=MOST_DRAWS)]
+    n: Annotated[int, Field(ge=1, le=MOST_DRAWS)]
+    alpha: Annotated[float, Field(gt=0, lt=0.5)]
+
+
 class CellFacts(_Facts):
-    """A pairing of a defense and an attack.
+    """A pairing of a defense and an attack, or a certificate.
 
     Args:
         method: a short description of the attack.
@@ -141,6 +151,7 @@ class CellFacts(_Facts):
             version wrote the manifest.
         gpu_memory: the largest memory on a GPU that a shard took, in bytes; None if it was not measured. It decides
             how many shards share a GPU, and enters no key.
+        certificate: what `attack` counted, if it is a certificate.
         records: for each shard in order, the sha256 of its records file, which contains that of its images; None for a
             shard that was not finished. None in total if an earlier version of the harness wrote the manifest.
     """
@@ -156,6 +167,7 @@ class CellFacts(_Facts):
     least_cosine: Share | None = None
     gradient_noise: NoiseFacts | None = None
     gpu_memory: Bytes | None = None
+    certificate: CertificateFacts | None = None
     records: Annotated[tuple[Hash | None, ...], Field(max_length=MOST_IMAGES)] | None = None
 
     @property
@@ -241,6 +253,7 @@ class Manifest(_Facts):
     report: ReportFacts = ReportFacts()
     defenses: Annotated[dict[Name, DefenseFacts], Field(max_length=MOST_CELLS)]
     attacks: Annotated[dict[Name, AttackFacts], Field(max_length=MOST_CELLS)]
+    certificates: Annotated[dict[Name, AttackFacts], Field(max_length=MOST_CELLS)] = {}
     cells: Annotated[tuple[CellFacts, ...], Field(max_length=MOST_CELLS)]
     sweeps: Annotated[tuple[SweepFacts, ...], Field(max_length=1_000)] = ()
     sessions: Annotated[tuple[SessionFacts, ...], Field(max_length=10_000)] = ()
@@ -357,6 +370,9 @@ def _disagreements(manifest: Manifest) -> Iterator[str]:
     for cell in manifest.cells:
         if cell.defense not in manifest.defenses:
             yield f"the pairing {cell.name} has a defense that is not among 'defenses'"
+            continue
+        if cell.certificate and manifest.defenses[cell.defense].smoothing_sigma is None:
+            yield f"the pairing {cell.name} is a certificate of a defense that is not smoothed"
         if cell.count != dataset.count:
             yield f"the pairing {cell.name} has {cell.count} images, the dataset {dataset.count}"
         if cell.shard != protocol.shard:

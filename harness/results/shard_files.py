@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors
+from numpy.typing import NDArray
 
 from harness.guard.untrusted import Unreadable, opened, parse_json
 from harness.results.columns import digest_of
 from harness.results.parquet_pages import Column, columns
 from harness.results.record import SCHEMA
-from harness.suite.limits import MOST_FLAGS, MOST_VALUES
+from harness.suite.limits import MOST_CLASSES, MOST_FLAGS, MOST_VALUES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,10 +165,17 @@ def misfit(shapes: Shapes, rows: int) -> str | None:
     images = shapes.get("images", ())
     if len(images) != 4 or images[0] != rows or images[1] not in CHANNELS or max(images[2:]) > LARGEST_SIDE:
         return f"{rows} images are expected, and its tensors are {str(shapes)[:120]}"
-    flow = (rows, *images[2:], 2)
-    if shapes.keys() - {"images", "flow"} or shapes.get("flow", flow) != flow:
+    flow, counts = (rows, *images[2:], 2), shapes.get("counts", (rows, 2, 2))
+    expected = {"images": images, "flow": flow, "radii": (rows,), "counts": (rows, 2, *counts[2:])}
+    if any(shape != expected.get(name) for name, shape in shapes.items()) or not _is_of_classes(counts):
         return f"its tensors are {str(shapes)[:120]}"
+    if ("counts" in shapes) != ("radii" in shapes):
+        return "it has only one of the counts and the radii of a certificate"
     return None
+
+
+def _is_of_classes(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and 2 <= shape[2] <= MOST_CLASSES
 
 
 def tensors_of(path: Path, rows: slice = slice(None)) -> dict[str, Tensor]:
@@ -174,6 +184,19 @@ def tensors_of(path: Path, rows: slice = slice(None)) -> dict[str, Tensor]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_slice(name)[rows].clone() for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise Unreadable(str(error)[:200]) from error
+
+
+def arrays_of(path: Path, names: Sequence[str], rows: slice = slice(None)) -> dict[str, NDArray[np.float32]]:
+    """Some tensors of an images file, or these rows of each, for code without torch. Raises the errors of `shapes_of`.
+
+    A name that the file does not have is left out.
+    """
+    known = shapes_of(path)
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return {name: file.get_slice(name)[rows].copy() for name in names if name in known}
     except (safetensors.SafetensorError, OSError) as error:
         raise Unreadable(str(error)[:200]) from error
 

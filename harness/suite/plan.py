@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.certification.smoothed import SmoothedDefense
 from harness.config.component import BUDGET, Component, bind, check_budget, class_of
 from harness.config.signature import parameters
 from harness.config.validation import parse
@@ -134,7 +136,7 @@ def _sections(root: Node) -> Node:
     """
     own = {key: node for key, node in root.value.items() if not key.startswith("x-")}
     kept = {key: node for key, node in own.items() if node.value is not None or key not in Suite.model_fields}
-    for kind in ("defenses", "attacks"):
+    for kind in ("defenses", "attacks", "certificates"):
         if kind in kept and isinstance(kept[kind].value, dict):
             kept[kind] = replace(kept[kind], value={name: _filled(node) for name, node in kept[kind].value.items()})
     return replace(root, value=kept)
@@ -212,16 +214,42 @@ def _known(name: str, names: Any, what: str, where: Place) -> None:
 def _cells(root: Node, suite: Suite) -> tuple[Cell, ...]:
     defenses = {name: bind("defenses", name, entry_of(root, "defenses", name)) for name in suite.defenses}
     attacks = {name: bind("attacks", name, entry_of(root, "attacks", name)) for name in suite.attacks}
-    pairs = _pairs(root, suite)
-    if len(pairs) > MOST_CELLS or len(defenses) * len(attacks) > MOST_PLACES:
+    pairs, certified = _pairs(root, suite), _certificates(root, suite, defenses)
+    if len(pairs) + len(certified) > MOST_CELLS or len(defenses) * len(attacks) > MOST_PLACES:
         raise UserError(
-            f"the suite has {len(pairs):,} pairings of {len(defenses):,} defenses and {len(attacks):,} attacks, and "
-            f"{MOST_CELLS:,} pairings and {MOST_PLACES:,} places of a table are allowed",
+            f"the suite has {len(pairs) + len(certified):,} pairings of {len(defenses):,} defenses and "
+            f"{len(attacks):,} attacks, and {MOST_CELLS:,} pairings and {MOST_PLACES:,} places of a table are allowed",
             remedy="Split it into several",
             where=root.where,
         )
     order = [(defense, attack) for defense in defenses for attack in attacks if (defense, attack) in pairs]
-    return tuple(Cell(defenses[d], _changed(attacks[a], pairs[d, a])) for d, a in order)
+    cells = [*(Cell(defenses[d], _changed(attacks[a], pairs[d, a])) for d, a in order), *certified]
+    places = {name: place for place, name in enumerate(defenses)}
+    return tuple(sorted(cells, key=lambda cell: places[cell.defense.name]))
+
+
+def _certificates(root: Node, suite: Suite, defenses: Mapping[str, Component]) -> list[Cell]:
+    """A cell for every certificate and smoothed defense.
+
+    Raises:
+        UserError: a certificate has the name of an attack, or there is no smoothed defense.
+    """
+    if not suite.certificates:
+        return []
+    found = {name: bind("certificates", name, entry_of(root, "certificates", name)) for name in suite.certificates}
+    for name, certificate in found.items():
+        if name in suite.attacks:
+            raise UserError(
+                f"'{name}' is a certificate and an attack", remedy="Rename one of them", where=certificate.place
+            )
+    smoothed = [defense for defense in defenses.values() if issubclass(defense.cls, SmoothedDefense)]
+    if not smoothed:
+        raise UserError(
+            "the suite has certificates, and no smoothed defense that they could be of",
+            remedy="Add one, such as {type: smoothed, sigma: 0.25, classifier: ...}",
+            where=root.value["certificates"].key,
+        )
+    return [Cell(defense, certificate) for defense in smoothed for certificate in found.values()]
 
 
 def _changed(attack: Component, overrides: Node | None) -> Component:
@@ -271,7 +299,7 @@ def _selected(
     if ("defenses", defense) not in variants:
         _known(defense, suite.defenses, "defense", where)
     if attack and ("attacks", attack) not in variants:
-        _known(attack, suite.attacks, "attack", where)
+        _known(attack, {**suite.attacks, **suite.certificates}, "attack", where)
     selected = tuple(c for c in cells if c.defense.name in defenses and (not attack or c.attack.name in attacks))
     if not selected:
         raise UserError(f"the suite has no pairing {only}", remedy="Add it under `pairings:`", where=where)

@@ -105,6 +105,9 @@ class Suite(_Section):
     protocol: Protocol = Protocol()
     defenses: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="the defenses, by name")
     attacks: Annotated[dict[Name, Entry], Field(min_length=1)] = Field(description="the attacks, by name")
+    certificates: dict[Name, Entry] = Field(
+        default={}, description="the certificates, by name; each is computed for every smoothed defense"
+    )
     defaults: Defaults = Defaults()
     pairings: Annotated[list[PairingEntry], Field(min_length=1)] | None = Field(
         default=None, description="which attacks are run on which defenses; by default all on all"

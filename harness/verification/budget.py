@@ -36,7 +36,13 @@ def malformed(records: list[Record], shapes: Shapes, clean: Images) -> str | Non
         return f"{len(records)} records for {len(clean)} images"
     if "images" not in shapes:
         return "there are no adversarial images"
-    expected = {"images": tuple(clean.x.shape), "flow": (len(clean), *clean.x.shape[2:], 2)}
+    counts = shapes.get("counts", ())
+    expected = {
+        "images": tuple(clean.x.shape),
+        "flow": (len(clean), *clean.x.shape[2:], 2),
+        "counts": (len(clean), 2, *counts[2:]),
+        "radii": (len(clean),),
+    }
     for name, shape in shapes.items():
         if name not in expected:
             return f"there is no '{name}' in results"

@@ -53,7 +53,8 @@ def rebuild(claims: Manifest, facts: CellFacts, folder: Path, known: Identities)
     setting = RunSetting.of(claims.dataset.fingerprint, claims.protocol)
     recorded = [_recorded(parts.defenses, facts.defense), _recorded(parts.cells, "/".join(pair))]
     defense = _component("defenses", facts.defense, recorded[0], folder)
-    method = _component("attacks", facts.attack, recorded[1], folder)
+    kind = "certificates" if facts.certificate else "attacks"
+    method = _component(kind, facts.attack, recorded[1], folder)
     attack: Attack = method.build()
     identity = known.key(method)
     if attack.source:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 
 from harness.attack import Attack
+from harness.certification.certificate import Certificate
 from harness.defense import Defense
-from harness.results.manifest import CellFacts, DefenseFacts
+from harness.results.manifest import CellFacts, CertificateFacts, DefenseFacts
 from harness.results.record import Record
 
 ROOM = 1 + 1e-9
@@ -20,6 +21,10 @@ def misdescribed(facts: CellFacts, attack: Attack) -> Iterator[str]:
         yield f"the attack's budget is {attack.threat}, the manifest says {facts.threat}"
     if attack.describe() != facts.method:
         yield f"the attack is '{attack.describe()}', the manifest says '{facts.method}'"
+    if isinstance(attack, Certificate):
+        own = CertificateFacts(n0=attack.n0, n=attack.n, alpha=attack.alpha)
+        if facts.certificate != own:
+            yield f"the certificate has {own}, the manifest says {facts.certificate}"
     needed = attack.least_cosine()
     if facts.least_cosine is not None and not math.isclose(facts.least_cosine, needed, abs_tol=ROOM - 1):
         yield f"the attack asks for gradients of cosine {needed:.3g}, the manifest says {facts.least_cosine:.3g}"
@@ -33,6 +38,8 @@ def misstated(facts: DefenseFacts, defense: Defense) -> Iterator[str]:
         then, now = getattr(facts, name), getattr(defense, name)
         if then != now:
             yield f"the card's {name.replace('_', ' ')} is {now}, the manifest says {then}"
+    if facts.smoothing_sigma != defense.smoothing_sigma:
+        yield f"the defense's sigma is {defense.smoothing_sigma}, the manifest says {facts.smoothing_sigma}"
 
 
 def draws(record: Record, facts: DefenseFacts, votes: int) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.attack import Attack
+from harness.certification.certificate import Certificate
 from harness.checks.gradient_noise import MOST_IMAGES, GradientNoise, gradient_noise
 from harness.config import registry
 from harness.datasets.batch import Images
@@ -23,6 +24,7 @@ from harness.suite.build import build_defense
 from harness.suite.cell_key import Identities
 from harness.verification.budget import faults, malformed, threat_of
 from harness.verification.cell_report import CellReport
+from harness.verification.certified import contradicted, misstated_radii, redrawn
 from harness.verification.gates import Remarks, judge_noise, remarks_now
 from harness.verification.inputs import Attacked, Mismatch, absent_pairings, attacked, changed_environment, chosen_cells
 from harness.verification.rebuild import Rebuilt, Unbuildable, rebuild
@@ -84,6 +86,8 @@ def verify(
         else:
             stored = store.cell(facts.defense, facts.attack, facts.key)
             yield from session.examine(report, facts, stored, data, bounds, replay)
+            if facts.certificate:
+                report.problems += contradicted(root, facts)
         yield report
     for name in absent_pairings(manifest) if only is None else ():
         yield CellReport(name, "", manifest.dataset.count)
@@ -135,6 +139,7 @@ class _Session:
                 continue
             records, tensors = shard
             self._look(report, facts, records, faults(records, tensors, clean, threat))
+            report.problems += misstated_radii(facts, self.manifest.defenses[facts.defense], records, tensors)
             if rebuilt and not report.unreplayed:
                 report.problems += [
                     f"image {record.index}: {fault}"
@@ -142,6 +147,7 @@ class _Session:
                     if (fault := overspent(record, rebuilt.attack, data.num_classes))
                 ]
                 self._replay(report, records, tensors["images"], clean, rebuilt, bounds)
+                self._draw_again(report, records, tensors, clean, rebuilt)
             yield replace(report, problems=[*report.problems])  # a whole shard's, should it be stopped
         if rebuilt and not report.unreplayed:
             self._gate(report, facts, rebuilt, data)
@@ -209,6 +215,33 @@ class _Session:
                 report.problems.append(f"image {record.index}: the record's seed is not the one that its attack had")
             if record.verdict != "error":
                 _compare(report, record, self.clean[bounds], answers, row, same)
+
+    def _draw_again(
+        self, report: CellReport, records: list[Record], tensors: dict[str, Tensor], clean: Images, rebuilt: Rebuilt
+    ) -> None:
+        """Draws the counts of a certificate again."""
+        if not isinstance(rebuilt.attack, Certificate) or "counts" not in tensors or report.unreplayed:
+            return
+        defense, seeds = self.defenses[rebuilt.defense.name], rebuilt.seeds.search(clean.index)
+        there = clean.to(self.device)
+        try:
+            with self._fence():
+                found = list(
+                    redrawn(
+                        rebuilt.attack,
+                        defense,
+                        there,
+                        seeds.to(self.device),
+                        records,
+                        tensors["counts"],
+                        self.batch_size,
+                    )
+                )
+        except Exception as error:  # whatever a defense raises: its draws cannot be made again
+            report.unreplayed = f"the defense fails: {one_line(error)}"
+            return
+        for message, explained in found:
+            (report.gaps if explained else report.problems).append(message)
 
     def _gate(self, report: CellReport, facts: CellFacts, rebuilt: Rebuilt, data: Attacked) -> None:
         """The remarks of the run's gates, compared with what the gates remark now."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from harness.reporting.render.layout import Grid, Sheet, Shown, lay_out
+from harness.reporting.render.layout import lay_out
+from harness.reporting.render.sheet import Grid, Sheet, Shown
 from harness.reporting.tables.table import Table
 
 _ESCAPES = {

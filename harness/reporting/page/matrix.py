@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.reporting.render.comparison_layout import p_value
-from harness.reporting.render.layout import FAILED
+from harness.reporting.render.sheet import FAILED
 from harness.reporting.tables.comparison import Match
 from harness.reporting.tables.verdict import signed
 from harness.results.manifest import Manifest

@@ -18,7 +18,9 @@ from harness.process.visible_text import all_visible
 from harness.reporting.page.gallery import gallery
 from harness.reporting.page.matrix import matrices
 from harness.reporting.page.svg import drawing
-from harness.reporting.render.layout import FAILED, Block, Grid, Shown, lay_out
+from harness.reporting.render.layout import lay_out
+from harness.reporting.render.sheet import FAILED, Block, Grid, Shown
+from harness.reporting.tables.certified import faults_told
 from harness.reporting.tables.charts import charts
 from harness.reporting.tables.comparison import contrast
 from harness.reporting.tables.table import Table, rule_name
@@ -89,12 +91,13 @@ def _summary(table: Table) -> list[tuple[str, str]]:
 
 
 def _warnings(table: Table) -> Iterator[tuple[str, str]]:
-    """The warnings that must not be missed: a defense, and why its naive evaluation was misleading."""
+    """The warnings that must not be missed: misleading naive evaluations, and faults of certificates."""
     labels = {name: facts.label or name for name, facts in table.run.manifest.attacks.items()}
     for row in table.rows:
         for comparison in row.naive:
             if comparison.misleading:
                 yield row.label, comparison.describe(labels)
+    yield from ((found.label, fault) for found in table.certified if (fault := faults_told(found)))
 
 
 def _cells(grid: Grid, bars: bool = True) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.reporting.render.layout import FAILED, MANY_IMAGES, NOTHING, Grid, Sheet, Shown
+from harness.reporting.render.sheet import FAILED, MANY_IMAGES, Grid, Sheet, Shown
 from harness.reporting.stats.accuracy import Estimate
 from harness.reporting.stats.paired import Difference
 from harness.reporting.tables.comparison import Comparison, Match
-from harness.reporting.tables.notes import DOUBT
+from harness.reporting.tables.notes import DOUBT, NOTHING
 from harness.reporting.tables.table import rule_name
 from harness.reporting.tables.verdict import signed
 from harness.results.record import Rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from harness.reporting.render.layout import Grid, Sheet, Shown
+from harness.reporting.render.sheet import Grid, Sheet, Shown
 
 
 def render(sheets: list[Sheet]) -> str:

@@ -7,97 +7,20 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from harness.reporting.stats.accuracy import Estimate
+from harness.reporting.render.certified_layout import by_image, by_radius
+from harness.reporting.render.sheet import FAILED, Block, Grid, Sheet, Shown, accuracy_shown
 from harness.reporting.tables.curves import Curve, Point, curves
 from harness.reporting.tables.diagnostics import answer, diagnostics, view
 from harness.reporting.tables.entries import Column, Entry
-from harness.reporting.tables.notes import DOUBT, NOTHING, notes, one_line
+from harness.reporting.tables.notes import NOTHING, notes, one_line
 from harness.reporting.tables.table import Row, Table, rule_name
 from harness.reporting.tables.verdict import signed
 from harness.results.manifest import SweepFacts
 from harness.results.record import RULES
 from harness.suite.names import spelt
-
-FAILED = "failed"
-"""Shown in place of a number where too many images ended in an error."""
-MANY_IMAGES = 100
-"""From this number of images on, percentages have two decimals, as in the papers."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A text of the table.
-
-    Attributes:
-        detail: small print beside or under it.
-        marks: letters of footnotes, such as "a,b".
-        estimate: the accuracy that the text gives.
-        images: defense and attack, where the number is of one pairing.
-        published: the published number, and the difference of ours from it.
-    """
-
-    text: str
-    detail: str = ""
-    marks: str = ""
-    estimate: Estimate | None = None
-    images: tuple[str, str] | None = None
-    published: str = ""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Lines of equal length.
-
-    Attributes:
-        labels: the number of columns on the left that are text; the others are numbers.
-        headings: by the number of the line below them.
-    """
-
-    head: list[Shown]
-    lines: list[list[Shown]]
-    labels: int = 1
-    headings: Mapping[int, str] = field(default_factory=dict)
-
-    @property
-    def groups(self) -> list[tuple[str, list[list[Shown]]]]:
-        """Lines by heading; those above the first heading have an empty one."""
-        starts = sorted({0, *self.headings})
-        ends = [*starts[1:], len(self.lines)]
-        return [(self.headings.get(start, ""), self.lines[start:end]) for start, end in zip(starts, ends, strict=True)]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A sweep: a grid whose first columns are the parameters. remark: a sentence below it, or nothing."""
-
-    title: Shown
-    grid: Grid
-    remark: str = ""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A run's table, ready to be typeset.
-
-    Attributes:
-        name: the suite's name.
-        main: the defenses and attacks that are not swept; None where there are none.
-        draws: stochastic defenses under every rule over draws; None where there is nothing to compare.
-        footnotes: pairs of mark and text.
-        notes: sentences.
-        sweeps: a block per sweep of a defense, and per defense under a sweep of an attack; then gradient diagnostics.
-    """
-
-    name: str
-    title: str
-    main: Grid | None
-    draws: Grid | None
-    footnotes: list[tuple[str, str]]
-    notes: list[str]
-    sweeps: Sequence[Block] = ()
 
 
 def lay_out(table: Table) -> Sheet:
@@ -113,7 +36,7 @@ def lay_out(table: Table) -> Sheet:
         _draws(table),
         [(mark, text) for text, mark in footnotes.letters.items()],
         list(notes(table, changes=any(_has_changes(block) for block in sweeps))),
-        [*sweeps, *diagnosed],
+        [*sweeps, *by_radius(table), *by_image(table), *diagnosed],
     )
 
 
@@ -245,7 +168,9 @@ def _entry(entry: Entry, footnotes: _Footnotes) -> Shown:
     pair = (entry.pairing.facts.defense, entry.pairing.facts.attack) if entry.pairing else None
     marks = footnotes.marks(entry.remarks)
     if entry.estimate:
-        return replace(_accuracy(entry.estimate, marks, bool(entry.doubts)), images=pair, published=_published(entry))
+        return replace(
+            accuracy_shown(entry.estimate, marks, bool(entry.doubts)), images=pair, published=_published(entry)
+        )
     if entry.status == "failed":
         return Shown(FAILED, marks=marks, images=pair, published=_published(entry))
     text = f"{entry.done}/{entry.total}" if entry.done else NOTHING
@@ -257,13 +182,6 @@ def _published(entry: Entry) -> str:
         return ""
     difference = f", {signed(entry.estimate.value - entry.published.value)}" if entry.estimate else ""
     return f"pub. {entry.published.text}{difference}"
-
-
-def _accuracy(estimate: Estimate, marks: str = "", doubted: bool = False) -> Shown:
-    digits = 2 if estimate.n >= MANY_IMAGES else 1
-    low, high = (f"{100 * bound:.1f}" for bound in (estimate.low, estimate.high))
-    interval = f"{low}–{'100' if high == '100.0' else high}"
-    return Shown(f"{100 * estimate.value:.{digits}f}{DOUBT if doubted else ''}", interval, marks, estimate)
 
 
 def _draws(table: Table) -> Grid | None:
@@ -282,8 +200,8 @@ def _draw_lines(row: Row, column: Column, at: int) -> Iterator[list[Shown]]:
     if not row.stochastic or column.kind not in ("attack", "worst") or row.entries[at].status != "final":
         return
     entries = [row.by_rule[rule][at] for rule in RULES]
-    robust = [_accuracy(entry.estimate, doubted=bool(entry.doubts)) for entry in entries if entry.estimate]
-    benign = [_accuracy(entry.benign) if entry.benign else Shown(NOTHING) for entry in entries]
+    robust = [accuracy_shown(entry.estimate, doubted=bool(entry.doubts)) for entry in entries if entry.estimate]
+    benign = [accuracy_shown(entry.benign) if entry.benign else Shown(NOTHING) for entry in entries]
     yield [Shown(one_line(row.label)), Shown(one_line(column.label)), Shown("robust"), *robust]
     yield [Shown(""), Shown(""), Shown("benign"), *benign]
 

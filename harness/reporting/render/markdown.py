@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness.reporting.render.layout import Grid, Sheet, Shown
+from harness.reporting.render.sheet import Grid, Sheet, Shown
 
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$]|^[-+])")
 

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Transform, offset_copy
 
 from harness.errors import UserError
-from harness.reporting.render.layout import FAILED, NOTHING
+from harness.reporting.render.sheet import FAILED
 from harness.reporting.tables.charts import Chart, Line, charts
+from harness.reporting.tables.notes import NOTHING
 from harness.reporting.tables.table import Table
 
 PlotFormat = Literal["png", "pdf"]

@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.reporting.render.layout import Grid, Sheet, Shown
+from harness.reporting.render.sheet import Grid, Sheet, Shown
 
 WIDEST_LABEL = 24
 """Labels longer than this are wrapped where the terminal is narrow."""
@@ -24,6 +24,9 @@ def _sheet(sheet: Sheet) -> list[RenderableType]:
     if sheet.main:
         parts += [_Stacks(sheet.main), Text()]
     for block in sheet.sweeps:
+        if block.long:
+            parts += [Text(f"{block.title.text}: in the formats md, html and json", style="dim"), Text()]
+            continue
         title = Text(block.title.text, style="bold").append(f" {block.title.marks}".rstrip(), style="dim")
         parts += [title, Text(), _Stacks(block.grid), Text()]
         parts += [Text(block.remark), Text()] if block.remark else []

@@ -3,6 +3,7 @@
     bars       accuracy of every defense, column by column
     budget     robust accuracy by eps, where attacks of one threat and method have several; at eps = 0, clean accuracy
     sweep      accuracy by a swept parameter, see `harness.reporting.tables.curves`
+    certified  certified accuracy of smoothed defenses by radius, see `harness.reporting.tables.certified`
     draws      stochastic defenses: accuracy where an image counts only if it is right in each of k draws
     cosine     the randomness of gradients that `harness diagnose` measured, by draws per gradient (the paper's Fig. 2c)
 
@@ -22,6 +23,7 @@ import numpy as np
 from harness.quantity import Quantity
 from harness.reporting.stats.accuracy import Estimate, accuracy
 from harness.reporting.stats.worst import Draws
+from harness.reporting.tables.certified import certified_accuracy, radii
 from harness.reporting.tables.curves import Curve, curves
 from harness.reporting.tables.diagnostics import diagnostics
 from harness.reporting.tables.entries import Column
@@ -29,7 +31,7 @@ from harness.reporting.tables.outcomes import clean_draws, robust_draws
 from harness.reporting.tables.table import Row, Table
 from harness.suite.names import spelt
 
-Kind = Literal["bars", "budget", "sweep", "draws", "cosine"]
+Kind = Literal["bars", "budget", "sweep", "certified", "draws", "cosine"]
 
 WIDE = 16
 """An axis is logarithmic if the ratio of its largest to its smallest value is at least this."""
@@ -91,7 +93,7 @@ class Chart:
 
 def charts(table: Table) -> list[Chart]:
     """All charts of a run that are not empty. Numbers that are unfinished or failed are left out."""
-    drawn = [*_bars(table), *_budgets(table), *_sweeps(table), *_draws(table), *_cosines(table)]
+    drawn = [*_bars(table), *_budgets(table), *_sweeps(table), *_certified(table), *_draws(table), *_cosines(table)]
     return [chart for chart in drawn if chart.lines]
 
 
@@ -184,6 +186,18 @@ def _lines(curve: Curve, axis: dict[str, float], clean: bool = False) -> Iterato
             groups.setdefault(label, []).append(Dot(axis[last], last, estimate))
     for label, dots in groups.items():
         yield Line(label, tuple(sorted(dots, key=lambda dot: dot.x)), baseline=clean)
+
+
+def _certified(table: Table) -> Iterator[Chart]:
+    """A chart per certificate, with a line per defense."""
+    ticks = [(radius, f"{radius:g}") for radius in radii(table.certified, table.run)]
+    for name in dict.fromkeys(known.certificate for known in table.certified):
+        lines = [
+            Line(known.label, tuple(Dot(radius, text, certified_accuracy(known, radius)) for radius, text in ticks))
+            for known in table.certified
+            if known.certificate == name
+        ]
+        yield Chart("certified", f"Certified accuracy by L2 radius ({name})", "radius in L2", tuple(lines))
 
 
 def _draws(table: Table) -> Iterator[Chart]:

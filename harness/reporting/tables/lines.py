@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.reporting.stats.accuracy import Estimate
+from harness.reporting.tables.certified import attacked_accuracy, certified_accuracy, radii
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.table import Row, Table
+from harness.results.bounds import Bounds
 from harness.results.record import Rule
 from harness.suite.names import spelt
 
@@ -19,8 +21,10 @@ class Line:
     Attributes:
         run: the results directory.
         parameters: the swept parameters and their values, as "defense.rdc.eta=2/255; attack.linf.steps=10".
-        kind: the kind of its column: "clean", "attack", "average" or "worst".
-        attack: the attack's name; of an average or a worst case, the names of its attacks, joined by spaces.
+        kind: the kind of its column: "clean", "attack", "average" or "worst"; or "certified" and "attacked", of a
+            smoothed defense at the radius in `threat`, see `harness.reporting.tables.certified`.
+        attack: the attack's name, or the certificate's; of an average or a worst case, the names of its attacks, joined
+            by spaces.
         rule: what counts as success over the draws of a stochastic defense.
         headline: whether the number is the one in the table; False for the other rules.
         status: "final", "failed" (too many images ended in errors), "unfinished" or "absent"; the accuracies are empty
@@ -81,6 +85,48 @@ def lines(table: Table) -> Iterator[Line]:
             if rule != table.rule:
                 for column, entry in zip(table.columns, entries, strict=True):
                     yield _line(table, row, column, entry, rule)
+    for known in table.certified:
+        for radius in radii(table.certified, table.run):
+            yield _bound(table, known, "certified", radius, certified_accuracy(known, radius))
+            yield _bound(table, known, "attacked", radius, attacked_accuracy(known, radius))
+
+
+def _bound(table: Table, known: Bounds, kind: str, radius: float, estimate: Estimate) -> Line:
+    cell = table.run.certificates[known.defense, known.certificate]
+    label = table.run.manifest.certificates.get(known.certificate)
+    return Line(
+        run=str(table.run.path),
+        suite=table.run.manifest.suite,
+        defense=known.defense,
+        defense_label=known.label,
+        stochastic=True,
+        parameters="",
+        kind=kind,
+        attack=known.certificate,
+        column_label=(label.label if label else None) or known.certificate,
+        rule="majority",
+        headline=True,
+        status="final",
+        accuracy=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        benign=None,
+        benign_low=None,
+        benign_high=None,
+        published=None,
+        difference=None,
+        published_in="",
+        n=cell.done,
+        total=cell.total,
+        errors=known.failed,
+        violations=0,
+        threat=f"L2 {radius:g}",
+        method=cell.facts.method,
+        key=cell.facts.key,
+        misleading=None,
+        doubt="; ".join(f"FAULT: {fault.describe()}" for fault in known.faults),
+        flags=f"sigma {known.sigma:g}",
+    )
 
 
 def _line(table: Table, row: Row, column: Column, entry: Entry, rule: Rule) -> Line:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.reporting.stats.accuracy import FEW_ERRORS
+from harness.reporting.tables.certified import faults_told
 from harness.reporting.tables.entries import Column, has_failed
 from harness.reporting.tables.reference import FOLDER
 from harness.reporting.tables.table import Table
@@ -43,6 +44,7 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
             yield f"{column.label}: images that withstand each of {names}."
     if any(entry.doubts for row in table.rows for entry in row.entries):
         yield f"{DOUBT}: in doubt, for the reason in its footnote: robust accuracy may be lower than that."
+    yield from (f"{fault}." for found in table.certified if (fault := faults_told(found)))
     yield from _unfinished(table)
     yield from _failed(table)
     votes = f", {table.votes} votes on stochastic defenses" if any(row.stochastic for row in table.rows) else ""
@@ -80,10 +82,10 @@ def _joined(labels: list[str]) -> str:
 
 
 def _unfinished(table: Table) -> Iterator[str]:
-    missing = sum(not pairing.finished for pairing in table.run.pairings.values())
+    missing = sum(not pairing.finished for pairing in table.run.cells.values())
     if missing:
         shown = f"shown as images done / all, or {NOTHING} for none"
-        yield f"Unfinished: {missing} of {len(table.run.pairings)} pairings ({shown}); run the suite again."
+        yield f"Unfinished: {missing} of {len(table.run.cells)} pairings ({shown}); run the suite again."
 
 
 def _failed(table: Table) -> Iterator[str]:

@@ -18,6 +18,7 @@ from harness.reporting.tables.doubts import Doubts, doubts
 from harness.reporting.tables.entries import Column, Entry, Subject, entry, has_failed, naive_successes
 from harness.reporting.tables.outcomes import robust_successes
 from harness.reporting.tables.reference import Reference, named
+from harness.results.bounds import Bounds, bounds
 from harness.results.load import CellResults, Run
 from harness.results.record import RULES, Rule
 
@@ -44,11 +45,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The table of a run: columns, and a row per defense with an entry per column."""
+    """The table of a run: columns, and a row per defense with an entry per column; and what was certified."""
 
     run: Run
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    certified: tuple[Bounds, ...] = ()
 
     @property
     def rule(self) -> Rule:
@@ -63,7 +65,8 @@ class Table:
 def summarise(run: Run) -> Table:
     """The table of a run, rows and columns in the suite's order."""
     columns, reference, doubted = tuple(_columns(run)), named(run.manifest.report.reference), doubts(run)
-    return Table(run, columns, tuple(_row(run, name, columns, reference, doubted) for name in run.manifest.defenses))
+    rows = tuple(_row(run, name, columns, reference, doubted) for name in run.manifest.defenses)
+    return Table(run, columns, rows, tuple(bounds(run)))
 
 
 def rule_name(rule: Rule, votes: int) -> str:

@@ -65,7 +65,7 @@ def test_a_table_is_markdown_as_text_rich_in_a_terminal_and_html_in_a_notebook(r
 
 def test_html_escapes_what_others_wrote(tmp_path: Path) -> None:
     from harness.reporting.render import html
-    from harness.reporting.render.layout import Grid, Sheet, Shown
+    from harness.reporting.render.sheet import Grid, Sheet, Shown
 
     nasty = "<script>alert(1)</script>"
     grid = Grid([Shown(nasty, nasty, nasty)], [[Shown(nasty, nasty, nasty, published=nasty)]], headings={0: nasty})

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness.archive.layout import numbers
-from harness.archive.writing import export_run
+from harness.archive.writing import _names, export_run
 from harness.reporting.tables.table import summarise
 from harness.results.load import read_run
 from harness.results.record import Record
@@ -217,3 +218,14 @@ def test_it_counts_as_the_report_does(maker: Maker, seed: int) -> None:
         assert found == [pytest.approx(number.accuracy), pytest.approx(number.benign)], number.title
         compared += number.accuracy is not None
     assert compared >= 10
+
+
+@pytest.mark.slow
+def test_certificates_are_exported_with_their_counts_and_their_numbers_are_left_to_verify(
+    maker: Maker,
+) -> None:
+    maker.cell("s", "l2", [record(i, "r" * 20, "r" * 20) for i in range(4)], stochastic=True)
+    maker.certificate("s", torch.tensor([[[0, 10], [0, 100]]] * 4), n0=10, n=100, alpha=0.001, sigma=0.5)
+    run = read_run(maker.finish(votes=20))
+    assert {number.kind for number in numbers(summarise(run))} == {"clean", "attack"}
+    assert any(name.startswith("cells/s/cohen/") for name in _names(run))

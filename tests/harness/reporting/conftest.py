@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.certification.smoothing import certify
 from harness.results.record import Record, vote
 from harness.results.store import Store
 
@@ -64,6 +65,20 @@ class Maker:
         for start in range(0, len(records), self.shard):
             part = records[start : start + self.shard]
             stored.write(start, start + len(part), part, {"images": torch.zeros(len(part), 1, 2, 2)})
+
+    def certificate(self, defense: str, counts: torch.Tensor, *, n0: int, n: int, alpha: float, sigma: float) -> None:
+        """A certificate "cohen" of a smoothed defense, with these counts, (count, 2, K); the votes are right."""
+        self.defenses.setdefault(defense, {"label": None, "type": "x", "stochastic": True})["smoothing_sigma"] = sigma
+        places = {"defense": defense, "attack": "cohen", "key": "cohen", "count": self.count, "shard": self.shard}
+        facts = {"threat": "L2 0", "method": "smoothing", "certificate": {"n0": n0, "n": n, "alpha": alpha}}
+        self.cells.append({**places, **facts})
+        radii = torch.from_numpy(certify(counts.numpy(), n, sigma=sigma, alpha=alpha).radii).float()
+        stored = Store(self.root).cell(defense, "cohen", "cohen")
+        for start in range(0, self.count, self.shard):
+            rows = slice(start, min(start + self.shard, self.count))
+            part = [record(place, "r" * 20, "r" * 20, l2=0.0) for place in range(rows.start, rows.stop)]
+            tensors = {"images": torch.zeros(len(part), 1, 2, 2), "counts": counts[rows].float(), "radii": radii[rows]}
+            stored.write(rows.start, rows.stop, part, tensors)
 
     def finish(self, *, votes: int = 1, report: dict[str, Any] | None = None, **changes: Any) -> Path:
         indices = list(range(100, 100 + self.count))

@@ -1,0 +1,1 @@
+"""Certificates: what a suite can name under `certificates`."""
