@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import harness
 from harness.errors import UserError
 from harness.evaluation.engines.processes import Processes
 from harness.evaluation.journals import Journals
@@ -82,6 +83,41 @@ def test_a_short_run_leaves_nothing_and_writes_nothing(suite: Path, tmp_path: Pa
     finish(suite, tmp_path / "out")
     cell = tmp_path / "out/cells/struck/pgd"
     assert all(path.suffix in (".parquet", ".safetensors") for path in cell.iterdir())
+
+
+def test_a_journal_that_was_left_behind_disturbs_no_reader_and_goes_with_the_next_run(
+    suite: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    finish(suite, out)
+    expected, cell = contents(suite, out), out / "cells/struck/pgd"
+    report = harness.report(out, format="csv")
+    for name in ("00000-00003", "00000-00006"):
+        (cell / f"{name}.journal").write_bytes(b"whatever")
+    os.mkfifo(cell / "00003-00006.journal")
+    assert harness.report(out, format="csv") == report and contents(suite, out) == expected
+    assert finish(suite, out).computed == 0
+    assert not list(out.rglob("*.journal"))
+
+
+@pytest.mark.parametrize("left", ["text", "a pipe", "a folder", "a link"])
+def test_what_lies_in_the_place_of_a_journal_does_not_keep_a_shard_from_being_computed(
+    suite: Path, tmp_path: Path, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_JOURNAL_AFTER", "0")
+    path = tmp_path / "out/cells/struck/pgd/00000-00003.journal"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "mine").write_text("mine")
+    if left == "text":
+        path.write_text("HARNESSJ" + "text" * 100)
+    elif left == "a pipe":
+        os.mkfifo(path)
+    elif left == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "mine")
+    assert finish(suite, tmp_path / "out").computed == 2
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.fixture
