@@ -12,10 +12,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from harness.evaluation.code import code_digest
@@ -62,28 +61,25 @@ class Journals:
             return
         facts = [stored.key, list(shards), values, code_digest()]
         identity = hashlib.sha256(json.dumps(facts).encode()).digest()
-        path = self._folder(stored) / f"{stem_of(shards[0][0], shards[-1][1])}.journal"
+        path = self._path(stored, shards[0][0], shards[-1][1])
         journal = Journal(EntryFile(path, identity), self.after)
         try:
             yield journal
         finally:
             journal.close()
 
-    def remove(self, stored: CellStore, start: int, stop: int) -> None:
-        """Removes the journals of these images of a pairing, which are stored."""
-        self._remove(stored, lambda first, last: start <= first and last <= stop)
+    def remove(self, stored: CellStore, ranges: Iterable[ShardRange]) -> None:
+        """Removes the journals of attacks on these ranges of images, which are stored."""
+        for bounds in ranges:
+            _remove(self._path(stored, *bounds))
 
     def sweep(self, cell_runs: Iterable[CellRun]) -> None:
         """Removes the journals that are of no more use, as after a kill between the storing of a shard and `remove`."""
         for cell_run in cell_runs:
-            self._remove(cell_run.stored, partial(_holds_none, cell_run.missing))
-
-    def _remove(self, stored: CellStore, needless: Callable[[int, int], bool]) -> None:
-        for path in self._folder(stored).glob("*.journal"):
-            name = NAME.fullmatch(path.name)
-            if name and needless(int(name[1]), int(name[2])):
-                with suppress(OSError):  # it does no harm
-                    path.unlink()
+            for path in self._folder(cell_run.stored).glob("*.journal"):
+                name = NAME.fullmatch(path.name)
+                if name and not any(int(name[1]) <= start < int(name[2]) for start, _ in cell_run.missing):
+                    _remove(path)
 
     def _is_here(self) -> bool:
         try:
@@ -94,7 +90,10 @@ class Journals:
     def _folder(self, stored: CellStore) -> Path:
         return self.root / "cells" / stored.folder.parent.name / stored.folder.name
 
+    def _path(self, stored: CellStore, start: int, stop: int) -> Path:
+        return self._folder(stored) / f"{stem_of(start, stop)}.journal"
 
-def _holds_none(shards: list[ShardRange], first: int, last: int) -> bool:
-    """Whether none of the shards begins among these images."""
-    return not any(first <= start < last for start, _ in shards)
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # one that stays does no harm
+        path.unlink(missing_ok=True)

@@ -85,6 +85,7 @@ def run(
             try:
                 with callback.running(cell_runs):
                     computed = session.finish()
+                journals.sweep(cell_runs)
             finally:
                 write_manifest.close(store, context)
         refuse_loss(store, cell_runs)

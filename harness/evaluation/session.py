@@ -75,7 +75,7 @@ class Session:
         cell_run.stored.write(*job.bounds, records, tensors)
         self._lock.check()
         if self._context.journals:
-            self._context.journals.remove(cell_run.stored, *job.bounds)
+            self._context.journals.remove(cell_run.stored, [job.bounds])
         cell_run.shards[job.bounds] = records
         self._queue.done(job, [record.seconds for record in records])
         self._limits.add(job.pairing, records)

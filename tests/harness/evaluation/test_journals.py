@@ -164,7 +164,7 @@ def test_the_journals_of_stored_images_are_removed_and_no_others(journals: Journ
     for shards in ([(0, 4)], SHARDS, [(8, 12)]):
         kept(journals, shards=shards)
     (stored.folder / "mine.journal").touch()
-    journals.remove(stored, 0, 8)
+    journals.remove(stored, [(0, 4), (0, 8)])
     assert sorted(path.name for path in stored.folder.iterdir()) == ["00008-00012.journal", "mine.journal"]
 
 
