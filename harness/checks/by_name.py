@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,19 @@ from harness import datasets
 from harness.checks.attack import NearestMean, check_attack
 from harness.checks.defense import check_defense
 from harness.checks.finding import Finding
-from harness.config import registry, yaml_file
+from harness.checks.fit import refuse_unfit
+from harness.config import registry
 from harness.config.component import bind, check_budget
 from harness.config.signature import parameters
-from harness.config.yaml_file import Node
+from harness.config.yaml_file import Node, parse_value
 from harness.errors import Place, UserError
 
 IMAGES = 8
 COUNTED = 256
 """Images on which a defense's accuracy is measured, which takes about as long as all the other checks."""
+
+DEFAULT = "digits"
+"""The dataset where neither the user nor a card names one: it comes with the package."""
 
 FITTED = 1000
 """Images from which the classifier that attacks are tried on takes its class means."""
@@ -32,7 +35,8 @@ def check_class(
     base: Path,
     arguments: Iterable[str] = (),
     *,
-    dataset: str = "digits",
+    dataset: str | None = None,
+    path: Path | None = None,
     device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> list[Finding]:
     """Whether a defense or an attack keeps its contract, on a few images of a dataset's test split.
@@ -41,21 +45,40 @@ def check_class(
         spec: as a suite's `type` would name it: `./file.py:Class`, `package.module:Class` or a built-in name.
         base: the folder that relative paths start from.
         arguments: of its constructor, `key=value` each, the value as in a suite.
+        dataset: whose images; if left out, the dataset of the defense's card, or else `DEFAULT`.
+        path: the folder, zip or .npz file of the images.
 
     Raises:
-        UserError: there is no such class, it refuses the arguments or needs others, or the dataset is not there.
+        UserError: there is no such class, it refuses the arguments or needs others, the dataset is not there, or its
+            images have not the shape that the defense was made for.
     """
     kind, cls = _find(spec, base)
     built = _build(kind, spec, cls, base, list(arguments))
-    images = datasets.load(dataset)
+    images = _images(built, dataset, path, base)
     x, y = images.images[:FITTED].to(device), images.labels[:FITTED].to(device)
     if kind == "defenses":
         defense = built.to(device).eval().requires_grad_(False)
-        return check_defense(defense, x[:COUNTED], y[:COUNTED], dataset=dataset, disagreement=images.disagreement)
+        refuse_unfit(defense, x, images.name, cls.__name__, chosen=bool(dataset or path))
+        return check_defense(defense, x[:COUNTED], y[:COUNTED], dataset=images.name, disagreement=images.disagreement)
     y = y.unique(return_inverse=True)[1]
     judge = NearestMean(x, y).to(device).eval()
     close = judge.margins(x, y).argsort()[:IMAGES]
     return check_attack(built, judge, x[close], y[close])
+
+
+def _images(built: Any, dataset: str | None, path: Path | None, base: Path) -> datasets.Dataset:
+    """The images for a class, see `check_class`."""
+    of_path = None if path is None else "npz" if path.suffix == ".npz" else "folder"
+    of_card = getattr(built, "expected_dataset", None)
+    try:
+        return datasets.load(dataset or of_path or of_card or DEFAULT, path=path, base=base)
+    except UserError as error:
+        if dataset or path or not of_card:
+            raise
+        raise UserError(
+            f"its weights were measured on '{of_card}': {error.message}",
+            remedy="Name other images, with --dataset NAME or --path FOLDER",
+        ) from error
 
 
 def _find(spec: str, base: Path) -> tuple[str, type[Any]]:
@@ -99,9 +122,6 @@ def _pair(argument: str) -> tuple[str, str]:
 def _node(key: str, value: str, here: Place) -> Node:
     """A value as a suite would understand it."""
     try:
-        (node,) = yaml_file.parse(f"{json.dumps(key)}: {value}", here.file).root.value.values()
-    except (UserError, ValueError) as error:
-        raise UserError(
-            f"'{value}' cannot be the value of '{key}'", remedy="Write it as in a suite, in one line of YAML"
-        ) from error
-    return Node(node.value, here, here)
+        return parse_value(value, here)
+    except UserError as error:
+        raise UserError(f"'{key}': {error.message}", remedy=error.remedy) from error

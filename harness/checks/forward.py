@@ -17,7 +17,8 @@ UNREPEATABLE = "two calls under the same seeds differ"
 @check("runs", passes=0)
 def runs(probe: Probe) -> Outcome:
     _ = probe.answer
-    return "passed", f"an answer for {len(probe.x)} images of shape {tuple(probe.x.shape[1:])}"
+    named = f" of {probe.dataset}" if probe.dataset else ""
+    return "passed", f"an answer for {len(probe.x)} images{named}, shape {tuple(probe.x.shape[1:])}"
 
 
 @check("device", passes=0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.finding import Outcome, Skip, check
+from harness.checks.fit import first_channels
 from harness.checks.probe import Part, Probe
 
 DOUBT = 1e-5
@@ -65,6 +66,13 @@ def accuracy(probe: Probe) -> Outcome:
 
 @check("images as the network sees them")
 def first_layer(probe: Probe) -> Outcome:
+    channels, wanted = probe.x.shape[1], first_channels(probe.defense, probe.x)
+    if wanted not in (None, channels):
+        return (
+            "warned",
+            f"its first layer takes {wanted} channels, and the images have {channels}: does the defense convert them, "
+            "or does a normalisation with a mean per channel do so by accident?",
+        )
     seen = _first_input(probe)
     if seen is None:
         raise Skip("no layer takes images")

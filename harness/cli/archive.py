@@ -12,7 +12,9 @@ from harness.process.console import echo, new_console
 
 def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")],
-    out: Annotated[Path | None, typer.Option(help="The archive; by default NAME.zip, after the directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The archive; by default NAME.zip, after the directory.")
+    ] = None,
     suite: Annotated[
         Path | None, typer.Option(metavar="SUITE", help="The suite's file, to which relative paths refer.")
     ] = None,
@@ -39,7 +41,9 @@ def export(
 
 def import_(
     archive: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `harness export` wrote.")],
-    out: Annotated[Path | None, typer.Option(help="Results directory; by default results/SUITE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Results directory; by default results/SUITE.")
+    ] = None,
 ) -> None:
     """Make a results directory of an exported run, after its hashes, images and table were found right.
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness.cli.mistakes import one_of
 from harness.errors import UserError
 from harness.process.console import echo, new_console
 
-
-class Format(str, Enum):
-    table = "table"
-    md = "md"
-    json = "json"
+FORMATS = ("table", "md", "json")
 
 
 def compare(
@@ -25,7 +21,12 @@ def compare(
     second: Annotated[
         Path | None, typer.Argument(metavar="[B]", help="Another run; by default, A's defenses are compared.")
     ] = None,
-    format: Annotated[Format, typer.Option(help="Output format.")] = Format.table,
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(FORMATS), help="Output format.", **one_of("format of comparisons", lambda: FORMATS)
+        ),
+    ] = "table",
 ) -> None:
     """Compare two runs cell by cell, or the defenses of one run with each other, with significance.
 
@@ -45,9 +46,9 @@ def compare(
     found = compare_runs(one, read_run(second)) if second else contrast(one)
     if not found.matches:
         raise UserError(f"{first} has no attack that ran on two defenses", remedy="Give a second directory")
-    if format is Format.json:
+    if format == "json":
         echo(json.dumps(dataclasses.asdict(found), indent=1))
-    elif format is Format.md:
+    elif format == "md":
         echo(markdown.render([lay_out(found)]), nl=False)
     else:
         new_console().print(terminal.render([lay_out(found)]))

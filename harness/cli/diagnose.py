@@ -7,18 +7,29 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Device, Only, Out, SuitePath
-from harness.errors import UserError
+from harness.cli.options import Device, Only, Out, Set, SuitePath, say_reading
+from harness.errors import UserError, nearest
 from harness.process.console import new_console
 from harness.process.signals import status_of, stoppable
 from harness.settings import device_of
 
-Images = Annotated[int, typer.Option(min=1, help="Use the first N of the suite's images.")]
-View = Annotated[str | None, typer.Option(help="exact, bpda, adjoint or blind; by default that of the suite's attack.")]
-Eot = Annotated[int | None, typer.Option(min=1, help="Draws per gradient; by default those of the suite's attack.")]
-Steps = Annotated[int, typer.Option(min=1, help="Steps of PGD, the white-box attack.")]
-LargestEot = Annotated[int, typer.Option(min=1, help="Gradient randomness is measured at EOT 1, 2, 4, ... up to this.")]
-Queries = Annotated[int, typer.Option(min=1, help="Queries of Square, the black-box attack.")]
+Images = Annotated[int, typer.Option(min=1, metavar="N", help="Use the first N of the suite's images.")]
+View = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VIEW",
+        help="The gradient: exact, bpda, adjoint, blind, straight_through or tanh; by default that of the suite's "
+        "attack.",
+    ),
+]
+Eot = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Draws per gradient; by default those of the suite's attack.")
+]
+Steps = Annotated[int, typer.Option(min=1, metavar="N", help="Steps of PGD, the white-box attack.")]
+LargestEot = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Gradient randomness is measured at EOT 1, 2, 4, ... up to this.")
+]
+Queries = Annotated[int, typer.Option(min=1, metavar="N", help="Queries of Square, the black-box attack.")]
 Surrogate = Annotated[
     str | None,
     typer.Option(metavar="DEFENSE", help="Source of transferred examples; by default the suite's first other defense."),
@@ -28,6 +39,7 @@ Surrogate = Annotated[
 def diagnose(
     suite: SuitePath,
     only: Only = None,
+    settings: Set = None,
     images: Images = 100,
     gradient: View = None,
     eot: Eot = None,
@@ -49,6 +61,7 @@ def diagnose(
 
         harness diagnose suites/quickstart.yaml --only dc/l2 --images 100 --largest-eot 32
     """
+    say_reading(suite)
     from harness.cli.diagnose_progress import Display
     from harness.diagnosis import Options
     from harness.diagnosis import diagnose as run
@@ -57,8 +70,8 @@ def diagnose(
 
     view = next((name for name in VIEWS if name == gradient), None)
     if view != gradient:
-        raise UserError(f"there is no gradient '{gradient}'", remedy=f"Choose one of {', '.join(VIEWS)}")
-    plan = load_suite(suite, only=only)
+        raise UserError(f"there is no gradient '{gradient}'", remedy=nearest(gradient or "", VIEWS))
+    plan = load_suite(suite, only=only, settings=settings or [])
     folder = out or Path("results") / plan.suite.suite
     options = Options(images, view, eot, steps, largest_eot, queries, surrogate)
     console = new_console(soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, finish
+from harness.cli.options import FAILED, Device, Limit, Only, Out, Set, SuitePath, finish, say_reading
 from harness.errors import UserError
 from harness.process.console import new_console
 
@@ -16,6 +16,7 @@ Draws = Annotated[str, typer.Option(metavar="N,N,..", help="The values of eot.")
 def eot(
     suite: SuitePath,
     only: Only = None,
+    settings: Set = None,
     draws: Draws = "1,5,10,20",
     device: Device = "auto",
     limit: Limit = None,
@@ -32,10 +33,11 @@ def eot(
 
         harness eot suites/quickstart.yaml --only rdc/linf --draws 1,2,4,8 --limit 16
     """
+    say_reading(suite)
     from harness.reporting import report
     from harness.suite.eot_curve import plan
 
-    folder, done = finish(plan(suite, only, _counts(draws), limit=limit), device, limit, out)
+    folder, done = finish(plan(suite, only, _counts(draws), limit=limit, settings=settings or []), device, limit, out)
     new_console().print(report(folder))
     if done.failures:
         raise typer.Exit(FAILED)

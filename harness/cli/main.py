@@ -5,59 +5,48 @@ Slow modules are imported inside the commands, so that `harness --help` and `har
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from harness import __version__
-from harness.checks.finding import COLOURS, Finding
-from harness.cli import archive, compare, diagnose, eot, report, run, show, verify, weights
-from harness.cli.options import Device
+from harness.cli import archive, check, compare, completion, diagnose, eot, listing, report, run, show, verify, weights
+from harness.cli.check import table_of
+from harness.cli.mistakes import SETTINGS, Command, Group, one_of
+from harness.cli.options import Device, say_reading
 from harness.errors import UserError, one_line
 from harness.process import foreign_code, signals
 from harness.process.console import echo, new_console
 from harness.settings import device_of
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings=SETTINGS,
     help="Measure the robust accuracy of defended image classifiers, and store the adversarial images as evidence.",
 )
 
 MISTAKE, BUG, BROKEN_PIPE = 2, 70, 128 + signal.SIGPIPE
 """Exit statuses: a mistake of the user, an error in this program, and a closed output pipe."""
 
-
-class Listed(str, Enum):
-    defenses = "defenses"
-    attacks = "attacks"
-    certificates = "certificates"
-    datasets = "datasets"
-    suites = "suites"
-
-
-class Kind(str, Enum):
-    defense = "defense"
-    attack = "attack"
+KINDS = ("defense", "attack")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point; `arguments` default to the process's own. A user's mistake ends in a paragraph and status 2."""
+    completion.prepare()
     with signals.handled():
         try:
-            app(arguments)
+            app(arguments, prog_name=completion.PROGRAM)
         except SystemExit as end:
             _examine(end)
             raise
@@ -103,7 +92,9 @@ def _leave(status: int, last: str = "") -> NoReturn:
 def _settings(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Folder of downloaded checkpoints and datasets.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of downloaded checkpoints and datasets.")
+    ] = None,
 ) -> None:
     """Settings of all commands. Each option sets an environment variable for this process."""
     if version:
@@ -116,56 +107,40 @@ def _settings(
         os.environ["HARNESS_DATA"] = str(cache / "data")
 
 
-def list_(
-    what: Annotated[Listed | None, typer.Argument(help="What to list; by default everything.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List defenses, attacks, datasets and suites."""
-    from harness.cli.listing import listing
-
-    found = {kind.value: listing(kind.value) for kind in ([what] if what else Listed)}
-    if as_json:
-        echo(json.dumps(found, indent=1))
-        return
-    for kind, entries in found.items():
-        table = Table("name", "what it is", "arguments", title=kind, title_justify="left", box=None, pad_edge=False)
-        for entry in entries:
-            table.add_row(*(escape(str(entry[column])) for column in ("name", "summary", "arguments")))
-        new_console().print(table, "")
-
-
-def check(
-    spec: Annotated[str, typer.Argument(metavar="FILE:Class", help="A defense, in the form of a suite's `type`.")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Constructor arguments.")] = None,
-    dataset: Annotated[str, typer.Option(help="The dataset of the images.")] = "digits",
-    device: Device = "cpu",
-) -> None:
-    """Check that a defense (or attack) fulfils the contract of its base class."""
-    from harness.checks import check_class
-
-    findings = check_class(spec, Path.cwd(), arguments or [], dataset=dataset, device=device_of(device))
-    new_console().print(_table(findings, "check"))
-    if any(finding.status == "failed" for finding in findings):
-        raise typer.Exit(1)
-
-
 def new(
-    kind: Kind, name: Annotated[str, typer.Argument(help="Lower case, such as `mine`; the file becomes mine.py.")]
+    kind: Annotated[
+        str,
+        typer.Argument(metavar="defense|attack", help="What to write.", **one_of("kind of skeleton", lambda: KINDS)),
+    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, such as `mine`; the file becomes mine.py.")],
 ) -> None:
-    """Write a skeleton of a defense or attack into the current folder."""
+    """Write a skeleton of a defense or attack into the current folder.
+
+    Examples:
+
+        harness new defense mine
+
+        harness new attack my_attack
+    """
     from harness.cli.scaffold import write
 
-    path, cls = write(kind.value, name, Path.cwd())
+    path, cls = write(kind, name, Path.cwd())
     echo(f"Wrote {path.name}. Check it with: harness check {path.name}:{cls}")
     echo(f"Name it in a suite as: type: ./{path.name}:{cls}")
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as suites/train/digits-cnn.yaml.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the weights and their card.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the weights and their card.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a network by a recipe, or continue a training that was interrupted."""
+    """Train a network by a recipe, or continue a training that was interrupted.
+
+    Examples:
+
+        harness train suites/train/digits-cnn.yaml --out weights
+    """
+    say_reading(recipe)
     from harness.cli.train_progress import Display
     from harness.training import train as train_recipe
 
@@ -185,7 +160,7 @@ def doctor() -> None:
 
     findings = examine()
     console = new_console()
-    console.print(_table(findings, "part"))
+    console.print(table_of(findings, "part"))
     for finding in (finding for finding in findings if finding.remedy):
         console.print(f"\n{finding.name}, {finding.status}. To repair it:", markup=False, highlight=False)
         console.print(f"    {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
@@ -193,23 +168,14 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _table(findings: Sequence[Finding], subject: str) -> Table:
-    """A table with one line per finding. subject: the heading for their names."""
-    table = Table("", subject, box=None, pad_edge=False)
-    table.add_column("finding", overflow="fold")
-    for finding in findings:
-        status = f"[{COLOURS[finding.status]}]{finding.status}[/]"
-        table.add_row(status, escape(finding.name), escape(finding.message))
-    return table
-
-
 for _command in (
     *(run.run, report.report, show.show),
-    *(check, new, doctor),
+    *(check.check, new, doctor),
     *(verify.verify, compare.compare, eot.eot, diagnose.diagnose),
     *(archive.export, train),
 ):
-    app.command()(_command)
-app.command(name="list")(list_)
-app.command(name="import")(archive.import_)
+    app.command(cls=Command)(_command)
+app.command(name="list", cls=Command)(listing.list_)
+app.command(name="import", cls=Command)(archive.import_)
+app.command(cls=Command)(completion.completion)
 app.add_typer(weights.app, name="weights")

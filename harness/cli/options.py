@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from harness.cli.named import pairings_of
 from harness.process.console import new_console
 from harness.process.signals import status_of, stoppable
 from harness.settings import device_of
@@ -23,10 +24,26 @@ FAILED = 1
 """The exit status of a run that ended, but with errors for some images."""
 
 SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, such as suites/quickstart.yaml.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto uses a GPU if there is one.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N of the suite's images.")]
-Only = Annotated[str | None, typer.Option(metavar="DEFENSE[/ATTACK]", help="Use only these pairings.")]
-Out = Annotated[Path | None, typer.Option(help="Results directory; by default results/SUITE.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; auto uses a GPU if there is one.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N of the suite's images.")]
+Only = Annotated[
+    str | None,
+    typer.Option(metavar="DEFENSE[/ATTACK]", autocompletion=pairings_of, help="Use only these pairings."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Results directory; by default results/SUITE.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Set a value of the suite, such as defenses.rdc.eta=4/255; may be given several times.",
+    ),
+]
+
+
+def say_reading(path: Path) -> None:
+    """Prints that a command has begun, before the slow imports."""
+    new_console().print(f"Reading {path} …", markup=False, highlight=False, style="dim", soft_wrap=True)
 
 
 def finish(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from harness.cli.mistakes import one_of
 from harness.process.console import echo, new_console
 from harness.process.signals import stoppable
 from harness.reporting import formats
@@ -24,10 +24,7 @@ WIDTH = 120
 """The number of characters per line of a table in a file."""
 
 
-class BoundName(str, Enum):
-    value = "value"
-    low = "low"
-    high = "high"
+BOUNDS = ("value", "low", "high")
 
 
 def report(
@@ -35,23 +32,28 @@ def report(
     format: Annotated[
         str,
         typer.Option(
-            metavar=f"[{'|'.join(formats.names())}]",
-            autocompletion=formats.names,
+            metavar="|".join(formats.names()),
             help="Text, one HTML page with images, plots, or files for other programs.",
+            **one_of("report format", formats.names),
         ),
     ] = "table",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "--out", help="A file, or a folder for plots; by default inside DIR."),
+        typer.Option("--output", "--out", metavar="PATH", help="A file, or a folder for plots; by default inside DIR."),
     ] = None,
-    images: Annotated[int | None, typer.Option(min=0, help="Images per pairing in the HTML page.")] = None,
+    images: Annotated[int | None, typer.Option(min=0, metavar="N", help="Images per pairing in the HTML page.")] = None,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(metavar="DEFENSE/ATTACK=PERCENT", help="End with status 1 below this accuracy; may be repeated."),
     ] = None,
     bound: Annotated[
-        BoundName, typer.Option(help="What --fail-under compares: the accuracy, or an end of its 95% interval.")
-    ] = BoundName.value,
+        str,
+        typer.Option(
+            metavar="|".join(BOUNDS),
+            help="What --fail-under compares: the accuracy, or an end of its 95% interval.",
+            **one_of("bound", lambda: BOUNDS),
+        ),
+    ] = "value",
 ) -> None:
     """Make tables, an HTML page, plots, or files for other programs of the runs in a folder.
 
@@ -70,9 +72,9 @@ def report(
     """
     from harness.files import write_atomically
     from harness.reporting.output import judged_report
-    from harness.reporting.tables.requirement import Requirement
+    from harness.reporting.tables.requirement import Bound, Requirement
 
-    required = [Requirement.parse(text, bound.value) for text in fail_under or ()]
+    required = [Requirement.parse(text, cast(Bound, bound)) for text in fail_under or ()]
     rendered, judgements = judged_report(directory, format, images, required)
     beside = getattr(formats.find(format), "BESIDE", None)
     target = output or (directory / beside if beside else None)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
 from typing import Annotated
 
 import typer
 
-from harness.cli.options import FAILED, Device, Limit, Only, Out, SuitePath, finish
+from harness.cli.mistakes import one_of
+from harness.cli.options import FAILED, Device, Limit, Only, Out, Set, SuitePath, finish, say_reading
 from harness.errors import UserError
-from harness.process import signals
 from harness.process.console import new_console
+from harness.process.signals import stoppable
 from harness.settings import device_of
 
-
-class EngineName(str, Enum):
-    local = "local"
-    ray = "ray"
+ENGINES = ("local", "ray")
 
 
 def run(
     suite: SuitePath,
     only: Only = None,
+    settings: Set = None,
     device: Device = "auto",
     limit: Limit = None,
     out: Out = None,
@@ -33,20 +31,34 @@ def run(
         bool, typer.Option("--retry-errors/--no-retry-errors", help="Repeat attacks that ended in errors earlier.")
     ] = True,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Compute in N processes, among which the cores are divided.")
+        int | None, typer.Option(min=1, metavar="N", help="Compute in N processes, among which the cores are divided.")
     ] = None,
     devices: Annotated[
         str | None, typer.Option(metavar="cuda:0,cuda:1", help="Compute in a process on each of these devices.")
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="local: on this machine; ray: on a Ray cluster. Results are the same.")
-    ] = EngineName.local,
+        str,
+        typer.Option(
+            metavar="|".join(ENGINES),
+            help="local: on this machine; ray: on a Ray cluster. Results are the same.",
+            **one_of("engine", lambda: ENGINES),
+        ),
+    ] = "local",
     address: Annotated[
-        str | None, typer.Option(help="With --engine ray: the cluster; by default a running one, or a new one here.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="With --engine ray: the cluster; by default a running one, or a new one here.",
+        ),
     ] = None,
     gpu_share: Annotated[
         float | None,
-        typer.Option(min=0.01, max=1, help="With --engine ray: the part of a GPU for a shard; by default as measured."),
+        typer.Option(
+            min=0.01,
+            max=1,
+            metavar="SHARE",
+            help="With --engine ray: the part of a GPU for a shard; by default as measured.",
+        ),
     ] = None,
     timeout: Annotated[
         str | None,
@@ -69,19 +81,22 @@ def run(
 
         harness run suites/quickstart.yaml --only rdc/linf --device cuda
 
+        harness run suites/quickstart.yaml --only rdc --set defenses.rdc.eta=4/255 --out results/wider
+
         harness run suites/table1_sota.yaml --devices cuda:0,cuda:1
 
         harness run suites/table1_sota.yaml --engine ray --address auto
 
         harness run suites/table1_sota.yaml --smoke
     """
+    say_reading(suite)
     from harness.evaluation.engines.choose import choose
     from harness.suite.plan import load_suite
 
     names = None if devices is None else [name.strip() for name in devices.split(",")]
     seconds = _seconds(timeout)
     options = {"workers": workers, "devices": names, "address": address, "gpu_share": gpu_share, "timeout": seconds}
-    chosen = choose(engine.value, device, **options)  # type: ignore[arg-type]
+    chosen = choose(engine, device, **options)  # type: ignore[arg-type]
 
     if smoke:
         if chosen is not None:
@@ -89,11 +104,12 @@ def run(
         from harness.cli.run_progress import Display
         from harness.dry_run.smoke import smoke as try_out
 
-        with signals.stoppable():
-            folder = try_out(suite, out, device_of(device), Display(new_console()), only=only)
+        with stoppable():
+            display = Display(new_console())
+            folder = try_out(suite, out, device_of(device), display, only=only, settings=settings or [])
         new_console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
         return
-    plan = load_suite(suite, limit=limit, only=only)
+    plan = load_suite(suite, limit=limit, only=only, settings=settings or [])
     where = names[0] if names else device
     folder, done = finish(plan, where, limit, out, retry_errors=retry_errors, engine=chosen, timeout=seconds)
     what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."

@@ -1,4 +1,4 @@
-"""`harness show`: prints a suite as resolved, its cost, and the missing files."""
+"""`harness show`: prints what a suite costs, which files are missing, and the suite as resolved."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from harness.cli.options import Device, Limit, Only, SuitePath
+from harness.cli.columns import Column, Columns
+from harness.cli.options import Device, Limit, Only, Set, SuitePath, say_reading
 from harness.process.console import echo, new_console
 from harness.process.signals import stoppable
 from harness.settings import device_of
@@ -23,18 +23,21 @@ LISTED = 12
 """The largest number of class folders that are printed with their labels; the manifest of a run has all of them."""
 
 Measure = Annotated[bool, typer.Option("--measure", help="Measure the speed of each network, and estimate hours.")]
+Full = Annotated[bool, typer.Option("--full", help="Print the suite as resolved too, with every default.")]
 Small = Annotated[bool, typer.Option("--smoke", help="Show the suite as `harness run --smoke` runs it.")]
 
 
 def show(
     suite: SuitePath,
     only: Only = None,
+    settings: Set = None,
     limit: Limit = None,
+    full: Full = False,
     measure: Measure = False,
     device: Device = "auto",
     smoke: Small = False,
 ) -> None:
-    """Print a suite as resolved, and an upper bound on its cost.
+    """Print an upper bound on a suite's cost; with --full, also the suite as resolved.
 
     Checkpoints may be missing: the output lists the missing ones, and how to get them. Defenses and attacks are built
     to count their passes, which executes the code that the suite names.
@@ -44,7 +47,10 @@ def show(
         harness show suites/table1_sota.yaml
 
         harness show suites/table1_sota.yaml --measure --device cuda
+
+        harness show suites/quickstart.yaml --only rdc --full --set defenses.rdc.eta=4/255
     """
+    say_reading(suite)
     from harness.dry_run import placeholders
     from harness.dry_run.cost import estimate, hours, speeds
     from harness.dry_run.meta_checkpoints import all_on_meta
@@ -54,12 +60,8 @@ def show(
 
     console = new_console()
     with stoppable(), placeholders.placeholder_cache():
-        plan = all_on_meta(load_suite(suite, limit=limit, only=only))
+        plan = all_on_meta(load_suite(suite, limit=limit, only=only, settings=settings or []))
         plan = small(plan) if smoke else plan
-        echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
-        _print_labels(plan, console)
-        if plan.sweeps:
-            console.print(_sweeps_table(plan), "")
         costs = estimate(plan)
         where = device_of(device) if measure else None
         speed = speeds(plan, where) if where else None
@@ -68,6 +70,14 @@ def show(
             console.print(f"\nNetwork evaluations per second, measured on {device_name(where)}, of random weights too:")
             console.print(_speed_table(speed))
         _print_absent(plan, console)
+        console.print("")
+        if plan.sweeps:
+            console.print(_sweeps_table(plan), "")
+        _print_labels(plan, console)
+        if full:
+            echo(yaml.safe_dump(plan.resolved(), sort_keys=False, allow_unicode=True))
+        else:
+            console.print("The suite as resolved, with every default: --full", style="dim", highlight=False)
 
 
 def _print_labels(plan: Plan, console: Console) -> None:
@@ -87,54 +97,42 @@ def _print_labels(plan: Plan, console: Console) -> None:
     console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
-def _sweeps_table(plan: Plan) -> Table:
+def _sweeps_table(plan: Plan) -> Columns:
     from harness.suite.names import spelt
 
-    table = Table("of", "values", "in results", title="Sweeps", title_justify="left", box=None)
+    rows = []
     for sweep in plan.sweeps:
         of = f"{sweep.kind[:-1]} {sweep.name}: {', '.join(sweep.paths)}"
         for name, values in sweep.variants.items():
-            table.add_row(escape(of), escape(", ".join(map(spelt, values))), escape(name))
+            rows.append((of, ", ".join(map(spelt, values)), name))
             of = ""
-    return table
+    return Columns(["of", "values", "in results"], rows, title="Sweeps")
 
 
-def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Table:
-    table = Table(
-        title="Upper bounds in passes and network evaluations (misclassified images take fewer)",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("pairing", overflow="fold", min_width=20)
+def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Columns:
     numeric = ["images", "forwards\nper image", "backwards\nper image", "evaluations\nper image", "in total"]
-    for column in numeric + (["hours"] if hours else []):
-        table.add_column(column, justify="right", no_wrap=True)
+    heads = [Column(head, right=True) for head in numeric + (["hours"] if hours else [])]
+    rows: list[list[str | Text]] = []
     for at, cost in enumerate(costs):
         counts = (cost.images, cost.forwards, cost.backwards, cost.per_image, cost.evaluations)
         values = [_count(count) for count in counts] + ([_hours(hours[at])] if hours else [])
-        how = escape(f"{cost.threat}: {cost.method}")
-        table.add_row(f"{escape(f'{cost.defense}/{cost.attack}')}\n[dim]{how}[/]", *values)
+        pairing = Text(f"{cost.defense}/{cost.attack}\n").append(f"{cost.threat}: {cost.method}", style="dim")
+        rows.append([pairing, *values])
     total = _count(sum(cost.evaluations for cost in costs))
-    table.add_row("total", *[""] * 4, total, *([_hours(sum(hours))] if hours else []))
-    return table
+    rows.append(["total", *[""] * 4, total, *([_hours(sum(hours))] if hours else [])])
+    title = "Upper bounds in passes and network evaluations (misclassified images take fewer)"
+    return Columns(["pairing", *heads], rows, title=title)
 
 
-def _speed_table(speed: dict[str, float]) -> Table:
-    table = Table(box=None, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in speed.items():
-        table.add_row(escape(name), f"{value:,.1f}")
-    return table
+def _speed_table(speed: dict[str, float]) -> Columns:
+    return Columns(["", Column("", right=True)], [(name, f"{value:,.1f}") for name, value in speed.items()])
 
 
 def _count(value: float) -> str:
     """A number that fits into a column: large numbers have four digits, as in 1.695 G."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if value >= size:
-            return f"{value / size:.4g} {unit}"
+            return f"{value / size:.4g}\N{NO-BREAK SPACE}{unit}"
     return f"{value:,.0f}"
 
 

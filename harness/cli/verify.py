@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
-from harness.cli.options import Device, Only
+from harness.cli.columns import Column, Columns
+from harness.cli.options import Device, Only, say_reading
 from harness.process.console import new_console, plain_column
 from harness.process.signals import status_of, stoppable
 from harness.settings import device_of
@@ -25,8 +24,8 @@ COLOURS = {"holds": "green", "fails": "red"}
 """The colours of outcomes; all others are yellow."""
 
 CONTRADICTED, UNVERIFIED = 1, 3
-BUDGET_COLUMNS = ("images", "in\nbudget", "robust")
-REPLAY_COLUMNS = ("votes\nequal", "border-\nline", "contra-\ndicted", "re-\nplayed")
+BUDGET_COLUMNS = ("images", "in budget", "robust")
+REPLAY_COLUMNS = ("votes equal", "within rounding", "votes differ", "replayed")
 
 SHOWN = 5
 """The largest number of problems, and of gaps, that are printed for one pairing."""
@@ -41,13 +40,17 @@ def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")],
     only: Only = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first N images of each pairing, rounded up to whole shards.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Use only the first N images of each pairing, rounded up to whole shards."
+        ),
     ] = None,
     device: Device = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(
             min=1,
+            metavar="N",
             help="Images classified at once; left out, as many as in the run. Only then does a defense that draws from "
             "torch's global generator repeat its draws.",
         ),
@@ -73,6 +76,7 @@ def verify(
 
         harness verify results/mine --suite suites/mine.yaml --trust --only rdc/linf --limit 32
     """
+    say_reading(directory)
     from harness.results.manifest import Contradiction
     from harness.verification import verify as verify_run
 
@@ -113,15 +117,13 @@ def _follow(found: Iterable[CellReport], reports: dict[str, CellReport], console
 
 
 def _show(reports: dict[str, CellReport], console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("pairing", overflow="fold")
     replayed = any(report.answered for report in reports.values())
-    for title in BUDGET_COLUMNS + (REPLAY_COLUMNS if replayed else ()):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("result", no_wrap=True)
-    for report in reports.values():
-        table.add_row(escape(report.name), *_budget(report), *(_replay(report) if replayed else ()), _result(report))
-    console.print(table, "")
+    numbers = [Column(head, right=True) for head in BUDGET_COLUMNS + (REPLAY_COLUMNS if replayed else ())]
+    rows = [
+        [report.name, *_budget(report), *(_replay(report) if replayed else ()), _result(report)]
+        for report in reports.values()
+    ]
+    console.print(Columns(["pairing", *numbers, "result"], rows), "")
     for report in reports.values():
         for line in _remarks(report):
             console.print(f"{report.name}: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -147,9 +149,10 @@ def _replay(report: CellReport) -> list[str]:
     return [*map(str, counts), f"{report.replayed / (report.answered + report.errors):.1%}"]
 
 
-def _result(report: CellReport) -> str:
+def _result(report: CellReport) -> Text:
     colour, outcome = COLOURS.get(report.outcome, "yellow"), report.outcome
-    return f"[{colour}]{outcome if outcome != 'holds' or report.answered or not report.total else 'budgets hold'}[/]"
+    only_budgets = outcome == "holds" and report.total and not report.answered
+    return Text("budgets hold" if only_budgets else outcome, style=colour)
 
 
 def _remarks(report: CellReport) -> list[str]:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.text import Text
 
+from harness.cli.columns import Column, Columns
+from harness.cli.mistakes import Command, Group
 from harness.errors import UserError
 from harness.process.console import echo, new_console, plain_column
 from harness.process.signals import stoppable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from harness.weights import download
     from harness.weights.manage import Item
 
-app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and convert checkpoints.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="List, fetch, verify and convert checkpoints.")
 
 What = Annotated[
     str | None, typer.Argument(metavar="[NAME|SUITE|URL]", help="One checkpoint, or those that a suite needs.")
@@ -27,27 +28,34 @@ Offline = Annotated[bool, typer.Option("--offline", help="Do not use the network
 COLOURS = {"packaged": "green", "here": "green", "to fetch": "yellow", "by hand": "yellow", "missing": "red"}
 
 
-@app.command(name="list")
+@app.command(name="list", cls=Command)
 def list_(what: What = None) -> None:
     """List checkpoints: what each one is, whether it is available, and where it comes from."""
-    table = Table("name", "state", "size", "sha256", "what it is", box=None, pad_edge=False)
     found = _items(what)
-    for item in found:
-        size = f"{item.size / 2**20:.1f} MiB" if item.size is not None else ""
-        state = f"[{COLOURS[item.state]}]{item.state}[/]"
-        table.add_row(escape(item.ref), state, size, (item.sha256 or "")[:8], escape(item.summary))
+    rows = [
+        (
+            item.ref,
+            Text(item.state, style=COLOURS[item.state]),
+            f"{item.size / 2**20:.1f} MiB" if item.size is not None else "",
+            (item.sha256 or "")[:8],
+            item.summary,
+        )
+        for item in found
+    ]
     console = new_console()
-    console.print(table)
+    console.print(Columns(["name", "state", Column("size", right=True), "sha256", "what it is"], rows))
     for item in found:
         if item.state in ("to fetch", "by hand"):
             source = f"\n{item.ref}: {item.manual or 'from'} {item.origin}\n  to {item.path}"
             console.print(source, markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def fetch(
     what: Annotated[str, typer.Argument(metavar="NAME|SUITE|URL", help="One checkpoint, or those a suite needs.")],
-    sha256: Annotated[str | None, typer.Option(help="The sha256 of the file at a URL, in hexadecimal.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HASH", help="The sha256 of the file at a URL, in hexadecimal.")
+    ] = None,
     offline: Offline = False,
 ) -> None:
     """Download checkpoints into the cache. An interrupted download continues where it stopped."""
@@ -69,7 +77,7 @@ def fetch(
         raise failures[-1]
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(what: What = None) -> None:
     """Compare the hashes of the available checkpoints with the expected ones."""
     from harness.weights import manage
@@ -87,7 +95,7 @@ def verify(what: What = None) -> None:
         raise typer.Exit(1)
 
 
-@app.command(name="import")
+@app.command(name="import", cls=Command)
 def import_(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A file of weights; FILE#key=KEY: one of several.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],

@@ -5,33 +5,43 @@ from __future__ import annotations
 import ast
 import keyword
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from os.path import isfile
 from pathlib import Path
 
+from harness.config.docstrings import meanings
 from harness.process.foreign_code import folder_of
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """An argument of a constructor. annotation, default: as in the source; default is None for a required argument."""
+    """An argument of a constructor.
+
+    annotation, default: as in the source; default is None for a required argument. meaning: what the docstring of its
+    class, or of a base class, says of it.
+    """
 
     name: str
     annotation: str
     default: str | None
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that a suite can name. summary: its class's attribute `summary`, or the first line of its docstring."""
+    """Something that a suite can name.
+
+    summary: its class's attribute `summary`, or the first line of its docstring. head: the docstring of its module.
+    """
 
     name: str
     summary: str
     module: str
     cls: str
     parameters: tuple[Parameter, ...]
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,22 @@ def describe(name: str, module: str, cls: str) -> Entry:
     if source is None:
         return Entry(name, "", module, cls, ())
     text = _text_attribute(source.node, "summary") or (ast.get_docstring(source.node) or "").strip()
-    return Entry(name, text.split("\n")[0], module, cls, _parameters(source))
+    head = ast.get_docstring(source.tree) or ""
+    return Entry(name, text.split("\n")[0], module, cls, _explained(source), head)
+
+
+def _explained(cls: _Class) -> tuple[Parameter, ...]:
+    """The arguments of a class with their meanings, which come from the nearest class that documents them."""
+    known = _meanings(cls)
+    return tuple(replace(found, meaning=known.get(found.name, "")) for found in _parameters(cls))
+
+
+def _meanings(cls: _Class) -> dict[str, str]:
+    inherited: dict[str, str] = {}
+    for base in reversed(list(_bases(cls))):
+        inherited |= _meanings(base)
+    documented = meanings(ast.get_docstring(cls.node) or "")
+    return inherited | {in_suite(name): text for name, text in documented.items()}
 
 
 def _text_attribute(cls: ast.ClassDef, name: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -232,7 +233,10 @@ def _built_in(kind: str, name: str) -> Entry | None:
     if alias := aliases(PACKAGES[kind]).get(name):
         entry = _built_in(kind, alias.type)
         left = tuple(p for p in entry.parameters if p.name not in alias.fixed) if entry else ()
-        return Entry(name, alias.summary, *alias.module_and_class, left)
+        fixed = "; ".join(f"{key}: {json.dumps(value)}" for key, value in alias.fixed.items())
+        head = f"It is `{alias.type}` with {fixed}." if fixed else f"It is `{alias.type}` by another name."
+        whole = f"{alias.summary}\n\n{head}\n\n{entry.head if entry else ''}".strip()
+        return Entry(name, alias.summary, *alias.module_and_class, left, whole)
     module = f"{PACKAGES[kind]}.{name}"
     if not name.isidentifier() or name.startswith("_") or not (path := source_of(module)):
         return None

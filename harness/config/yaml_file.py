@@ -145,6 +145,25 @@ def parse(text: str, path: Path) -> Document:
     return Document(path, _Reader().content(text, path))
 
 
+def parse_value(text: str, place: Place) -> Node:
+    """Parses a value that was written on one line outside a file. place: what messages name, and paths start from.
+
+    Raises:
+        UserError: it is no value of YAML.
+
+    Example:
+        >>> parse_value("[1, 4/255]", Place(Path("suite.yaml"))).plain()
+        [1, '4/255']
+    """
+    try:
+        (node,) = parse(f"value: {text}", place.file).root.value.values()
+    except (UserError, ValueError) as error:  # ValueError: a second line began another key
+        raise UserError(
+            f"'{text}' is no value", remedy="Write it as in a suite, in one line of YAML", where=place
+        ) from error
+    return Node.of(node.plain(), place)
+
+
 @dataclass
 class _Reader:
     """The state of one call of `read`: the files that are being read, and counts of files and values."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,18 @@ class Ready(Component):
 
 
 def smoke(
-    suite: Path, out: Path | None, device: torch.device, callback: Callback = SILENT, *, only: str | None = None
+    suite: Path,
+    out: Path | None,
+    device: torch.device,
+    callback: Callback = SILENT,
+    *,
+    only: str | None = None,
+    settings: Sequence[str] = (),
 ) -> Path:
     """Runs a smoke run. Returns the results directory, by default results/SUITE-smoke; earlier results are replaced.
+
+    Args:
+        only, settings: as for `harness.suite.load_suite`.
 
     Raises:
         UserError: for the same reasons as `harness.evaluation.run.run`, or because the directory contains other
@@ -68,7 +78,7 @@ def smoke(
     disk = out.parent if out else Path("results")
     disk.mkdir(parents=True, exist_ok=True)
     with placeholder_cache(disk) as root:
-        plan = load_suite(suite, only=only)
+        plan = load_suite(suite, only=only, settings=settings)
         folder = out or disk / f"{plan.suite.suite}-smoke"
         _make_way(folder)
         for name, first in same_when_small(plan).items():
@@ -76,21 +86,27 @@ def smoke(
                 callback.note(f"{name}: skipped, because its reduced version is the same as that of {first}")
                 continue
             began = time.monotonic()
-            _one(suite, name, only, root, folder / name, device, callback)
+            _one(partial(load_suite, suite, settings=settings), name, only, root, folder / name, device, callback)
             callback.note(f"{name}: {time.monotonic() - began:.0f} s")
         _refuse_errors(folder)
     return folder
 
 
 def _one(
-    suite: Path, name: str, only: str | None, root: Path, folder: Path, device: torch.device, callback: Callback
+    load: Callable[..., Plan],
+    name: str,
+    only: str | None,
+    root: Path,
+    folder: Path,
+    device: torch.device,
+    callback: Callback,
 ) -> None:
-    """Runs all attacks on one defense."""
-    needed = absent(load_suite(suite, only=name).cells[0].defense)
+    """Runs all attacks on one defense. load: reads the suite, given `only`."""
+    needed = absent(load(only=name).cells[0].defense)
     for entry in needed:
         callback.note(f"{name}: random weights for {entry.name}, in its published format ({entry.format})")
         fill(entry)
-    plan = load_suite(suite, only=only)
+    plan = load(only=only)
     plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.defense.name == name))
     plan = small(replace(plan, all_cells=plan.cells))
     component = plan.cells[0].defense

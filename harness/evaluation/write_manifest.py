@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -65,7 +66,7 @@ def refuse_another_suite(store: Store, context: RunContext) -> None:
         what = "; ".join(differing[:SHOWN]) or f"the code, from harness {old.harness} to {__version__}"
         raise UserError(
             f"the suite changed since these results were made, for {pairs}: {what}",
-            remedy="Undo the change, run into another directory with --out, or delete this one",
+            remedy=f"Undo the change{_set_then(old, plan)}, run into another directory with --out, or delete this one",
             where=place,
         )
 
@@ -75,6 +76,14 @@ def recorded_gpu_memory(store: Store, context: RunContext) -> dict[str, int]:
     old, keys = find_manifest(store), {cell_run.name: cell_run.stored.key for cell_run in context.cell_runs}
     cells = old.cells if old else ()
     return {cell.name: cell.gpu_memory for cell in cells if cell.gpu_memory and keys.get(cell.name) == cell.key}
+
+
+def _set_then(old: Manifest, plan: Plan) -> str:
+    """How to undo a change that lies in values set from outside the suite's file; empty if they are the same."""
+    if old.settings == plan.settings:
+        return ""
+    given = " ".join(f"--set {shlex.quote(text)}" for text in old.settings)
+    return f" (these results were made with {given or 'no --set'})"
 
 
 def begin(
@@ -156,7 +165,9 @@ def _write(
         "sweeps": shown["sweeps"],
         "resolved": plan.resolved(),
     }
-    write_manifest(store, {**content, **new})
+    kept = {key: value for key, value in content.items() if key != "settings"}
+    settings = {"settings": list(plan.settings)} if plan.settings else {}
+    write_manifest(store, {**kept, **new, **settings})
 
 
 def _contents(cell_runs: list[CellRun]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,13 @@ LINES = "\n\t"
 
 
 class _Console(Console):
-    """Escapes hidden characters in everything it renders, including cells of tables and live displays."""
+    """Escapes hidden characters in everything it renders, including cells of tables and live displays.
+
+    Nothing is cut off at the end of a line: a terminal wraps what is too long.
+    """
+
+    def print(self, *objects: Any, crop: bool = False, **options: Any) -> None:
+        super().print(*objects, crop=crop, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Escapes before layout, so that columns have the right width."""

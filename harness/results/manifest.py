@@ -242,7 +242,7 @@ class Recorded(_Facts):
 
 
 class Manifest(_Facts):
-    """The content of `run.json`."""
+    """The content of `run.json`. settings: values set from outside the suite's file, see `harness.suite.overrides`."""
 
     schema_version: int
     harness: Short
@@ -256,6 +256,7 @@ class Manifest(_Facts):
     certificates: Annotated[dict[Name, AttackFacts], Field(max_length=MOST_CELLS)] = {}
     cells: Annotated[tuple[CellFacts, ...], Field(max_length=MOST_CELLS)]
     sweeps: Annotated[tuple[SweepFacts, ...], Field(max_length=1_000)] = ()
+    settings: Annotated[tuple[Text, ...], Field(max_length=1_000)] = ()
     sessions: Annotated[tuple[SessionFacts, ...], Field(max_length=10_000)] = ()
     resolved: Resolved
     contents: Recorded = Recorded()

@@ -20,7 +20,14 @@ from harness.suite.plan import Cell, Plan, check, load_suite
 DRAWS = (1, 5, 10, 20)
 
 
-def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: int | None = None) -> Plan:
+def plan(
+    path: Path,
+    only: str | None,
+    draws: Sequence[int] = DRAWS,
+    *,
+    limit: int | None = None,
+    settings: Sequence[str] = (),
+) -> Plan:
     """The suite that varies `eot` in one cell of the suite at `path`, and is otherwise the same.
 
     It builds the defense, so its checkpoint must be available.
@@ -29,6 +36,7 @@ def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: i
         only: "DEFENSE/ATTACK".
         draws: values of `eot`, two or more.
         limit: use only the first `limit` images.
+        settings: values that replace those of the suite, see `harness.suite.overrides`.
 
     Raises:
         UserError: `only` names no cell or several, the attack has no `eot`, the defense is deterministic, or an attack
@@ -39,7 +47,7 @@ def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: i
             f"{list(draws)} is not a list of two or more different draw counts",
             remedy="Write, for example, --draws 1,5,10",
         )
-    suite = load_suite(path, only=only)
+    suite = load_suite(path, only=only, settings=settings)
     cell = _cell(suite, only)
     defense = build_defense(cell.defense)
     if not defense.stochastic:
@@ -48,7 +56,7 @@ def plan(path: Path, only: str | None, draws: Sequence[int] = DRAWS, *, limit: i
             remedy="Name a stochastic defense",
             where=cell.defense.place,
         )
-    varied = check(_varied(suite, cell, sorted(set(draws))), limit=limit)
+    varied = replace(check(_varied(suite, cell, sorted(set(draws))), limit=limit), settings=suite.settings)
     for each in varied.cells:
         if reason := each.attack.build().unsuitable(defense):
             count = each.attack.arguments["eot"]

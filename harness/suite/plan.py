@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from harness.datasets import by_name
 from harness.datasets.spec import CHOICES, Dataset
 from harness.errors import Place, UserError, nearest
 from harness.suite.limits import MOST_CELLS, MOST_PLACES
+from harness.suite.overrides import overridden
 from harness.suite.schema import Suite
 from harness.suite.sweep import Sweep, entry_of, expand
 
@@ -41,6 +42,7 @@ class Plan:
         cells: the pairings to run, defense by defense.
         all_cells: all pairings of the suite, including those that `only` leaves out.
         sweeps: the swept components, with the names of their variants.
+        settings: the values that were set from outside the file, see `harness.suite.overrides`.
     """
 
     suite: Suite
@@ -48,6 +50,7 @@ class Plan:
     cells: tuple[Cell, ...]
     all_cells: tuple[Cell, ...]
     sweeps: tuple[Sweep, ...] = ()
+    settings: tuple[str, ...] = ()
 
     def place(self, *path: Key) -> Place:
         """The line of the value at `path`, such as "defenses", "rdc"; that of the nearest ancestor if there is none."""
@@ -84,13 +87,16 @@ class Plan:
         }
 
 
-def load_suite(path: str | Path, *, limit: int | None = None, only: str | None = None) -> Plan:
+def load_suite(
+    path: str | Path, *, limit: int | None = None, only: str | None = None, settings: Sequence[str] = ()
+) -> Plan:
     """Reads a suite and checks all of it. Builds attacks, to check their budgets, but neither defenses nor datasets.
 
     Args:
         path: the YAML file.
         limit: use only the first `limit` images of those that the suite selects.
         only: "DEFENSE" or "DEFENSE/ATTACK": run only these pairings. A swept component's name selects all its variants.
+        settings: values that replace those of the file, such as "defenses.rdc.eta=4/255".
 
     Raises:
         UserError: the suite is not valid; the error names the line.
@@ -100,7 +106,8 @@ def load_suite(path: str | Path, *, limit: int | None = None, only: str | None =
         >>> [(cell.defense.name, cell.attack.name) for cell in plan.cells]
         [('undefended', 'linf'), ('undefended', 'l2')]
     """
-    return check(read(Path(path).expanduser()), limit=limit, only=only)
+    document = overridden(read(Path(path).expanduser()), settings)
+    return replace(check(document, limit=limit, only=only), settings=tuple(settings))
 
 
 def check(document: Document, *, limit: int | None = None, only: str | None = None) -> Plan:

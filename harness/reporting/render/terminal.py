@@ -8,10 +8,11 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from harness.process.column_widths import fit_columns, longest_word
 from harness.reporting.render.sheet import Grid, Sheet, Shown
 
-WIDEST_LABEL = 24
-"""Labels longer than this are wrapped where the terminal is narrow."""
+LABELS = 0.5
+"""The share of the line that the columns of labels may take before their texts are wrapped, between words only."""
 
 
 def render(sheets: list[Sheet]) -> Group:
@@ -51,23 +52,33 @@ class _Stacks:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = [max(cell_len(part.plain) for line in self.lines for part in line[at].split()) for at in self._columns]
-        widths[0] = max(widths[0], *map(cell_len, self.headings.values()), 0)
-        taken = sum(min(width, WIDEST_LABEL) + 1 for width in widths[: self.labels])
+        widths = [*self._labels(widths, options.max_width), *widths[self.labels :]]
+        taken = sum(width + 1 for width in widths[: self.labels])
         for number, group in enumerate(_groups(widths[self.labels :], options.max_width - taken)):
             if number:
                 yield Text()
-            yield self._table([*range(self.labels), *(at + self.labels for at in group)])
+            yield self._table([*range(self.labels), *(at + self.labels for at in group)], widths)
+
+    def _labels(self, widths: list[int], room: int) -> list[int]:
+        """The widths of the columns of labels: in full where all columns fit then, and else less."""
+        full = widths[: self.labels]
+        full[0] = max(full[0], *map(cell_len, self.headings.values()), 0)
+        least = [longest_word([line[at].plain for line in self.lines]) for at in range(self.labels)]
+        least[0] = max(least[0], longest_word(list(self.headings.values())))
+        others, gaps = sum(width + 1 for width in widths[self.labels :]), len(full)
+        allowed = max(room - others, int(room * LABELS), sum(least) + gaps) - gaps
+        return fit_columns(full, least, allowed) or least
 
     @property
     def _columns(self) -> range:
         return range(len(self.lines[0]))
 
-    def _table(self, columns: list[int]) -> RichTable:
+    def _table(self, columns: list[int], widths: list[int]) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         for at in columns:
             label = at < self.labels
             head = self.lines[0][at]
-            table.add_column(head, justify="left" if label else "right", no_wrap=not label, overflow="fold")
+            table.add_column(head, width=widths[at], justify="left" if label else "right", no_wrap=not label)
         for number, line in enumerate(self.lines[1:]):
             if number in self.headings:
                 if number:

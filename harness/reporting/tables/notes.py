@@ -48,7 +48,8 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
     yield from _unfinished(table)
     yield from _failed(table)
     votes = f", {table.votes} votes on stochastic defenses" if any(row.stochastic for row in table.rows) else ""
-    yield f"Suite {manifest.suite}, seed {manifest.protocol.seed}{votes}, harness {manifest.harness}."
+    changed = f" with {' and '.join(map(one_line, manifest.settings))}" if manifest.settings else ""
+    yield f"Suite {manifest.suite}{changed}, seed {manifest.protocol.seed}{votes}, harness {manifest.harness}."
     if manifest.edited:
         yield "run.json was tampered with: do not rely on these numbers unless `harness verify` confirms them."
 

@@ -1,0 +1,123 @@
+"""Commands whose mistakes are reported like all others: one paragraph, with what was wrong and what to do about it.
+
+The library of the command line has messages of its own for an unknown option, a missing argument or a value of the
+wrong type. Here they become `UserError`, in the words that the rest of the program uses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from harness.cli.help import page
+from harness.errors import UserError, nearest
+
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
+"""The library's class of all mistakes of a command line. Some versions of typer import it, others have a copy."""
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class Command(TyperCommand):
+    """A command whose help and mistakes are those of this package."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(page(self, ctx))
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        written = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except UsageError as error:
+            raise explained(error, self, error.ctx, written) from error
+
+
+class Group(TyperGroup):
+    """A group of commands, likewise. Without arguments it prints its help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(page(self, ctx))
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        written = list(args)
+        try:
+            return super().make_context(info_name, args or ["--help"], parent, **extra)
+        except UsageError as error:
+            raise explained(error, self, error.ctx, written) from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            remedy = nearest(args[0], self.commands)
+            raise UserError(f"`{ctx.command_path}` has no command '{args[0]}'", remedy=remedy)
+        return super().resolve_command(ctx, args)
+
+
+def explained(error: Any, command: Any, ctx: Any, written: Sequence[str]) -> UserError:
+    """A mistake of the library as one of ours.
+
+    Args:
+        command: that was called, in the context ctx.
+        written: its arguments as they were typed.
+    """
+    path, parameter = ctx.command_path if ctx else command.name, getattr(error, "param", None)
+    name = getattr(error, "option_name", None)
+    if name and hasattr(error, "possibilities"):
+        known = [option for found in command.get_params(ctx) for option in (*found.opts, *found.secondary_opts)]
+        options = [option for option in known if option.startswith("-")]
+        return UserError(f"`{path}` has no option '{name}'", remedy=nearest(name, options))
+    if name:
+        return UserError(f"the option '{name}' of `{path}` needs a value", remedy=_see(path))
+    if parameter is None:
+        extra = re.search(r"unexpected extra arguments?(?:\(s\))? \((.*)\)", error.message)
+        if extra:
+            return UserError(f"`{path}` takes no argument '{extra[1]}'", remedy=_see(path))
+        return UserError(f"`{path}`: {error.message.rstrip('.')}", remedy=_see(path))
+    title = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
+    value = _value(parameter, written)
+    if value is None:
+        return UserError(f"`{path}` needs {title}", remedy=f"{parameter.help.rstrip('.')}. {_see(path)}")
+    return UserError(f"{title} is '{value}': {_reason(error.message)}", remedy=_see(path))
+
+
+def _see(path: str) -> str:
+    return f"`{path} --help` explains it"
+
+
+def _value(parameter: Any, written: Sequence[str]) -> str | None:
+    """What was typed for an option; for an argument, which has no name, the first that is none."""
+    if parameter.param_type_name == "argument":
+        return next((text for text in written if not text.startswith("-")), None)
+    for at, text in enumerate(written):
+        name, equals, value = text.partition("=")
+        if name in parameter.opts:
+            return value if equals else written[at + 1] if at + 1 < len(written) else None
+    return None
+
+
+def _reason(message: str) -> str:
+    """Why a value does not fit, in the words that messages on suites use."""
+    text = re.sub(r"^(Value error, )?", "", message).rstrip(".")
+    for word, plain in (("Input should be", "it should be"), ("a valid integer", "a whole number")):
+        text = text.replace(word, plain)
+    return text.partition(", unable to")[0]
+
+
+def one_of(what: str, names: Callable[[], Iterable[str]]) -> dict[str, Any]:
+    """Settings of an option or argument that takes one of several names.
+
+    Args:
+        what: what a name stands for, such as "report format".
+        names: called when they are needed.
+    """
+
+    def chosen(text: str) -> str:
+        known = list(names())
+        if text not in known:
+            raise UserError(f"there is no {what} '{text}'", remedy=nearest(text, known))
+        return text
+
+    return {"parser": chosen, "autocompletion": lambda: list(names())}
