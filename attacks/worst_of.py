@@ -27,7 +27,7 @@ class WorstOf(Attack):
     Args:
         attacks: in the order in which they are run, each with a `gradient` and an `eot` of its own.
         norm, eps, bound: the budget of those attacks that give none themselves.
-        draws: see above.
+        draws: of a stochastic defense, whose mean logits decide which result has the largest margin.
 
     Raises:
         ValueError: there are no attacks, their budgets differ, or `draws` is below 1.

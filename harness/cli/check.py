@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.checks.finding import COLOURS, Finding
 from harness.cli.columns import Columns
-from harness.cli.named import components
+from harness.cli.named import SUITES, components
 from harness.cli.options import Device, Only, Set, say_reading
 from harness.errors import UserError
 from harness.process.console import new_console
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from harness.suite.plan import Plan
-
-SUITES = (".yaml", ".yml")
-"""How the names of suites end."""
 
 
 def check(

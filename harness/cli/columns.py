@@ -6,12 +6,12 @@ below it the others behind their headings.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +19,9 @@ from harness.process.column_widths import fit_columns
 
 GAP = 2
 """Spaces between two columns."""
+
+BELOW = 4
+"""Spaces before the cells that stand below the first one of their row."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Columns:
         least = [max(_widest(line[at].plain.split()) for line in lines) for at in range(len(self.columns))]
         widths = fit_columns(full, least, options.max_width - GAP * (len(full) - 1))
         if widths is None:
-            yield from self._stacked()
+            yield from self._stacked(options.max_width)
         else:
             yield self._table(widths)
 
@@ -66,16 +69,26 @@ class Columns:
             table.add_row(*row)
         return table
 
-    def _stacked(self) -> Iterator[RenderableType]:
+    def _stacked(self, width: int) -> Iterator[Text]:
         for row in self.rows:
             named = [(column.head, cell) for column, cell in zip(self.columns, row, strict=True) if cell]
             for number, (head, cell) in enumerate(named):
-                cell.overflow = "ignore"  # a word longer than the line is left to the terminal, which does not cut it
-                if not number:
-                    yield cell
-                    continue
-                below = Text(overflow="ignore").append(f"{head}: " if head else "", style="dim").append_text(cell)
-                yield Padding(below, (0, 0, 0, 4))
+                label = Text(f"{head}: " if head and number else "", style="dim")
+                indent = BELOW if number else 0
+                for line in _lines(label + cell, width - indent):
+                    yield Text(" " * indent, no_wrap=True, overflow="ignore") + line
+
+
+def _lines(text: Text, width: int) -> Iterator[Text]:
+    """A text in lines of this width. A word longer than that has a line of its own, which a terminal does not cut."""
+    starts, begun = [], 0
+    for word in re.finditer(r"\S+", text.plain):
+        if cell_len(text.plain[begun : word.end()]) > width or "\n" in text.plain[begun : word.start()]:
+            starts += [word.start()] if word.start() else []
+            begun = word.start()
+    for line in text.divide(starts):
+        line.rstrip()
+        yield line
 
 
 def _widest(parts: Sequence[str]) -> int:

@@ -155,7 +155,10 @@ def train(
 
 
 def doctor() -> None:
-    """Examine the installation: versions, devices, caches, and known faults."""
+    """Examine the installation: versions, devices, caches, and known faults.
+
+    Below each fault stands the command that repairs it. The exit status is 1 if something is broken.
+    """
     from harness.cli.doctor import examine
 
     findings = examine()

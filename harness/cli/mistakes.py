@@ -33,7 +33,7 @@ class Command(TyperCommand):
         try:
             return super().make_context(info_name, args, parent, **extra)
         except UsageError as error:
-            raise explained(error, self, error.ctx, written) from error
+            raise explained(error, self, _path(info_name, parent), written) from error
 
 
 class Group(TyperGroup):
@@ -47,7 +47,7 @@ class Group(TyperGroup):
         try:
             return super().make_context(info_name, args or ["--help"], parent, **extra)
         except UsageError as error:
-            raise explained(error, self, error.ctx, written) from error
+            raise explained(error, self, _path(info_name, parent), written) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in self.commands and not args[0].startswith("-"):
@@ -56,18 +56,22 @@ class Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def explained(error: Any, command: Any, ctx: Any, written: Sequence[str]) -> UserError:
+def _path(info_name: str | None, parent: Any) -> str:
+    """The command as it is typed, such as `harness weights list`."""
+    return f"{parent.command_path} {info_name}" if parent else str(info_name)
+
+
+def explained(error: Any, command: Any, path: str, written: Sequence[str]) -> UserError:
     """A mistake of the library as one of ours.
 
     Args:
-        command: that was called, in the context ctx.
+        command: that was called; path: it as it is typed.
         written: its arguments as they were typed.
     """
-    path, parameter = ctx.command_path if ctx else command.name, getattr(error, "param", None)
-    name = getattr(error, "option_name", None)
+    parameter, name = getattr(error, "param", None), getattr(error, "option_name", None)
     if name and hasattr(error, "possibilities"):
-        known = [option for found in command.get_params(ctx) for option in (*found.opts, *found.secondary_opts)]
-        options = [option for option in known if option.startswith("-")]
+        known = [option for found in command.params for option in (*found.opts, *found.secondary_opts)]
+        options = [option for option in (*known, *SETTINGS["help_option_names"]) if option.startswith("-")]
         return UserError(f"`{path}` has no option '{name}'", remedy=nearest(name, options))
     if name:
         return UserError(f"the option '{name}' of `{path}` needs a value", remedy=_see(path))

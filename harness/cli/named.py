@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import typer
+SUITES = (".yaml", ".yml")
+"""How the names of suites end."""
+
+LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+"""The variables in which a shell passes the line that is to be completed: bash, and zsh or fish."""
 
 
 def components() -> list[str]:
@@ -17,21 +21,20 @@ def components() -> list[str]:
     return [entry.name for kind in ("defenses", "attacks") for entry in entries(kind)]
 
 
-def pairings_of(context: typer.Context) -> list[str]:
+def pairings() -> list[str]:
     """The defenses and pairings of the suite that the command line names so far, for `--only`."""
-    return list(_pairings(context.params.get("suite")))
+    words = next((os.environ[name] for name in LINES if name in os.environ), "").split()
+    return list(_pairings(next((Path(word) for word in words if word.endswith(SUITES)), None)))
 
 
-def _pairings(suite: Any) -> Iterator[str]:
+def _pairings(suite: Path | None) -> Iterator[str]:
     from harness.config import yaml_file
     from harness.errors import UserError
 
     with suppress(UserError):
-        content = yaml_file.read(Path(suite)).data if suite else {}
-        defenses, attacks = (names if isinstance(names := content.get(kind), dict) else {} for kind in KINDS)
+        content = yaml_file.read(suite).data if suite else {}
+        kinds = (content.get(kind) for kind in ("defenses", "attacks"))
+        defenses, attacks = (names if isinstance(names, dict) else {} for names in kinds)
         for defense in defenses:
             yield defense
             yield from (f"{defense}/{attack}" for attack in attacks)
-
-
-KINDS = ("defenses", "attacks")

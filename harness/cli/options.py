@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from harness.cli.named import pairings_of
+from harness.cli.named import pairings
 from harness.process.console import new_console
 from harness.process.signals import status_of, stoppable
 from harness.settings import device_of
@@ -28,7 +28,7 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, 
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N of the suite's images.")]
 Only = Annotated[
     str | None,
-    typer.Option(metavar="DEFENSE[/ATTACK]", autocompletion=pairings_of, help="Use only these pairings."),
+    typer.Option(metavar="DEFENSE[/ATTACK]", autocompletion=pairings, help="Use only these pairings."),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Results directory; by default results/SUITE.")]
 Set = Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -11,7 +13,10 @@ from rich.text import Text
 from harness.process.column_widths import fit_columns, longest_word
 from harness.reporting.render.sheet import Grid, Sheet, Shown
 
-LABELS = 0.5
+GAP = 2
+"""Spaces between two columns: the padding of one, and the divider of the box."""
+
+LABELS = 1 / 3
 """The share of the line that the columns of labels may take before their texts are wrapped, between words only."""
 
 
@@ -51,34 +56,46 @@ class _Stacks:
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = [max(cell_len(part.plain) for line in self.lines for part in line[at].split()) for at in self._columns]
-        widths = [*self._labels(widths, options.max_width), *widths[self.labels :]]
-        taken = sum(width + 1 for width in widths[: self.labels])
-        for number, group in enumerate(_groups(widths[self.labels :], options.max_width - taken)):
+        full, least = self._full(), self._least()
+        room = options.max_width + GAP  # every column has a gap behind it, and the last one needs none
+        widths = fit_columns(full, least, room - GAP * len(full))
+        if widths:
+            yield self._table(list(self._columns), widths)
+            return
+        share = max(int(room * LABELS), sum(least[: self.labels]))
+        labels = fit_columns(full[: self.labels], least[: self.labels], share) or least[: self.labels]
+        left = room - sum(labels) - GAP * self.labels
+        for number, group in enumerate(_groups(least[self.labels :], left)):
             if number:
                 yield Text()
-            yield self._table([*range(self.labels), *(at + self.labels for at in group)], widths)
+            columns = [at + self.labels for at in group]
+            narrow = [least[at] for at in columns]
+            fitted = fit_columns([full[at] for at in columns], narrow, left - GAP * len(group)) or narrow
+            yield self._table([*range(self.labels), *columns], [*labels, *fitted])
 
-    def _labels(self, widths: list[int], room: int) -> list[int]:
-        """The widths of the columns of labels: in full where all columns fit then, and else less."""
-        full = widths[: self.labels]
-        full[0] = max(full[0], *map(cell_len, self.headings.values()), 0)
-        least = [longest_word([line[at].plain for line in self.lines]) for at in range(self.labels)]
-        least[0] = max(least[0], longest_word(list(self.headings.values())))
-        others, gaps = sum(width + 1 for width in widths[self.labels :]), len(full)
-        allowed = max(room - others, int(room * LABELS), sum(least) + gaps) - gaps
-        return fit_columns(full, least, allowed) or least
+    def _full(self) -> list[int]:
+        """The width of each column where nothing is wrapped."""
+        widths = [max(_widest(line[at].plain) for line in self.lines) for at in self._columns]
+        return [max(widths[0], *map(cell_len, self.headings.values()), 0), *widths[1:]]
+
+    def _least(self) -> list[int]:
+        """The width of each column where labels and heads are wrapped between words, and numbers are not."""
+        head, *body = self.lines
+        labels = [longest_word([line[at].plain for line in self.lines]) for at in range(self.labels)]
+        labels[0] = max(labels[0], longest_word(list(self.headings.values())))
+        return labels + [
+            max(longest_word([head[at].plain]), *(_widest(line[at].plain) for line in body), 0)
+            for at in self._columns[self.labels :]
+        ]
 
     @property
     def _columns(self) -> range:
         return range(len(self.lines[0]))
 
-    def _table(self, columns: list[int], widths: list[int]) -> RichTable:
+    def _table(self, columns: list[int], widths: Sequence[int]) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for at in columns:
-            label = at < self.labels
-            head = self.lines[0][at]
-            table.add_column(head, width=widths[at], justify="left" if label else "right", no_wrap=not label)
+        for at, width in zip(columns, widths, strict=True):
+            table.add_column(self.lines[0][at], width=width, justify="left" if at < self.labels else "right")
         for number, line in enumerate(self.lines[1:]):
             if number in self.headings:
                 if number:
@@ -88,16 +105,20 @@ class _Stacks:
         return table
 
 
+def _widest(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
+
+
 def _groups(widths: list[int], room: int) -> list[list[int]]:
     """Columns of these widths, in order, in groups that fit into the room, with at least one column each."""
     groups: list[list[int]] = [[]]
     left = room
     for at, width in enumerate(widths):
-        if groups[-1] and width + 1 > left:
+        if groups[-1] and width + GAP > left:
             groups.append([])
             left = room
         groups[-1].append(at)
-        left -= width + 1
+        left -= width + GAP
     return groups
 
 

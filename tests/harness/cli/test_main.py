@@ -143,9 +143,13 @@ def test_run_report_and_show_work_on_a_small_suite(small_suite: Path, capsys: py
     assert json.loads(capsys.readouterr().out)
     assert call("show", str(small_suite)) == 0
     shown = capsys.readouterr().out
-    assert "eps: 1/16" in shown
+    assert "eps: 1/16" not in shown
     total = next(line for line in shown.splitlines() if line.startswith("total"))
     assert total.split()[1] == str(2 * 10 * (2 + 6))  # per attack: one draw of clean and adversarial each, or three
+    assert call("show", str(small_suite), "--full") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.index("suite: small") > next(at for at, line in enumerate(lines) if line.startswith("total"))
+    assert any("eps: 1/16" in line for line in lines)
 
 
 def test_show_says_what_a_sweep_makes(small_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
