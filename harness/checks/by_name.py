@@ -71,7 +71,12 @@ def _images(built: Any, dataset: str | None, path: Path | None, base: Path) -> d
     of_path = None if path is None else "npz" if path.suffix == ".npz" else "folder"
     of_card = getattr(built, "expected_dataset", None)
     try:
-        return datasets.load(dataset or of_path or of_card or DEFAULT, path=path, base=base)
+        return datasets.load(
+            dataset or of_path or of_card or DEFAULT,
+            path=path,
+            base=base,
+            rows=lambda count: list(range(min(count, FITTED))),
+        )
     except UserError as error:
         if dataset or path or not of_card:
             raise
