@@ -32,8 +32,8 @@ def report(
     format: Annotated[
         str,
         typer.Option(
-            metavar="|".join(formats.names()),
-            help="Text, one HTML page with images, plots, or files for other programs.",
+            metavar="FORMAT",
+            help=f"Text, one HTML page with images, plots, or files for other programs: {', '.join(formats.names())}.",
             **one_of("report format", formats.names),
         ),
     ] = "table",
