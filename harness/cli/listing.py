@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, str]
 
-KINDS = ("defenses", "attacks", "datasets", "suites")
-EXPLAINED = KINDS[:3]
+KINDS = ("defenses", "attacks", "certificates", "datasets", "suites")
+EXPLAINED = KINDS[:-1]
 """The kinds of which one name can be explained; `harness show` explains a suite."""
 
 REFERENCE = re.compile(r"(?:(?:those of|of|the view of) [\w ]+, )?(?:as for|as in|see) `([\w.]+)`\.")
@@ -93,7 +93,7 @@ def list_(
 
 
 def listing(kind: str) -> list[Row]:
-    """Lists rows with name, summary and arguments. kind: "defenses", "attacks", "datasets" or "suites"."""
+    """Lists rows with name, summary and arguments. kind: a name of `KINDS`."""
     if kind == "suites":
         return [_suite(path) for path in suite_files()]
     return [

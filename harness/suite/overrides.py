@@ -15,6 +15,7 @@ from harness.suite.schema import Suite
 from harness.suite.sweep import entry_of
 
 FORM = "Write PATH=VALUE with the keys that lead to the value, such as --set defenses.rdc.eta=4/255"
+COMPONENTS = ("defenses", "attacks", "certificates")
 OPEN = ("defaults", "report")
 """Sections in which a mapping that the file does not have may be begun."""
 
@@ -108,10 +109,10 @@ def _refuse_unknown(root: Node, keys: Sequence[Key], place: Place, *, last: bool
     if last or not above or above[0] in OPEN or key in existing:
         return Node({}, place, place)
     kind = str(above[0])
-    if len(above) == 1 and kind in ("defenses", "attacks"):
+    if len(above) == 1 and kind in COMPONENTS:
         remedy = nearest(str(key), existing)
         raise UserError(f"the suite has no {kind[:-1]} '{key}'", remedy=remedy, where=place)
-    if len(above) > 1 and kind in ("defenses", "attacks"):
+    if len(above) > 1 and kind in COMPONENTS:
         found, depth = entry_of(root, kind, str(above[1])).follow(*keys[2:])
         if depth == len(keys) - 2 and isinstance(found.value, dict):
             return found
