@@ -140,10 +140,8 @@ def measured(folder: Path, command: list[str]) -> tuple[float, float]:
     return float(seconds), float(kilobytes) / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=10, help="pairings of 10,000 images; a multiple of ten")
-    cells = parser.parse_args().cells
+def table(cells: int) -> None:
+    """Prints what the commands take on so many pairings."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fill(folder, cells)
@@ -152,6 +150,12 @@ def main() -> None:
             files = len(list(folder.glob("out/cells/*/*/*.parquet")))
             seconds, memory = measured(folder, command)
             print(f"| `harness {' '.join(command)}` | {files:,} | {seconds:.1f} | {memory:.0f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=10, help="pairings of 10,000 images; a multiple of ten")
+    table(parser.parse_args().cells)
 
 
 if __name__ == "__main__":
