@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Callback:
     def finished(self, run: CellRun, records: Sequence[Record]) -> None:
         """A shard of a pairing is stored. records: one for each of its images."""
 
+    def ended(self, root: Path) -> None:
+        """A run has ended, and its results directory is complete, as far as attacks succeeded. root: the directory."""
+
     @contextmanager
     def diagnosing(self, defense: str, checks: int, passes: Callable[[], int]) -> Iterator[None]:
         """Surrounds the diagnosis of one defense.
@@ -75,6 +79,44 @@ class Callback:
 
     def stepped(self, step: int, loss: float) -> None:
         """A training step is done. step: the number of steps done so far; loss: the loss of the last one."""
+
+
+class Callbacks(Callback):
+    """Passes the events of a run on to several callbacks, in their order.
+
+    Args:
+        callbacks: any number of them.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = tuple(callbacks)
+
+    def note(self, text: str) -> None:
+        for callback in self._callbacks:
+            callback.note(text)
+
+    @contextmanager
+    def running(self, runs: Sequence[CellRun]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for callback in self._callbacks:
+                stack.enter_context(callback.running(runs))
+            yield
+
+    def began(self, run: CellRun) -> None:
+        for callback in self._callbacks:
+            callback.began(run)
+
+    def watch(self, run: CellRun, target: Target) -> None:
+        for callback in self._callbacks:
+            callback.watch(run, target)
+
+    def finished(self, run: CellRun, records: Sequence[Record]) -> None:
+        for callback in self._callbacks:
+            callback.finished(run, records)
+
+    def ended(self, root: Path) -> None:
+        for callback in self._callbacks:
+            callback.ended(root)
 
 
 SILENT = Callback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from harness.callback import Callback, Callbacks
 from harness.cli.named import pairings
 from harness.process.console import new_console
 from harness.process.signals import status_of, stoppable
@@ -55,17 +57,18 @@ def finish(
     retry_errors: bool = True,
     engine: Engine | None = None,
     timeout: float | None = None,
+    log: Sequence[str] = (),
 ) -> tuple[Path, Finished]:
     """Runs the unfinished part of a suite, and prints failures. Returns the results directory and what was done.
 
     Args:
         engine: computes the shards; by default this process does.
         timeout: seconds for an image, see `harness.evaluation.time_limits`.
+        log: experiment trackers, see `harness.tracking.run_tracker`.
 
     Raises:
         typer.Exit: the run was interrupted.
     """
-    from harness.cli.run_progress import Display
     from harness.evaluation.run import run
 
     folder = out or Path("results") / (plan.suite.suite + (f"-first{limit}" if limit else ""))
@@ -73,7 +76,7 @@ def finish(
     try:
         with stoppable():
             options = {"retry_errors": retry_errors, "engine": engine, "timeout": timeout}
-            done = run(plan, folder, device_of(device), Display(console), **options)  # type: ignore[arg-type]
+            done = run(plan, folder, device_of(device), _callback(console, log), **options)  # type: ignore[arg-type]
     except KeyboardInterrupt as stop:
         console.print(
             f"\nStopped. Finished shards are kept in {folder}; the same command continues from there.", markup=False
@@ -82,6 +85,18 @@ def finish(
     for failure in done.failures:
         _print_failure(failure, console)
     return folder, done
+
+
+def _callback(console: Console, log: Sequence[str]) -> Callback:
+    """The display, and after it the experiment trackers."""
+    from harness.cli.run_progress import Display
+
+    display = Display(console)
+    if not log:
+        return display
+    from harness.tracking import tracker
+
+    return Callbacks([display, *(tracker(where, display.note) for where in log)])
 
 
 def _print_failure(failure: Failure, console: Console) -> None:

@@ -68,6 +68,13 @@ def run(
             "what is expected. It works by a process beside this one, which this option starts if no other does.",
         ),
     ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="tensorboard:DIR|mlflow:URI|wandb:PROJECT",
+            help="Send the numbers to an experiment tracker, too; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Run a suite, or continue one that was interrupted. This executes the code that the suite names.
 
@@ -86,6 +93,8 @@ def run(
         harness run suites/table1_sota.yaml --devices cuda:0,cuda:1
 
         harness run suites/table1_sota.yaml --engine ray --address auto
+
+        harness run suites/table1_sota.yaml --log tensorboard:logs
 
         harness run suites/table1_sota.yaml --smoke
     """
@@ -111,7 +120,8 @@ def run(
         return
     plan = load_suite(suite, limit=limit, only=only, settings=settings or [])
     where = names[0] if names else device
-    folder, done = finish(plan, where, limit, out, retry_errors=retry_errors, engine=chosen, timeout=seconds)
+    shared = {"engine": chosen, "timeout": seconds, "log": log or ()}
+    folder, done = finish(plan, where, limit, out, retry_errors=retry_errors, **shared)  # type: ignore[arg-type]
     what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
     if done.failures:
         made = f"Computed {done.computed} shards. " if done.computed else ""

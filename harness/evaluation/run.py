@@ -77,6 +77,7 @@ def run(
         if begun and not pending:
             write_manifest.close(store, context)
             _merge(cell_runs, lock)
+            callback.ended(out)
             return Finished(0, failures(cell_runs))
         with engine.working(context):
             session = Session(context, pending if begun else cell_runs, lock, engine, TimeLimits(context, timeout))
@@ -90,6 +91,7 @@ def run(
                 write_manifest.close(store, context)
         refuse_loss(store, cell_runs)
         _merge(cell_runs, lock)
+        callback.ended(out)
         return Finished(computed, failures(cell_runs))
 
 
