@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, str]
 
-KINDS = ("defenses", "attacks", "certificates", "datasets", "suites")
+KINDS = ("defenses", "attacks", "certificates", "datasets", "networks", "suites")
 EXPLAINED = KINDS[:-1]
 """The kinds of which one name can be explained; `harness show` explains a suite."""
 
@@ -62,7 +62,7 @@ def list_(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List defenses, attacks, datasets and suites, or explain one of them.
+    """List everything that a suite can name, or explain one of it.
 
     Examples:
 
