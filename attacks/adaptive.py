@@ -51,6 +51,7 @@ CERTAIN = 3
 """An image leaves when so many times `votes` draws were made of it, and all of them were misclassified."""
 
 NO_ATTACK = "misclassified without an attack"
+PROPOSALS = "proposals without a gradient"
 
 _START = derive("adaptive", "random start")
 _PROPOSALS = derive("adaptive", "proposals")
@@ -59,8 +60,8 @@ _PROPOSALS = derive("adaptive", "proposals")
 class Adaptive(Attack):
     """Momentum climbs along every view of a defense's gradient, judged by misclassification rates of fresh draws.
 
-    The preset is meant for every defense; what differs between defenses is measured, see the module's head. Remarks on
-    the batch tell what was tried and what each stage took away.
+    The preset is meant for every defense; what differs between defenses is measured, see the module's head. The remark
+    on an image tells what it fell to, or all that it withstood.
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
@@ -80,6 +81,7 @@ class Adaptive(Attack):
     """
 
     version = 3
+    independent = True
     caps: ClassVar[Mapping[str, int]] = {**CAPS, "votes": 2, "proposals": 2}
 
     def __init__(
@@ -160,8 +162,8 @@ class _Search:
     """What is known of each image in one search.
 
     By view, (V, N): level, the mean bounded margin at the end of the latest climb along it; draws, per gradient; alive,
-    it had a gradient that was not zero. Of each image, (N,): fell, the view after which all draws were misclassified,
-    or None.
+    it had a gradient that was not zero. Of each image, (N,): latest, the stage that was tried on it last; fell, the one
+    after which all draws were misclassified, or None.
     """
 
     def __init__(self, attack: Adaptive, target: Target, x: Tensor, y: Tensor) -> None:
@@ -173,9 +175,9 @@ class _Search:
         self.draws = torch.ones(shape, dtype=torch.int64, device=x.device)
         self.alive = torch.ones(shape, dtype=torch.bool, device=x.device)
         self._asked: dict[tuple[int, int], Target] = {}
-        self.stages: list[str] = []
         self.fell: list[str | None] = [None] * len(x)
-        self._done(NO_ATTACK)
+        self.latest = [NO_ATTACK] * len(x)
+        self._note_fallen()
 
     def round(self, number: int) -> None:
         """A climb of each image that still stands, along each of its best views."""
@@ -185,37 +187,43 @@ class _Search:
         standing = self.kept.standing()
         if number:  # the first challengers meet the clean images, which were just drawn
             self.kept.renew(standing[chosen.any(0)[standing]], self.attack.judged(number))
-        for place, view in enumerate(self.views):
+            self._note_fallen()
+        for place in range(len(self.views)):
             standing = self.kept.standing()
             rows = standing[chosen[place, standing]]
             draws = self.draws[place, rows]
             for count in range(1, MOST_DRAWS + 1):
                 if len(some := rows[draws == count]):
                     self._climb(number, place, count, some)
-            if number == 0 or len(rows):
-                self._done(view)
+            self._note_fallen()
 
     def without_gradient(self) -> None:
         """Proposals for the images of which no view had a gradient."""
         rows = self.kept.standing()
         rows = rows[~self.alive.any(0)[rows]]
         if len(rows) and self.attack.proposals:
+            self._mark(rows, PROPOSALS)
             seeds = fold(self.target.seeds[rows], _PROPOSALS)
             images, x, y = self.kept.images[rows], self.x[rows], self.y[rows]
             draws = self.attack.judged(self.attack.rounds - 1)
             self.kept.renew(rows, draws)
             found = propose(self.kept.judge, x, images, rows, y, self.attack.threat, self.attack.proposals, seeds)
             self.kept.challenge(found, rows, draws)
-            self._done("proposals without a gradient")
+            self._note_fallen()
 
     def remarks(self) -> tuple[tuple[str, ...], ...]:
         """Of each image, the view that it fell to, or all that it withstood."""
-        withstood = f"withstood {', '.join(self.stages[1:])}"
-        told = {None: withstood, NO_ATTACK: NO_ATTACK}
-        return tuple((told.get(fell, f"fell to {fell}"),) for fell in self.fell)
+        return tuple((self._remark(row, fell),) for row, fell in enumerate(self.fell))
+
+    def _remark(self, row: int, fell: str | None) -> str:
+        if fell is None:
+            tried = [*self.views, *([PROPOSALS] if self.latest[row] == PROPOSALS else [])]
+            return f"withstood {', '.join(tried)}"
+        return NO_ATTACK if fell == NO_ATTACK else f"fell to {fell}"
 
     def _climb(self, number: int, place: int, draws: int, rows: Tensor) -> None:
         """Climbs along a view, whose ends challenge the images kept. More draws per gradient are paid in steps."""
+        self._mark(rows, self.views[place])
         threat, view, steps = self.attack.threat, self._view(place, draws), max(2, self.attack.length(number) // draws)
         start = self._random(rows) if number == 0 else self.kept.images[rows]
         x, y, scale, size = self.x[rows], self.y[rows], self.kept.scale[rows], SIZE * float(threat.eps)
@@ -236,11 +244,14 @@ class _Search:
         x, seeds = self.x[rows], fold(self.target.seeds[rows], _START)
         return self.attack.threat.random(x, uniform(fold(seeds, 0), x.shape[1:]), normal(fold(seeds, 1), x.shape[1:]))
 
-    def _done(self, stage: str) -> None:
-        """Notes which images fell to a stage."""
-        if stage not in self.stages:
-            self.stages.append(stage)
+    def _mark(self, rows: Tensor, stage: str) -> None:
+        """Notes that a stage is tried on some images."""
+        for row in rows.tolist():
+            self.latest[row] = stage
+
+    def _note_fallen(self) -> None:
+        """Notes of the images that stand no more that they fell to what was tried on them last."""
         standing = set(self.kept.standing().tolist())
         for row, fell in enumerate(self.fell):
             if fell is None and row not in standing:
-                self.fell[row] = stage
+                self.fell[row] = self.latest[row]

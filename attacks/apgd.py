@@ -50,6 +50,7 @@ class APGD(GradientAttack):
         ValueError: a budget, a count or a combination of arguments is invalid.
     """
 
+    independent = True
     method = "apgd"
 
     def __init__(

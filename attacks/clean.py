@@ -13,6 +13,8 @@ from harness.threat import Linf
 class Clean(Attack):
     """Returns the clean images unchanged."""
 
+    independent = True
+
     def __init__(self) -> None:
         super().__init__()
         self.threat = Linf(Quantity(0))

@@ -83,6 +83,7 @@ class Crossover(Attack):
         'crossover, 2 generations of 60, 20 steps'
     """
 
+    # It does not say that it is `independent`: each image has a whole population, and a shard is a large batch already.
     method = "crossover"
     caps: ClassVar[Mapping[str, int]] = {"population": 4, "generations": 2, "steps": 2}
 
@@ -117,8 +118,8 @@ class Crossover(Attack):
             children = people.children(self.threat, fold(people.seeds, _CHILD, generation), generation)
             people = people.survivors(self._climb(target, children, loss_of("margin", people.y), sizes))
         _update(best, people)
-        flags = best.remarks()
-        return Adversarial(best.images, flags=flags) if flags else best.images
+        remarks = best.remarks()
+        return Adversarial(best.images, remarks=remarks) if any(remarks) else best.images
 
     def _first(self, target: Target, x: Tensor, y: Tensor, aims: Tensor) -> Population:
         """Random starts after their climbs, each towards a rival of its own. aims: the rivals of y, (N, K - 1)."""

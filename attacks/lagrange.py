@@ -57,6 +57,7 @@ class Lagrange(GradientAttack):
     """
 
     version = 3
+    independent = True
     needs = ("energy",)
 
     def __init__(
@@ -97,7 +98,8 @@ class Lagrange(GradientAttack):
         """The strongest iterate of each image over all l; on a stochastic defense that of one l, see above."""
         if not target.defense.stochastic or len(self.weights) == 1:
             return super().perturb(target, x, y)
-        best, flags = x.clone(), list[str]()
+        best = x.clone()
+        remarks: list[tuple[str, ...]] = [()] * len(x)
         rate, lead = (x.new_full((len(x),), -torch.inf) for _ in range(2))
         whole = target.with_view(gradient="exact", eot=self.draws)
         rows = torch.arange(len(x), device=x.device)
@@ -108,8 +110,9 @@ class Lagrange(GradientAttack):
             often, by = (margins > 0).to(rate).mean(0), margins.mean(0)
             better = (often > rate) | ((often == rate) & (by > lead))
             best[better], rate[better], lead[better] = adversarial.images[better], often[better], by[better]
-            flags += [of_part(f"l = {weight:g}", flag) for flag in adversarial.flags]
-        return Adversarial(best, flags=tuple(flags))
+            for row, own in enumerate(adversarial.remarks or ()):
+                remarks[row] += tuple(of_part(f"l = {weight:g}", remark) for remark in own)
+        return Adversarial(best, remarks=tuple(remarks))
 
     def least_cosine(self) -> float:
         return least_cosine_judging(self.eot) if self.optimizer == "apgd" else super().least_cosine()

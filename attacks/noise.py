@@ -28,6 +28,8 @@ class Noise(Attack):
         ValueError: a budget or a count is invalid.
     """
 
+    independent = True
+
     def __init__(self, norm: Norm, eps: Quantity, tries: int = 10, eot: int = 1) -> None:
         super().__init__(eot=eot)
         if tries < 1:

@@ -46,6 +46,7 @@ class PGD(GradientAttack):
     """
 
     version = 3
+    independent = True
     method = "pgd"
 
     def __init__(

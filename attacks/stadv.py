@@ -56,6 +56,8 @@ class StAdv(Attack):
         ValueError: a bound, a rate, a count or a name is invalid.
     """
 
+    independent = True
+
     def __init__(
         self,
         bound: Quantity = Quantity("0.05"),  # noqa: B008 - immutable, and kept as it is written
@@ -96,7 +98,7 @@ class StAdv(Attack):
             if len(rows):
                 best.update(last, rows, objective.logits(warp(x[rows], last), rows))
             flow = best.images
-        return Adversarial(warp(x, flow), flow, best.remarks())
+        return Adversarial(warp(x, flow), flow, remarks=best.remarks())
 
     def least_cosine(self) -> float:
         return least_cosine_averaging(self.eot * averaged_draws(MOMENTUM, self.steps))

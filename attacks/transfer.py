@@ -23,6 +23,8 @@ class Transfer(Attack):
         norm, eps: their budget.
     """
 
+    independent = True
+
     def __init__(self, from_: str, attack: str, norm: Norm, eps: Quantity) -> None:
         super().__init__()
         self.threat: Pixels = ball(norm, eps)

@@ -33,6 +33,8 @@ class WorstOf(Attack):
         ValueError: there are no attacks, their budgets differ, or `draws` is below 1.
     """
 
+    independent = True
+
     def __init__(
         self,
         attacks: list[InnerAttack],
@@ -82,6 +84,9 @@ class WorstOf(Attack):
 
     def views(self) -> frozenset[Gradient]:
         return frozenset().union(*(attack.views() for attack in self.attacks))
+
+    def is_independent(self) -> bool:
+        return super().is_independent() and all(attack.is_independent() for attack in self.attacks)
 
     def least_cosine(self) -> float:
         """That of the least demanding attack that climbs by gradients: the number is no higher than its own."""

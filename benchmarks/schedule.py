@@ -130,7 +130,7 @@ def simulate(
             return Schedule(now, busy, workers, jobs)
         now, _, worker, job = heapq.heappop(running)
         done(job)
-        queue.done(job, seconds(job))
+        queue.done(job.pairing, seconds(job))
         heapq.heappush(free, (now, worker))
 
 
@@ -147,7 +147,8 @@ class Simulated:
         runs = {run.name: run for run in self.context.cell_runs}
 
         def done(job: Job) -> None:
-            runs[job.pairing].shards[job.bounds] = []
+            for bounds in job.wanted:
+                runs[job.pairing].shards[bounds] = []
 
         def seconds(job: Job) -> list[float]:
             return self.seconds[job.pairing][slice(*job.bounds)].tolist()

@@ -71,7 +71,8 @@ class Attack(ABC):
     A subclass sets `threat` and writes `perturb` and `cost`. Constructor arguments are the keys of the suite's entry,
     checked against their annotations; `gradient` and `eot` must be among them and be passed on to this constructor.
     Random numbers come from `target.seeds` (one per image); code that draws from global generators is seeded per shard
-    by the harness. Changing the defense, its own `threat` or settings of the process is an error of an attack.
+    by the harness, unless the class says that it is `independent`. Changing the defense, its own `threat` or settings
+    of the process is an error of an attack.
 
     Args:
         gradient: the view of the defense that the attack differentiates, see `harness.gradients`.
@@ -111,6 +112,9 @@ class Attack(ABC):
     """The name that `describe` uses; empty for the name of the class."""
     source: tuple[str, str] | None = None
     """A defense and an attack of the suite, whose adversarial images this attack gets in `Target.source_images`."""
+    independent: ClassVar[bool] = False
+    """Whether what becomes of an image depends on nothing but that image, its label and its own seed: see
+    `is_independent`. It counts only where the class itself says it, and not for classes that extend it."""
     caps: ClassVar[Mapping[str, int]] = CAPS
     """Upper limits, in `harness run --smoke`, of the arguments that decide how long the attack takes."""
     needs: ClassVar[tuple[str, ...]] = ()
@@ -166,6 +170,15 @@ class Attack(ABC):
         name = self.method or type(self).__name__.lower()
         view = "" if self.gradient == "exact" else f", {self.gradient}"
         return f"{name}{view}" + (f", EOT {self.eot}" if self.eot > 1 else "")
+
+    def is_independent(self) -> bool:
+        """Whether each image is attacked as if it were alone, so that any images may share a call of `perturb`.
+
+        The harness then attacks the images of several shards in one call, which is faster on a cheap defense. It must
+        not do so with an attack that draws from a global generator, counts images, or stops for all of them at once:
+        with other images beside it, an image would become another. Remarks must be those of single images too.
+        """
+        return bool(vars(type(self)).get("independent", False))
 
     def least_cosine(self) -> float:
         """The cosine of two gradients, of one draw each, below which this attack's number is in doubt.

@@ -10,7 +10,7 @@ and so is every later batch of that defense.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -85,6 +85,15 @@ class Predictions:
     def valid(self) -> Tensor:
         """Whether all draws of an image gave finite logits, (N,) bool."""
         return ~(self.votes < 0).any(0)
+
+    def part(self, which: slice) -> Predictions:
+        """Of some of the images."""
+        return Predictions(self.votes[:, which], self.margins[:, which])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Of the images of all parts, in order."""
+        return cls(torch.cat([part.votes for part in parts], 1), torch.cat([part.margins for part in parts], 1))
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -37,6 +37,9 @@ from harness.randomness import derive, fold, normal, uniform
 from harness.target import Step, Target
 from harness.threat import Pixels
 
+NO_GRADIENT = in_doubt("the gradient was zero throughout")
+"""The remark on an image that withstood because of that."""
+
 _START = derive("pgd", "random start")
 
 
@@ -129,7 +132,7 @@ class GradientAttack(Attack):
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor | Adversarial:
         """The strongest iterate of each image.
 
-        A flag counts the images that withstood with a gradient of zero at every step: they were not attacked at all.
+        An image that withstood with a gradient of zero at every step was not attacked at all: its remark says so.
         """
         stops = self.early_stop and not target.defense.stochastic
         aims = self._aims(target, x, y)
@@ -144,8 +147,8 @@ class GradientAttack(Attack):
             real, every = stops and self.gradient == "blind", self.loss in EVERY_CLASS
             objective = Objective(target, loss, tried.energy, real, every)
             self.run_restart(best, x, start, rows, objective, stops)
-        flags = best.remarks()
-        return Adversarial(best.images, flags=flags) if flags else best.images
+        remarks = best.remarks()
+        return Adversarial(best.images, remarks=remarks) if any(remarks) else best.images
 
     def cost(self, num_classes: int) -> Cost:
         """The cost of an image that is never misclassified. On a deterministic defense, one that is costs less."""
@@ -258,13 +261,13 @@ class BestIterates:
         self.images[rows], self.margins[rows] = images[better], margins[better].to(self.margins)
         return rows, better
 
-    def remarks(self) -> tuple[str, ...]:
-        """A flag for images that withstood because every gradient was zero.
+    def remarks(self) -> tuple[tuple[str, ...], ...]:
+        """Of each image, that it withstood because every gradient was zero, or nothing.
 
         Misclassified images do not count: their gradient may be zero at a maximum.
         """
-        dead = int((self.queried & ~self.alive & (self.margins <= 0)).sum())
-        return (in_doubt(f"the gradient was zero throughout on {dead} of {len(self.y)} images"),) if dead else ()
+        dead = (self.queried & ~self.alive & (self.margins <= 0)).tolist()
+        return tuple((NO_GRADIENT,) if each else () for each in dead)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from defenses.diffusion import graph_memory
 from defenses.diffusion.denoiser import Denoiser
-from defenses.diffusion.graph_memory import SHARE, Meter
+from defenses.diffusion.graph_memory import SHARE
+from harness.process.graph_size import Meter
 
 PIXELS = {"cpu": 2**14, "cuda": 2**16}
 """Pixels (height x width) of a chunk on a CPU, and on a device that does not say how much memory is free."""

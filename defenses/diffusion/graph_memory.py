@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.errors import UserError
+from harness.process.graph_size import Meter
 
 MIB = 2**20
 
@@ -62,30 +63,6 @@ def device_memory(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-class Meter:
-    """The bytes that graphs built inside `measuring` keep beside parameters, each storage counted once over all.
-
-    The graphs must live as long as they are measured: the storages of one that is gone are taken for those of the next.
-    """
-
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self.bytes = 0
-
-    @contextmanager
-    def measuring(self) -> Iterator[None]:
-        self.bytes = 0
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
-            yield
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen and not isinstance(tensor, nn.Parameter):
-            self._seen.add(storage._cdata)
-            self.bytes += storage.nbytes()
-        return tensor.detach()  # the tensor itself may be an output of the node that keeps it: a cycle, never freed
 
 
 class Keeper:

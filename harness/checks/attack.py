@@ -15,6 +15,9 @@ from harness.randomness import derive, fenced, row_seeds
 from harness.target import Target
 from harness.threat import TOLERANCE
 
+ROUNDED = 1e-3
+"""Difference of two pixels up to which they may be the same number rounded in two ways."""
+
 
 class NearestMean(Defense):
     """Something to attack, which needs no weights: logits fall with the distance to each class's mean image.
@@ -56,10 +59,12 @@ class Trial:
     def first(self) -> tuple[Adversarial, Target]:
         return self.attempt(self.given)
 
-    def attempt(self, x: Tensor) -> tuple[Adversarial, Target]:
-        target = Target(self.defense, self.x, self.seeds, gradient=self.attack.gradient, eot=self.attack.eot)
+    def attempt(self, x: Tensor, count: int | None = None) -> tuple[Adversarial, Target]:
+        """Attacks all images, or the first few. x: copies of them."""
+        some, seeds = self.x[:count], self.seeds[:count]
+        target = Target(self.defense, some, seeds, gradient=self.attack.gradient, eot=self.attack.eot)
         with fenced(derive("check")):
-            found = self.attack.perturb(target, x, self.y.clone())
+            found = self.attack.perturb(target, x, self.y[:count].clone())
         return Adversarial.of(found), target
 
     def right(self, x: Tensor) -> int:
@@ -116,6 +121,20 @@ def reproducible(trial: Trial) -> Outcome:
     return "passed", "the same seeds give the same images"
 
 
+@check("independent")
+def independent(trial: Trial) -> Outcome:
+    """Of an attack that says so: an image becomes the same whatever others are attacked with it."""
+    half = len(trial.x) // 2
+    apart, _ = trial.attempt(trial.x[:half].clone(), half)
+    difference = float((apart.images - trial.first[0].images[:half]).abs().max())
+    if difference > ROUNDED:
+        return "failed", (
+            f"with other images beside them, images differ by up to {difference:.3g}; draw from target.seeds, or "
+            "remove `independent`"
+        )
+    return "passed", "images become the same whatever others are attacked with them"
+
+
 @check("honest cost")
 def cost(trial: Trial) -> Outcome:
     _, target = trial.first
@@ -151,4 +170,5 @@ def check_attack(attack: Attack, defense: Defense, x: Tensor, y: Tensor) -> list
     first = runs(trial)
     if first.status == "failed":
         return [first]
-    return [first, *(ask(trial) for ask in (budget, images_kept, reproducible, cost, effect))]
+    also = [independent] if attack.is_independent() and len(x) > 1 else []
+    return [first, *(ask(trial) for ask in (budget, images_kept, reproducible, *also, cost, effect))]

@@ -27,6 +27,9 @@ from harness.process.foreign_code import folder_of
 
 FILE = "aliases.yaml"
 
+OF_THE_CODE = ("independent",)
+"""Attributes that a class says of its own code, and not for classes that extend it. An alias has the same code."""
+
 
 @dataclass(frozen=True, eq=False)
 class Alias:
@@ -82,7 +85,8 @@ def class_of_alias(alias: Alias, base: type[Any]) -> type[Any]:
         return base.reduced({**_where_null(given, by_norm), **fixed})
 
     body = {"__init__": __init__, "reduced": classmethod(reduced), "__module__": module, "__doc__": alias.summary}
-    return type(name, (base,), {**body, "version": version})
+    said = {name: value for name, value in vars(base).items() if name in OF_THE_CODE}
+    return type(name, (base,), {**body, **said, "version": version})
 
 
 def _where_null(given: Mapping[str, Any], by_norm: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The attack on a shard. Whatever an attack or a defense raises is an outcome of its own, never "robust"."""
+"""The attack on a task's images. Whatever an attack or a defense raises is an outcome of its own, never "robust"."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def attack_shard(task: ShardTask) -> AttackResult:
     needed = task.clean.valid & (task.defense.stochastic | (task.clean.votes[0] == task.images.y.cpu()))
     rows = [row for row in needed.nonzero().flatten().tolist() if row not in task.missing_sources]
     nothing = torch.zeros(len(x), device=x.device)
-    result = AttackResult(x.clone(), nothing, torch.zeros(2, len(x), dtype=torch.int64), needed)
+    attacked = torch.zeros_like(needed)
+    attacked[rows] = True
+    result = AttackResult(x.clone(), nothing, torch.zeros(2, len(x), dtype=torch.int64), needed, attacked)
     if rows:
         _attack_rows(task, torch.tensor(rows).to(index), result)
     result.discard_violations(x)
@@ -52,7 +54,7 @@ def _attack_rows(task: ShardTask, rows: Tensor, result: AttackResult) -> None:
         moved = adversarial.images.detach().to(images.x)
         result.put(rows, adversarial, task.attack.threat.violation(images.x, moved, adversarial.flow))
     except Exception as error:
-        result.failure = _reason(error, task, images.x)
+        result.fail(error, _reason(error, task, images.x))
     result.passes[:, rows.cpu()] = torch.stack([target.forwards, target.backwards]).cpu()
     reasons = zip(rows.tolist(), target.met.reasons(), strict=True)
     result.nonfinite = {row: why for row, why in reasons if why}

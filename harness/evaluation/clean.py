@@ -10,7 +10,7 @@ from harness.evaluation.context import RunContext
 from harness.evaluation.defenses import Defenses
 from harness.evaluation.pending import CellRun
 from harness.evaluation.shard import predict_clean
-from harness.evaluation.task import reason
+from harness.evaluation.task import out_of_memory, reason
 from harness.guard.contamination import Guard
 from harness.predict import Predictions
 from harness.results.columns import columns_of
@@ -45,10 +45,14 @@ class CleanPredictions:
         if defense is None:
             return self._defenses.broken[name]
         images = self._context.images.take(slice(*bounds)).to(self._context.device)
-        try:
-            return predict_clean(defense, images, cell_run.seeds, protocol.votes, protocol.batch_size, self._guard)
-        except Exception as error:  # whatever a defense raises is an outcome of its own
-            return f"the defense fails on clean images: {reason(error)}. `harness check` looks at it alone"
+        size, why = min(protocol.batch_size, len(images)), ""
+        while size:
+            try:
+                return predict_clean(defense, images, cell_run.seeds, protocol.votes, size, self._guard)
+            except Exception as error:  # whatever a defense raises is an outcome of its own
+                why = reason(error)
+                size = size // 2 if out_of_memory(error) else 0
+        return f"the defense fails on clean images: {why}. `harness check` looks at it alone"
 
 
 def recorded_predictions(cell_runs: Iterable[CellRun], name: str, bounds: ShardRange) -> Predictions | None:

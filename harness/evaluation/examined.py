@@ -26,6 +26,7 @@ class Examined:
         broken: why there is no defense, or None.
         values: the digest of its parameters and buffers (`Guard.digest`). Built elsewhere, it must have the same.
         evaluations: network evaluations in a forward and in a backward pass.
+        together: how many of its images are attacked together, see `harness.evaluation.together`.
         num_classes: the number of its classes, if it is known.
         checkpoints: the notes and the remarks of each of its checkpoints, in order.
     """
@@ -36,6 +37,7 @@ class Examined:
     broken: str | None = None
     values: str | None = None
     evaluations: tuple[float, float] = (1.0, 1.0)
+    together: int = 1
     num_classes: int | None = None
     checkpoints: list[tuple[list[str], list[str]]] = field(default_factory=list)
 
@@ -47,14 +49,16 @@ class Examined:
         values: str,
         remarks: list[str],
         noise: dict[str, GradientNoise | None],
+        together: int = 1,
     ) -> Examined:
-        """Describes a defense that was built from a component. values, remarks, noise: see above."""
+        """Describes a defense that was built from a component. values, remarks, noise, together: see above."""
         return cls(
             facts=facts_of(defense),
             remarks=remarks,
             noise=noise,
             values=values,
-            evaluations=_evaluations(defense),
+            evaluations=evaluations_of(defense),
+            together=together,
             num_classes=defense.num_classes,
             checkpoints=[(list(known.notes), list(known.remarks)) for known in checkpoints(component)],
         )
@@ -71,7 +75,8 @@ def facts_of(defense: Defense | type[Defense]) -> dict[str, Any]:
     return {name: getattr(Defense, name) if isinstance(fact, property) else fact for name, fact in facts.items()}
 
 
-def _evaluations(defense: Defense) -> tuple[float, float]:
+def evaluations_of(defense: Defense) -> tuple[float, float]:
+    """Network evaluations in a forward and in a backward pass of an image."""
     with suppress(Exception):  # a user's method; it only decides what is computed first
         forward = float(defense.cost())
         return forward, forward * float(defense.backward_cost)

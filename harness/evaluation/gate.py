@@ -12,7 +12,9 @@ from harness.errors import UserError
 from harness.evaluation.clean import CleanPredictions
 from harness.evaluation.context import RunContext
 from harness.evaluation.defenses import Defenses
+from harness.evaluation.examined import evaluations_of
 from harness.evaluation.pending import CellRun
+from harness.evaluation.together import images_together
 from harness.guard.contamination import Contamination, Guard
 from harness.guard.doubt import too_noisy
 from harness.predict import Predictions
@@ -69,6 +71,23 @@ class Gate:
             if noise and noise.cosine < (least := cell_run.attack.least_cosine()):
                 why = too_noisy(noise.cosine, least, noise.images)
                 self._context.callback.note(f"{cell_run.name}: {why}; its number will be marked")
+        return found
+
+    def together(self, needed: list[CellRun]) -> dict[str, int]:
+        """How many images of each defense are attacked together, by its name."""
+        joining = (run for run in needed if run.attack.is_independent() and len(run.shards) > 1)
+        runs = {cell_run.cell.defense.name: cell_run for cell_run in joining}
+        return {name: self._together(cell_run) for name, cell_run in runs.items()}
+
+    def _together(self, cell_run: CellRun) -> int:
+        name, protocol = cell_run.cell.defense.name, self._context.protocol
+        if (defense := self._defenses.at_work(name)) is None:
+            return 1
+        found = 1
+        with suppress(Contamination), self._guard.watching("answering", defense, others=True):
+            evaluations, x = evaluations_of(defense)[0], self._first_images(1)
+            found = images_together(defense, evaluations, x, cell_run.seeds, protocol)
+        self._defenses.rebuild(cell_run.cell.defense.title)
         return found
 
     def _gradient_noise(self, cell_run: CellRun) -> GradientNoise | None:

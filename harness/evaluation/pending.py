@@ -25,6 +25,7 @@ from harness.suite.plan import Cell, Plan
 class CellRun:
     """A pairing and its shards. shards: bounds -> records, or None where they are still to be made.
 
+    again: shards that ended in errors, and are to be made again.
     parts: what the defense and the attack are.
     source: where the images lie that the attack is given, if it is given any.
     """
@@ -36,6 +37,7 @@ class CellRun:
     stored: CellStore
     shards: dict[ShardRange, Sequence[Record] | None]
     source: CellStore | None = None
+    again: frozenset[ShardRange] = frozenset()
 
     @property
     def name(self) -> str:
@@ -147,8 +149,12 @@ def pending_work(
         folder = stored(cell, identity)
         seeds = Seeds(protocol.seed, known.key(cell.defense), identity)
         parts = known.of(cell.defense), known.of(cell.attack)
-        shards: dict[ShardRange, Sequence[Record] | None] = {b: _read(folder, b, note, retry_errors) for b in bounds}
-        cell_runs.append(CellRun(cell, attack, parts, seeds, folder, shards, source))
+        found = {b: _read(folder, b, note) for b in bounds}
+        failed = [b for b, records in found.items() if retry_errors and records is not None and records.failed.any()]
+        for b in failed:
+            note(f"{_named(folder, b)}: ended in errors; trying them again")
+        shards: dict[ShardRange, Sequence[Record] | None] = {**found, **dict.fromkeys(failed)}
+        cell_runs.append(CellRun(cell, attack, parts, seeds, folder, shards, source, frozenset(failed)))
         cell_runs[-1].compact()
     return sorted(cell_runs, key=lambda cell_run: cell_run.source is not None)
 
@@ -176,17 +182,15 @@ def _source(plan: Plan, cell: Cell, attack: Attack) -> Cell:
     return known[wanted]
 
 
-def _read(stored: CellStore, bounds: ShardRange, note: Callable[[str], None], retry_errors: bool) -> Columns | None:
-    name = f"{stored.folder.parent.name}/{stored.folder.name}, images {bounds[0]} to {bounds[1] - 1}"
+def _named(stored: CellStore, bounds: ShardRange) -> str:
+    return f"{stored.folder.parent.name}/{stored.folder.name}, images {bounds[0]} to {bounds[1] - 1}"
+
+
+def _read(stored: CellStore, bounds: ShardRange, note: Callable[[str], None]) -> Columns | None:
     try:
-        records = stored.read(*bounds)
+        return stored.read(*bounds)
     except Stale as stale:
-        note(f"{name}: {stale}")  # whether it may be replaced, the manifest decides
-        return None
+        note(f"{_named(stored, bounds)}: {stale}")  # whether it may be replaced, the manifest decides
     except Damaged as damage:
-        note(f"{name}: {damage}; computing them again")
-        return None
-    if retry_errors and records is not None and records.failed.any():
-        note(f"{name}: ended in errors; trying them again")
-        return None
-    return records
+        note(f"{_named(stored, bounds)}: {damage}; computing them again")
+    return None

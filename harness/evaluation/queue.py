@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from harness.errors import UserError
@@ -13,7 +15,15 @@ from harness.evaluation.durations import Durations
 from harness.evaluation.examined import Examined
 from harness.evaluation.job import Job
 from harness.evaluation.pending import CellRun
-from harness.results.store import Damaged, ShardRange
+from harness.evaluation.together import Batch, batches
+from harness.results.store import CellStore, Damaged, ShardRange
+
+
+class _Work(NamedTuple):
+    """Shards that are attacked together, and those of them that are not stored yet."""
+
+    batch: Batch
+    wanted: tuple[ShardRange, ...]
 
 
 class Queue:
@@ -23,71 +33,98 @@ class Queue:
         context: of the run.
         needed: the pairings with something left to do.
         examined: their defenses, by name.
-        longest_first: whether the shards that are expected to take longest come first, so that several processes end
-            at about the same time; otherwise they come in the order of the suite.
+        longest_first: whether the jobs that are expected to take longest come first, so that several processes end at
+            about the same time; otherwise they come in the order of the suite.
     """
 
     def __init__(
         self, context: RunContext, needed: Sequence[CellRun], examined: Mapping[str, Examined], *, longest_first: bool
     ) -> None:
         self._context, self._examined = context, examined
-        self._left = {run.name: list(run.missing) for run in needed if run.missing}
+        self._left = {run.name: self._works(run) for run in needed if run.missing}
         self._cell_runs = {run.name: run for run in context.cell_runs}
         self._durations = Durations(context, examined) if longest_first else None
 
     def take(self) -> Job | None:
-        """The next shard to compute; None if there is none, or none before another one is done."""
-        ready = {name: bounds for name in self._left if (bounds := self._next(name))}
+        """The next job to compute; None if there is none, or none before another one is done."""
+        ready = {name: work for name in self._left if (work := self._next(name))}
         if not ready:
             return None
-        name = max(ready, key=self._seconds) if self._durations else next(iter(ready))
-        cell_run, bounds = self._cell_runs[name], ready[name]
-        self._left[name].remove(bounds)
+        name = max(ready, key=lambda name: self._seconds(name, ready[name])) if self._durations else next(iter(ready))
+        cell_run, work = self._cell_runs[name], ready[name]
+        self._left[name].remove(work)
         if not self._left[name]:
             del self._left[name]
         defense = cell_run.cell.defense.name
-        sources, missing_sources = self._sources(cell_run, bounds)
+        known = {b: recorded_predictions(self._context.cell_runs, defense, b) for b in work.batch}
+        sources, missing_sources = self._sources(cell_run, work.batch)
         return Job(
             cell_run.name,
-            bounds,
+            work.batch,
+            work.wanted,
             self._examined[defense].values,
-            recorded_predictions(self._context.cell_runs, defense, bounds),
+            {bounds: predictions for bounds, predictions in known.items() if predictions is not None},
             sources,
             missing_sources,
         )
 
-    def done(self, job: Job, seconds: list[float]) -> None:
+    def done(self, pairing: str, seconds: list[float]) -> None:
         """Takes in how long each image of a shard took."""
         if self._durations:
-            self._durations.add(job.pairing, seconds)
+            self._durations.add(pairing, seconds)
+
+    def put_back(self, job: Job) -> None:
+        """Takes back a job that could not be computed, whose shards are handed out one by one from now on."""
+        self._left.setdefault(job.pairing, []).extend(_Work((bounds,), (bounds,)) for bounds in job.wanted)
 
     def give_up(self, pairing: str) -> list[ShardRange]:
         """Takes all shards of a pairing that nobody has taken yet."""
-        return self._left.pop(pairing, [])
+        return [bounds for work in self._left.pop(pairing, []) for bounds in work.wanted]
 
-    def _seconds(self, name: str) -> float:
+    def _works(self, run: CellRun) -> list[_Work]:
+        """What is left of a pairing. A shard that ended in errors is attacked alone, as it may have been before."""
+        defense, missing = run.cell.defense.name, set(run.missing)
+        together = self._examined[defense].together if run.attack.is_independent() else 1
+        works = []
+        for batch in batches(list(run.shards), together):
+            wanted = tuple(bounds for bounds in batch if bounds in missing)
+            if run.again.issuperset(wanted):
+                works += [_Work((bounds,), (bounds,)) for bounds in wanted]
+            else:
+                works.append(_Work(batch, wanted))
+        return works
+
+    def _seconds(self, name: str, work: _Work) -> float:
         assert self._durations is not None
-        start, stop = self._left[name][0]
-        return (stop - start) * self._durations.per_image(name)
+        return (work.batch[-1][1] - work.batch[0][0]) * self._durations.per_image(name)
 
-    def _next(self, name: str) -> ShardRange | None:
-        """The first shard of a pairing that can be computed now."""
+    def _next(self, name: str) -> _Work | None:
+        """The first shards of a pairing that can be computed now."""
         origin = self._origin(self._cell_runs[name])
-        return next((b for b in self._left[name] if origin is None or origin.shards[b] is not None), None)
+        return next((w for w in self._left[name] if not origin or all(origin.shards[b] for b in w.batch)), None)
 
     def _origin(self, cell_run: CellRun) -> CellRun | None:
         """The pairing that an attack takes its images from, if this run works on it."""
         folder = cell_run.source and cell_run.source.folder
         return next((run for run in self._context.cell_runs if run.stored.folder == folder), None)
 
-    def _sources(self, cell_run: CellRun, bounds: ShardRange) -> tuple[Tensor | None, dict[int, str]]:
+    def _sources(self, cell_run: CellRun, batch: Batch) -> tuple[Tensor | None, dict[int, str]]:
         """The images that an attack takes from another pairing, and by row why there is none where that failed."""
         if cell_run.source is None:
             return None, {}
-        folder = cell_run.source.folder
-        name = f"{folder.parent.name}/{folder.name}"
+        images: list[Tensor] = []
+        missing: dict[int, str] = {}
+        for bounds in batch:
+            found, errors = self._source(cell_run, cell_run.source, bounds)
+            missing |= {bounds[0] - batch[0][0] + row: why for row, why in errors.items()}
+            images.append(found)
+        return torch.cat(images), missing
+
+    def _source(self, cell_run: CellRun, source: CellStore, bounds: ShardRange) -> tuple[Tensor, dict[int, str]]:
+        """Of one shard, for its rows."""
+        name = f"{source.folder.parent.name}/{source.folder.name}"
         try:
-            records = cell_run.source.read(*bounds)
+            records = source.read(*bounds)
         except Damaged as damage:
             raise UserError(f"{cell_run.name} takes its images from {name}: {damage}") from damage
         if records is None:
@@ -101,4 +138,4 @@ class Queue:
             for row, record in enumerate(records)
             if record.verdict == "error"
         }
-        return cell_run.source.images(*bounds)["images"], errors
+        return source.images(*bounds)["images"], errors

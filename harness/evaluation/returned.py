@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from harness.datasets.batch import Images
-from harness.evaluation.job import Job
 from harness.evaluation.pending import CellRun
 from harness.evaluation.shard import Shard
 from harness.quantity import Quantity
 from harness.results.record import verdict_of
+from harness.results.store import ShardRange
 from harness.threat import Linf
 
 
@@ -17,7 +17,7 @@ class Unlike(Exception):
     """A shard that came back is not the one that was asked for. It is a fault of this program, and is not stored."""
 
 
-def refuse_unlike(job: Job, cell_run: CellRun, images: Images, shard: Shard) -> None:
+def refuse_unlike(cell_run: CellRun, bounds: ShardRange, images: Images, shard: Shard) -> None:
     """Compares a shard with what the driver itself knows of it.
 
     Args:
@@ -27,14 +27,15 @@ def refuse_unlike(job: Job, cell_run: CellRun, images: Images, shard: Shard) -> 
         Unlike: the records are those of other images, or do not agree with the images beside them.
     """
     records, tensors = shard
+    name = f"{cell_run.name}, images {bounds[0]} to {bounds[1] - 1}"
     found = tensors["images"]
     if found.shape != images.x.shape or found.dtype != images.x.dtype:
-        raise Unlike(f"{job}: images of shape {tuple(found.shape)} came back for {tuple(images.x.shape)}")
+        raise Unlike(f"{name}: images of shape {tuple(found.shape)} came back for {tuple(images.x.shape)}")
     known = zip(images.index.tolist(), images.y.tolist(), cell_run.seeds.search(images.index).tolist(), strict=True)
     if [(record.index, record.label, record.seed) for record in records] != list(known):
-        raise Unlike(f"{job}: the records that came back are those of other images")
+        raise Unlike(f"{name}: the records that came back are those of other images")
     if any(record.verdict != verdict_of(record.adv_votes, record.label, record.error) for record in records):
-        raise Unlike(f"{job}: a verdict does not follow from its votes")
+        raise Unlike(f"{name}: a verdict does not follow from its votes")
     linf = Linf(Quantity(0)).size(images.x, found.cpu())
     if not torch.allclose(linf, torch.tensor([record.linf for record in records]), equal_nan=True):
-        raise Unlike(f"{job}: the records that came back are not those of its images")
+        raise Unlike(f"{name}: the records that came back are not those of its images")

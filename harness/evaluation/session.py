@@ -14,7 +14,7 @@ from harness.evaluation.returned import refuse_unlike
 from harness.evaluation.shard import Shard, failed_shard
 from harness.evaluation.time_limits import TimeLimits
 from harness.process import signals
-from harness.results.store import Lock
+from harness.results.store import Lock, ShardRange
 
 HOPELESS = 2
 """Lost shards after which a pairing without any result is given up."""
@@ -53,11 +53,17 @@ class Session:
         self._queue = Queue(self._context, self._needed, self.examined, longest_first=self._engine.parallel)
         count = 0
         for job, outcome in self._engine.compute(self._take, self._limits):
-            if isinstance(outcome, Lost):
+            if isinstance(outcome, Lost) and len(job.shards) > 1:
+                self._context.callback.note(f"{job}: {outcome.why}; trying its shards one by one")
+                self._queue.put_back(job)
+                self._forget(job)
+            elif isinstance(outcome, Lost):
                 count += self._give_up(job, outcome)
             else:
-                self._store(job, outcome)
-                count += 1
+                for bounds, shard in zip(job.wanted, outcome, strict=True):
+                    self._store(self._cell_run(job.pairing), bounds, shard)
+                count += len(outcome)
+                self._forget(job)
         return count
 
     def _take(self) -> Job | None:
@@ -67,18 +73,16 @@ class Session:
             self._context.callback.began(self._cell_run(job.pairing))
         return job
 
-    def _store(self, job: Job, shard: Shard) -> None:
-        cell_run, (records, tensors) = self._cell_run(job.pairing), shard
-        refuse_unlike(job, cell_run, self._context.images.take(slice(*job.bounds)), shard)
+    def _store(self, cell_run: CellRun, bounds: ShardRange, shard: Shard) -> None:
+        records, tensors = shard
+        refuse_unlike(cell_run, bounds, self._context.images.take(slice(*bounds)), shard)
         signals.refuse_to_go_on()  # a defense may have caught the signal
         self._lock.check()
-        cell_run.stored.write(*job.bounds, records, tensors)
+        cell_run.stored.write(*bounds, records, tensors)
         self._lock.check()
-        if self._context.journals:
-            self._context.journals.remove(cell_run.stored, [job.bounds])
-        cell_run.shards[job.bounds] = records
-        self._queue.done(job, [record.seconds for record in records])
-        self._limits.add(job.pairing, records)
+        cell_run.shards[bounds] = records
+        self._queue.done(cell_run.name, [record.seconds for record in records])
+        self._limits.add(cell_run.name, records)
         self._context.callback.finished(cell_run, records)
 
     def _give_up(self, job: Job, lost: Lost) -> int:
@@ -91,11 +95,17 @@ class Session:
         hopeless = self._lost[job.pairing] >= HOPELESS and bool(cell_run.records.failed.all())
         what = "the pairing is given up" if hopeless else "its images are errors"
         self._context.callback.note(f"{job}: {lost.why}; {what}, and the others go on")
-        shards = [job.bounds, *(self._queue.give_up(job.pairing) if hopeless else [])]
+        shards = [*job.wanted, *(self._queue.give_up(job.pairing) if hopeless else [])]
         for bounds in shards:
             images = self._context.images.take(slice(*bounds))
-            self._store(Job(job.pairing, bounds), failed_shard(images, cell_run.seeds, lost.why))
+            self._store(cell_run, bounds, failed_shard(images, cell_run.seeds, lost.why))
+        self._forget(job)
         return len(shards)
+
+    def _forget(self, job: Job) -> None:
+        """Removes the journals of a job, which is stored as a whole, or will be begun in another way."""
+        if self._context.journals:
+            self._context.journals.remove(self._cell_run(job.pairing).stored, {job.bounds, *job.shards})
 
     def _cell_run(self, name: str) -> CellRun:
         return next(run for run in self._needed if run.name == name)

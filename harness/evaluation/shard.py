@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -29,21 +30,66 @@ def predict_clean(
         return predict_votes(defense, images.x, images.y, seeds.clean(images.index), votes=votes, batch_size=batch_size)
 
 
-def evaluate_shard(task: ShardTask) -> Shard:
-    """Attacks the images of a shard, and lets the defense classify what came of it. Nothing that fails raises.
+@dataclass(frozen=True)
+class Evaluated:
+    """The images of a task after their attack.
 
-    The seconds of an image are an equal share of those of its shard. What an earlier process has spent on the same
+    Attributes:
+        predictions: on the adversarial images; None where there are none, or the defense fails on them.
+        seconds: each image's share of the time that it took.
+    """
+
+    task: ShardTask
+    result: AttackResult
+    predictions: Predictions | None
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether the attack, or the defense on its images, failed on all images."""
+        return self.result.failure is not None
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether that was for want of memory."""
+        return self.result.out_of_memory
+
+    def shard(self, which: slice) -> Shard:
+        """The records and the tensors of some of the images, as if they had been evaluated alone."""
+        result = self.result.part(which)
+        tensors = {"images": result.x_adv, **result.certified}
+        if result.flow is not None:
+            tensors["flow"] = result.flow
+        predictions = None if self.predictions is None else self.predictions.part(which)
+        return shard_records(self.task.part(which), result, predictions, self.seconds), tensors
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Images that no attack is tried on, since the defense does not even answer the clean ones. why: for records."""
+
+    images: Images
+    seeds: Seeds
+    why: str
+    failed: bool = True
+    out_of_memory: bool = False
+
+    def shard(self, which: slice) -> Shard:
+        """Errors for some of the images."""
+        return failed_shard(self.images.take(which), self.seeds, self.why)
+
+
+def evaluate(task: ShardTask) -> Evaluated:
+    """Attacks images, and lets the defense classify what came of it. Nothing that fails raises.
+
+    The seconds of an image are an equal share of those of its batch. What an earlier process has spent on the same
     attack counts too, as far as it is recorded; what is repeated from the journal, or was lost, does not.
     """
     began = time.perf_counter()
     result = attack_shard(task)
     predictions = _predict_adversarial(task, result)
     ahead = task.journal.ahead if task.journal else 0.0
-    seconds = (time.perf_counter() - began + ahead) / len(task.images)
-    tensors = {"images": result.x_adv, **result.certified}
-    if result.flow is not None:
-        tensors["flow"] = result.flow
-    return shard_records(task, result, predictions, seconds), tensors
+    return Evaluated(task, result, predictions, (time.perf_counter() - began + ahead) / len(task.images))
 
 
 def failed_shard(images: Images, seeds: Seeds, why: str) -> Shard:
@@ -66,5 +112,5 @@ def _predict_adversarial(task: ShardTask, result: AttackResult) -> Predictions |
                 task.defense, result.x_adv, task.images.y, seeds, votes=task.votes, batch_size=task.batch_size
             )
     except Exception as error:  # whatever a defense raises is an outcome of its own, never "robust"
-        result.failure = f"the defense fails on the attacked images: {reason(error)}"
+        result.fail(error, f"the defense fails on the attacked images: {reason(error)}")
         return None

@@ -73,7 +73,7 @@ class TimeLimits:
     def computation(self, job: Job) -> float | None:
         """Seconds that a job may take, as far as is known now; None for no limit."""
         each = self._expected(job.pairing) if self._timeout is None else self._timeout
-        return _finite(None if each is None else ALLOWANCE + each * (job.bounds[1] - job.bounds[0]))
+        return _finite(None if each is None else ALLOWANCE + each * job.images)
 
     def _expected(self, pairing: str) -> float | None:
         """`PATIENCE` times the largest number of seconds that an image of a pairing should take, if it is known."""

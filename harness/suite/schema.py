@@ -36,7 +36,7 @@ class Protocol(_Section):
     )
     seed: Seed = Field(default=0, description="every other seed derives from it")
     shard: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = Field(
-        default=32, description="images per shard; a run is computed, stored and resumed shard by shard"
+        default=32, description="images per shard; a run is stored and resumed shard by shard"
     )
     batch_size: Count = Field(default=256, description="images sent through a defense at once; no result depends on it")
     gates: Literal["stop", "mark", "off"] = Field(

@@ -80,7 +80,7 @@ def test_saturated_logits_blind_plain_cross_entropy_and_not_ours() -> None:
 
     blinded = attacked("ce-plain")
     assert accuracy(blinded.images) == 1
-    assert blinded.flags == (f"in doubt: the gradient was zero throughout on {N} of {N} images",)
+    assert blinded.flags == () and blinded.remarks == (("in doubt: the gradient was zero throughout",),) * N
     assert [accuracy(attacked(loss)) for loss in ("ce", "dlr", "margin")] == [0, 0, 0]
 
 

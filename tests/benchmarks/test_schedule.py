@@ -77,7 +77,7 @@ def test_a_simulated_job_begins_when_a_worker_is_free(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, seconds: list[float], workers: int, expected: float
 ) -> None:
     monkeypatch.setattr(bench, "BUILDING", 0)
-    queue = Jobs([Job(f"d/{place}", (0, 1)) for place in range(len(seconds))])
+    queue = Jobs([Job(f"d/{place}", ((0, 1),)) for place in range(len(seconds))])
     stored: list[Job] = []
     found = bench.simulate(queue, lambda job: [seconds[int(job.pairing[2:])]], stored.append, workers)
     assert (found.seconds, found.busy, found.jobs) == (expected, sum(seconds), len(seconds))
@@ -86,7 +86,7 @@ def test_a_simulated_job_begins_when_a_worker_is_free(
 
 
 def test_a_worker_builds_each_defense_once(bench: ModuleType) -> None:
-    queue = Jobs([Job(f"{name}/{place}", (0, 1)) for place, name in enumerate("abba")])
+    queue = Jobs([Job(f"{name}/{place}", ((0, 1),)) for place, name in enumerate("abba")])
     assert bench.simulate(queue, lambda job: [1.0], lambda job: None, 1).seconds == 2 * bench.BUILDING + 4
 
 

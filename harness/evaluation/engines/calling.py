@@ -39,7 +39,7 @@ class CallingEngine(Engine):
             found |= {call.title: Examined(broken=outcome.why)} if isinstance(outcome, Lost) else outcome
         return {name: found[name] for name in groups}
 
-    def compute(self, take: Callable[[], Job | None], limits: TimeLimits) -> Iterator[tuple[Job, Shard | Lost]]:
+    def compute(self, take: Callable[[], Job | None], limits: TimeLimits) -> Iterator[tuple[Job, list[Shard] | Lost]]:
         def next_call() -> Call | None:
             job = take()
             return None if job is None else Call("compute", job, str(job))

@@ -75,8 +75,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def compute(self, take: Callable[[], Job | None], limits: TimeLimits) -> Iterator[tuple[Job, Shard | Lost]]:
-        """Computes jobs, and yields each when it is done.
+    def compute(self, take: Callable[[], Job | None], limits: TimeLimits) -> Iterator[tuple[Job, list[Shard] | Lost]]:
+        """Computes jobs, and yields each when it is done, with a shard for each that it wanted.
 
         Args:
             take: gives the next job; None if there is none, or none before a job in progress is done and was taken in.

@@ -1,4 +1,4 @@
-"""The part of a GPU that a job takes: all of it, until the memory of its pairing has been measured on a shard.
+"""The part of a GPU that a job takes: all of it, until the memory of its pairing has been measured on a job.
 
     share = 1 / k,  k = floor(memory of the GPU / (SAFETY x largest memory measured + CONTEXT)),  1 <= k <= MOST
 
@@ -76,11 +76,11 @@ class Shares:
     def learn(self, memory: GpuMemory, pairing: str | None = None, records: Sequence[Record] = ()) -> None:
         """Takes in a measurement.
 
-        Of a pairing, it counts if an image of the shard was attacked: one that is misclassified from the start takes
+        Of a pairing, it counts if an image of the job was attacked: one that is misclassified from the start takes
         little. If memory ran out, the pairing gets GPUs of its own from then on.
 
         Args:
-            pairing: if a shard was computed, with its records.
+            pairing: if shards were computed, with their records.
         """
         self._total = min(memory.total, self._total or memory.total)
         if pairing is None:

@@ -41,7 +41,7 @@ class Local(Engine):
     def examine(self, pairings: Sequence[str], limits: TimeLimits) -> dict[str, Examined]:
         return self._at_work().examine(pairings)
 
-    def compute(self, take: Callable[[], Job | None], limits: TimeLimits) -> Iterator[tuple[Job, Shard | Lost]]:
+    def compute(self, take: Callable[[], Job | None], limits: TimeLimits) -> Iterator[tuple[Job, list[Shard] | Lost]]:
         worker = self._at_work()
         while job := take():
             yield job, worker.compute(job)

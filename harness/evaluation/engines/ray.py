@@ -212,7 +212,8 @@ class _Tasks:
             raise found.refused
         if self._shares and found.memory:
             pairing = _pairing(call)
-            self._shares.learn(found.memory, pairing, found.result[0] if pairing else ())
+            records = [record for records, _ in found.result for record in records] if pairing else []
+            self._shares.learn(found.memory, pairing, records)
         return found.result
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from defenses.diffusion import graph_memory
 from defenses.diffusion.denoiser import MultiHead
-from defenses.diffusion.graph_memory import MIB, SHARE, Meter, allowance, check_graph_memory, free_memory
+from defenses.diffusion.graph_memory import MIB, SHARE, allowance, check_graph_memory, free_memory
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.step_gradient import stepwise
 from defenses.diffusion.timesteps import time_grid
 from harness.errors import UserError
+from harness.process.graph_size import Meter
 
 SEEDS = torch.tensor([3, 1 << 60])
 X = torch.rand(2, 2, 5, 5, generator=torch.Generator().manual_seed(1))

@@ -55,6 +55,21 @@ def test_a_good_attack_passes_every_rule() -> None:
     assert set(statuses(Good()).values()) == {"passed"}
 
 
+def test_an_attack_that_wrongly_says_that_its_images_are_independent_is_caught() -> None:
+    class Drawn(Good):
+        independent = True
+
+        def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
+            return self.threat.project(x, x + 0.1 * torch.randn(x.shape).flip(0))
+
+    class Honest(Good):
+        independent = True
+
+    assert statuses(Drawn())["independent"] == "failed"
+    assert statuses(Honest())["independent"] == "passed"
+    assert "independent" not in statuses(Good())
+
+
 def test_leaving_the_budget_is_caught() -> None:
     class Greedy(Good):
         def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from harness.attack import Attack, Cost
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.evaluation.seeds import Seeds
-from harness.evaluation.shard import Shard, evaluate_shard
+from harness.evaluation.shard import Shard, evaluate
 from harness.evaluation.task import ShardTask
 from harness.journal.entry_file import EntryFile
 from harness.journal.journal import Journal
@@ -273,9 +273,8 @@ def attacked(defense: Defense, attack: Attack, journal: Journal | None = None) -
     index = torch.arange(COUNT)
     images = Images(index, uniform(7 + index, SHAPE), index % CLASSES)
     clean = Predictions((index % CLASSES)[None], torch.ones(1, COUNT))
-    return evaluate_shard(
-        ShardTask(defense, attack, images, Seeds(0, "d", "a"), clean, 2, 2, lambda target: None, journal=journal)
-    )
+    task = ShardTask(defense, attack, images, Seeds(0, "d", "a"), clean, 2, 2, lambda target: None, journal=journal)
+    return evaluate(task).shard(slice(0, COUNT))
 
 
 def at_work(path: Path, name: str, interrupted: int | None = None) -> tuple[Any, float]:

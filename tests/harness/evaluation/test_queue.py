@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from attacks.pgd import PGD
 from harness.callback import SILENT
 from harness.evaluation.context import RunContext
 from harness.evaluation.durations import Durations
 from harness.evaluation.examined import Examined
-from harness.evaluation.job import Job
 from harness.evaluation.pending import load_images, pending_work
 from harness.evaluation.queue import Queue
 from harness.evaluation.returned import Unlike, refuse_unlike
 from harness.evaluation.shard import Shard, failed_shard
-from harness.results.store import Store
+from harness.results.store import ShardRange, Store
 from harness.suite import load_suite
 
 SUITE = """
@@ -39,6 +40,9 @@ pairings:
 EXAMINED = {"small": Examined(evaluations=(1, 1)), "large": Examined(evaluations=(100, 100))}
 
 
+JOINED = {name: replace(found, together=8) for name, found in EXAMINED.items()}
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> RunContext:
     (tmp_path / "suite.yaml").write_text(SUITE)
@@ -48,12 +52,12 @@ def context(tmp_path: Path) -> RunContext:
     return RunContext(plan, cell_runs, dataset, images, torch.device("cpu"), SILENT)
 
 
-def shard_of(context: RunContext, job: Job) -> Shard:
+def shard_of(context: RunContext, pairing: str, bounds: ShardRange) -> Shard:
     """A shard of errors, which is stored."""
-    run = next(run for run in context.cell_runs if run.name == job.pairing)
-    shard = failed_shard(context.images.take(slice(*job.bounds)), run.seeds, "planted")
-    run.stored.write(*job.bounds, *shard)
-    run.shards[job.bounds] = shard[0]
+    run = next(run for run in context.cell_runs if run.name == pairing)
+    shard = failed_shard(context.images.take(slice(*bounds)), run.seeds, "planted")
+    run.stored.write(*bounds, *shard)
+    run.shards[bounds] = shard[0]
     return shard
 
 
@@ -62,7 +66,7 @@ def drained(queue: Queue, context: RunContext) -> list[str]:
     order = []
     while job := queue.take():
         order.append(job.pairing)
-        shard_of(context, job)
+        shard_of(context, job.pairing, job.bounds)
     return order
 
 
@@ -82,8 +86,8 @@ def test_a_measurement_outweighs_what_was_declared(context: RunContext) -> None:
     queue = Queue(context, context.cell_runs, EXAMINED, longest_first=True)
     first = queue.take()
     assert first and first.pairing == "large/short"
-    queue.done(first, [0.001] * 4)
-    queue.done(Job("small/short", (0, 4)), [5.0] * 4)
+    queue.done(first.pairing, [0.001] * 4)
+    queue.done("small/short", [5.0] * 4)
     second = queue.take()
     assert second and second.pairing == "small/long", "ten times as many steps as what took longest"
 
@@ -106,14 +110,62 @@ def test_an_attack_on_the_images_of_another_waits_for_those(context: RunContext)
     first, second = queue.take(), queue.take()
     assert first and second and (first.pairing, second.pairing) == ("large/short", "large/short")
     assert queue.take() is None
-    shard_of(context, second)
+    shard_of(context, second.pairing, second.bounds)
     third = queue.take()
     assert third and (third.pairing, third.bounds) == ("small/carried", second.bounds)
     assert third.source_images is not None and len(third.missing_sources) == 4
     assert queue.take() is None
-    shard_of(context, first)
+    shard_of(context, first.pairing, first.bounds)
     fourth = queue.take()
     assert fourth and fourth.bounds == first.bounds and queue.take() is None
+
+
+def all_jobs(queue: Queue, context: RunContext) -> dict[str, list[tuple[Any, Any]]]:
+    """By pairing, the shards of each job, and those of them that are wanted."""
+    jobs: dict[str, list[tuple[Any, Any]]] = {}
+    while job := queue.take():
+        jobs.setdefault(job.pairing, []).append((job.shards, job.wanted))
+        for bounds in job.wanted:
+            shard_of(context, job.pairing, bounds)
+    return jobs
+
+
+BOTH = ((0, 4), (4, 8))
+
+
+def test_shards_of_a_cheap_defense_come_together(context: RunContext) -> None:
+    jobs = all_jobs(Queue(context, context.cell_runs, JOINED, longest_first=False), context)
+    assert jobs == {run.name: [(BOTH, BOTH)] for run in context.cell_runs}
+
+
+def test_an_attack_that_depends_on_the_batch_gets_a_shard_at_a_time(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(PGD, "independent")
+    jobs = all_jobs(Queue(context, context.cell_runs, JOINED, longest_first=True), context)
+    assert jobs["small/long"] == [(((0, 4),), ((0, 4),)), (((4, 8),), ((4, 8),))]
+    assert jobs["small/carried"] == [(BOTH, BOTH)], (
+        "which waits for both shards of the attack that it takes images from"
+    )
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_batch_that_is_half_done_is_attacked_as_a_whole_unless_the_other_half_failed(
+    context: RunContext, failed: bool
+) -> None:
+    (run,) = [run for run in context.cell_runs if run.name == "small/short"]
+    shard_of(context, run.name, (0, 4))
+    run = replace(run, again=frozenset({(4, 8)} if failed else ()))
+    jobs = all_jobs(Queue(replace(context, cell_runs=[run]), [run], JOINED, longest_first=False), context)
+    assert jobs == {run.name: [(((4, 8),) if failed else BOTH, ((4, 8),))]}
+
+
+def test_a_job_that_is_put_back_comes_again_shard_by_shard(context: RunContext) -> None:
+    queue = Queue(context, context.cell_runs, JOINED, longest_first=True)
+    first = queue.take()
+    assert first and first.shards == BOTH
+    queue.put_back(first)
+    assert all_jobs(queue, context)[first.pairing] == [(((0, 4),), ((0, 4),)), (((4, 8),), ((4, 8),))]
 
 
 def test_a_pairing_that_is_given_up_is_handed_out_no_more(context: RunContext) -> None:
@@ -126,29 +178,30 @@ def test_a_pairing_that_is_given_up_is_handed_out_no_more(context: RunContext) -
 def test_clean_predictions_come_along_from_any_attack_on_the_same_defense(context: RunContext) -> None:
     queue = Queue(context, context.cell_runs, EXAMINED, longest_first=False)
     first = queue.take()
-    assert first and first.pairing == "small/short" and first.clean is None
+    assert first and first.pairing == "small/short" and not first.clean
     records = [
-        replace(record, clean_votes=[3], clean_margins=[0.5], error=None) for record in shard_of(context, first)[0]
+        replace(record, clean_votes=[3], clean_margins=[0.5], error=None)
+        for record in shard_of(context, first.pairing, first.bounds)[0]
     ]
     context.cell_runs[0].shards[first.bounds] = records
     jobs = []
     while job := queue.take():
         jobs.append(job)
-        shard_of(context, job)
-    known = [job for job in jobs if job.clean is not None]
+        shard_of(context, job.pairing, job.bounds)
+    known = [job for job in jobs if job.clean]
     assert {(job.pairing, job.bounds) for job in known} == {("small/long", (0, 4)), ("small/carried", (0, 4))}
-    assert all(job.clean and job.clean.votes.tolist() == [[3] * 4] for job in known)
-    assert all(job.clean and job.clean.margins.tolist() == [[0.5] * 4] for job in known)
+    assert all(job.clean[0, 4].votes.tolist() == [[3] * 4] for job in known)
+    assert all(job.clean[0, 4].margins.tolist() == [[0.5] * 4] for job in known)
 
 
 @pytest.mark.parametrize("fault", ["index", "seed", "verdict", "linf", "shape"])
 def test_a_shard_that_is_not_the_one_asked_for_is_not_stored(context: RunContext, fault: str) -> None:
-    run, job = context.cell_runs[0], Job(context.cell_runs[0].name, (0, 4))
+    run, bounds = context.cell_runs[0], (0, 4)
     images = context.images.take(slice(0, 4))
     records, tensors = failed_shard(images, run.seeds, "planted")
-    refuse_unlike(job, run, images, (records, tensors))
+    refuse_unlike(run, bounds, images, (records, tensors))
     changes = {"index": {"index": 7}, "seed": {"seed": 1}, "verdict": {"verdict": "robust"}, "linf": {"linf": 0.1}}
     spoiled = [replace(record, **changes.get(fault, {})) for record in records]
     tensors = {"images": tensors["images"][:3]} if fault == "shape" else tensors
     with pytest.raises(Unlike):
-        refuse_unlike(job, run, images, (spoiled, tensors))
+        refuse_unlike(run, bounds, images, (spoiled, tensors))

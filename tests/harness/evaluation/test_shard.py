@@ -12,7 +12,7 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.evaluation.seeds import Seeds
-from harness.evaluation.shard import evaluate_shard, predict_clean
+from harness.evaluation.shard import evaluate, predict_clean
 from harness.evaluation.shard_records import CHANGED
 from harness.evaluation.task import ShardTask
 from harness.quantity import Quantity
@@ -73,7 +73,8 @@ def batch(count: int = 8, start: int = 100) -> Images:
 def run(defense: Defense, attack: Attack, images: Images, votes: int = 1) -> tuple[list[Record], dict[str, Tensor]]:
     seeds = Seeds(0, "defense", "attack")
     clean = predict_clean(defense, images, seeds, votes, batch_size=3)
-    return evaluate_shard(ShardTask(defense, attack, images, seeds, clean, votes, 3, lambda target: None))
+    task = ShardTask(defense, attack, images, seeds, clean, votes, 3, lambda target: None)
+    return evaluate(task).shard(slice(0, len(images)))
 
 
 def test_verdicts_are_robust_out_of_reach_and_fooled_within() -> None:
@@ -177,7 +178,7 @@ def test_an_image_without_a_start_is_an_error_unless_it_needs_no_attack() -> Non
     task = ShardTask(
         Brightness(), Shift(), images, seeds, clean, 1, 3, lambda target: None, None, {0: "gone", 1: "gone"}
     )
-    records, tensors = evaluate_shard(task)
+    records, tensors = evaluate(task).shard(slice(0, 8))
     free, _ = run(Brightness(), Shift(), images)
     assert [r.error for r in records] == [None, "gone"] + [None] * 6
     assert [r.verdict for r in records[2:]] == [r.verdict for r in free[2:]] and records[0].verdict == "fooled"
@@ -185,13 +186,13 @@ def test_an_image_without_a_start_is_an_error_unless_it_needs_no_attack() -> Non
 
 
 @pytest.mark.parametrize("error", [MemoryError("full"), torch.OutOfMemoryError("CUDA out of memory")])
-def test_an_image_out_of_memory_is_an_error_that_names_the_batch_size(error: Exception) -> None:
+def test_an_image_out_of_memory_is_an_error_that_names_the_remedy(error: Exception) -> None:
     class Large(Shift):
         def perturb(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
             raise error
 
     records, _ = run(Brightness(), Large(), batch())
-    assert all(r.verdict == "error" and "smaller `batch_size`" in (r.error or "") for r in records)
+    assert all(r.verdict == "error" and "it takes a device with more memory" in (r.error or "") for r in records)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

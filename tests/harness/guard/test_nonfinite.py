@@ -21,7 +21,7 @@ from harness.attack import Attack
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.evaluation.seeds import Seeds
-from harness.evaluation.shard import evaluate_shard, predict_clean
+from harness.evaluation.shard import evaluate, predict_clean
 from harness.evaluation.task import ShardTask
 from harness.guard.nonfinite import NonFinite
 from harness.quantity import Quantity
@@ -112,7 +112,8 @@ class NoEnergy(Steady):
 def attacked(defense: Defense, attack: Attack, given: Tensor | None = None) -> list[Record]:
     images, seeds = Images(torch.arange(N), X.clone(), Y), Seeds(0, "defense", "attack")
     clean = predict_clean(defense, images, seeds, 1, batch_size=4)
-    return evaluate_shard(ShardTask(defense, attack, images, seeds, clean, 1, 4, lambda target: None, given))[0]
+    task = ShardTask(defense, attack, images, seeds, clean, 1, 4, lambda target: None, given)
+    return evaluate(task).shard(slice(0, len(images)))[0]
 
 
 def found(records: list[Record]) -> list[str]:

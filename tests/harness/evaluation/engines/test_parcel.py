@@ -39,8 +39,8 @@ def test_a_run_that_was_sent_is_the_same_run(context: RunContext) -> None:
     assert there.protocol == context.protocol
     for ours, theirs in zip(vars(context.images).values(), vars(there.images).values(), strict=True):
         assert torch.equal(ours, theirs)
-    job = Job("plain/strong", (4, 8))
-    (records, tensors), (again, others) = Worker(context).compute(job), Worker(there).compute(job)
+    job = Job("plain/strong", ((4, 8),))
+    ((records, tensors),), ((again, others),) = Worker(context).compute(job), Worker(there).compute(job)
     assert [record.adv_margins for record in records] == [record.adv_margins for record in again]
     assert torch.equal(tensors["images"], others["images"])
 
@@ -76,10 +76,10 @@ def test_a_defense_with_other_values_than_were_examined_is_refused(context: RunC
     worker = Worker(context)
     examined = worker.examine(["cnn/pgd"])["cnn"]
     assert examined.values == Worker(context).examine(["cnn/pgd"])["cnn"].values
-    records, _ = worker.compute(Job("cnn/pgd", (8, 10), values=examined.values))
+    ((records, _),) = worker.compute(Job("cnn/pgd", ((8, 10),), values=examined.values))
     assert len(records) == 2
     with pytest.raises(UserError, match="defense 'cnn' has other weights each time it is built"):
-        Worker(context).compute(Job("cnn/pgd", (8, 10), values="others"))
+        Worker(context).compute(Job("cnn/pgd", ((8, 10),), values="others"))
 
 
 @pytest.mark.parametrize(

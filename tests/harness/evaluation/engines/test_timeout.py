@@ -115,7 +115,7 @@ def limits_of(seconds: float | None) -> TimeLimits:
 
 
 def test_a_timeout_holds_for_the_images_of_a_job_together() -> None:
-    job = Job("d/a", (4, 7))
+    job = Job("d/a", ((4, 6), (6, 7)))
     assert limits_of(2.0).computation(job) == time_limits.ALLOWANCE + 6
     assert limits_of(2.0).examination(["d/a", "d/b"]) == time_limits.ALLOWANCE + 16
     assert limits_of(math.inf).computation(job) is None and limits_of(math.inf).examination(["d/a"]) is None
@@ -132,14 +132,14 @@ def test_a_run_with_a_timeout_has_a_process_that_can_be_ended() -> None:
 
 
 def test_without_a_timeout_an_image_may_take_twenty_times_what_it_can_be_expected_to_take_at_most() -> None:
-    job, limits = Job("d/a", (4, 7)), limits_of(None)
+    job, limits = Job("d/a", ((4, 6), (6, 7))), limits_of(None)
     assert limits.computation(job) is None, "nothing is known before an image of the pairing is done"
     fell_early = made(0, forwards=2, backwards=0, seconds=1.0)  # with a vote on each side: 4 evaluations in a second
     limits.add("d/a", [fell_early, fell_early, made(1, verdict="error", error="failed", seconds=1000.0)])
     assert limits.computation(job) == time_limits.ALLOWANCE + 3 * 20 * (10 + 2) / 4
-    assert limits.computation(Job("d/b", (0, 4))) is None
+    assert limits.computation(Job("d/b", ((0, 4),))) is None
     limits.add("d/b", [made(0, forwards=100, backwards=0, seconds=5.0)])  # more passes than the attack declares
-    assert limits.computation(Job("d/b", (0, 4))) == time_limits.ALLOWANCE + 4 * 20 * 5
+    assert limits.computation(Job("d/b", ((0, 4),))) == time_limits.ALLOWANCE + 4 * 20 * 5
 
 
 def made(index: int, **facts: Any) -> Record:
