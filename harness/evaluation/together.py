@@ -38,7 +38,7 @@ from harness.suite.schema import Protocol
 BATCH = {"cpu": 128, "cuda": 256}
 """Network evaluations in a batch beyond which one more takes as long as any other, by type of device. On two cores, the
 digits' networks under APGD take 1.2 to 1.3 times as long per image in batches of 256 as of 128, whose data fit a cache,
-if no image leaves; `benchmarks/engine_batches.py` measures it."""
+if no image leaves; see also `benchmarks/engine.py --parts shards`."""
 
 MEMORY = {"cpu": 2**30, "cuda": 2**32}
 """Bytes that the graph of a batch may take."""
