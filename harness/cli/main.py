@@ -17,7 +17,21 @@ import typer
 from rich.markup import escape
 
 from harness import __version__
-from harness.cli import archive, check, compare, completion, diagnose, eot, listing, report, run, show, verify, weights
+from harness.cli import (
+    archive,
+    check,
+    compare,
+    completion,
+    diagnose,
+    eot,
+    hub,
+    listing,
+    report,
+    run,
+    show,
+    verify,
+    weights,
+)
 from harness.cli.check import table_of
 from harness.cli.mistakes import SETTINGS, Command, Group, one_of
 from harness.cli.options import Device, say_reading
@@ -175,7 +189,7 @@ for _command in (
     *(run.run, report.report, show.show),
     *(check.check, new, doctor),
     *(verify.verify, compare.compare, eot.eot, diagnose.diagnose),
-    *(archive.export, train),
+    *(archive.export, hub.push, hub.pull, train),
 ):
     app.command(cls=Command)(_command)
 app.command(name="list", cls=Command)(listing.list_)
