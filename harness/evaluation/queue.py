@@ -43,6 +43,9 @@ class Queue:
         self._context, self._examined = context, examined
         self._left = {run.name: self._works(run) for run in needed if run.missing}
         self._cell_runs = {run.name: run for run in context.cell_runs}
+        folders = {run.stored.folder: run for run in context.cell_runs}
+        self._origins = {run.name: folders.get(run.source.folder) for run in needed if run.source}
+        """The pairings that attacks take their images from; None where this run does not work on it."""
         self._durations = Durations(context, examined) if longest_first else None
 
     def take(self) -> Job | None:
@@ -100,13 +103,8 @@ class Queue:
 
     def _next(self, name: str) -> _Work | None:
         """The first shards of a pairing that can be computed now."""
-        origin = self._origin(self._cell_runs[name])
+        origin = self._origins.get(name)
         return next((w for w in self._left[name] if not origin or all(origin.shards[b] for b in w.batch)), None)
-
-    def _origin(self, cell_run: CellRun) -> CellRun | None:
-        """The pairing that an attack takes its images from, if this run works on it."""
-        folder = cell_run.source and cell_run.source.folder
-        return next((run for run in self._context.cell_runs if run.stored.folder == folder), None)
 
     def _sources(self, cell_run: CellRun, batch: Batch) -> tuple[Tensor | None, dict[int, str]]:
         """The images that an attack takes from another pairing, and by row why there is none where that failed."""

@@ -84,6 +84,8 @@ class Session:
         self._queue.done(cell_run.name, [record.seconds for record in records])
         self._limits.add(cell_run.name, records)
         self._context.callback.finished(cell_run, records)
+        if not cell_run.missing:
+            cell_run.compact()
 
     def _give_up(self, job: Job, lost: Lost) -> int:
         """Stores errors for a shard that could not be computed. A pairing of which nothing ever can is given up.
