@@ -21,6 +21,7 @@ from defenses.diffusion.all_classes import AllClassesSum
 from defenses.diffusion.chunk_size import chunk_size
 from defenses.diffusion.chunked_gradient import ChunkedSum, Passes
 from defenses.diffusion.conditioning import ClassesOnly, Pair
+from defenses.diffusion.corruption import PLAIN, Corruption
 from defenses.diffusion.denoiser import NO_CLASS, AllClassesDenoiser, Denoiser, knowing
 from defenses.diffusion.graph_memory import allowance
 from defenses.diffusion.noise import NoiseSource
@@ -49,6 +50,7 @@ class DiffusionLoss:
         graph_memory: MiB of graphs that may be kept to spare a backward pass evaluations, where that serves: for all
             classes at once, and for the gradients' own derivative. None is a quarter of what is free.
         precision, channels_last: of the network's evaluations, see `harness.search.Search`; verdicts are in float32.
+        corruption: how an image becomes a noisy one, and what the prediction is compared with.
     """
 
     denoiser: Denoiser
@@ -61,6 +63,7 @@ class DiffusionLoss:
     graph_memory: float | None = 0
     precision: Precision = "float32"
     channels_last: bool = False
+    corruption: Corruption = PLAIN
 
     def __call__(self, x: Tensor, classes: Tensor, seeds: Tensor) -> Tensor:
         """Losses, (N, K), non-negative.
@@ -181,10 +184,11 @@ class _Terms:
         return replace(grid, weights=grid.weights / self.loss.samples)
 
     def _noisy(self, x: Tensor, images: Tensor, y: Tensor, terms: Tensor, grid: TimeGrid) -> tuple[Tensor, Tensor]:
-        """Noise and noisy images, both (P, J', C, H, W)."""
-        sample = terms % self.loss.samples
-        eps = self.loss.noise(self.seeds[images, None], y[:, None], grid.timesteps, sample, x.shape[1:], x.dtype)
-        return eps, _images(grid.signal) * (2 * x - 1)[:, None] + _images(grid.sigma) * eps
+        """Targets and noisy images, both (P, J', C, H, W)."""
+        sample, corruption = terms % self.loss.samples, self.loss.corruption
+        shape = (x.shape[1] // corruption.per_image, *x.shape[2:])
+        eps = self.loss.noise(self.seeds[images, None], y[:, None], grid.timesteps, sample, shape, x.dtype)
+        return corruption(x, eps, grid.signal, grid.sigma)
 
     def _error(self, difference: Tensor) -> Tensor:
         """(*B, C, H, W) -> (*B,)."""
@@ -199,8 +203,3 @@ def _copied(classes: Tensor, device: torch.device) -> Tensor:
     first = int(classes[0])
     run = range(first, first + len(classes))
     return torch.arange(run.start, run.stop, device=device) if classes.tolist() == list(run) else classes.to(device)
-
-
-def _images(values: Tensor) -> Tensor:
-    """(*B,) -> (*B, 1, 1, 1)."""
-    return values[..., None, None, None]

@@ -69,6 +69,10 @@ class SmoothedDefense(Defense):
     def purify(self, x: Tensor) -> Tensor:
         return self.purify_noisy(self.noised(x))
 
+    def purify_surrogate(self, x: Tensor) -> Tensor:
+        """The draw itself, which is differentiable; a subclass with `purify_noisy` may approximate that."""
+        return self.noised(x)
+
     def from_noisy(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) to which the noise has been added already."""
         return self.classify(self.purify_noisy(x))
