@@ -36,6 +36,7 @@ class Smoothing(Certificate):
     """
 
     method: ClassVar[str] = "randomized smoothing"
+    independent = True
 
     def __init__(self, n0: int = 100, n: int = 1000, alpha: float = 0.001) -> None:
         super().__init__(n0, n, alpha)

@@ -10,6 +10,7 @@ import torch
 
 from harness import datasets
 from harness.checks.attack import NearestMean, check_attack
+from harness.checks.certificate import check_certificate
 from harness.checks.defense import check_defense
 from harness.checks.finding import Finding
 from harness.checks.fit import refuse_unfit
@@ -39,7 +40,7 @@ def check_class(
     path: Path | None = None,
     device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> list[Finding]:
-    """Whether a defense or an attack keeps its contract, on a few images of a dataset's test split.
+    """Whether a defense, an attack or a certificate keeps its contract, on a few images of a dataset's test split.
 
     Args:
         spec: as a suite's `type` would name it: `./file.py:Class`, `package.module:Class` or a built-in name.
@@ -60,6 +61,8 @@ def check_class(
         defense = built.to(device).eval().requires_grad_(False)
         refuse_unfit(defense, x, images.name, cls.__name__, chosen=bool(dataset or path))
         return check_defense(defense, x[:COUNTED], y[:COUNTED], dataset=images.name, disagreement=images.disagreement)
+    if kind == "certificates":
+        return check_certificate(built, x[:IMAGES], y[:IMAGES])
     y = y.unique(return_inverse=True)[1]
     judge = NearestMean(x, y).to(device).eval()
     close = judge.margins(x, y).argsort()[:IMAGES]
@@ -88,12 +91,12 @@ def _images(built: Any, dataset: str | None, path: Path | None, base: Path) -> d
 
 def _find(spec: str, base: Path) -> tuple[str, type[Any]]:
     faults = []
-    for kind in ("defenses", "attacks"):
+    for kind in ("certificates", "defenses", "attacks"):  # a certificate is an attack too
         try:
             return kind, registry.find(kind, spec, base)
         except UserError as error:
             faults.append(error)
-    first, second = faults
+    _, first, second = faults
     if first.message == second.message:
         raise first
     raise UserError(f"neither a defense ({first.message}) nor an attack ({second.message})", remedy=second.remedy)

@@ -52,7 +52,7 @@ app = typer.Typer(
 MISTAKE, BUG, BROKEN_PIPE = 2, 70, 128 + signal.SIGPIPE
 """Exit statuses: a mistake of the user, an error in this program, and a closed output pipe."""
 
-KINDS = ("defense", "attack")
+KINDS = ("defense", "attack", "certificate")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -124,11 +124,11 @@ def _settings(
 def new(
     kind: Annotated[
         str,
-        typer.Argument(metavar="defense|attack", help="What to write.", **one_of("kind of skeleton", lambda: KINDS)),
+        typer.Argument(metavar="defense|attack|certificate", help="What to write.", **one_of("kind of skeleton", lambda: KINDS)),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, such as `mine`; the file becomes mine.py.")],
 ) -> None:
-    """Write a skeleton of a defense or attack into the current folder.
+    """Write a skeleton of a defense, attack or certificate into the current folder.
 
     Examples:
 

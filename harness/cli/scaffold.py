@@ -1,4 +1,4 @@
-"""`harness new`: writes a working defense or attack to start from."""
+"""`harness new`: writes a working defense, attack or certificate to start from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def write(kind: str, name: str, folder: Path) -> tuple[Path, str]:
     """Writes `NAME.py` from the template of its kind, and returns its path and the name of its class.
 
     Args:
-        kind: "defense" or "attack".
+        kind: "defense", "attack" or "certificate".
         name: a Python name in lower case; `noise_filter` becomes noise_filter.py with the class NoiseFilter.
 
     Raises:

@@ -11,7 +11,7 @@ from harness.cli.scaffold import write
 from harness.errors import UserError
 
 
-@pytest.mark.parametrize("kind", ["defense", "attack"])
+@pytest.mark.parametrize("kind", ["defense", "attack", "certificate"])
 def test_the_skeleton_passes_every_check(kind: str, tmp_path: Path) -> None:
     path, cls = write(kind, "my_own", tmp_path)
     assert (path.name, cls) == ("my_own.py", "MyOwn")
@@ -19,13 +19,15 @@ def test_the_skeleton_passes_every_check(kind: str, tmp_path: Path) -> None:
     assert len(findings) > 3 and {v.status for v in findings} == {"passed"}
 
 
-@pytest.mark.parametrize(("kind", "argument"), [("defense", "strength=0.5"), ("attack", "eps=0.1")])
+@pytest.mark.parametrize(
+    ("kind", "argument"), [("defense", "strength=0.5"), ("attack", "eps=0.1"), ("certificate", "n=200")]
+)
 def test_the_skeleton_takes_arguments(kind: str, argument: str, tmp_path: Path) -> None:
     path, cls = write(kind, "other", tmp_path)
     assert "failed" not in {v.status for v in check_class(f"./{path.name}:{cls}", tmp_path, [argument])}
 
 
-@pytest.mark.parametrize("kind", ["defense", "attack"])
+@pytest.mark.parametrize("kind", ["defense", "attack", "certificate"])
 def test_the_skeleton_says_how_to_use_itself(kind: str, tmp_path: Path) -> None:
     text = write(kind, "mine", tmp_path)[0].read_text()
     assert "harness check mine.py:Mine" in text and "type: ./mine.py:Mine" in text
