@@ -50,7 +50,7 @@ def check(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Check that a defense or an attack fulfils the contract of its base class, or that all defenses of a suite do.
+    """Check that a defense, attack or certificate keeps the contract of its base class, or all defenses of a suite do.
 
     A suite's defenses are checked on the suite's own images. The exit status is 1 if a check failed.
 

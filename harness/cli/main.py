@@ -124,7 +124,9 @@ def _settings(
 def new(
     kind: Annotated[
         str,
-        typer.Argument(metavar="defense|attack|certificate", help="What to write.", **one_of("kind of skeleton", lambda: KINDS)),
+        typer.Argument(
+            metavar="defense|attack|certificate", help="What to write.", **one_of("kind of skeleton", lambda: KINDS)
+        ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, such as `mine`; the file becomes mine.py.")],
 ) -> None:
