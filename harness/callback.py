@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.checks.finding import Finding
+    from harness.evaluation.job import Job
+    from harness.evaluation.outlook import Outlook
     from harness.evaluation.pending import CellRun
+    from harness.evaluation.progress import Progress
     from harness.results.record import Record
     from harness.target import Target
 
@@ -36,6 +39,15 @@ class Callback:
     def running(self, runs: Sequence[CellRun]) -> Iterator[None]:
         """Surrounds the attacks of a run. runs: every pairing of the suite, finished or not; updated during the run."""
         yield
+
+    def examining(self, defenses: Sequence[str]) -> None:
+        """A run begins by building its defenses and looking at each, before it attacks anything. defenses: names."""
+
+    def planned(self, outlook: Outlook) -> None:
+        """The run knows what it has to do. outlook: says what is left, whenever it is asked while the run goes on."""
+
+    def progressed(self, job: Job, progress: Progress) -> None:
+        """An attack in another process is so far; told about once a second. job: the images that it is at."""
 
     def began(self, run: CellRun) -> None:
         """The computation of the missing shards of a pairing starts."""
@@ -101,6 +113,18 @@ class Callbacks(Callback):
             for callback in self._callbacks:
                 stack.enter_context(callback.running(runs))
             yield
+
+    def examining(self, defenses: Sequence[str]) -> None:
+        for callback in self._callbacks:
+            callback.examining(defenses)
+
+    def planned(self, outlook: Outlook) -> None:
+        for callback in self._callbacks:
+            callback.planned(outlook)
+
+    def progressed(self, job: Job, progress: Progress) -> None:
+        for callback in self._callbacks:
+            callback.progressed(job, progress)
 
     def began(self, run: CellRun) -> None:
         for callback in self._callbacks:

@@ -18,7 +18,10 @@ from rich.text import Text
 
 from harness.callback import Callback
 from harness.certification.certificate import Certificate
+from harness.evaluation.job import Job
+from harness.evaluation.outlook import Outlook
 from harness.evaluation.pending import CellRun
+from harness.evaluation.progress import Progress
 from harness.results.columns import ABSENT, SIDES, Columns, Side, columns_of
 from harness.results.record import Record
 from harness.results.store import ShardRange
@@ -36,7 +39,7 @@ class Display(Callback):
 
     def __init__(self, console: Console, silence: float = SILENCE) -> None:
         self.console, self._silence, self._told = console, silence, time.monotonic()
-        self._clock = _Clock()
+        self._outlook: Outlook | None = None
         self._runs: Sequence[CellRun] = []
         self._tallies: dict[str, Tally] = {}
         self._current: CellRun | None = None
@@ -49,13 +52,27 @@ class Display(Callback):
     @contextmanager
     def running(self, runs: Sequence[CellRun]) -> Iterator[None]:
         """Shows the progress of these pairings while the block runs."""
-        self._clock, self._runs, self._tallies = _Clock(), runs, {}
+        self._runs, self._tallies = runs, {}
         if not self.console.is_terminal:
             with self._never_silent_for_long():
                 yield
             return
         with Live(get_renderable=self._render, console=self.console, refresh_per_second=4):
             yield
+
+    def examining(self, defenses: Sequence[str]) -> None:
+        """Says what a run does before the first attack, which may take a while."""
+        count = f"{len(defenses)} defense{'s' if len(defenses) > 1 else ''}"
+        line = f"Building and examining {count}: {', '.join(defenses)}"
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def planned(self, outlook: Outlook) -> None:
+        self._outlook = outlook
+
+    def progressed(self, job: Job, progress: Progress) -> None:
+        """Follows an attack in another process."""
+        if self._outlook:
+            self._outlook.progressed(job, progress)
 
     def began(self, run: CellRun) -> None:
         self._current, self._target = run, None
@@ -66,16 +83,22 @@ class Display(Callback):
 
     def finished(self, run: CellRun, records: Sequence[Record]) -> None:
         """Reports a stored shard."""
-        self._clock.add(run, len(records))
         self._target = None
         if not self.console.is_terminal:
             self._tell(run)
 
     def _tell(self, run: CellRun) -> None:
         """Prints a line on a pairing."""
+        self._look()
         tally, total = self._tally(run), max(b for _, b in run.shards)
-        state = [f"{tally.images}/{total} images", _told(run, tally), self._clock.speed(run), f"{self._left()} left"]
-        line = f"{run.name}: {', '.join(part for part in [*state, self._passes()] if part)}"
+        state = [
+            f"{tally.images}/{total} images",
+            _told(run, tally),
+            self._speed(run),
+            self._left(),
+            *self._at_work(run),
+        ]
+        line = f"{run.name}: {', '.join(part for part in state if part)}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._told = time.monotonic()
 
@@ -100,29 +123,57 @@ class Display(Callback):
             over.set()
             thread.join()
 
-    def _passes(self) -> str:
-        """How far the attack on a shard is, where it runs in this process."""
-        target = self._target
-        return f"{int(target.forwards.sum()):,} forward passes in this shard" if target else ""
+    def _look(self) -> None:
+        """Takes in how far the attack is that runs in this process, if one does."""
+        target, run, outlook = self._target, self._current, self._outlook
+        if target is not None and run is not None and outlook is not None:
+            for job, _ in outlook.at_work():
+                outlook.progressed(job, Progress.of(target, run.attack))
+
+    def _at_work(self, run: CellRun) -> list[str]:
+        """How far the attacks on images of a pairing are."""
+        jobs = self._outlook.at_work() if self._outlook else []
+        return [
+            f"images {job.bounds[0]} to {job.bounds[1] - 1}: {share:.0%} of the attack"
+            for job, share in jobs
+            if job.pairing == run.name and share is not None
+        ]
+
+    def _attacked(self, run: CellRun) -> float:
+        """How many images of a pairing the attacks at work have done, by the passes that these take at most."""
+        jobs = self._outlook.at_work() if self._outlook else []
+        return sum((share or 0) * sum(b - a for a, b in job.wanted) for job, share in jobs if job.pairing == run.name)
+
+    def _speed(self, run: CellRun) -> str:
+        speed = self._outlook.speed(run.name) if self._outlook else None
+        several = self._outlook is not None and self._outlook.workers > 1
+        return f"{speed:.3g} images/s{' per worker' if several else ''}" if speed else ""
 
     def _tally(self, run: CellRun) -> Tally:
         """The counts of a pairing so far; each shard is counted once, however often this is asked for."""
         return self._tallies.setdefault(run.name, Tally()).update(run.shards)
 
     def _left(self) -> str:
-        return _duration(self._clock.left(self._runs))
+        """The time left; more than a guess as soon as an image of each pairing is done."""
+        left = self._outlook.left() if self._outlook else None
+        if left is None or self._outlook is None:
+            return "unknown time left"
+        unmeasured = self._outlook.unmeasured()
+        return f"{words(left)} left" + (f" (a guess: {unmeasured} pairings not measured yet)" if unmeasured else "")
 
     def _render(self) -> RenderableType:
+        self._look()
         table = Table.grid(padding=(0, 1))
         for _ in range(5):
             table.add_column(no_wrap=True)
         for run in self._visible():
             style = "bold" if run is self._current else "" if run.missing else "green"
             tally, total = self._tally(run), max(b for _, b in run.shards)
-            bar = ProgressBar(total, tally.images, width=10)
+            bar = ProgressBar(total, tally.images + self._attacked(run), width=10)
             counts = f"{tally.images}/{total}"
-            table.add_row(Text(run.name, style=style), bar, counts, _told(run, tally), self._clock.speed(run))
-        return Group(table, Text(", ".join(filter(None, [f"{self._left()} left", self._passes()])), style="dim"))
+            table.add_row(Text(run.name, style=style), bar, counts, _told(run, tally), self._speed(run))
+        state = [self._left(), *(self._at_work(self._current) if self._current else [])]
+        return Group(table, Text(", ".join(state), style="dim", no_wrap=True, overflow="ellipsis"))
 
     def _visible(self) -> Sequence[CellRun]:
         """The pairings that fit on the terminal, including the current one."""
@@ -130,32 +181,6 @@ class Display(Callback):
         at = next((i for i, run in enumerate(self._runs) if run is self._current), 0)
         start = max(0, min(at - room // 2, len(self._runs) - room))
         return self._runs[start : start + room]
-
-
-class _Clock:
-    """The speed of each pairing, and an estimate of the remaining time."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._spent: dict[str, tuple[int, float]] = {}
-
-    def add(self, run: CellRun, images: int) -> None:
-        now = time.monotonic()
-        count, seconds = self._spent.get(run.name, (0, 0.0))
-        self._spent[run.name] = count + images, seconds + now - self._last
-        self._last = now
-
-    def speed(self, run: CellRun) -> str:
-        count, seconds = self._spent.get(run.name, (0, 0.0))
-        return f"{count / seconds:.3g} images/s" if seconds else ""
-
-    def left(self, runs: Sequence[CellRun]) -> float | None:
-        """The remaining time in seconds. Pairings without a measured speed count with the average speed."""
-        if not self._spent:
-            return None
-        average = sum(s for _, s in self._spent.values()) / sum(n for n, _ in self._spent.values())
-        per_image = {name: seconds / count for name, (count, seconds) in self._spent.items()}
-        return sum(per_image.get(run.name, average) * (b - a) for run in runs for a, b in run.missing)
 
 
 class Tally:
@@ -218,9 +243,14 @@ def _first_draws(columns: Columns, side: Side) -> NDArray[np.int64]:
     return votes[:, 0] if votes.shape[1] else np.full(len(votes), ABSENT)
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown time"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def words(seconds: float) -> str:
+    """A time as it is said.
+
+    Example:
+        >>> words(34.4), words(754), words(7500)
+        ('34 s', '13 min', '2 h 05 min')
+    """
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

@@ -34,32 +34,57 @@ class Durations:
         self._context = context
         self._evaluations = {run.name: self._declared(run, examined) for run in context.cell_runs}
         self._measured: dict[str, tuple[int, float]] = {}
+        self._earlier: dict[str, tuple[int, float]] = {}
+        self._supposed: dict[str, tuple[int, float]] = {}
         for run in context.cell_runs:
-            self.add(run.name, run.records.numbers("seconds").tolist())
+            _add(self._earlier, run.name, run.records.numbers("seconds").tolist())
 
     def add(self, name: str, seconds: list[float]) -> None:
         """Takes in a measurement of some images of a pairing. Those that took no time, such as errors, do not count."""
-        count, total = self._measured.get(name, (0, 0.0))
-        spent = [value for value in seconds if value > 0]
-        if spent:
-            self._measured[name] = count + len(spent), total + sum(spent)
+        _add(self._measured, name, seconds)
+
+    def suppose(self, name: str, seconds: float) -> None:
+        """Takes in how long an image of a pairing may take, as long as none is done."""
+        self._supposed[name] = 1, seconds
+
+    @property
+    def any_known(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self._measured or self._earlier or self._supposed)
+
+    def known(self, name: str) -> bool:
+        """Whether an image of a pairing is done."""
+        return name in self._measured or name in self._earlier
+
+    def measured(self, name: str) -> float | None:
+        """The seconds that an image of a pairing has taken in this session, on average; None if none is done."""
+        count, seconds = self._measured.get(name, (0, 0.0))
+        return seconds / count if count else None
 
     def per_image(self, name: str) -> float:
-        """The seconds that an image of a pairing is expected to take. Before any measurement, the unit is arbitrary."""
-        if name in self._measured:
-            count, seconds = self._measured[name]
+        """The seconds that an image of a pairing is expected to take. Before any measurement, the unit is arbitrary.
+
+        What an earlier session measured counts until this one has a measurement: it may have been another machine.
+        """
+        known = {**self._supposed, **self._earlier, **self._measured}
+        if name in known:
+            count, seconds = known[name]
             return seconds / count
         defense = self._cell_runs[name].cell.defense.name
-        same = [other for other in self._measured if self._cell_runs[other].cell.defense.name == defense]
-        return self._evaluations[name] * self._seconds_per_evaluation(same or list(self._measured))
-
-    def _seconds_per_evaluation(self, names: list[str]) -> float:
-        """Of some pairings that were measured."""
-        evaluations = sum(self._measured[name][0] * self._evaluations[name] for name in names)
-        return sum(self._measured[name][1] for name in names) / evaluations if evaluations else 1.0
+        same = [other for other in known if self._cell_runs[other].cell.defense.name == defense]
+        near = [known[other] for other in same or known]
+        evaluations = sum(known[other][0] * self._evaluations[other] for other in same or known)
+        speed = sum(seconds for _, seconds in near) / evaluations if evaluations else 1.0
+        return self._evaluations[name] * speed
 
     def _declared(self, run: CellRun, examined: Mapping[str, Examined]) -> float:
         return declared_evaluations(self._context, run, examined.get(run.cell.defense.name, Examined())) or 1.0
+
+
+def _add(to: dict[str, tuple[int, float]], name: str, seconds: list[float]) -> None:
+    count, total = to.get(name, (0, 0.0))
+    if spent := [value for value in seconds if value > 0]:
+        to[name] = count + len(spent), total + sum(spent)
 
 
 def declared_evaluations(context: RunContext, run: CellRun, found: Examined) -> float | None:

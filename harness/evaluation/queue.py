@@ -29,12 +29,18 @@ class _Work(NamedTuple):
 class Queue:
     """Hands out the missing shards, each once. One whose attack takes images from another pairing waits for those.
 
+    The first job of each pairing comes before all others: it measures how long the pairing takes, and shows early what
+    does not work.
+
     Args:
         context: of the run.
         needed: the pairings with something left to do.
         examined: their defenses, by name.
-        longest_first: whether the jobs that are expected to take longest come first, so that several processes end at
-            about the same time; otherwise they come in the order of the suite.
+        longest_first: whether of the others those come first that are expected to take longest, so that several
+            processes end at about the same time; otherwise they come in the order of the suite.
+
+    Attributes:
+        durations: what is known of how long images take.
     """
 
     def __init__(
@@ -46,14 +52,18 @@ class Queue:
         folders = {run.stored.folder: run for run in context.cell_runs}
         self._origins = {run.name: folders.get(run.source.folder) for run in needed if run.source}
         """The pairings that attacks take their images from; None where this run does not work on it."""
-        self._durations = Durations(context, examined) if longest_first else None
+        self.durations = Durations(context, examined)
+        self._longest_first = longest_first
+        self._untried = {name for name in self._left if not self.durations.known(name)}
 
     def take(self) -> Job | None:
         """The next job to compute; None if there is none, or none before another one is done."""
         ready = {name: work for name in self._left if (work := self._next(name))}
         if not ready:
             return None
-        name = max(ready, key=lambda name: self._seconds(name, ready[name])) if self._durations else next(iter(ready))
+        first = [name for name in ready if name in self._untried] or list(ready)
+        name = max(first, key=lambda name: self._seconds(name, ready[name])) if self._longest_first else first[0]
+        self._untried.discard(name)
         cell_run, work = self._cell_runs[name], ready[name]
         self._left[name].remove(work)
         if not self._left[name]:
@@ -73,8 +83,7 @@ class Queue:
 
     def done(self, pairing: str, seconds: list[float]) -> None:
         """Takes in how long each image of a shard took."""
-        if self._durations:
-            self._durations.add(pairing, seconds)
+        self.durations.add(pairing, seconds)
 
     def put_back(self, job: Job) -> None:
         """Takes back a job that could not be computed, whose shards are handed out one by one from now on."""
@@ -98,8 +107,7 @@ class Queue:
         return works
 
     def _seconds(self, name: str, work: _Work) -> float:
-        assert self._durations is not None
-        return (work.batch[-1][1] - work.batch[0][0]) * self._durations.per_image(name)
+        return (work.batch[-1][1] - work.batch[0][0]) * self.durations.per_image(name)
 
     def _next(self, name: str) -> _Work | None:
         """The first shards of a pairing that can be computed now."""

@@ -8,6 +8,7 @@ from harness.evaluation.context import RunContext
 from harness.evaluation.engines.engine import Engine, Lost
 from harness.evaluation.examined import Examined
 from harness.evaluation.job import Job
+from harness.evaluation.outlook import Outlook
 from harness.evaluation.pending import CellRun
 from harness.evaluation.queue import Queue
 from harness.evaluation.returned import refuse_unlike
@@ -43,6 +44,7 @@ class Session:
 
     def examine(self) -> None:
         """Builds each defense and looks at it before it is attacked. Raises as `Worker.examine`."""
+        self._context.callback.examining(list(dict.fromkeys(run.cell.defense.name for run in self._needed)))
         self.examined = self._engine.examine([cell_run.name for cell_run in self._needed], self._limits)
         for cell_run in self._needed:
             self.examined[cell_run.cell.defense.name].hand_on(cell_run.cell.defense)
@@ -51,8 +53,11 @@ class Session:
     def finish(self) -> int:
         """Computes the missing shards of every pairing, and returns how many there were."""
         self._queue = Queue(self._context, self._needed, self.examined, longest_first=self._engine.parallel)
+        self._outlook = Outlook(self._context.cell_runs, self._queue.durations, self._engine.workers())
+        self._context.callback.planned(self._outlook)
         count = 0
         for job, outcome in self._engine.compute(self._take, self._limits):
+            self._outlook.over(job)
             if isinstance(outcome, Lost) and len(job.shards) > 1:
                 self._context.callback.note(f"{job}: {outcome.why}; trying its shards one by one")
                 self._queue.put_back(job)
@@ -71,6 +76,8 @@ class Session:
         if job and job.pairing not in self._begun:
             self._begun.add(job.pairing)
             self._context.callback.began(self._cell_run(job.pairing))
+        if job:
+            self._outlook.took(job)
         return job
 
     def _store(self, cell_run: CellRun, bounds: ShardRange, shard: Shard) -> None:

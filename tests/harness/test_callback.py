@@ -13,6 +13,7 @@ from harness.callback import Callback
 from harness.checks import Finding
 from harness.cli import diagnose_progress, run_progress, train_progress
 from harness.diagnosis import Options, diagnose
+from harness.evaluation.outlook import Outlook
 from harness.evaluation.pending import CellRun
 from harness.evaluation.run import run
 from harness.results.record import Record
@@ -36,6 +37,12 @@ class Diary(Callback):
         self.lines.append(f"running {', '.join(run.name for run in runs)}")
         yield
         self.lines.append("ran")
+
+    def examining(self, defenses: Sequence[str]) -> None:
+        self.lines.append(f"examining {', '.join(defenses)}")
+
+    def planned(self, outlook: Outlook) -> None:
+        self.lines.append(f"planned, {outlook.unmeasured()} pairings not measured")
 
     def began(self, run: CellRun) -> None:
         self.lines.append(f"began {run.name}, {len(run.missing)} shards missing")
@@ -64,21 +71,18 @@ def test_a_run_tells_its_pairings_then_each_shard_as_it_is_attacked_and_stored(
 ) -> None:
     diary = Diary()
     run(load_suite(small_suite, only="noisy"), tmp_path / "out", CPU, diary)
-    rows = ((4, 2), (4, 1), (2, 0))
+    names, shards = ("noisy/weak", "noisy/strong"), ((4, 2), (4, 1), (2, 0))
+
+    def told(name: str, images: int, left: int) -> list[str]:
+        return [f"watch {name}, 0 passes", f"finished {name}, {images} images, {left} shards missing"]
+
+    first, *others = shards
     assert [line for line in diary.lines if not line.startswith("note")] == [
+        "examining noisy",
         "running noisy/weak, noisy/strong",
-        *(
-            line
-            for name in ("noisy/weak", "noisy/strong")
-            for line in (
-                f"began {name}, 3 shards missing",
-                *(
-                    line
-                    for images, left in rows
-                    for line in (f"watch {name}, 0 passes", f"finished {name}, {images} images, {left} shards missing")
-                ),
-            )
-        ),
+        "planned, 2 pairings not measured",
+        *(line for name in names for line in (f"began {name}, 3 shards missing", *told(name, *first))),
+        *(line for name in names for shard in others for line in told(name, *shard)),
         "ran",
     ]
 

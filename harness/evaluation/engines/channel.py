@@ -1,7 +1,7 @@
 """Messages between a driving process and a worker process, pickled, over a socket.
 
-To a worker: `Call`. From a worker: `Ready` when it has started, `Note` at any time, and `Done` for each call; in place
-of `Ready` or `Done`, `Refused` or `Raised`.
+To a worker: `Call`. From a worker: `Ready` when it has started, `Note` at any time, `Progress` of the attack at work,
+and `Done` for each call; in place of `Ready` or `Done`, `Refused` or `Raised`.
 """
 
 from __future__ import annotations

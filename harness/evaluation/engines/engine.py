@@ -86,6 +86,10 @@ class Engine(ABC):
             UserError: as `Worker.compute`.
         """
 
+    def workers(self) -> int:
+        """How many jobs are computed at a time. Asked inside of `working`."""
+        return 1
+
     def describe(self) -> dict[str, Any]:
         """What the manifest records of a session beside the environment of the driving process."""
         return {}

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from harness.callback import Callback
 from harness.errors import UserError
 from harness.evaluation.context import RunContext
 from harness.evaluation.engines.calling import CallingEngine, Limit
@@ -20,6 +21,7 @@ from harness.evaluation.engines.channel import Call, Done, Note, Raised, Ready, 
 from harness.evaluation.engines.engine import TRIES, Lost
 from harness.evaluation.engines.parcel import pack
 from harness.evaluation.engines.worker_process import WorkerProcess
+from harness.evaluation.progress import Progress
 
 LOOK = 1.0
 """Seconds between two looks at processes that have nothing to say, and may hang."""
@@ -46,6 +48,9 @@ class Processes(CallingEngine):
         self._threads = threads or max(1, torch.get_num_threads() // len(self._devices))
         self._pool: _Pool | None = None
 
+    def workers(self) -> int:
+        return len(self._devices)
+
     def describe(self) -> dict[str, Any]:
         return {"engine": "local", "workers": self._devices, "worker_threads": self._threads}
 
@@ -53,7 +58,7 @@ class Processes(CallingEngine):
     def working(self, context: RunContext) -> Iterator[None]:
         with TemporaryDirectory(prefix="harness-workers-") as folder:
             (Path(folder) / "parcel").write_bytes(pack(context))
-            self._pool = _Pool(Path(folder), self._threads, context.callback.note)
+            self._pool = _Pool(Path(folder), self._threads, context.callback)
             try:
                 self._pool.start(self._devices)
                 yield
@@ -85,11 +90,12 @@ class _Pool:
     Args:
         folder: holds the run as the file `parcel`, and gets what the processes print.
         threads: of each process.
-        note: is given the remarks of the processes, each once, though every process may make it.
+        callback: is given the remarks of the processes, each once, though every process may make it, and how far they
+            are.
     """
 
-    def __init__(self, folder: Path, threads: int, note: Callable[[str], None]) -> None:
-        self._folder, self._threads, self._note = folder, threads, note
+    def __init__(self, folder: Path, threads: int, callback: Callback) -> None:
+        self._folder, self._threads, self._callback = folder, threads, callback
         self._notes: set[str] = set()
         self._processes: list[WorkerProcess] = []
         self._tasks: dict[WorkerProcess, _Task] = {}
@@ -130,6 +136,8 @@ class _Pool:
             for process, message in self._messages(limit):
                 if isinstance(message, Note):
                     self._tell(message.text)
+                elif isinstance(message, Progress):
+                    self._callback.progressed(self._tasks[process].call.argument, message)
                 elif isinstance(message, Refused):
                     raise message.error
                 elif isinstance(message, Ready):
@@ -169,7 +177,7 @@ class _Pool:
         if process.ready:
             task.losses += 1
             if task.losses < TRIES:
-                self._note(f"{task.call.title}: {message.why}; beginning it again")
+                self._callback.note(f"{task.call.title}: {message.why}; beginning it again")
         else:
             self._failed_starts += 1
             if self._failed_starts == TRIES:
@@ -183,4 +191,4 @@ class _Pool:
     def _tell(self, text: str) -> None:
         if text not in self._notes:
             self._notes.add(text)
-            self._note(text)
+            self._callback.note(text)

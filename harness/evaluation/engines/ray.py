@@ -68,6 +68,9 @@ class Ray(CallingEngine):
         self._device, self._gpu_share = device, gpu_share
         self._tasks: _Tasks | None = None
 
+    def workers(self) -> int:
+        return self._at_work().room()
+
     def describe(self) -> dict[str, Any]:
         tasks = self._at_work()
         return {"engine": "ray", "workers": [tasks.device] * tasks.room(), "worker_threads": tasks.threads}

@@ -10,8 +10,10 @@ import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,19 +22,51 @@ from typing import TYPE_CHECKING, Any
 from harness.callback import Callback
 from harness.errors import UserError, one_line
 from harness.evaluation.engines.channel import WHERE, Call, Channel, Done, Note, Raised, Ready, Refused
+from harness.evaluation.progress import Progress
 
 if TYPE_CHECKING:
+    from harness.attack import Attack
+    from harness.evaluation.pending import CellRun
     from harness.evaluation.worker import Worker
+    from harness.target import Target
+
+PAUSE = 1.0
+"""Seconds between two messages on how far an attack is."""
 
 
 class Sender(Callback):
-    """Sends remarks to the driver, for the user."""
+    """Sends remarks to the driver, for the user, and how far the attack at work is, once in a while.
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    Args:
+        channel: to the driver.
+        pause: seconds between two messages on how far an attack is.
+    """
+
+    def __init__(self, channel: Channel, pause: float = PAUSE) -> None:
+        self._channel, self._pause = channel, pause
+        self._attack: tuple[Attack, Target] | None = None
+        self._lock = threading.Lock()
+        threading.Thread(target=self._report, daemon=True).start()
 
     def note(self, text: str) -> None:
         self._channel.send(Note(text))
+
+    def watch(self, run: CellRun, target: Target) -> None:
+        self._attack = run.attack, target
+
+    def rest(self) -> None:
+        """No attack is at work: there is nothing to say until the next one is."""
+        with self._lock:
+            self._attack = None
+
+    def _report(self) -> None:
+        while True:
+            time.sleep(self._pause)
+            with self._lock:
+                if self._attack is not None:
+                    attack, target = self._attack
+                    with suppress(OSError):  # the driver has ended, and this process will
+                        self._channel.send(Progress.of(target, attack))
 
 
 def main(descriptor: int, parcel: str, device: str, threads: int) -> None:
@@ -50,10 +84,11 @@ def main(descriptor: int, parcel: str, device: str, threads: int) -> None:
     calls: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(channel, calls), daemon=True).start()
     worker: list[Worker] = []
-    if _answer(channel, lambda: worker.append(_worker(channel, Path(parcel), device, threads)), Ready):
+    sender = Sender(channel)
+    if _answer(channel, lambda: worker.append(_worker(sender, Path(parcel), device, threads)), Ready):
         while True:
             call: Call = pickle.loads(calls.get())
-            _answer(channel, lambda: getattr(worker[0], call.method)(call.argument), Done)  # noqa: B023
+            _answer(channel, lambda: _done(worker[0], sender, call), Done)  # noqa: B023
 
 
 def _listen(channel: Channel, calls: SimpleQueue[bytes]) -> None:
@@ -78,8 +113,15 @@ def _answer(channel: Channel, do: Callable[[], Any], message: type[Ready] | type
     return False
 
 
-def _worker(channel: Channel, parcel: Path, device: str, threads: int) -> Worker:
+def _done(worker: Worker, sender: Sender, call: Call) -> Any:
+    try:
+        return getattr(worker, call.method)(call.argument)
+    finally:
+        sender.rest()
+
+
+def _worker(sender: Sender, parcel: Path, device: str, threads: int) -> Worker:
     from harness.evaluation.engines.parcel import unpack
     from harness.evaluation.worker import Worker
 
-    return Worker(unpack(parcel.read_bytes(), device, threads, Sender(channel)))
+    return Worker(unpack(parcel.read_bytes(), device, threads, sender))

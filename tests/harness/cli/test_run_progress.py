@@ -20,7 +20,7 @@ def test_the_live_table_shows_every_pairing_and_no_line_wraps(small_suite: Path,
     shown = io.StringIO()
     console = Console(file=shown, width=80, height=30, force_terminal=True, color_system=None)
     run(load_suite(small_suite), tmp_path / "out", torch.device("cpu"), Display(console))
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", shown.getvalue()).splitlines()
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()).replace("\r", "\n").splitlines()
     for name in ("plain/weak", "plain/strong", "noisy/weak", "noisy/strong"):
         last = [line for line in lines if line.startswith(name)][-1]
         assert all(part in last for part in ("10/10", "clean", "robust", "images/s")), last
@@ -42,6 +42,7 @@ def test_where_there_is_no_terminal_a_line_comes_within_a_shard_and_at_its_end(
     display = Display(Console(file=shown, width=200), silence=0.05)
     run(load_suite(small_suite, only="plain/strong"), tmp_path / "out", torch.device("cpu"), display)
     lines = shown.getvalue().splitlines()
+    assert lines.pop(0) == "Building and examining 1 defense: plain"
     assert len(lines) > 3 and all(line.startswith("plain/strong: ") for line in lines)
     assert lines[0].startswith("plain/strong: 0/10 images, unknown time left")
     assert "10/10 images, clean" in lines[-1]
@@ -50,7 +51,7 @@ def test_where_there_is_no_terminal_a_line_comes_within_a_shard_and_at_its_end(
 def test_a_run_that_prints_a_line_for_each_shard_prints_no_others(small_suite: Path, tmp_path: Path) -> None:
     shown = io.StringIO()
     run(load_suite(small_suite), tmp_path / "out", torch.device("cpu"), Display(Console(file=shown, width=200)))
-    assert len(shown.getvalue().splitlines()) == 4 * 3
+    assert len(shown.getvalue().splitlines()) == 1 + 4 * 3
 
 
 def record(verdict: Verdict, *, clean: list[int], adv: list[int]) -> Record:
