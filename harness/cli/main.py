@@ -149,24 +149,43 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as suites/train/digits-cnn.yaml.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the weights and their card.")] = None,
     device: Device = "cpu",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Divide each batch among N processes, on a GPU each; needs the extra [train].")
+    ] = 1,
 ) -> None:
     """Train a network by a recipe, or continue a training that was interrupted.
 
     Examples:
 
         harness train suites/train/digits-cnn.yaml --out weights
+
+        harness train suites/train/cifar10-edm.yaml --device cuda --processes 4
+
+        accelerate launch --multi_gpu --num_processes 4 -m harness train suites/train/cifar10-edm.yaml --device cuda
     """
-    say_reading(recipe)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, the first one speaks
+    if first:
+        say_reading(recipe)
     from harness.cli.train_progress import Display
     from harness.training import train as train_recipe
+    from harness.training.processes import leave
 
-    console = new_console()
+    if processes > 1:
+        from harness.training.launch import launch
+        from harness.training.recipe import read
+
+        read(recipe)  # so that a mistake in it is told once
+        words = ["train", str(recipe), "--device", device, *(["--out", str(out)] if out else [])]
+        raise typer.Exit(launch(words, processes, device_of(device)))
+    console = new_console(quiet=not first)
     try:
         with signals.stoppable():
             path = train_recipe(recipe, out=out, device=device_of(device), callback=Display(console))
     except KeyboardInterrupt as stop:
         console.print("\nStopped. The last checkpoint is kept; the same command continues from there.")
+        leave()
         raise typer.Exit(signals.status_of(stop)) from None
+    leave()
     console.print(f"Wrote {path} and its card.", markup=False, highlight=False)
 
 

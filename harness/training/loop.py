@@ -3,12 +3,14 @@
 A step is a function of the recipe, the step's number and the state before it. Its batch is a slice of an endless
 sequence of permutations of the training set, one for each epoch with its own seed; everything else that is random
 (augmentation, dropout, noise) is drawn from generators seeded for that step. So a checkpoint needs no generator states,
-and a resumed run ends with exactly the weights of an uninterrupted one.
+and a resumed run ends with exactly the weights of an uninterrupted one. Several processes divide each batch among
+themselves (`harness.training.processes`); what is random then depends on their number, and so do the weights.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import signal
 import threading
 import time
@@ -29,6 +31,7 @@ from harness.errors import UserError
 from harness.files import write_atomically
 from harness.process.signals import ENDING, Stopped
 from harness.randomness import derive, fenced
+from harness.training.processes import Processes
 from harness.training.recipe import Plan, Recipe, read
 from harness.training.state import State
 from harness.training.trainer import Trainer
@@ -53,29 +56,69 @@ def train(
     Args:
         recipe_path: the YAML file of the recipe.
         out: folder for the weights and their card; by default `runs`/RECIPE.
-        device: the device to train on.
-        callback: receives the progress.
+        device: the device to train on; several processes, see `harness.training.processes`, take a GPU each.
+        callback: receives the progress, in the first process.
         runs: folder for the checkpoints of unfinished runs.
 
     Returns:
         The weights file, NAME.safetensors; its card is NAME.yaml in the same folder.
 
     Raises:
-        UserError: the recipe is not valid, or there is a checkpoint of a different recipe with this name.
+        UserError: the recipe is not valid, there is a checkpoint of a different recipe with this name, or the recipe
+            cannot be divided among the processes.
         Stopped: a signal arrived; the current step was finished and a checkpoint written.
     """
     plan = read(recipe_path)
     recipe, trainer, folder = plan.recipe, plan.trainer.build(), runs / plan.recipe.recipe
     data, test = (_load(plan, split) for split in (recipe.dataset.split, "test"))
-    network = _network(plan, trainer, data).to(device)
+    network = _network(plan, trainer, data)
+    processes = Processes.of_this_launch(device)
+    _refuse_indivisible(plan, trainer, processes)
+    callback = callback if processes.first else SILENT
+    network = network.to(processes.device)
     state = State(network, recipe.optimizer.build(network), recipe.ema, trainer)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         state.restore(checkpoint, recipe)
         callback.note(f"{recipe.recipe}: continuing from step {state.step} of {recipe.steps}")
+    _join(state, processes, checkpoint)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        _run(recipe, trainer, state, data, checkpoint, callback)
+        _run(recipe, trainer, state, data, checkpoint, callback, processes)
+        if not processes.first:
+            return weights_file(out or folder, recipe)
         return _release(recipe, trainer, state, test, out or folder, callback)
+
+
+def weights_file(folder: Path, recipe: Recipe) -> Path:
+    """The file of the weights at the end."""
+    return folder / f"{recipe.recipe}.safetensors"
+
+
+def _refuse_indivisible(plan: Plan, trainer: Trainer, processes: Processes) -> None:
+    """Raises UserError for a recipe that several processes cannot follow together."""
+    size = plan.recipe.batch_size
+    if size % processes.count:
+        raise UserError(
+            f"a batch of {size} images cannot be divided equally among {processes.count} processes",
+            remedy="Choose a number of processes that divides it",
+            where=plan.place("batch_size"),
+        )
+    if processes.count > 1 and type(trainer).state is not Trainer.state:
+        raise UserError(
+            f"the trainer {type(trainer).__name__} keeps a state between steps, which one process alone can have",
+            remedy="Train in one process",
+            where=plan.place("trainer"),
+        )
+
+
+def _join(state: State, processes: Processes, checkpoint: Path) -> None:
+    """Gives all processes the same weights to begin with. Raises UserError if they are at different steps."""
+    if processes.largest(state.step) != -processes.largest(-state.step):
+        raise UserError(
+            f"the processes continue from different steps, this one from {state.step}",
+            remedy=f"All of them must see the same file {checkpoint}",
+        )
+    processes.share_weights(state.network)
 
 
 def _load(plan: Plan, split: Split) -> Dataset:
@@ -97,42 +140,61 @@ def _classes(data: Dataset) -> int:
     return data.num_classes
 
 
-def _run(recipe: Recipe, trainer: Trainer, state: State, data: Dataset, checkpoint: Path, callback: Callback) -> None:
+def _run(
+    recipe: Recipe,
+    trainer: Trainer,
+    state: State,
+    data: Dataset,
+    checkpoint: Path,
+    callback: Callback,
+    processes: Processes,
+) -> None:
     device = next(state.network.parameters()).device
     images, labels = data.images.to(device), data.labels.to(device)
     saved = time.monotonic()
     state.network.train()
     with _deferred_interrupts() as asked_to_stop, callback.training(recipe.recipe, state.step, recipe.steps):
         while state.step < recipe.steps:
-            rows = batch(state.step, recipe.batch_size, len(data), recipe.seed).to(device)
-            loss = _step(recipe, trainer, state, images[rows], labels[rows])
+            rows = processes.share(batch(state.step, recipe.batch_size, len(data), recipe.seed)).to(device)
+            loss = _step(recipe, trainer, state, images[rows], labels[rows], processes)
             callback.stepped(state.step, loss)
-            stop = bool(asked_to_stop)
-            if stop or state.step == recipe.steps or time.monotonic() - saved > SAVE_EVERY:
+            stop = int(processes.largest(asked_to_stop[0] if asked_to_stop else 0))  # all stop after the same step
+            due = stop or state.step == recipe.steps or time.monotonic() - saved > SAVE_EVERY
+            if due and processes.first:
                 state.save(checkpoint, recipe)
                 saved = time.monotonic()
             if stop:
-                raise Stopped(asked_to_stop[0])
+                processes.wait()  # for the checkpoint: a process that ends has the others ended
+                raise Stopped(stop)
 
 
-def _step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor) -> float:
+def _step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor, processes: Processes) -> float:
+    """Makes a step with a process's share of the batch. Returns the loss of the whole batch."""
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.optimizer.lr * recipe.schedule.factor(state.step, recipe.steps)
     state.optimizer.zero_grad()
     lower = torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-    with fenced(derive(recipe.seed, "step", state.step)), lower:
+    with fenced(_step_seed(recipe, state.step, processes.index)), lower:
         loss = trainer.loss(state.network, x, y)
-    if not torch.isfinite(loss):
+    mean = processes.mean(loss.item())
+    if not math.isfinite(mean):
         raise UserError(
-            f"the loss is {loss.item()} at step {state.step} of '{recipe.recipe}'",
+            f"the loss is {mean} at step {state.step} of '{recipe.recipe}'",
             remedy="Lower optimizer.lr, or set optimizer.clip",
         )
     loss.backward()
+    processes.average_gradients(state.network)
     if recipe.optimizer.clip:
         nn.utils.clip_grad_norm_(state.network.parameters(), recipe.optimizer.clip)
     state.optimizer.step()
     state.advance()
-    return loss.item()
+    return mean
+
+
+def _step_seed(recipe: Recipe, step: int, process: int) -> int:
+    """The seed of what is random in a step: another one in each process, whose images are others too."""
+    own: tuple[str | int, ...] = ("process", process) if process else ()
+    return derive(recipe.seed, "step", step, *own)
 
 
 def batch(step: int, size: int, images: int, seed: int) -> Tensor:
@@ -186,7 +248,7 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
 
 def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out: Path, callback: Callback) -> Path:
     """Writes the weights and their card; the accuracy is measured with the written file."""
-    path = out / f"{recipe.recipe}.safetensors"
+    path = weights_file(out, recipe)
     card_path = path.with_suffix(".yaml")
     card_path.unlink(missing_ok=True)  # there must never be a card beside weights that it does not describe
     write_atomically(path, save(state.weights()))
