@@ -163,8 +163,8 @@ def train(
 
         accelerate launch --multi_gpu --num_processes 4 -m harness train suites/train/cifar10-edm.yaml --device cuda
     """
-    first = os.environ.get("RANK", "0") == "0"  # of several processes, the first one speaks
-    if first:
+    launched = "RANK" in os.environ  # of several processes, the first one speaks
+    if not launched:
         say_reading(recipe)
     from harness.cli.train_progress import Display
     from harness.training import train as train_recipe
@@ -177,7 +177,7 @@ def train(
         read(recipe)  # so that a mistake in it is told once
         words = ["train", str(recipe), "--device", device, *(["--out", str(out)] if out else [])]
         raise typer.Exit(launch(words, processes, device_of(device)))
-    console = new_console(quiet=not first)
+    console = new_console(quiet=launched and os.environ["RANK"] != "0")
     try:
         with signals.stoppable():
             path = train_recipe(recipe, out=out, device=device_of(device), callback=Display(console))
