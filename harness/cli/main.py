@@ -29,6 +29,7 @@ from harness.cli import (
     report,
     run,
     show,
+    site,
     verify,
     weights,
 )
@@ -207,7 +208,7 @@ def doctor() -> None:
 
 
 for _command in (
-    *(run.run, report.report, show.show),
+    *(run.run, report.report, site.site, show.show),
     *(check.check, new, doctor),
     *(verify.verify, compare.compare, eot.eot, diagnose.diagnose),
     *(archive.export, hub.push, hub.pull, train),

@@ -95,9 +95,16 @@ def _pairing(run: Run, pairing: CellResults, images: dict[int, Shard], clean: Or
         "total": facts.count,
         "gain": gain,
         "images": [
-            _image(pairing.record(place), tensors, before[place], gain, clean) for place, tensors in images.items()
+            _image(pairing.record(place), tensors, before[place], gain, clean, _where(run, pairing, place))
+            for place, tensors in images.items()
         ],
     }
+
+
+def _where(run: Run, pairing: CellResults, place: int) -> str:
+    """The file of a record, relative to the results directory, and the index of the image in the run."""
+    folder = _cell(run, pairing).folder.relative_to(run.path).as_posix()
+    return f"image {place} of the run, in {folder}/"
 
 
 def _before(record: dict[str, Any], tensors: Shard, clean: Originals) -> Tensor | None:
@@ -111,8 +118,10 @@ def _attack_label(run: Run, name: str) -> str:
     return (facts.label if facts else None) or name
 
 
-def _image(record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, clean: Originals) -> dict[str, Any]:
-    """One image as data for the page.
+def _image(
+    record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, clean: Originals, where: str
+) -> dict[str, Any]:
+    """One image as data for the page. where: the file of its record, and the row.
 
     adv, difference: pictures; None where the attack changed nothing, and difference also where the clean image is not
     available. answer: the class that the votes decide for, or "tie" or "error".
@@ -127,7 +136,7 @@ def _image(record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, 
         **_answer(record, clean),
         "before": list(_votes(record, "clean", clean)),
         "after": list(_votes(record, "adv", clean)),
-        "facts": list(_facts(record)),
+        "facts": list(_facts(record, where)),
         "adv": None if same else png(x_adv),
         "difference": None if same or x is None else png(difference(x, x_adv, gain)),
         "flow": None if flow is None or not flow.any() else arrows(flow.nan_to_num(0)),
@@ -149,8 +158,8 @@ def _votes(record: dict[str, Any], side: str, clean: Originals) -> Iterator[list
         yield [name, bool(guess == record["label"]), f"{margin:+.2f}".replace("-", "−")]
 
 
-def _facts(record: dict[str, Any]) -> Iterator[list[str]]:
-    """Further facts of the record, as pairs of a name and a text."""
+def _facts(record: dict[str, Any], where: str) -> Iterator[list[str]]:
+    """Further facts of the record, as pairs of a name and a text. where: the file that it is in, and the row."""
     sizes = [f"Linf {record['linf']:.4g}", f"L2 {record['l2']:.4g}", f"L1 {record['l1']:.4g}"]
     if record["flow"] is not None and record["flow"] == record["flow"]:
         sizes.append(f"Flow {record['flow']:.4g}")
@@ -160,6 +169,7 @@ def _facts(record: dict[str, Any]) -> Iterator[list[str]]:
     yield ["Passes", f"{record['forwards']:,} forward, {record['backwards']:,} backward"]
     yield ["Time", f"{record['seconds']:.2g} s"]
     yield ["Seed", str(record["seed"])]
+    yield ["Record", where]
     if record["flags"] is not None and len(record["flags"]):
         yield ["Flags", ", ".join(record["flags"])]
     if record["error"]:

@@ -7,7 +7,7 @@ template escapes all text. Everything but the explorer of images can be read wit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -25,41 +25,52 @@ from harness.reporting.tables.charts import charts
 from harness.reporting.tables.comparison import contrast
 from harness.reporting.tables.table import Table, rule_name
 
+MANY_COLUMNS = 7
+"""From this number of columns of numbers on, a table is set closely, so that it fits a page of 1,200 pixels."""
+
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
 
 
-def render(tables: list[Table], images: int | None = None) -> str:
+def render(tables: list[Table], images: int | None = None, home: str | None = None) -> str:
     """The page.
 
     Args:
         images: how many images of each pairing the explorer shows; left out, `harness.reporting.page.gallery` chooses.
+        home: the address of the index page of a site that this page is a part of.
     """
     galleries = [gallery(table.run, images) for table in tables]
     sections = [_section(number, table) for number, table in enumerate(tables)]
-    page = _template().render(
-        policy=POLICY, style=_file("style.css"), script=_file("script.js"), sections=sections, galleries=galleries
+    page = template("template.html").render(
+        policy=POLICY,
+        style=read_asset("style.css"),
+        script=read_asset("sort.js") + "\n" + read_asset("script.js"),
+        sections=sections,
+        galleries=galleries,
+        home=home,
     )
     return page.rstrip() + "\n"
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template of this package, which escapes all text."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    return environment.from_string(_file("template.html"))
+    return environment.from_string(read_asset(name))
 
 
-def _file(name: str) -> str:
+def read_asset(name: str) -> str:
+    """A style sheet, script or template of this package."""
     return (resources.files("harness.reporting.page") / name).read_text(encoding="utf-8")
 
 
 def _section(number: int, table: Table) -> dict[str, Any]:
-    sheet, manifest = lay_out(table), table.run.manifest
-    blocks = [Block(Shown("Results"), sheet.main)] if sheet.main else []
+    sheet, manifest, drawn = lay_out(table), table.run.manifest, charts(table)
+    blocks, footnotes = [Block(Shown("Results"), sheet.main)] if sheet.main else [], dict(sheet.footnotes)
     return {
         "id": f"run{number}",
         "number": number,
@@ -67,11 +78,12 @@ def _section(number: int, table: Table) -> dict[str, Any]:
         "facts": _summary(table),
         "warnings": list(_warnings(table)),
         "blocks": [
-            {"title": block.title, "grid": _cells(block.grid), "remark": block.remark}
+            {"title": block.title, "grid": _cells(block.grid, footnotes), "remark": block.remark}
             for block in (*blocks, *sheet.sweeps)
         ],
-        "draws": _cells(sheet.draws, bars=False) if sheet.draws else None,
-        "drawings": [drawing(chart) for chart in charts(table) if chart.kind != "bars"],
+        "draws": _cells(sheet.draws, footnotes, bars=False) if sheet.draws else None,
+        "drawings": [drawing(chart) for chart in drawn if chart.kind not in ("bars", "queries")],
+        "queries": [drawing(chart) for chart in drawn if chart.kind == "queries"],
         "rule": rule_name(table.rule, table.votes),
         "matrices": matrices(contrast(table.run).matches, manifest),
         "metadata": _metadata(manifest.document()),
@@ -100,22 +112,26 @@ def _warnings(table: Table) -> Iterator[tuple[str, str]]:
     yield from ((found.label, fault) for found in table.certified if (fault := faults_told(found)))
 
 
-def _cells(grid: Grid, bars: bool = True) -> dict[str, Any]:
+def _cells(grid: Grid, footnotes: Mapping[str, str], bars: bool = True) -> dict[str, Any]:
     """A grid as data for the template. bars: whether intervals are drawn as well as written."""
     return {
         "bars": bars,
         "labels": grid.labels,
+        "dense": len(grid.head) - grid.labels >= MANY_COLUMNS,
         "head": grid.head,
         "sortable": len(grid.lines) > 1 and all(line[0].text for line in grid.lines),
-        "groups": [(heading, [[_cell(shown) for shown in line] for line in lines]) for heading, lines in grid.groups],
+        "groups": [
+            (heading, [[_cell(shown, footnotes) for shown in line] for line in lines]) for heading, lines in grid.groups
+        ],
     }
 
 
-def _cell(shown: Shown) -> dict[str, Any]:
-    """A cell of a table. sort: the value to sort by, a number where there is one."""
-    estimate = shown.estimate
+def _cell(shown: Shown, footnotes: Mapping[str, str]) -> dict[str, Any]:
+    """A cell of a table. sort: the value to sort by, a number where there is one; reason: why there is no number."""
+    estimate, failed = shown.estimate, shown.text == FAILED
     sort = estimate.value if estimate else shown.text
-    return {"shown": shown, "sort": sort, "estimate": estimate, "failed": shown.text == FAILED}
+    reason = "; ".join(footnotes[mark] for mark in shown.marks.split(",") if mark in footnotes) if failed else ""
+    return {"shown": shown, "sort": sort, "estimate": estimate, "failed": failed, "reason": reason}
 
 
 def _metadata(raw: dict[str, Any]) -> list[tuple[str, str]]:

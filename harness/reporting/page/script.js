@@ -1,6 +1,6 @@
-"use strict";
+/** Verdicts as the page says them. */
+const VERDICTS = { fooled: "misclassified", robust: "robust", error: "error" };
 
-document.documentElement.classList.add("js");
 const galleries = JSON.parse(document.getElementById("galleries").textContent);
 
 /** An element with properties and children; text is never read as markup. */
@@ -14,35 +14,6 @@ function drawn(tag, attributes) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
-}
-
-// Tables: a click on a heading sorts each group separately. The first click sorts numbers downwards and texts upwards;
-// texts in a column of numbers come last.
-
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => sort(table, heads, column)));
-}
-
-function sort(table, heads, column) {
-  const read = (row) => {
-    const text = row.cells[column].dataset.sort;
-    return { row, text, number: text.trim() === "" ? NaN : Number(text) };
-  };
-  const groups = [...table.tBodies].map((body) => [...body.querySelectorAll("tr:not(.group)")].map(read));
-  const numeric = groups.flat().some((each) => !Number.isNaN(each.number));
-  const first = numeric ? "descending" : "ascending";
-  const second = numeric ? "ascending" : "descending";
-  const order = heads[column].ariaSort === first ? second : first;
-  const sign = order === "ascending" ? 1 : -1;
-  const compare = (a, b) => {
-    if (!numeric) return sign * a.text.localeCompare(b.text, "en", { numeric: true });
-    const missing = Number.isNaN(a.number) - Number.isNaN(b.number);
-    return missing || (Number.isNaN(a.number) ? 0 : sign * (a.number - b.number));
-  };
-  heads.forEach((head) => { head.ariaSort = "none"; });
-  heads[column].ariaSort = order;
-  groups.forEach((lines, at) => table.tBodies[at].append(...lines.sort(compare).map((each) => each.row)));
 }
 
 // The explorer: the reader chooses a pairing and a verdict, its images are shown, and one opens in the dialog.
@@ -90,7 +61,7 @@ class Explorer {
     const count = (verdict) => images.filter((image) => image.verdict === verdict).length;
     const verdicts = ["fooled", "robust", "error"].filter(count);
     const kept = this.verdict.value;
-    this.fill(this.verdict, [["", `all ${images.length}`], ...verdicts.map((each) => [each, `${each} (${count(each)})`])]);
+    this.fill(this.verdict, [["", `all ${images.length}`], ...verdicts.map((each) => [each, `${VERDICTS[each]} (${count(each)})`])]);
     this.verdict.value = verdicts.includes(kept) ? kept : "";
     this.show();
   }
@@ -109,8 +80,10 @@ class Explorer {
   thumb(image, at) {
     const words = `${image.true} → ${image.answer}`;
     const picture = make("img", { src: image.adv ?? this.gallery.clean[image.index], alt: "", loading: "lazy" });
-    const button = make("button", { type: "button", className: `thumb ${image.verdict}`, title: image.verdict }, picture, words);
-    button.ariaLabel = `Image ${image.index}: ${words}, ${image.verdict}`;
+    const verdict = VERDICTS[image.verdict];
+    const said = make("span", {}, make("b", { className: "verdict" }, verdict), words);
+    const button = make("button", { type: "button", className: `thumb ${image.verdict}` }, picture, said);
+    button.ariaLabel = `Image ${image.index}: ${words}, ${verdict}`;
     button.addEventListener("click", () => detail.open(this, at));
     return button;
   }
@@ -149,13 +122,48 @@ class Detail {
     const image = shown[this.at];
     this.dialog.className = image.verdict;
     this.part("#detail-title").replaceChildren(
-      `Image ${image.index}, a ${image.true}: `, make("span", { className: "verdict" }, image.verdict),
+      `Image ${image.index}, a ${image.true}: `, make("span", { className: "verdict" }, VERDICTS[image.verdict]),
     );
     this.part(".place").textContent = `${pairing.labels.join(" under ")}, ${this.at + 1} of ${shown.length}`;
     this.part(".pictures").replaceChildren(...this.pictures(gallery, pairing, image));
     this.part(".answers").replaceChildren(answers(image));
     const facts = [["Budget", `${pairing.threat} (${pairing.method})`], ...image.facts];
     this.part(".record").replaceChildren(...facts.flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
+    this.part(".everywhere").replaceChildren(...this.everywhere(gallery, image.index));
+  }
+
+  /** The same image under every attack on every defense; a click on one opens it here. */
+  * everywhere(gallery, index) {
+    if (gallery.pairings.length < 2) return;
+    const unique = (place, at) => [...new Map(gallery.pairings.map((each) => [each[place], each.labels[at]]))];
+    const defenses = unique("defense", 0), attacks = unique("attack", 1);
+    const cell = (defense, attack) => {
+      const pairing = gallery.pairings.find((each) => each.defense === defense && each.attack === attack);
+      const image = pairing?.images.find((each) => each.index === index);
+      return make("td", {}, ...(image ? [this.small(gallery, pairing, image)] : []));
+    };
+    const head = attacks.map(([, label]) => make("th", { scope: "col" }, label));
+    const rows = defenses.map(([defense, label]) => make(
+      "tr", {}, make("th", { scope: "row" }, label), ...attacks.map(([attack]) => cell(defense, attack)),
+    ));
+    const table = make("table", {}, make("thead", {}, make("tr", {}, make("td"), ...head)), make("tbody", {}, ...rows));
+    yield make("h4", {}, `Image ${index} under every attack on every defense`);
+    yield make("div", { className: "scroll", tabIndex: 0 }, table);
+  }
+
+  small(gallery, pairing, image) {
+    const picture = make("img", { src: image.adv ?? gallery.clean[image.index], alt: "" });
+    const here = pairing === this.explorer.pairing;
+    const button = make("button", { type: "button", className: `tile ${image.verdict}${here ? " here" : ""}` }, picture,
+      make("b", { className: "verdict" }, VERDICTS[image.verdict]));
+    button.ariaLabel = `${pairing.labels.join(" under ")}: ${VERDICTS[image.verdict]}, ${image.answer}`;
+    button.addEventListener("click", () => {
+      this.explorer.verdict.value = "";
+      this.explorer.choose(pairing.defense, pairing.attack);
+      this.at = this.explorer.shown.findIndex((each) => each.index === image.index);
+      this.render();
+    });
+    return button;
   }
 
   * pictures(gallery, pairing, image) {
@@ -215,6 +223,18 @@ function answer(found) {
   const words = `${right ? "✓" : "✗"} ${name}`;
   return [make("td", { className: right ? "right" : "wrong" }, words), make("td", { className: "number" }, margin)];
 }
+
+// Tables that are wider than the page say so.
+
+function hint() {
+  for (const region of document.querySelectorAll("main .scroll")) {
+    region.classList.toggle("wide", region.scrollWidth > region.clientWidth + 1);
+  }
+}
+
+addEventListener("resize", hint);
+document.addEventListener("toggle", hint, true);
+hint();
 
 const detail = new Detail(document.getElementById("detail"));
 const explorers = [...document.querySelectorAll(".explorer")].map((section) => new Explorer(section));

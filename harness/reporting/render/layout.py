@@ -25,7 +25,7 @@ from harness.suite.names import spelt
 
 def lay_out(table: Table) -> Sheet:
     """The texts of a table."""
-    footnotes = _Footnotes()
+    footnotes = Footnotes()
     main, sweeps = _main(table, footnotes), list(_blocks(table, footnotes))
     diagnosed = list(_diagnosed(table, footnotes))
     manifest = table.run.manifest
@@ -40,7 +40,7 @@ def lay_out(table: Table) -> Sheet:
     )
 
 
-class _Footnotes:
+class Footnotes:
     """Letters by text, in order of appearance; equal texts share one."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ def _letter(number: int) -> str:
     return "".join(next(itertools.islice(itertools.chain.from_iterable(lengths), number, None)))
 
 
-def _main(table: Table, footnotes: _Footnotes) -> Grid | None:
+def _main(table: Table, footnotes: Footnotes) -> Grid | None:
     """Rows and columns that are not swept."""
     sweeps = table.run.manifest.sweeps
     defenses, attacks = (
@@ -84,7 +84,7 @@ def _grouped(rows: Sequence[Row], table: Table) -> tuple[list[Row], dict[int, st
     return ordered, headings
 
 
-def _blocks(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
+def _blocks(table: Table, footnotes: Footnotes) -> Iterator[Block]:
     every = list(curves(table))
     for sweep in table.run.manifest.sweeps:
         if sweep.kind == "defenses":
@@ -93,7 +93,7 @@ def _blocks(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
             yield from (_curve(curve, table, footnotes) for curve in every if curve.sweep is sweep)
 
 
-def _variants(table: Table, sweep: SweepFacts, footnotes: _Footnotes) -> Iterator[Block]:
+def _variants(table: Table, sweep: SweepFacts, footnotes: Footnotes) -> Iterator[Block]:
     """A swept defense, under all attacks that it meets."""
     rows = [row for row in table.rows if row.name in sweep.variants]
     kept = [at for at in range(len(table.columns)) if any(row.entries[at].status != "absent" for row in rows)]
@@ -109,7 +109,7 @@ def _variants(table: Table, sweep: SweepFacts, footnotes: _Footnotes) -> Iterato
         )
 
 
-def _curve(curve: Curve, table: Table, footnotes: _Footnotes) -> Block:
+def _curve(curve: Curve, table: Table, footnotes: Footnotes) -> Block:
     """One defense under a swept attack."""
     paths, first = curve.sweep.paths, curve.points[0]
     threats = {point.column.threat or "" for point in curve.points}
@@ -124,7 +124,7 @@ def _curve(curve: Curve, table: Table, footnotes: _Footnotes) -> Block:
     return Block(_label(first.row, title, table, footnotes), Grid(heads, lines, len(paths)), remark)
 
 
-def _point(point: Point, footnotes: _Footnotes, changes: bool) -> list[Shown]:
+def _point(point: Point, footnotes: Footnotes, changes: bool) -> list[Shown]:
     line = [Shown(one_line(spelt(value))) for value in point.values]
     line += [_entry(point.clean, footnotes), _entry(point.robust, footnotes)]
     if not changes:
@@ -136,7 +136,7 @@ def _point(point: Point, footnotes: _Footnotes, changes: bool) -> list[Shown]:
     return [*line, Shown(signed(step.value), interval), Shown("<0.001" if step.p < 0.001 else f"{step.p:.3f}")]
 
 
-def _diagnosed(table: Table, footnotes: _Footnotes) -> Iterator[Block]:
+def _diagnosed(table: Table, footnotes: Footnotes) -> Iterator[Block]:
     known = diagnostics(table.run)
     head = [
         Shown("Check"),
@@ -155,18 +155,22 @@ def _heads(table: Table, kept: Sequence[int]) -> list[Shown]:
     return [Shown(one_line(column.label), one_line(column.threat or "")) for column in columns]
 
 
-def _entries(row: Row, kept: Sequence[int], footnotes: _Footnotes) -> list[Shown]:
+def _entries(row: Row, kept: Sequence[int], footnotes: Footnotes) -> list[Shown]:
     return [_entry(row.entries[at], footnotes) for at in kept]
 
 
-def _label(row: Row, text: str, table: Table, footnotes: _Footnotes) -> Shown:
+def _label(row: Row, text: str, table: Table, footnotes: Footnotes) -> Shown:
     stochastic = (f"stochastic: {rule_name(table.rule, table.votes)}",) if row.stochastic else ()
     return Shown(one_line(text), marks=footnotes.marks((*stochastic, *row.remarks)))
 
 
-def _entry(entry: Entry, footnotes: _Footnotes) -> Shown:
+def _entry(entry: Entry, footnotes: Footnotes) -> Shown:
+    return entry_shown(entry, footnotes.marks(entry.remarks))
+
+
+def entry_shown(entry: Entry, marks: str = "") -> Shown:
+    """The texts of one entry. marks: letters of its footnotes."""
     pair = (entry.pairing.facts.defense, entry.pairing.facts.attack) if entry.pairing else None
-    marks = footnotes.marks(entry.remarks)
     if entry.estimate:
         return replace(
             accuracy_shown(entry.estimate, marks, bool(entry.doubts)), images=pair, published=_published(entry)

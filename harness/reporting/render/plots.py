@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Collection
 from typing import Any, Literal
 
@@ -16,10 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Transform, offset_copy
 
 from harness.errors import UserError
+from harness.reporting.render.layout import Footnotes
 from harness.reporting.render.sheet import FAILED
-from harness.reporting.tables.charts import Chart, Line, charts
-from harness.reporting.tables.notes import NOTHING
-from harness.reporting.tables.table import Table
+from harness.reporting.tables.charts import Chart, Dot, Line, charts
+from harness.reporting.tables.notes import DOUBT, NOTHING, one_line
+from harness.reporting.tables.table import Table, rule_name
 
 PlotFormat = Literal["png", "pdf"]
 
@@ -32,6 +34,18 @@ ASIDE = 2
 
 MARGIN = 0.06
 """Room at either end of an axis, in shares of its length."""
+
+SMALL = 6.5
+"""The font size of values, marks, captions and footnotes."""
+
+LINE, CHARACTERS = 0.13, 19
+"""The height of a line of that size in inches, and the number of its characters to an inch."""
+
+VALUE = "value"
+"""The name of the texts that are values beside bars."""
+
+BY_RULE = ("bars", "budget", "sweep")
+"""The kinds of charts whose values follow the table's rule over draws."""
 
 WHISKERS: dict[str, Any] = {"fmt": "none", "elinewidth": 1, "capsize": 2.5, "alpha": 0.8}
 
@@ -67,20 +81,44 @@ def plots(tables: list[Table], format: PlotFormat) -> dict[str, bytes]:
     for table in tables:
         for chart in charts(table):
             name = _name(f"{table.run.manifest.suite} {chart.title}", format, drawn)
-            drawn[name] = _drawn(figure(chart), format)
+            drawn[name] = _drawn(figure(chart, _caption(table, chart)), format)
     if not drawn:
         runs = ", ".join(str(table.run.path) for table in tables)
         raise UserError(f"{runs} has no finished number to plot", remedy="Run the suite again to finish it")
     return drawn
 
 
-def figure(chart: Chart) -> Figure:
-    """A chart as a separate matplotlib figure."""
+def figure(chart: Chart, caption: str = "") -> Figure:
+    """A chart as a separate matplotlib figure. caption: what stands below it, before the footnotes."""
+    footnotes = Footnotes()
     with rc_context(STYLE):
-        return _bars(chart) if chart.kind == "bars" else _curve(chart)
+        panel = _bars(chart, footnotes) if chart.kind == "bars" else _curve(chart, footnotes)
+        lines = [caption, *(f"{mark}: {text}" for text, mark in footnotes.letters.items())]
+        width = int(panel.get_figwidth() * CHARACTERS)
+        below = "\n".join(textwrap.fill(line, width) for line in lines if line)
+        if below:
+            panel.set_figheight(panel.get_figheight() + LINE * (below.count("\n") + 1))
+            panel.supxlabel(_plain(below), x=0.01, ha="left", fontsize=SMALL, color=GREY)
+        return panel
 
 
-def _bars(chart: Chart) -> Figure:
+def _caption(table: Table, chart: Chart) -> str:
+    """The run, the images, and what the whiskers are."""
+    manifest, sheet = table.run.manifest, one_line(table.run.manifest.title or table.run.manifest.suite)
+    data = manifest.dataset
+    doubt = f" {DOUBT}: in doubt." if any(dot.doubted for line in chart.lines for dot in line.dots) else ""
+    drawn = chart.kind in BY_RULE and any(row.stochastic for row in table.rows)
+    rule = f", {rule_name(table.rule, table.votes)} where stochastic" if drawn else ""
+    return f"{sheet}. n = {data.count} images {data.origin}{rule}; whiskers: 95% intervals.{doubt}"
+
+
+def _marks(dot: Dot, footnotes: Footnotes) -> str:
+    """The signs behind a value: of doubt, and of its footnotes."""
+    marks = footnotes.marks(dot.remarks)
+    return f"{DOUBT if dot.doubted else ''}{f' {marks}' if marks else ''}"
+
+
+def _bars(chart: Chart, footnotes: Footnotes) -> Figure:
     """A panel per column, side by side in rows of four; a bar per defense, a dash or "failed" where it has none."""
     ticks = chart.ticks
     wide = min(len(chart.lines), 4)
@@ -92,6 +130,9 @@ def _bars(chart: Chart) -> Figure:
         at, values = [dot.x for dot in line.dots], _values(line, chart.scale)
         axes.barh(at, values, 0.62, color="#9db8d9")
         axes.errorbar(values, at, xerr=_spread(line, chart.scale), ecolor="#1f3b5c", **WHISKERS)
+        for dot in line.dots:
+            written = f"{chart.scale * dot.estimate.value:.1f}{_marks(dot, footnotes)}"
+            axes.text(103, dot.x, written, va="center", fontsize=SMALL, color=GREY, gid=VALUE)
         for x in {x for x, _ in ticks} - set(at):
             axes.text(2, x, FAILED if x in dict(line.failed) else NOTHING, va="center", color=GREY)
         axes.grid(axis="y", visible=False)
@@ -104,7 +145,7 @@ def _bars(chart: Chart) -> Figure:
     return panel
 
 
-def _curve(chart: Chart) -> Figure:
+def _curve(chart: Chart, footnotes: Footnotes) -> Figure:
     """All lines over one axis, moved aside by a few points so that their intervals do not overlap."""
     panel = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = panel.subplots()
@@ -117,6 +158,10 @@ def _curve(chart: Chart) -> Figure:
         aside = ASIDE * (place - (len(chart.lines) - 1) / 2)
         moved = offset_copy(axes.transData, panel, aside, units="points")
         _draw_line(axes, line, chart.scale, _colour(chart, line), MARKERS[place % len(MARKERS)], moved)
+        for dot in line.dots:
+            if marks := _marks(dot, footnotes).strip():
+                at, colour = (dot.x, chart.scale * dot.estimate.value), _colour(chart, line)
+                axes.annotate(marks, at, (4, 3), textcoords="offset points", fontsize=SMALL, color=colour)
     lowest = min(0.0, *(dot.estimate.value for line in chart.lines for dot in line.dots))
     axes.set_xlim(*_limits(chart))
     axes.set_ylim(chart.scale * lowest, chart.scale * 1.03)

@@ -3,6 +3,7 @@
     bars       accuracy of every defense, column by column
     budget     robust accuracy by eps, where attacks of one threat and method have several; at eps = 0, clean accuracy
     sweep      accuracy by a swept parameter, see `harness.reporting.tables.curves`
+    queries    accuracy by the forward passes that an attack spends on an image, see `harness.reporting.tables.passes`
     certified  certified accuracy of smoothed defenses by radius, see `harness.reporting.tables.certified`
     draws      stochastic defenses: accuracy where an image counts only if it is right in each of k draws
     cosine     the randomness of gradients that `harness diagnose` measured, by draws per gradient (the paper's Fig. 2c)
@@ -26,12 +27,13 @@ from harness.reporting.stats.worst import Draws
 from harness.reporting.tables.certified import certified_accuracy, radii
 from harness.reporting.tables.curves import Curve, curves
 from harness.reporting.tables.diagnostics import diagnostics
-from harness.reporting.tables.entries import Column
+from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.outcomes import clean_draws, robust_draws
+from harness.reporting.tables.passes import accuracy_by_passes, stops_early
 from harness.reporting.tables.table import Row, Table
 from harness.suite.names import spelt
 
-Kind = Literal["bars", "budget", "sweep", "certified", "draws", "cosine"]
+Kind = Literal["bars", "budget", "sweep", "queries", "certified", "draws", "cosine"]
 
 WIDE = 16
 """An axis is logarithmic if the ratio of its largest to its smallest value is at least this."""
@@ -41,11 +43,13 @@ BUDGETS = ("eps", "bound")
 
 @dataclass(frozen=True)
 class Dot:
-    """A value with its interval at x; tick: how x is written."""
+    """A value with its interval at x; tick: how x is written. remarks, doubted: as in the table, see `Entry`."""
 
     x: float
     tick: str
     estimate: Estimate
+    remarks: tuple[str, ...] = ()
+    doubted: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class Chart:
 
 def charts(table: Table) -> list[Chart]:
     """All charts of a run that are not empty. Numbers that are unfinished or failed are left out."""
-    drawn = [*_bars(table), *_budgets(table), *_sweeps(table), *_certified(table), *_draws(table), *_cosines(table)]
+    drawn = [*_bars(table), *_budgets(table), *_sweeps(table), *_certified(table)]
+    drawn += [*_draws(table), *_cosines(table), *_queries(table)]
     return [chart for chart in drawn if chart.lines]
 
 
@@ -103,11 +108,16 @@ def _bars(table: Table) -> Iterator[Chart]:
     lines = []
     for at, column in enumerate(table.columns):
         entries = [(place, row, row.entries[at]) for place, row in enumerate(rows)]
-        dots = tuple(Dot(place, row.label, entry.estimate) for place, row, entry in entries if entry.estimate)
+        dots = tuple(_dot(place, row.label, entry) for place, row, entry in entries if entry.estimate)
         failed = tuple((float(place), row.label) for place, row, entry in entries if entry.status == "failed")
         if dots and column.name not in swept:
             lines.append(Line(_heading(column), dots, failed=failed))
     yield Chart("bars", "Accuracy by attack", "defense", tuple(lines))
+
+
+def _dot(x: float, tick: str, entry: Entry) -> Dot:
+    assert entry.estimate
+    return Dot(x, tick, entry.estimate, entry.remarks, bool(entry.doubts))
 
 
 def _heading(column: Column) -> str:
@@ -127,7 +137,7 @@ def _budgets(table: Table) -> Iterator[Chart]:
                 norm, _, eps = entry.pairing.facts.threat.partition(" ")
                 if (size := _size(eps)) is not None:
                     dots = found.setdefault((norm, entry.pairing.facts.method), [])
-                    dots.append(Dot(size, eps, entry.estimate))
+                    dots.append(_dot(size, eps, entry))
         several = {key: dots for key, dots in found.items() if len({dot.x for dot in dots}) > 1}
         for (norm, method), dots in several.items():
             twice = sum(other == norm for other, _ in several) > 1
@@ -182,10 +192,33 @@ def _lines(curve: Curve, axis: dict[str, float], clean: bool = False) -> Iterato
         *others, last = point.shown
         pairs = zip(curve.sweep.paths, others, strict=False)
         label = ", ".join(["Clean" if clean else still, *(f"{path} {value}" for path, value in pairs)])
-        if estimate := (point.clean if clean else point.robust).estimate:
-            groups.setdefault(label, []).append(Dot(axis[last], last, estimate))
+        if (entry := point.clean if clean else point.robust).estimate:
+            groups.setdefault(label, []).append(_dot(axis[last], last, entry))
     for label, dots in groups.items():
         yield Line(label, tuple(sorted(dots, key=lambda dot: dot.x)), baseline=clean)
+
+
+def _queries(table: Table) -> Iterator[Chart]:
+    """A chart per attack, with a line per deterministic defense."""
+    for at, column in enumerate(table.columns):
+        entries = [(row.label, row.entries[at]) for row in table.rows if column.kind == "attack" and not row.stochastic]
+        known = [(label, e.pairing.columns) for label, e in entries if e.pairing and e.status == "final"]
+        if not any(stops_early(records, table.rule) for _, records in known):
+            continue
+        lines = [
+            Line(label, tuple(Dot(float(k), _short(k), found) for k, found in accuracy_by_passes(records, table.rule)))
+            for label, records in known
+        ]
+        title = f"{_heading(column)}: accuracy by forward passes"
+        yield Chart("queries", title, "forward passes spent on an image", tuple(lines))
+
+
+def _short(count: int) -> str:
+    """A number for an axis, such as 7.9k."""
+    for unit, size in (("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.2g}{unit}" if count < 100 * size else f"{count / size:.0f}{unit}"
+    return str(count)
 
 
 def _certified(table: Table) -> Iterator[Chart]:

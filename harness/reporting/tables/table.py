@@ -87,14 +87,20 @@ def _columns(run: Run) -> Iterator[Column]:
         yield Column("worst", "worst", "Worst", manifest.report.worst)
 
 
-def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference, doubted: Doubts) -> Row:
+def subject_of(run: Run, name: str, doubted: Doubts) -> Subject:
+    """A defense and its results. doubted: see `harness.reporting.tables.doubts`."""
     facts, manifest = run.manifest.defenses[name], run.manifest
     pairings = {attack: pairing for (defense, attack), pairing in run.pairings.items() if defense == name}
     labels = {attack: other.label or attack for attack, other in manifest.attacks.items()}
-    shared = _shared_flags(list(pairings.values()))
     own = {attack: found for (defense, attack), found in doubted.items() if defense == name}
-    subject = Subject(pairings, facts.stochastic, shared, manifest.dataset.count, labels, own)
-    rule = manifest.report.vote
+    shared = _shared_flags(list(pairings.values()))
+    return Subject(pairings, facts.stochastic, shared, manifest.dataset.count, labels, own)
+
+
+def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference, doubted: Doubts) -> Row:
+    facts, manifest = run.manifest.defenses[name], run.manifest
+    subject = subject_of(run, name, doubted)
+    shared, labels, rule = subject.shared, subject.labels, manifest.report.vote
     published = [reference.get((name, column.name)) for column in columns]
     by_rule = {
         r: tuple(

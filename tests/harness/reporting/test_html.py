@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from harness.reporting.page import gallery, render
 from harness.reporting.page.matrix import matrices
 from harness.reporting.page.pictures import arrows, difference, gain_of, png
 from harness.reporting.page.render import POLICY
+from harness.reporting.page.site import site
 from harness.reporting.render.layout import lay_out
 from harness.reporting.tables.comparison import contrast
 from harness.results.load import read_run
@@ -158,6 +160,7 @@ def test_a_cell_that_failed_leads_to_its_images_and_says_why(maker: Any, rec: Ca
     texts = Parsed(page).texts
     assert "failed" in texts and "failed: 4 of 4 images ended in an error: ValueError: x (mine.py:3)" in texts
     assert 'class="number failed" data-sort="failed"' in page
+    assert re.search(r'<small class="reason" title="[^"]*ended in an error[^"]*">', page)
     assert 'class="open" data-run="0" data-defense="d" data-attack="a">failed</button>' in page
 
 
@@ -365,11 +368,11 @@ def test_a_number_leads_to_its_images_and_an_image_opens(opened: Any) -> None:
     assert dialog.is_displayed()
     names = [figure.text.split("\n")[0] for figure in dialog.find_elements("css selector", "figure")]
     assert names == ["Clean", "Adversarial", "Difference", "Flow"]
-    loaded = "return [...document.querySelectorAll('dialog img')].map((image) => image.naturalWidth)"
+    loaded = "return [...document.querySelectorAll('.pictures img')].map((image) => image.naturalWidth)"
     assert opened.execute_script(loaded) == [8, 8, 8]
     assert dialog.find_element("css selector", "svg path").get_attribute("d").startswith("M")
     title = dialog.find_element("tag name", "h3")
-    assert "Image 101" in title.text and "fooled" in title.text
+    assert "Image 101" in title.text and "misclassified" in title.text
     dialog.send_keys("\ue014")  # right arrow
     assert "Image 102" in title.text
     dialog.send_keys("\ue00c")  # escape
@@ -386,6 +389,75 @@ def test_every_draw_is_shown_before_and_after(opened: Any) -> None:
 @pytest.mark.slow
 def test_images_are_filtered_by_verdict(opened: Any) -> None:
     choose = opened.find_elements("css selector", ".explorer select")[2]
-    choose.send_keys("fooled")
+    choose.send_keys("misclassified")
     assert len(opened.find_elements("css selector", ".thumb.fooled")) == 3
     assert not opened.find_elements("css selector", ".thumb.robust")
+
+
+def test_an_image_is_shown_under_every_attack_on_every_defense_and_a_click_goes_there(opened: Any) -> None:
+    opened.find_element("css selector", ".open[data-attack=stadv]").click()
+    opened.find_elements("css selector", ".thumb")[1].click()
+    table = opened.find_element("css selector", ".everywhere table")
+    rows = [
+        [cell.text for cell in row.find_elements("css selector", "td")]
+        for row in table.find_elements("css selector", "tbody tr")
+    ]
+    assert rows == [["misclassified", "misclassified"], ["robust", ""]]
+    tiles = table.find_elements("css selector", ".tile")
+    assert [("here" in tile.get_attribute("class")) for tile in tiles] == [False, True, False]
+    tiles[2].click()
+    assert "Image 101" in opened.find_element("id", "detail-title").text
+    assert "under linf" in opened.find_element("css selector", "dialog .place").text
+
+
+def test_a_table_of_eight_attacks_fits_1200_pixels_and_one_that_does_not_fit_says_so(
+    browser: Any, maker: Any, column: Callable[..., Any]
+) -> None:
+    for attack in range(8):
+        maker.cell("a", f"attack{attack}", column("rrww"))
+        maker.cell("b", f"attack{attack}", column("rwww"))
+    maker.defenses["a"]["label"] = "A defense of a few words"
+    names = [f"attack{attack}" for attack in range(8)]
+    root = maker.finish(report={"average": names, "worst": names})
+    path = root / "page.html"
+    path.write_text(page_of(root))
+    wide = "return document.querySelector('.scroll').classList.contains('wide')"
+    over = "const e = document.querySelector('.scroll'); return e.scrollWidth - e.clientWidth"
+    browser.set_window_size(1200, 900)
+    browser.get(path.as_uri())
+    assert browser.execute_script(over) <= 0 and not browser.execute_script(wide)
+    browser.set_window_size(520, 900)
+    browser.get(path.as_uri())
+    assert browser.execute_script(over) > 0 and browser.execute_script(wide)
+    left = "return document.querySelector('tbody th').getBoundingClientRect().left"
+    before = browser.execute_script(left)
+    browser.execute_script("document.querySelector('.scroll').scrollLeft = 150")
+    assert browser.execute_script(left) == before
+    browser.set_window_size(1200, 900)
+
+
+def test_the_leaderboard_is_filtered_and_sorted_within_its_divisions(
+    browser: Any, maker: Any, column: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name, threat, letters in (("a", "Linf 0.1", "rwww"), ("b", "Linf 0.1", "rrrw"), ("c", "L2 0.5", "rrww")):
+        maker.cell(name, f"pgd-{name}", column(letters), threat=threat)
+    root = maker.finish()
+    path = tmp_path / "index.html"
+    path.write_bytes(dict(site([summarise(read_run(root))], root, images=0))["index.html"])
+    browser.get(path.as_uri())
+
+    def shown() -> list[str]:
+        return [
+            row.text.split("\n")[0]
+            for row in browser.find_elements("css selector", ".standing th")
+            if row.is_displayed()
+        ]
+
+    assert shown() == ["b", "a", "c"]
+    browser.find_elements("css selector", ".leaderboard thead button")[1].click()
+    assert shown() == ["a", "b", "c"]
+    browser.find_element("css selector", "[name=words]").send_keys("pgd-b")
+    assert shown() == ["b"] and browser.find_element("css selector", ".told").text == "1 of 3 shown"
+    browser.find_element("css selector", "[name=words]").clear()
+    browser.execute_script("filters.elements.threat.value = 'L2 0.5'; filter()")
+    assert shown() == ["c"]

@@ -166,7 +166,7 @@ def test_what_failed_has_no_bar_and_says_so(maker: Any, rec: Callable[..., Recor
     panel = figure(chart)
     axes = next(each for each in panel.axes if each.get_title("left").startswith("a, "))
     assert [bar.get_width() for bar in axes.patches] == [50.0]  # type: ignore[attr-defined]
-    assert [text.get_text() for text in axes.texts] == ["failed", "failed"]
+    assert [text.get_text() for text in axes.texts] == ["50.0", "failed", "failed"]
     assert [text.get_text() for text in panel.axes[0].get_yticklabels()] == ["fine", "half", "broken"]
 
 
