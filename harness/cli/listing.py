@@ -50,8 +50,8 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="|".join(KINDS),
-            help="What to list; everything if left out.",
+            metavar="KIND",
+            help=f"What to list: {', '.join(KINDS)}; everything if left out.",
             parser=_kind,
             autocompletion=lambda: list(KINDS),
         ),
@@ -62,7 +62,7 @@ def list_(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List everything that a suite can name, or explain one of it.
+    """List everything that a suite can name, or explain one of the names.
 
     Examples:
 
