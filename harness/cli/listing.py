@@ -29,8 +29,8 @@ KINDS = ("defenses", "attacks", "certificates", "datasets", "networks", "suites"
 EXPLAINED = KINDS[:-1]
 """The kinds of which one name can be explained; `harness show` explains a suite."""
 
-REFERENCE = re.compile(r"(?:(?:those of|of|the view of) [\w ]+, )?(?:as for|as in|see) `([\w.]+)`\.")
-"""A text on an argument that only names the class which explains it."""
+REFERENCE = re.compile(r"(?:(?:those of|of|the view of) [\w ]+, )?(?:as for|as in|see) `([\w.]+)`([.;].*)")
+"""A text on an argument that names the class which explains it, and what it adds to that."""
 
 
 def _kind(text: str) -> str:
@@ -138,7 +138,9 @@ def meaning_of(parameter: Parameter) -> str:
     reference = REFERENCE.fullmatch(parameter.meaning)
     other = reference and _class_named(reference[1].rpartition(".")[2])
     found = next((p for p in other.parameters if p.name == parameter.name), None) if other else None
-    return meaning_of(found) if found and found != parameter else parameter.meaning
+    if reference is None or found is None or found == parameter:
+        return parameter.meaning
+    return meaning_of(found).rstrip(".") + reference[2]
 
 
 def _class_named(name: str) -> Entry | None:
