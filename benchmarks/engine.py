@@ -85,16 +85,26 @@ attacks:
   linf: {{type: apgd, norm: Linf, eps: 0.1, steps: 100}}
 """
 
-COMMAND = """
+CLUSTER: dict[str, Any] = {
+    "address": "local",
+    "num_cpus": 2,
+    "num_gpus": 0,
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+}
+"""Ray on two cores of this machine, however many there are."""
+
+COMMAND = f"""
 import sys
 from harness import cli
 
 if sys.argv[1] == "ray":
     from harness.evaluation.engines.ray import import_ray
-    import_ray().init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    import_ray().init(**{CLUSTER!r})
 cli.main(sys.argv[2:])
 """
-"""The command line; for Ray on a cluster of two cores, however many there are."""
+"""The command line, for Ray on that cluster."""
 
 CPU = torch.device("cpu")
 
@@ -112,7 +122,7 @@ def has_ray() -> bool:
 def two_ray_workers() -> Iterator[Engine]:
     """An engine on a cluster of two cores, which ends with the block."""
     ray = import_ray()
-    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    ray.init(**CLUSTER)
     try:
         yield Ray(device="cpu")
     finally:
