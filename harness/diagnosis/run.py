@@ -109,10 +109,10 @@ class _Case:
 
 
 def _cells(plan: Plan) -> list[Cell]:
-    """A pairing of each defense, the first with a pixel budget."""
+    """A pairing of each defense, the first with a pixel budget. A certificate has none."""
     found: dict[str, Cell] = {}
     for cell in plan.cells:
-        if cell.attack.build().threat.name in NORMS:
+        if cell.attack.kind == "attacks" and cell.attack.build().threat.name in NORMS:
             found.setdefault(cell.defense.name, cell)
     for cell in plan.cells:
         if cell.defense.name not in found:

@@ -21,6 +21,7 @@ from harness.reporting.tables.table import summarise
 from harness.results.bounds import Bounds, bounds, votes_needed
 from harness.results.load import read_run
 from harness.results.record import Record
+from harness.results.store import Store
 
 Rec = Callable[..., Record]
 
@@ -153,3 +154,18 @@ def test_counts_that_cannot_be_are_damage(maker, rec: Rec) -> None:  # type: ign
     maker.certificate("s", counts.clamp(max=1000), n0=10, n=999, alpha=ALPHA, sigma=SIGMA)
     (cell,) = read_run(maker.finish()).certificates.values()
     assert not cell.finished and "an image has counts of 1000 draws, of 999" in cell.damaged[0]
+
+
+def test_images_whose_certificate_failed_are_not_certified_and_are_counted(maker, rec: Rec) -> None:  # type: ignore[no-untyped-def]
+    """A shard that failed as a whole has no counts."""
+    counts = torch.tensor([[[0, 10], [0, 1000]]] * 4)
+    maker.cell("s", "l2", [rec(i, "r" * 20, "r" * 20) for i in range(4)], stochastic=True)
+    maker.certificate("s", counts, n0=10, n=N, alpha=ALPHA, sigma=SIGMA)
+    failed = [rec(i, "", "", verdict="error", error="it failed", l2=0.0) for i in (2, 3)]
+    Store(maker.root).cell("s", "cohen", "cohen").write(2, 4, failed, {"images": torch.zeros(2, 1, 2, 2)})
+    root = maker.finish(votes=20)
+    found = one(root)
+    assert (found.lower > 0).tolist() == [True, True, False, False] and found.failed == 2
+    assert "2 images ended in an error, and count as not certified" in str(
+        formats.find("md").render([summarise(read_run(root))])
+    )

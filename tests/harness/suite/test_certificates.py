@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.diagnosis.run import _cells as diagnosed
 from harness.errors import UserError
 from harness.suite import load_suite
 
@@ -63,6 +64,13 @@ def test_a_mistake_is_refused_with_its_line(tmp_path: Path, before: str, after: 
         plan(tmp_path, SUITE.replace(before, after))
     assert message in str(error.value)
     assert error.value.where is not None and error.value.where.line == line
+
+
+def test_a_diagnosis_takes_its_budget_from_an_attack_and_never_from_a_certificate(tmp_path: Path) -> None:
+    text = SUITE.replace("{type: pgd, norm: L2, eps: 0.5}", "{type: stadv, bound: 0.05}")
+    with pytest.raises(UserError, match="not paired with an attack of norm"):
+        diagnosed(plan(tmp_path, text, only="smooth"))
+    assert names(diagnosed(plan(tmp_path))) == ["bare/l2", "smooth/l2"]
 
 
 def test_certificates_without_a_smoothed_defense_are_refused_with_the_way_to_smooth_one(tmp_path: Path) -> None:
