@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import diagnosis, reporting, verification
 from harness.api.results import Results
 from harness.callback import SILENT, Callback
+from harness.evaluation.crew import Part
 from harness.evaluation.engines.choose import choose
 from harness.evaluation.run import run as finish
 from harness.gradients import Gradient
@@ -41,6 +42,7 @@ def run(
     address: str | None = None,
     gpu_share: float | None = None,
     timeout: float | None = None,
+    worker: str | None = None,
 ) -> Results:
     """Runs a suite, or finishes one that was stopped: as `harness run`, and with the same results.
 
@@ -58,6 +60,8 @@ def run(
             shards of its pairing were measured to need.
         timeout: seconds that an image may take, averaged over its shard, before its process counts as hanging and is
             ended; `float("inf")` for no limit. Left out, with `workers`, `devices` or Ray, 20 times what is expected.
+        worker: "3/8" for the third of eight processes that share `out`, on any machines with the same file system; left
+            out, no other process may write it.
 
     Returns:
         `Results`; their `computed` says how many shards this call computed.
@@ -75,8 +79,8 @@ def run(
     root = Path(out).expanduser()
     options = {"workers": workers, "devices": devices, "address": address, "gpu_share": gpu_share, "timeout": timeout}
     chosen = choose(engine, device, **options)  # type: ignore[arg-type]
-    where = device_of(devices[0] if devices else device)
-    done = finish(suite, root, where, callback, retry_errors=retry_errors, engine=chosen, timeout=timeout)
+    where, part = device_of(devices[0] if devices else device), None if worker is None else Part.of(worker)
+    done = finish(suite, root, where, callback, retry_errors=retry_errors, engine=chosen, timeout=timeout, part=part)
     return Results.read(root, computed=done.computed)
 
 

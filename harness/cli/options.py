@@ -17,6 +17,7 @@ from harness.process.signals import status_of, stoppable
 from harness.settings import device_of
 
 if TYPE_CHECKING:
+    from harness.evaluation.crew import Part
     from harness.evaluation.engines.engine import Engine
     from harness.evaluation.pending import Failure
     from harness.evaluation.run import Finished
@@ -58,6 +59,7 @@ def finish(
     engine: Engine | None = None,
     timeout: float | None = None,
     log: Sequence[str] = (),
+    part: Part | None = None,
 ) -> tuple[Path, Finished]:
     """Runs the unfinished part of a suite, and prints failures. Returns the results directory and what was done.
 
@@ -65,6 +67,7 @@ def finish(
         engine: computes the shards; by default this process does.
         timeout: seconds for an image, see `harness.evaluation.time_limits`.
         log: experiment trackers, see `harness.tracking.run_tracker`.
+        part: which of several workers this process is that share the directory.
 
     Raises:
         typer.Exit: the run was interrupted.
@@ -75,7 +78,7 @@ def finish(
     console = new_console()
     try:
         with stoppable():
-            options = {"retry_errors": retry_errors, "engine": engine, "timeout": timeout}
+            options = {"retry_errors": retry_errors, "engine": engine, "timeout": timeout, "part": part}
             done = run(plan, folder, device_of(device), _callback(console, log), **options)  # type: ignore[arg-type]
     except KeyboardInterrupt as stop:
         console.print(

@@ -60,6 +60,14 @@ def run(
             help="With --engine ray: the part of a GPU for a shard; by default as measured.",
         ),
     ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Share the results directory with other processes, on any machines with the same file system: start "
+            "--worker 1/8 to --worker 8/8. Each begins elsewhere, and takes over what a lost one leaves.",
+        ),
+    ] = None,
     timeout: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +88,7 @@ def run(
 
     The exit status is 0 if every image has a verdict, and 1 if some pairings failed: their images count as errors,
     neither robust nor misclassified, and the other pairings are finished. It is 2 if a mistake prevented the run, and
-    128 + N after signal N (130 after Ctrl-C).
+    128 + N after signal N (130 after Ctrl-C). A worker ends when nothing is left that no other is computing.
 
     Examples:
 
@@ -99,16 +107,17 @@ def run(
         harness run suites/table1_sota.yaml --smoke
     """
     say_reading(suite)
+    from harness.evaluation.crew import Part
     from harness.evaluation.engines.choose import choose
     from harness.suite.plan import load_suite
 
     names = None if devices is None else [name.strip() for name in devices.split(",")]
-    seconds = _seconds(timeout)
+    seconds, part = _seconds(timeout), None if worker is None else Part.of(worker)
     options = {"workers": workers, "devices": names, "address": address, "gpu_share": gpu_share, "timeout": seconds}
     chosen = choose(engine, device, **options)  # type: ignore[arg-type]
 
     if smoke:
-        if chosen is not None:
+        if chosen is not None or worker is not None:
             raise UserError("--smoke runs in this process alone", remedy="Leave out the options that start others")
         from harness.cli.run_progress import Display
         from harness.dry_run.smoke import smoke as try_out
@@ -120,9 +129,12 @@ def run(
         return
     plan = load_suite(suite, limit=limit, only=only, settings=settings or [])
     where = names[0] if names else device
-    shared = {"engine": chosen, "timeout": seconds, "log": log or ()}
+    shared = {"engine": chosen, "timeout": seconds, "part": part, "log": log or ()}
     folder, done = finish(plan, where, limit, out, retry_errors=retry_errors, **shared)  # type: ignore[arg-type]
-    what = f"Computed {done.computed} shards." if done.computed else "Nothing to do: every pairing is finished."
+    rest = "other workers compute what is left" if done.left else "every pairing is finished"
+    what = f"Computed {done.computed} shards." if done.computed else f"Nothing to do: {rest}."
+    if done.left and done.computed:
+        what += f" Other workers are still computing {done.left}."
     if done.failures:
         made = f"Computed {done.computed} shards. " if done.computed else ""
         again = "repeats what failed" if retry_errors else "without --no-retry-errors repeats what failed"

@@ -85,7 +85,8 @@ def failures(cell_runs: Iterable[CellRun]) -> list[Failure]:
 
 def refuse_loss(store: Store, cell_runs: Iterable[CellRun]) -> None:
     """Raises UserError where something that was finished is no longer there."""
-    shards = [path for cell_run in cell_runs for path in cell_run.stored.paths(cell_run.shards)]
+    done = [(run, [b for b, records in run.shards.items() if records is not None]) for run in cell_runs]
+    shards = [path for run, bounds in done for path in run.stored.paths(bounds)]
     paths = [store.root / MANIFEST, *shards]
     gone = [path for path in paths if not path.exists()]
     if gone:

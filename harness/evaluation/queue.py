@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class _Work(NamedTuple):
     batch: Batch
     wanted: tuple[ShardRange, ...]
 
+Item = TypeVar("Item")
+
 
 class Queue:
     """Hands out the missing shards, each once. One whose attack takes images from another pairing waits for those.
@@ -38,16 +40,24 @@ class Queue:
         examined: their defenses, by name.
         longest_first: whether of the others those come first that are expected to take longest, so that several
             processes end at about the same time; otherwise they come in the order of the suite.
+        start: the share of the work that comes last, in [0, 1), because other workers begin with it.
 
     Attributes:
         durations: what is known of how long images take.
     """
 
     def __init__(
-        self, context: RunContext, needed: Sequence[CellRun], examined: Mapping[str, Examined], *, longest_first: bool
+        self,
+        context: RunContext,
+        needed: Sequence[CellRun],
+        examined: Mapping[str, Examined],
+        *,
+        longest_first: bool,
+        start: float = 0.0,
     ) -> None:
         self._context, self._examined = context, examined
-        self._left = {run.name: self._works(run) for run in needed if run.missing}
+        left = [(run.name, _rotated(self._works(run), start)) for run in needed if run.missing]
+        self._left = dict(_rotated(left, start))
         self._cell_runs = {run.name: run for run in context.cell_runs}
         folders = {run.stored.folder: run for run in context.cell_runs}
         self._origins = {run.name: folders.get(run.source.folder) for run in needed if run.source}
@@ -145,3 +155,9 @@ class Queue:
             if record.verdict == "error"
         }
         return source.images(*bounds)["images"], errors
+
+
+def _rotated(items: list[Item], start: float) -> list[Item]:
+    """The items in a circle, beginning after this share of them."""
+    first = int(start * len(items))
+    return items[first:] + items[:first]

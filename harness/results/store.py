@@ -23,16 +23,20 @@ from harness.files import _discard, _remedy, write_atomically
 from harness.guard.untrusted import Unreadable, contents, parse_json
 from harness.results.cell_files import Damaged, ShardRange, Stale
 from harness.results.cell_store import CellStore, shard_ranges
+from harness.results.claims import FOLDER as CLAIMS
+from harness.results.claims import Claims, Holder
 from harness.results.record import SCHEMA_VERSION
 
 __all__ = ["MANIFEST", "CellStore", "Damaged", "Lock", "ShardRange", "Stale", "Store", "refuse_links", "shard_ranges"]
 
 MANIFEST = "run.json"
 LOCK = ".lock"
+WORKER = "worker-"
+"""How the names of the claims begin by which workers show that they are there."""
 KEPT_IMAGES = "data.npz"
 """The clean images of a run whose data were passed in Python, and so have no other file."""
 
-FOLDERS = ("cells", "cells/*", "cells/*/*", "diagnose")
+FOLDERS = ("cells", "cells/*", "cells/*/*", "diagnose", CLAIMS)
 """The folders of a results directory."""
 
 LARGEST_MANIFEST = 1 << 24
@@ -102,29 +106,70 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[Lock]:
-        """Keeps a second process from writing the same results at the same time."""
-        file = self._open_lock()
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is writing {self.root}", remedy="Wait for it, or choose another directory with --out"
-            ) from error
-        except OSError as error:
-            raise UserError(
-                f"the file system of {self.root} cannot lock files ({error.strerror})",
-                remedy="Choose a directory on a local disk with --out",
-            ) from error
-        else:
-            self._sweep()
-            yield Lock(self.root, os.fstat(file.fileno()))
-        finally:
-            file.close()
+        """Keeps a second process from writing the same results at the same time, and workers that share them too.
 
-    def _sweep(self) -> None:
-        """Removes the temporary files of a process that was killed while it wrote."""
-        for leftover in (*self.root.glob(f".{MANIFEST}.*.tmp"), *self.root.glob("cells/*/*/.*.tmp")):
+        Raises:
+            UserError: others write them, or the file system cannot lock files.
+        """
+        with self._lock_file() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise self._busy() from error
+            except OSError as error:
+                raise UserError(
+                    f"the file system of {self.root} cannot lock files ({error.strerror})",
+                    remedy="Choose a directory on a local disk with --out, or share it with --worker 1/1",
+                ) from error
+            if self._workers():  # those of other machines, where locks do not reach
+                raise self._busy()
+            self.sweep()
+            Claims(self.root).clear()
+            yield Lock(self.root, os.fstat(file.fileno()))
+
+    @contextmanager
+    def shared(self) -> Iterator[Lock]:
+        """Lets other workers write the same results, who agree with each other by claims, but no run that is alone.
+
+        Raises:
+            UserError: such a run writes them.
+        """
+        with self._lock_file() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise self._busy() from error
+            except OSError:
+                pass  # without locks no run can be alone, and workers need none
+            yield Lock(self.root, os.fstat(file.fileno()))
+
+    def _busy(self) -> UserError:
+        """What is told to who wants to write results that others write."""
+        workers = self._workers()
+        if not workers:
+            return UserError(
+                f"another process is writing {self.root}", remedy="Wait for it, or choose another directory with --out"
+            )
+        more = f" and {len(workers) - 1} more" if len(workers) > 1 else ""
+        return UserError(
+            f"workers are writing {self.root}: {workers[0]}{more}",
+            remedy="Join them with --worker, wait for them, or choose another directory with --out",
+        )
+
+    def _workers(self) -> list[Holder]:
+        """The workers that share this directory."""
+        return Claims(self.root).others(WORKER)
+
+    def sweep(self) -> None:
+        """Removes the temporary files of a process that was killed while it wrote. Nobody else may be writing."""
+        patterns = (f".{MANIFEST}.*.tmp", "cells/*/*/.*.tmp", f"{CLAIMS}/.now-*")
+        for leftover in (path for pattern in patterns for path in self.root.glob(pattern)):
             _discard(leftover)
+
+    @contextmanager
+    def _lock_file(self) -> Iterator[IO[bytes]]:
+        with self._open_lock() as file:
+            yield file
 
     def _open_lock(self) -> IO[bytes]:
         try:
