@@ -32,14 +32,16 @@ defenses:
   plain: {{type: "./fakes.py:NearestMean"}}
   noisy: {{type: "./fakes.py:Noisy"}}
 attacks:
-  sound: {{type: "./perilous.py:Marked", eps: 0.9, pause: {pause}}}
+  sound: {{type: "./perilous.py:Gated", eps: 0.9}}
   carried: {{type: transfer, norm: Linf, eps: 0.9, from: plain, attack: sound}}
 """
 
 
-def suite_in(folder: Path, first: int = 12, pause: float = 0.0) -> Path:
+def suite_in(folder: Path, first: int = 12, gated: bool = False) -> Path:
     path = perilous(folder)
-    path.write_text(SUITE.format(first=first, pause=pause))
+    path.write_text(SUITE.format(first=first))
+    if not gated:
+        (folder / "go").touch()
     return path
 
 
@@ -67,11 +69,13 @@ def left_behind(out: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_three_workers_of_which_one_is_killed_make_the_records_of_one_process(tmp_path: Path) -> None:
-    suite, out = suite_in(tmp_path, first=24, pause=0.3), tmp_path / "out"
+    suite, out = suite_in(tmp_path, first=12, gated=True), tmp_path / "out"
     workers = [started(suite, out, f"{number}/3") for number in (1, 2, 3)]
-    marked = tmp_path / "Marked"
-    noted_processes(marked, 3)
+    noted_processes(tmp_path / "Gated", 3, seconds=300)  # each has claimed a shard, and waits in its attack
+    assert len(left_behind(out)) >= 6
     workers[1].send_signal(signal.SIGKILL)
+    workers[1].wait()
+    (tmp_path / "go").touch()
     shown = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, -signal.SIGKILL, 0], shown
     assert contents(suite, out) == made_by_one(suite, tmp_path / "whole")
