@@ -25,6 +25,7 @@ class _Work(NamedTuple):
     batch: Batch
     wanted: tuple[ShardRange, ...]
 
+
 Item = TypeVar("Item")
 
 

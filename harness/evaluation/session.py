@@ -108,6 +108,7 @@ class Session:
         if not self._crew.holds(cell_run, bounds):
             what = f"{cell_run.name}, images {bounds[0]} to {bounds[1] - 1}"
             self._context.callback.note(f"{what}: another worker took it over, and this one's result is not stored")
+            self._crew.release(cell_run, [bounds])
             return
         cell_run.stored.write(*bounds, records, tensors)
         self._crew.lock.check()
