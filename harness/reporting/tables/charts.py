@@ -205,10 +205,9 @@ def _queries(table: Table) -> Iterator[Chart]:
         known = [(label, e.pairing.columns) for label, e in entries if e.pairing and e.status == "final"]
         if not any(stops_early(records, table.rule) for _, records in known):
             continue
-        lines = [
-            Line(label, tuple(Dot(float(k), _short(k), found) for k, found in accuracy_by_passes(records, table.rule)))
-            for label, records in known
-        ]
+        most = max(int(records.numbers("forwards").max()) for _, records in known)
+        points = [(label, accuracy_by_passes(records, table.rule, most)) for label, records in known]
+        lines = [Line(label, tuple(Dot(float(k), _short(k), value) for k, value in found)) for label, found in points]
         title = f"{_heading(column)}: accuracy by forward passes"
         yield Chart("queries", title, "forward passes spent on an image", tuple(lines))
 

@@ -20,16 +20,17 @@ LAST = 1.5
 """The largest number of passes is shown beside the last round number where it is at least this many times that."""
 
 
-def accuracy_by_passes(records: Columns, rule: Rule) -> list[tuple[int, Estimate]]:
+def accuracy_by_passes(records: Columns, rule: Rule, most: int | None = None) -> list[tuple[int, Estimate]]:
     """Numbers of forward passes k, from 1 on, and the accuracy after k of them.
 
     Args:
         records: of all images of a pairing with a deterministic defense.
         rule: over draws, which are equal here.
+        most: the last k; by default the largest number of passes among the records.
     """
     passes, robust, clean = records.numbers("forwards"), robust_successes(records, rule), clean_successes(records, rule)
     points = []
-    for k in _round_numbers(int(passes.max())):
+    for k in _round_numbers(most or int(passes.max())):
         still = np.where((robust == 0) & (clean == 1) & (passes > k), 1.0, robust)
         points.append((k, accuracy(still)))
     return points
