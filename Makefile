@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo digits test test-fast fuzz lint bench bench-gpu clean
+.PHONY: help demo digits test test-fast fuzz lint docs release matrix bench bench-gpu clean
 
 help:
 	@echo "make demo       run the quickstart suite and print its table"
@@ -16,6 +16,9 @@ help:
 	@echo "make test-fast  those that do not take long, in less than a minute"
 	@echo "make fuzz       the tests on random inputs, on inputs that no run has had before"
 	@echo "make lint       ruff and mypy"
+	@echo "make docs       build the documentation site into build/site, strictly and without the network"
+	@echo "make release    build wheel and sdist, and try the wheel in an empty environment (PYTHON=python3.13)"
+	@echo "make matrix     try the wheel with several versions of torch"
 	@echo "make bench      run the benchmarks"
 	@echo "make bench-gpu  time the paper's networks on a GPU, and write that section of benchmarks/RESULTS.md"
 	@echo "make clean      remove the environment and the caches, never results"
@@ -48,6 +51,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Wrote build/site/index.html"
+
+release:
+	$(PYTHON) scripts/release.py
+
+matrix:
+	$(PYTHON) scripts/release.py --torch 2.6 --torch newest
+
 bench-gpu: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/gpu.py
 
@@ -78,6 +91,9 @@ $(VENV)/.installed: $(INPUTS)
 
 $(VENV)/.installed-test: $(INPUTS)
 	$(call install,.[test])
+
+$(VENV)/.installed-docs: $(INPUTS)
+	$(call install,.[docs])
 
 $(VENV)/.installed-dev: $(INPUTS)
 	$(call install,.[dev])

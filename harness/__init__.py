@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from harness.threat import L1, L2, Flow, Linf
     from harness.weights.checkpoint import Checkpoint
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "harness.api.evaluate": ("evaluate",),

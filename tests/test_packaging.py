@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import harness
@@ -185,3 +187,15 @@ def test_an_installation_happens_once_and_an_interrupted_one_again(tmp_path: Pat
 
 def _canonical(name: str) -> str:
     return name.lower().replace("_", "-")
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == harness.__version__
+    assert {"cff-version", "message", "title", "authors", "date-released"} <= citation.keys()
+
+
+def test_the_release_looks_for_files_that_there_are_and_ci_builds_the_site() -> None:
+    wanted = runpy.run_path(str(ROOT / "scripts" / "release.py"))["WANTED"]
+    assert len(wanted) > 5 and all((ROOT / name).is_file() for name in wanted)
+    assert "make docs" in (ROOT / ".ci" / "run").read_text()
