@@ -16,8 +16,8 @@ from harness.reporting.tables.outcomes import clean_successes, robust_successes
 from harness.results.columns import Columns
 from harness.results.record import Rule
 
-LAST = 1.5
-"""The largest number of passes is shown beside the last round number where it is at least this many times that."""
+CLOSE = 1.5
+"""Numbers of passes of a smaller ratio would stand too close to each other on an axis."""
 
 
 def accuracy_by_passes(records: Columns, rule: Rule, most: int | None = None) -> list[tuple[int, Estimate]]:
@@ -43,10 +43,9 @@ def stops_early(records: Columns, rule: Rule) -> bool:
 
 
 def _round_numbers(most: int) -> Iterator[int]:
-    """1, 3, 10, 30, ... up to `most`, and `most` itself."""
-    last, k = 1, 1
-    while k <= most:
+    """1, 3, 10, 30, ... and `most`, in place of the round number before it where that is close."""
+    k = 1
+    while CLOSE * k <= most:
         yield k
-        last, k = k, k * 3 if str(k)[0] == "1" else k // 3 * 10
-    if most >= LAST * last:
-        yield most
+        k = k * 3 if str(k)[0] == "1" else k // 3 * 10
+    yield most

@@ -46,5 +46,6 @@ def test_a_chart_has_every_deterministic_defense_where_one_attack_stopped_early(
     assert [chart.title for chart in drawn] == ["a, Linf 8/255: accuracy by forward passes"]
     assert [line.label for line in drawn[0].lines] == ["one", "two"]
     assert drawn[0].logarithmic
-    assert [[dot.x for dot in line.dots] for line in drawn[0].lines] == [[1, 3, 10, 30]] * 2
+    assert [[dot.x for dot in line.dots] for line in drawn[0].lines] == [[1, 3, 10, 40]] * 2
     assert [dot.estimate.value for dot in drawn[0].lines[1].dots] == [1, 1, 1, 0.5]
+    assert drawn[0].lines[0].dots[-1].estimate.value == 0.5
