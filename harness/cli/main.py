@@ -151,7 +151,10 @@ def train(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the weights and their card.")] = None,
     device: Device = "cpu",
     processes: Annotated[
-        int, typer.Option(min=1, help="Divide each batch among N processes, on a GPU each; needs the extra [train].")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Divide each batch among N processes, on a GPU each; needs the extra [train]."
+        ),
     ] = 1,
 ) -> None:
     """Train a network by a recipe, or continue a training that was interrupted.
