@@ -140,13 +140,28 @@ def test_one_row_is_rdc_as_its_authors_released_it(name: str, room: Path) -> Non
 
 
 def test_diffusion_classifiers_meet_five_restarts_as_the_published_ones_did(room: Path) -> None:
-    for name in ("table1_sota", "table2_unseen"):
+    for name in ("table1_as_published", "table2_as_published"):
         cells = load_suite(ROOT / f"{name}.yaml").cells
         rows = {"sbgc", "dc", "rdc", "dc_edm", "rdc_edm", "rdc_edm_released"}
         attacks = [cell.attack.build() for cell in cells if cell.defense.name in rows and cell.attack.name != "stadv"]
         assert attacks and all((attack.restarts, attack.steps, attack.loss) == (5, 100, "dlr") for attack in attacks)
     for cell in load_suite(ROOT / "table3_adaptive.yaml").cells:
-        assert cell.attack.name == "lagrange" or cell.attack.build().restarts == 5
+        assert cell.attack.name in ("lagrange", "adaptive") or cell.attack.build().restarts == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("table1_sota", "table1_as_published"), ("table2_unseen", "table2_as_published")]
+)
+def test_the_paper_s_own_attacks_have_a_suite_beside_the_stronger_one(name: str, published: str, room: Path) -> None:
+    """The same pairings, of which those of diffusion defenses have another attack."""
+    strong, weak = (
+        {(cell.defense.name, cell.attack.name): cell.attack.type for cell in load_suite(ROOT / f"{each}.yaml").cells}
+        for each in (name, published)
+    )
+    assert strong.keys() == weak.keys()
+    changed = {pairing for pairing in strong if strong[pairing] != weak[pairing]}
+    assert {strong[pairing] for pairing in changed} == {"adaptive"}
+    assert {defense.partition("_")[0] for defense, _ in changed} <= {"diffpure", "sbgc", "dc", "rdc"}
 
 
 def test_the_randomness_of_gradients_is_measured_on_100_images(room: Path) -> None:
@@ -182,7 +197,7 @@ def test_a_suite_on_mnist_names_checkpoints_that_come_with_the_package_or_can_be
     assert plan.suite.suite == f"mnist-{name}" and plan.suite.dataset.name == "mnist"
     assert plan.suite.report.reference is None
     assert all(entry.fetchable for cell in plan.cells for entry in absent(cell.defense))
-    assert sum(cost.evaluations for cost in estimate(plan)) < 2e7
+    assert sum(cost.evaluations for cost in estimate(plan)) < 4e7
 
 
 @pytest.mark.parametrize(
@@ -218,4 +233,4 @@ def test_the_exact_answers_are_20_images_of_a_network_and_a_yardstick_for_attack
 @pytest.mark.parametrize("path", [*CIFAR, *DIGITS.values()], ids=lambda path: path.parent.name + "-" + path.stem)
 def test_in_small_every_pairing_is_a_few_hundred_evaluations(path: Path, room: Path) -> None:
     plan = small(all_on_meta(load_suite(path)))
-    assert max(cost.per_image for cost in estimate(plan)) < 2000
+    assert max(cost.per_image for cost in estimate(plan)) < 3000

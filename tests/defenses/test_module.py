@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from defenses.module import Module
+from defenses.networks.wrn_dropout import WRNDropout
 from harness import cli
 from harness.config.registry import Foreign, built_in_only
 from harness.errors import Failed, UserError
@@ -307,11 +308,12 @@ def test_the_entries_of_the_readme_are_built(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET.replace("from blocks import Scale", "Scale = nn.Identity"))
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).state_dict(), at(tmp_path))
     torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "resnet.pth")
+    torch.save(WRNDropout(depth=28, width=10, dropout=0.0).state_dict(), tmp_path / "wrn.pt")
     save_file(timm.create_model("resnet18", num_classes=10).state_dict(), tmp_path / "timm.safetensors")
     path = tmp_path / "suite.yaml"
     path.write_text(SUITE.replace("  mine: ENTRY\n", entries))
     built = {cell.defense.name: cell.defense.build() for cell in load_suite(path).cells}
-    assert list(built) == ["mine", "vision", "timm"]
+    assert list(built) == ["mine", "vision", "timm", "net"]
     assert all(defense(torch.rand(1, 3, 32, 32)).shape == (1, 10) for name, defense in built.items() if name != "mine")
     assert built["mine"](torch.rand(1, 1, 8, 8)).shape == (1, 10)
 

@@ -86,7 +86,7 @@ def test_show_tells_what_is_missing_and_how_to_get_it(
     suite: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    main_or_exit("show", str(suite))
+    main_or_exit("show", str(suite), "--full")
     told = capsys.readouterr().out
     assert "sha256: missing" in told and "8/255" in told
     below = told.partition("Missing, and needed")[2]
@@ -110,7 +110,7 @@ def test_hours_fit_into_a_terminal_of_eighty_columns() -> None:
     cost = CellCost("rdc.spacing-uniform.timesteps-1000", "linf", "Linf 8/255", "apgd", 512, 7866, 1910, 1.0592e9)
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(_cost_table([cost, cost], hours([cost, cost], {cost.defense: 9.8})))
-    told = console.export_text()
+    told = console.export_text().replace("\xa0", " ")
     assert told.count("542.3 G") == 2 and told.count("1.085 T") == 1
     assert told.count(f"{cost.evaluations / 9.8 / 3600:,.0f}") == 2 and "hours" in told
     assert max(map(len, told.splitlines())) <= 80
