@@ -53,12 +53,12 @@ class WorstOf(Attack):
         self.draws = draws
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
-        """The strongest images, with the flow of each where the budget is one of flows."""
-        best, flow, flags = x.clone(), x.new_zeros(len(x), *x.shape[2:], 2), list[str]()
+        """The strongest images, with the parameters of each where the budget is one of parameters, such as a flow."""
+        best, flags = x.clone(), list[str]()
+        parameters: Tensor | None = None
         remarks: list[tuple[str, ...]] = [()] * len(x)
         margins = torch.full_like(y, -torch.inf, dtype=x.dtype)
         judge = target.with_view(gradient="exact", eot=self.draws)
-        flows = False
         for place, attack in enumerate(self.attacks):
             rows = torch.arange(len(x), device=x.device)
             if not target.defense.stochastic:
@@ -75,9 +75,10 @@ class WorstOf(Attack):
                     remarks[row] += own
             rows = rows[better]
             best[rows], margins[rows] = found.images[better], reached[better]
-            if found.flow is not None:
-                flow[rows], flows = found.flow[better].to(flow), True
-        return Adversarial(best, flow if flows else None, tuple(dict.fromkeys(flags)), tuple(remarks))
+            if (drawn := found.parameters) is not None:
+                parameters = x.new_zeros(len(x), *drawn.shape[1:]) if parameters is None else parameters
+                parameters[rows] = drawn[better].to(parameters)
+        return Adversarial(best, parameters, tuple(dict.fromkeys(flags)), tuple(remarks))
 
     def parts(self) -> tuple[Attack, ...]:
         return tuple(part for attack in self.attacks for part in attack.parts())

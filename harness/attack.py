@@ -27,7 +27,9 @@ class Adversarial:
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        flow: (N, H, W, 2), the spatial flow that produced the images, for the Flow threat model.
+        parameters: (N, ...), float32, what produced the images, where the threat model is about that: the flow
+            (N, H, W, 2) of the Flow threat model, the parameters of those in `harness.threats`. They are stored beside
+            the images.
         flags: remarks on the whole batch, such as warnings of an attack library; stored in the record of every image.
         remarks: for each of the N images, the remarks that are stored in its record; by default none.
         counts: (N, 2, K) int64 and radii: (N,), of a `harness.certification.certificate.Certificate` only.
@@ -39,7 +41,7 @@ class Adversarial:
     """
 
     images: Tensor
-    flow: Tensor | None = None
+    parameters: Tensor | None = None
     flags: tuple[str, ...] = ()
     remarks: tuple[tuple[str, ...], ...] | None = None
     counts: Tensor | None = None

@@ -3,6 +3,8 @@
 Linf(eps):   max |x' - x| <= eps      L2(eps):   ||x' - x||_2 <= eps      L1(eps):   sum |x' - x| <= eps
              all with x' in [0, 1]
 Flow(bound): x' = warp(x, f), |f| <= bound per component, f in units of half the image width (StAdv)
+
+Threat models whose images are drawn from other parameters than a flow are in `harness.threats`.
 """
 
 from __future__ import annotations
@@ -40,15 +42,22 @@ class ThreatModel(ABC):
 
     eps: Quantity
     name: ClassVar[str]
+    evidence: ClassVar[str] = "parameters"
+    """The name under which the parameters of images are stored."""
 
     @abstractmethod
-    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
-        """Budget used by each image, (N,), in the units of `eps`."""
+    def size(self, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Budget used by each image, (N,), in the units of `eps`.
 
-    def violation(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+        Args:
+            x, x_adv: the clean and the adversarial images, (N, C, H, W).
+            parameters: (N, ...), what the images were made from, where the threat model is about that: a flow, say.
+        """
+
+    def violation(self, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
         """By how much each image exceeds its budget or [0, 1], (N,): 0 if it does not, inf if it is not finite."""
         outside = torch.maximum(-x_adv, x_adv - 1).flatten(1).amax(1)
-        excess = torch.maximum(self.size(x, x_adv, flow) - float(self.eps), outside).clamp(min=0)
+        excess = torch.maximum(self.size(x, x_adv, parameters) - float(self.eps), outside).clamp(min=0)
         return torch.where(torch.isfinite(x_adv).flatten(1).all(1), excess, torch.inf)
 
     def __str__(self) -> str:
@@ -89,7 +98,7 @@ class Linf(Pixels):
 
     name: ClassVar[str] = "Linf"
 
-    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+    def size(self, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
         return (x_adv - x).abs().flatten(1).amax(1)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -118,7 +127,7 @@ class L2(Pixels):
 
     name: ClassVar[str] = "L2"
 
-    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+    def size(self, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
         return torch.linalg.vector_norm((x_adv - x).flatten(1).double(), dim=1).to(x.dtype)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -163,7 +172,7 @@ class L1(Pixels):
 
     name: ClassVar[str] = "L1"
 
-    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
+    def size(self, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
         return (x_adv.double() - x).abs().flatten(1).sum(1).to(x.dtype)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -224,9 +233,11 @@ class Flow(ThreatModel):
     """
 
     name: ClassVar[str] = "Flow"
+    evidence: ClassVar[str] = "flow"
 
-    def size(self, x: Tensor, x_adv: Tensor, flow: Tensor | None = None) -> Tensor:
-        """The largest flow component; inf for an image that is not the warp of its flow. flow: (N, H, W, 2)."""
+    def size(self, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """The largest flow component; inf for an image that is not the warp of its flow, (N, H, W, 2)."""
+        flow = parameters
         if flow is None:
             moved = (x_adv != x).flatten(1).any(1)
             return torch.where(moved, torch.inf, 0.0)

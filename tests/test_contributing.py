@@ -38,7 +38,7 @@ def test_every_path_that_is_named_exists() -> None:
 
 def test_every_file_that_a_contributor_would_add_has_its_folder() -> None:
     named = re.findall(r"`([\w/]+/)foo\w*\.py`", TEXT)
-    assert len(named) == 4
+    assert len(named) == 5
     for folder in named:
         assert (ROOT / folder).is_dir(), folder
 

@@ -176,7 +176,7 @@ class RaisesWhenBuilt(Base):
 
 class FlowOfAnotherShape(Base):
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
-        return Adversarial(self.step(target, x, y), flow=torch.zeros(len(x), 3, 3, 2))
+        return Adversarial(self.step(target, x, y), parameters=torch.zeros(len(x), 3, 3, 2))
 
 
 class FlagsWithEscapes(Base):

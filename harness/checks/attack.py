@@ -87,7 +87,7 @@ def budget(trial: Trial) -> Outcome:
     if not torch.isfinite(found.images).all():
         return "failed", "perturb returns NaN or infinite pixels"
     threat = trial.attack.threat
-    excess = threat.violation(trial.x, found.images.detach(), found.flow)
+    excess = threat.violation(trial.x, found.images.detach(), found.parameters)
     outside = int((excess > TOLERANCE).sum())
     if outside:
         worst = float(excess.max())
@@ -97,7 +97,7 @@ def budget(trial: Trial) -> Outcome:
         )
     return (
         "passed",
-        f"uses up to {float(threat.size(trial.x, found.images.detach(), found.flow).max()):.3g} of {threat.eps}",
+        f"uses up to {float(threat.size(trial.x, found.images.detach(), found.parameters).max()):.3g} of {threat.eps}",
     )
 
 

@@ -27,7 +27,7 @@ from harness.threat import LARGEST, Linf, ThreatModel
 RESERVED = ("type", "label")
 """Keys of an entry that are not arguments."""
 
-BUDGET = ("eps", "norm", "bound")
+BUDGET = ("eps", "norm", "bound", "threat")
 """What an attack that replaces another in one pairing inherits from it: all cells of a column have one budget."""
 
 INSIDE = "inner"

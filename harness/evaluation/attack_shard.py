@@ -52,7 +52,7 @@ def _attack_rows(task: ShardTask, rows: Tensor, result: AttackResult) -> None:
     try:
         adversarial = _perturb(task, target, images)
         moved = adversarial.images.detach().to(images.x)
-        result.put(rows, adversarial, task.attack.threat.violation(images.x, moved, adversarial.flow))
+        result.put(rows, adversarial, task.attack.threat.violation(images.x, moved, adversarial.parameters))
     except Exception as error:
         result.fail(error, _reason(error, task, images.x))
     result.passes[:, rows.cpu()] = torch.stack([target.forwards, target.backwards]).cpu()

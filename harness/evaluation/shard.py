@@ -19,7 +19,8 @@ from harness.results.record import Record
 
 Shard = tuple[list[Record], dict[str, Tensor]]
 """A record for each image, and the tensors to keep: "images" (N, C, H, W), and "flow" (N, H, W, 2) of attacks that move
-pixels, or "counts" (N, 2, K) and "radii" (N,) of certificates."""
+pixels, "parameters" (N, ...) of those that draw their images from such, or "counts" (N, 2, K) and "radii" (N,) of
+certificates."""
 
 
 def predict_clean(
@@ -58,8 +59,8 @@ class Evaluated:
         """The records and the tensors of some of the images, as if they had been evaluated alone."""
         result = self.result.part(which)
         tensors = {"images": result.x_adv, **result.certified}
-        if result.flow is not None:
-            tensors["flow"] = result.flow
+        if result.parameters is not None:
+            tensors[self.task.attack.threat.evidence] = result.parameters
         predictions = None if self.predictions is None else self.predictions.part(which)
         return shard_records(self.task.part(which), result, predictions, self.seconds), tensors
 

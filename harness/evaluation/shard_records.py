@@ -11,7 +11,7 @@ from harness.evaluation.task import AttackResult, ShardTask
 from harness.predict import Predictions
 from harness.quantity import Quantity
 from harness.results.record import Record, verdict_of
-from harness.threat import L1, L2, TOLERANCE, Linf
+from harness.threat import L1, L2, TOLERANCE, Flow, Linf
 
 CHANGED = "answers on the same image differ, though the defense says that it is deterministic"
 """Record flag of an image that the attack left as it was, and the defense did not answer as before."""
@@ -29,7 +29,8 @@ def shard_records(
         predictions: on the adversarial images; None where there are none, or the defense fails on them.
         seconds: each image's share of the time that the shard took.
     """
-    x, flow = task.images.x, result.flow
+    x, moves_pixels = task.images.x, task.attack.threat.evidence == Flow.evidence
+    flow = result.parameters if moves_pixels else None
     linf, l2, l1 = (norm(Quantity(0)).size(x, result.x_adv).tolist() for norm in (Linf, L2, L1))
     flows = [None] * len(x) if flow is None else flow.abs().flatten(1).amax(1).tolist()
     attack_seeds = task.seeds.search(task.images.index).tolist()
@@ -128,5 +129,5 @@ def _error(task: ShardTask, result: AttackResult, predictions: Predictions | Non
     if predictions is not None and not bool(predictions.valid[row]):
         return "the defense gave NaN or infinite logits on the adversarial image"
     if not torch.isfinite(result.violation[row]):
-        return "the attack returned an image that is not finite, or that is not what its flow makes"
+        return "the attack returned an image that is not finite, or that is not what its parameters make"
     return None

@@ -79,7 +79,7 @@ class AttackResult:
         passes: forward and backward passes that each image took, (2, N) int64.
         needed: (N,) bool, the images that needed an attack: the others are misclassified to begin with.
         attacked: (N,) bool, those of them that were attacked: the others have no image to start from.
-        flow: (N, H, W, 2) where the attack moves pixels, else None.
+        parameters: (N, ...) where the attack draws its images from such, else None; 0 of images that it left alone.
         flags: remarks of the attack on all images.
         failure: why the attack, or the defense under it, failed on all images, or None.
         out_of_memory: whether it failed for want of memory.
@@ -93,7 +93,7 @@ class AttackResult:
     passes: Tensor
     needed: Tensor
     attacked: Tensor
-    flow: Tensor | None = None
+    parameters: Tensor | None = None
     flags: tuple[str, ...] = ()
     failure: str | None = None
     out_of_memory: bool = False
@@ -108,9 +108,9 @@ class AttackResult:
         self.flags = adversarial.flags
         if adversarial.remarks is not None:
             self.remarks = dict(zip(rows.tolist(), adversarial.remarks, strict=True))
-        if adversarial.flow is not None:
-            self.flow = adversarial.flow.new_zeros(len(self.x_adv), *adversarial.flow.shape[1:])
-            self.flow[rows] = adversarial.flow.detach()
+        if (own := adversarial.parameters) is not None:
+            self.parameters = own.new_zeros(len(self.x_adv), *own.shape[1:])
+            self.parameters[rows] = own.detach()
         for name, values in {"counts": adversarial.counts, "radii": adversarial.radii}.items():
             if values is not None:
                 known = self.x_adv.new_zeros(len(self.x_adv), *values.shape[1:])
@@ -130,7 +130,7 @@ class AttackResult:
             self.passes[:, which],
             self.needed[which],
             self.attacked[which],
-            self.flow[which].clone() if self.flow is not None and any_attacked else None,
+            self.parameters[which].clone() if self.parameters is not None and any_attacked else None,
             self.flags if any_attacked else (),
             self.failure,
             self.out_of_memory,
@@ -143,8 +143,8 @@ class AttackResult:
         """Puts the clean image in the place of one outside its budget, which is no result. x: (N, C, H, W)."""
         outside = self.violation > TOLERANCE
         self.x_adv[outside] = x[outside]
-        if self.flow is not None:
-            self.flow[outside] = 0
+        if self.parameters is not None:
+            self.parameters[outside] = 0
 
 
 def reason(error: Exception) -> str:

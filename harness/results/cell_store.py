@@ -91,7 +91,7 @@ class CellStore(CellFiles):
         return shapes if own else {name: (stop - start, *shape[1:]) for name, shape in shapes.items()}
 
     def images(self, start: int, stop: int, first: int | None = None) -> dict[str, Tensor]:
-        """The result of the attack: "images" (N, C, H, W) and, for flows, "flow" (N, H, W, 2), or their first rows.
+        """The result of the attack: "images" (N, C, H, W) and, if any, "flow" or "parameters"; or their first rows.
 
         Raises:
             Damaged: the file is missing, or is not valid.

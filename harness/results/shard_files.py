@@ -166,7 +166,9 @@ def misfit(shapes: Shapes, rows: int) -> str | None:
     if len(images) != 4 or images[0] != rows or images[1] not in CHANNELS or max(images[2:]) > LARGEST_SIDE:
         return f"{rows} images are expected, and its tensors are {str(shapes)[:120]}"
     flow, counts = (rows, *images[2:], 2), shapes.get("counts", (rows, 2, 2))
-    expected = {"images": images, "flow": flow, "radii": (rows,), "counts": (rows, 2, *counts[2:])}
+    parameters = (rows, *shapes.get("parameters", ())[1:])  # of any shape: the threat model knows its own
+    expected = {"images": images, "flow": flow, "parameters": parameters}
+    expected |= {"radii": (rows,), "counts": (rows, 2, *counts[2:])}
     if any(shape != expected.get(name) for name, shape in shapes.items()) or not _is_of_classes(counts):
         return f"its tensors are {str(shapes)[:120]}"
     if ("counts" in shapes) != ("radii" in shapes):

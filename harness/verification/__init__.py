@@ -6,7 +6,7 @@
                the defense and the attack, built again, say of themselves
     images     the dataset on this machine is the one that was attacked, by its fingerprint
     budget     each adversarial image lies in [0, 1] and within its threat model, as far from the clean one as recorded,
-               and is the warp of its flow where it was made by one
+               and is what its flow or its parameters make, where it was made from such
     replay     the defense, built again from the manifest and proven the same by the cell's key, answers as recorded
 
 What holds is an upper bound on robustness: these images are allowed, and do what the records say. That the attack did

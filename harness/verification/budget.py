@@ -15,6 +15,7 @@ from harness.results.manifest import CellFacts
 from harness.results.record import Record, verdict_of
 from harness.results.shard_files import Shapes
 from harness.threat import NORMS, TOLERANCE, Flow, ThreatModel
+from harness.threats import PARAMETRIC
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 """Differences between a recorded and a measured distance that float rounding explains."""
@@ -23,7 +24,7 @@ RELATIVE, ABSOLUTE = 1e-5, 1e-6
 def threat_of(facts: CellFacts) -> ThreatModel | None:
     """The budget that a manifest writes as `Linf 8/255`; None for a threat model that is not the harness's own."""
     name, _, eps = facts.threat.partition(" ")
-    models: dict[str, type[ThreatModel]] = {**NORMS, Flow.name: Flow}
+    models: dict[str, type[ThreatModel]] = {**NORMS, Flow.name: Flow, **PARAMETRIC}
     try:
         return models[name](Quantity(eps))
     except (KeyError, ValueError):
@@ -40,6 +41,7 @@ def malformed(records: list[Record], shapes: Shapes, clean: Images) -> str | Non
     expected = {
         "images": tuple(clean.x.shape),
         "flow": (len(clean), *clean.x.shape[2:], 2),
+        "parameters": (len(clean), *shapes.get("parameters", ())[1:]),  # the threat model knows their shape
         "counts": (len(clean), 2, *counts[2:]),
         "radii": (len(clean),),
     }
@@ -57,15 +59,16 @@ def faults(
     """For each image the first thing wrong with it or with its record, or None.
 
     Args:
-        tensors: "images" (N, C, H, W) and, for flows, "flow" (N, H, W, 2), as they were stored.
+        tensors: "images" (N, C, H, W) and, if any, "flow" (N, H, W, 2) or "parameters" (N, ...), as they were stored.
     """
     x_adv, flow = tensors["images"], tensors.get("flow")
     measured: dict[str, list[Any]] = {
         name.lower(): norm(Quantity(0)).size(clean.x, x_adv).tolist() for name, norm in NORMS.items()
     }
     measured["flow"] = [None] * len(clean) if flow is None else flow.abs().flatten(1).amax(1).tolist()
-    sizes = threat.size(clean.x, x_adv, flow).tolist()
-    excess = threat.violation(clean.x, x_adv, flow).tolist()
+    parameters = tensors.get(threat.evidence)
+    sizes = threat.size(clean.x, x_adv, parameters).tolist()
+    excess = threat.violation(clean.x, x_adv, parameters).tolist()
     truth = zip(clean.index.tolist(), clean.y.tolist(), strict=True)
     for row, (record, (index, label)) in enumerate(zip(records, truth, strict=True)):
         distances = {name: values[row] for name, values in measured.items()}
@@ -85,6 +88,8 @@ def _outside(image: Tensor, size: float, excess: float, threat: ThreatModel) -> 
         return f"the adversarial image leaves [0, 1]: it spans {image.min():.6g} to {image.max():.6g}"
     if isinstance(threat, Flow) and math.isinf(size):
         return "the adversarial image is not the warp of its flow"
+    if math.isinf(size):
+        return f"the adversarial image is not the one that {threat.name} makes of its parameters"
     return f"out of budget: {threat.name} {size:.6g}, where {threat.eps} is allowed"
 
 

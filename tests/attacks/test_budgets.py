@@ -94,5 +94,5 @@ def test_no_image_leaves_its_budget(name: str, seed: int, norm: str, eps: str, s
     target = Target(defense, x, seeds, gradient=attack.gradient, eot=attack.eot)
     found = Adversarial.of(attack.perturb(target, x.clone(), defense(x).argmax(1)))
     assert found.images.shape == x.shape and torch.isfinite(found.images).all()
-    assert attack.threat.violation(x, found.images, found.flow).max() <= TOLERANCE
-    assert (found.flow is not None) == isinstance(attack.threat, Flow)
+    assert attack.threat.violation(x, found.images, found.parameters).max() <= TOLERANCE
+    assert (found.parameters is not None) == isinstance(attack.threat, Flow)

@@ -151,7 +151,7 @@ def test_an_image_that_needs_no_flow_is_returned_as_it_is() -> None:
     target = target_of(attack, defense, x)
     found = attack.perturb(target, x, (y + 1) % 3)
     assert found.images.equal(x)
-    assert found.flow is not None and not found.flow.any()
+    assert found.parameters is not None and not found.parameters.any()
     assert target.forwards.eq(1).all()
 
 
@@ -168,7 +168,7 @@ def test_no_image_violates_its_bound(seed: int, bound: str, keep: str, side: int
     defense = Linear(scale * normal(torch.arange(3) - seed, (2 * side * side,)))
     attack = stadv(bound, steps=4, keep=keep, lr=Quantity("0.05"))
     found = attack.perturb(Target(defense, x, torch.arange(3)), x, torch.tensor([0, 1, 2]))
-    assert attack.threat.violation(x, found.images, found.flow).max() <= TOLERANCE
+    assert attack.threat.violation(x, found.images, found.parameters).max() <= TOLERANCE
     assert found.images.min() >= 0 and found.images.max() <= 1
 
 
@@ -229,7 +229,7 @@ def test_a_defense_that_is_not_finite_is_remembered_and_leaves_finite_flows(keep
     x, attack = uniform(torch.arange(2), SHAPE), stadv(steps=2, keep=keep)
     target = target_of(attack, Linear(torch.full((2, 128), math.nan)), x)
     found = attack.perturb(target, x, torch.zeros(2, dtype=torch.int64))
-    assert attack.threat.violation(x, found.images, found.flow).max() <= TOLERANCE
+    assert attack.threat.violation(x, found.images, found.parameters).max() <= TOLERANCE
     assert all(
         reason and "NaN or infinite logits to the attack, on the clean" in reason for reason in target.met.reasons()
     )

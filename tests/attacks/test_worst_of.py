@@ -118,7 +118,9 @@ class Flows(Attack):
 def test_the_flow_belongs_to_the_image_that_is_kept(linear: Make, view: View) -> None:
     attack = WorstOf([Flows(0.1), Flows(-0.3)])
     found = attack.perturb(view(attack, biased(linear), X), X, Y)
-    assert found.flow is not None and attack.threat.violation(X, found.images, found.flow).max() <= TOLERANCE
+    assert (
+        found.parameters is not None and attack.threat.violation(X, found.images, found.parameters).max() <= TOLERANCE
+    )
 
 
 def test_mixed_budgets_are_refused() -> None:

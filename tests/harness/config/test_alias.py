@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from attacks.apgd import APGD
+from attacks.parametric import Parametric
 from attacks.pgd import PGD
 from defenses.undefended import Undefended
 from harness.config.alias import Alias, aliases, class_of_alias
@@ -17,7 +18,9 @@ from harness.quantity import Quantity
 
 EPS = Quantity("8/255")
 ALL = [(kind, name) for kind, package in PACKAGES.items() for name in aliases(package)]
+ASCENT = ["eps", "steps", "step_size", "loss", "restarts", "random_start", "momentum", "schedule", "gradient", "eot"]
 NOT_FIXED = {
+    **{("attacks", name): (Parametric, ASCENT) for name in ("elastic", "jpeg")},
     ("attacks", "adjoint"): (APGD, ["norm", "eps", "steps", "loss", "restarts", "random_start", "eot", "early_stop"]),
     ("attacks", "bpda"): (APGD, ["norm", "eps", "steps", "loss", "restarts", "random_start", "eot", "early_stop"]),
     ("attacks", "exact_gradient"): (
