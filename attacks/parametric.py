@@ -27,7 +27,7 @@ from harness.target import Step, Target
 from harness.threats import PARAMETRIC
 from harness.threats.parametric import Parametric as Threat
 
-ThreatName = Literal["Elastic", "JPEG"]
+ThreatName = Literal["Elastic", "JPEG", "Fog", "Snow", "Gabor", "Hue", "Saturation", "ReColorAdv"]
 
 _START = derive("parametric", "random start")
 

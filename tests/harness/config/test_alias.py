@@ -19,8 +19,9 @@ from harness.quantity import Quantity
 EPS = Quantity("8/255")
 ALL = [(kind, name) for kind, package in PACKAGES.items() for name in aliases(package)]
 ASCENT = ["eps", "steps", "step_size", "loss", "restarts", "random_start", "momentum", "schedule", "gradient", "eot"]
+CLIMBS = ("elastic", "jpeg", "fog", "snow", "gabor", "hue", "saturation", "recoloradv")
 NOT_FIXED = {
-    **{("attacks", name): (Parametric, ASCENT) for name in ("elastic", "jpeg")},
+    **{("attacks", name): (Parametric, ASCENT) for name in CLIMBS},
     ("attacks", "adjoint"): (APGD, ["norm", "eps", "steps", "loss", "restarts", "random_start", "eot", "early_stop"]),
     ("attacks", "bpda"): (APGD, ["norm", "eps", "steps", "loss", "restarts", "random_start", "eot", "early_stop"]),
     ("attacks", "exact_gradient"): (
