@@ -5,6 +5,7 @@
     python benchmarks/engine.py --parts engines          what each engine makes of the same suite, compared bit for bit
     python benchmarks/engine.py --parts shards           a cheap network in shards of 32 and of 256 images
     python benchmarks/engine.py --parts reading --cells 100      1,000,000 records: half an hour by itself
+    python benchmarks/engine.py --parts estimates        whether the time left that a run shows turns out right
 
 The machine should have nothing else to do, and two cores or more. Every process has one thread. Each ratio is of two
 runs that follow each other, given as the median of the pairs with their range. Ray is left out, visibly, where it is
@@ -13,7 +14,7 @@ not installed.
 `workers`: a diffusion classifier on digits, attacked by PGD: `harness run` as a user calls it, start of all processes
 included. `engines`: five pairings, stochastic ones and one that takes images from another among them; what one engine
 began is stopped half-way and finished by another. `shards`: the digits' CNN under APGD, CPU seconds of the whole run in
-this process. `reading`: see `reading.py`.
+this process. `reading`, `estimates`: see the scripts of these names.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import estimates
 import reading
 import torch
 
@@ -46,7 +48,7 @@ from harness.results.record import Record
 from harness.results.store import Store
 from harness.suite import load_suite
 
-PARTS = ("workers", "engines", "shards", "reading")
+PARTS = ("workers", "engines", "shards", "reading", "estimates")
 
 LONG = """\
 suite: long
@@ -264,6 +266,7 @@ def main() -> None:
     parser.add_argument("--mixed", type=int, default=16, help="images of the part `engines`")
     parser.add_argument("--cheap", type=int, default=500, help="images of the part `shards`")
     parser.add_argument("--cells", type=int, default=10, help="pairings of 10,000 images to be read; a multiple of ten")
+    parser.add_argument("--estimates", type=int, default=48, help="images of the part `estimates`")
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts: dict[str, Callable[[Path], None]] = {
@@ -271,6 +274,7 @@ def main() -> None:
         "engines": lambda folder: engines(folder, options.mixed),
         "shards": lambda folder: shards(folder, options.cheap, options.repeats),
         "reading": lambda folder: reading.table(options.cells),
+        "estimates": lambda folder: estimates.table(options.estimates, workers=None),
     }
     for part in options.parts:
         with tempfile.TemporaryDirectory() as name:

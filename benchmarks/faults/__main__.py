@@ -1,6 +1,6 @@
 """Faults of every kind, tried: kills, damaged bytes, forgeries, bad components, hostile directories.
 
-    python benchmarks/faults                    all of them, and writes docs/reliability.md; about a quarter of an hour
+    python benchmarks/faults                    all of them, and writes docs/reliability.md; about half an hour
     python benchmarks/faults kills damage       these families only, to the terminal
 
 Each trial runs the commands that a user would, in a process of its own, and reads what they print and leave. Ends with
@@ -20,12 +20,13 @@ if not __package__:
     root = Path(__file__).resolve().parents[2]
     sys.path[:0] = [str(root), str(root / "tests")]
 
-from benchmarks.faults import components, damage, directories, forgeries, kills
+from benchmarks.faults import components, damage, directories, forgeries, kills, worker_kills
 from benchmarks.faults.trial import Trial
 from helpers.forked import preload
 
 FAMILIES: dict[str, Callable[[Path], Iterator[Trial]]] = {
     "kills": kills.trials,
+    "workers": worker_kills.trials,
     "damage": damage.trials,
     "forgeries": forgeries.trials,
     "components": components.trials,
@@ -36,6 +37,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 
 HEADINGS = {
     "kills": "Runs killed, then finished",
+    "workers": "Workers and drivers killed, then finished",
     "damage": "Damaged files",
     "forgeries": "Forged results, by `harness verify`",
     "components": "Bad defenses and attacks",

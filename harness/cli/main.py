@@ -26,6 +26,7 @@ from harness.cli import (
     eot,
     hub,
     listing,
+    merge,
     report,
     run,
     show,
@@ -214,7 +215,7 @@ for _command in (
     *(run.run, report.report, site.site, show.show),
     *(check.check, new, doctor),
     *(verify.verify, compare.compare, eot.eot, diagnose.diagnose),
-    *(archive.export, hub.push, hub.pull, train),
+    *(merge.merge, archive.export, hub.push, hub.pull, train),
 ):
     app.command(cls=Command)(_command)
 app.command(name="list", cls=Command)(listing.list_)
