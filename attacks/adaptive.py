@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.common.candidates import Candidates
+from attacks.common.candidates import CLEAN, Candidates
 from attacks.common.noisy_climb import AVERAGED, MOST_DRAWS, climb, draws_needed
 from attacks.common.norms import Norm, ball
 from attacks.common.proposals import DRAWS, propose
@@ -61,7 +61,7 @@ class Adaptive(Attack):
     """Momentum climbs along every view of a defense's gradient, judged by misclassification rates of fresh draws.
 
     The preset is meant for every defense; what differs between defenses is measured, see the module's head. The remark
-    on an image tells what it fell to, or all that it withstood.
+    on an image tells along which view its adversarial image was found, whether or not that one misleads every draw.
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
@@ -107,7 +107,7 @@ class Adaptive(Attack):
         self.steps, self.rounds, self.votes, self.proposals, self.narrow = steps, rounds, votes, proposals, narrow
 
     def perturb(self, target: Target, x: Tensor, y: Tensor) -> Adversarial:
-        """The candidate of each image that fresh draws misclassify most often, with a remark on every stage."""
+        """The candidate of each image that fresh draws misclassify most often, with a remark on where it was found."""
         search = _Search(self, target, x, y)
         for number in range(self.rounds):
             search.round(number)
@@ -162,8 +162,8 @@ class _Search:
     """What is known of each image in one search.
 
     By view, (V, N): level, the mean bounded margin at the end of the latest climb along it; draws, per gradient; alive,
-    it had a gradient that was not zero. Of each image, (N,): latest, the stage that was tried on it last; fell, the one
-    after which all draws were misclassified, or None.
+    it had a gradient that was not zero. Of images, by their places: needless, every draw was misclassified without an
+    attack; proposed, they met proposals.
     """
 
     def __init__(self, attack: Adaptive, target: Target, x: Tensor, y: Tensor) -> None:
@@ -175,9 +175,8 @@ class _Search:
         self.draws = torch.ones(shape, dtype=torch.int64, device=x.device)
         self.alive = torch.ones(shape, dtype=torch.bool, device=x.device)
         self._asked: dict[tuple[int, int], Target] = {}
-        self.fell: list[str | None] = [None] * len(x)
-        self.latest = [NO_ATTACK] * len(x)
-        self._note_fallen()
+        self.needless = set(range(len(x))) - set(self.kept.standing().tolist())
+        self.proposed: set[int] = set()
 
     def round(self, number: int) -> None:
         """A climb of each image that still stands, along each of its best views."""
@@ -187,7 +186,6 @@ class _Search:
         standing = self.kept.standing()
         if number:  # the first challengers meet the clean images, which were just drawn
             self.kept.renew(standing[chosen.any(0)[standing]], self.attack.judged(number))
-            self._note_fallen()
         for place in range(len(self.views)):
             standing = self.kept.standing()
             rows = standing[chosen[place, standing]]
@@ -195,40 +193,38 @@ class _Search:
             for count in range(1, MOST_DRAWS + 1):
                 if len(some := rows[draws == count]):
                     self._climb(number, place, count, some)
-            self._note_fallen()
 
     def without_gradient(self) -> None:
         """Proposals for the images of which no view had a gradient."""
         rows = self.kept.standing()
         rows = rows[~self.alive.any(0)[rows]]
         if len(rows) and self.attack.proposals:
-            self._mark(rows, PROPOSALS)
+            self.proposed.update(rows.tolist())
             seeds = fold(self.target.seeds[rows], _PROPOSALS)
             images, x, y = self.kept.images[rows], self.x[rows], self.y[rows]
             draws = self.attack.judged(self.attack.rounds - 1)
             self.kept.renew(rows, draws)
             found = propose(self.kept.judge, x, images, rows, y, self.attack.threat, self.attack.proposals, seeds)
-            self.kept.challenge(found, rows, draws)
-            self._note_fallen()
+            self.kept.challenge(found, rows, draws, len(self.views))
 
     def remarks(self) -> tuple[tuple[str, ...], ...]:
-        """Of each image, the view that it fell to, or all that it withstood."""
-        return tuple((self._remark(row, fell),) for row, fell in enumerate(self.fell))
+        """Of each image, the search that found the one kept, or all that found none better than the clean image."""
+        return tuple((self._remark(row, source),) for row, source in enumerate(self.kept.source.tolist()))
 
-    def _remark(self, row: int, fell: str | None) -> str:
-        if fell is None:
-            tried = [*self.views, *([PROPOSALS] if self.latest[row] == PROPOSALS else [])]
-            return f"withstood {', '.join(tried)}"
-        return NO_ATTACK if fell == NO_ATTACK else f"fell to {fell}"
+    def _remark(self, row: int, source: int) -> str:
+        if row in self.needless:
+            return NO_ATTACK
+        if source == CLEAN:
+            return f"nothing found along {', '.join(self.views)}{f' or by {PROPOSALS}' if row in self.proposed else ''}"
+        return f"found along {self.views[source]}" if source < len(self.views) else f"found by {PROPOSALS}"
 
     def _climb(self, number: int, place: int, draws: int, rows: Tensor) -> None:
         """Climbs along a view, whose ends challenge the images kept. More draws per gradient are paid in steps."""
-        self._mark(rows, self.views[place])
         threat, view, steps = self.attack.threat, self._view(place, draws), max(2, self.attack.length(number) // draws)
         start = self._random(rows) if number == 0 else self.kept.images[rows]
         x, y, scale, size = self.x[rows], self.y[rows], self.kept.scale[rows], SIZE * float(threat.eps)
         ended = climb(view, x, start, rows, y, scale, threat, steps=steps, size=size)
-        self.level[place, rows] = self.kept.challenge(ended.images, rows, self.attack.judged(number)).level
+        self.level[place, rows] = self.kept.challenge(ended.images, rows, self.attack.judged(number), place).level
         self.alive[place, rows] = ended.alive
         self.draws[place, rows] = draws_needed(ended.cosine)
 
@@ -243,15 +239,3 @@ class _Search:
     def _random(self, rows: Tensor) -> Tensor:
         x, seeds = self.x[rows], fold(self.target.seeds[rows], _START)
         return self.attack.threat.random(x, uniform(fold(seeds, 0), x.shape[1:]), normal(fold(seeds, 1), x.shape[1:]))
-
-    def _mark(self, rows: Tensor, stage: str) -> None:
-        """Notes that a stage is tried on some images."""
-        for row in rows.tolist():
-            self.latest[row] = stage
-
-    def _note_fallen(self) -> None:
-        """Notes of the images that stand no more that they fell to what was tried on them last."""
-        standing = set(self.kept.standing().tolist())
-        for row, fell in enumerate(self.fell):
-            if fell is None and row not in standing:
-                self.fell[row] = self.latest[row]

@@ -24,6 +24,9 @@ from torch import Tensor
 from attacks.common.losses import margin
 from harness.target import Target
 
+CLEAN = -1
+"""In place of the number of a search, of an image that none was better than."""
+
 ROUNDING = 1e-5
 """Margins below this share of the largest logit may change sign with the batch size: no misclassification."""
 
@@ -109,6 +112,8 @@ class Candidates:
         self.score = Score.read(drawn, y, self.scale)
         self.total = self.score.copy()
         """Over all draws of the image kept."""
+        self.source = torch.full_like(y, CLEAN)
+        """By which search the image kept was found, (N,), a number that the caller gives; `CLEAN` is the original."""
 
     def standing(self) -> Tensor:
         """Images of which some draw was classified correctly, or that few draws were made of, (S,)."""
@@ -121,12 +126,13 @@ class Candidates:
             self.score.put(rows, fresh)
             self.total.put(rows, self.total.take(rows) + fresh)
 
-    def challenge(self, images: Tensor, rows: Tensor, draws: int) -> Score:
+    def challenge(self, images: Tensor, rows: Tensor, draws: int, source: int) -> Score:
         """Puts each challenger in the place of the image kept, if fresh draws prefer it.
 
         Args:
             images: (M, C, H, W), a challenger for each of the originals `rows` (M,).
             draws: of each challenger.
+            source: the number of the search that found them.
 
         Returns:
             The challengers' scores.
@@ -136,6 +142,7 @@ class Candidates:
         self.images[rows[won]] = images[won]
         self.score.put(rows[won], score.take(won))
         self.total.put(rows[won], score.take(won))
+        self.source[rows[won]] = source
         return score
 
     def _scored(self, images: Tensor, rows: Tensor, draws: int) -> Score:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.common.candidates import Candidates
+from attacks.common.candidates import CLEAN, Candidates
 from harness.defense import Defense
 from harness.randomness import fold, uniform
 from harness.target import Target
@@ -38,7 +38,7 @@ def test_the_candidate_of_the_higher_rate_is_kept_though_the_other_has_the_large
     kept = candidates(coins(0.0, 0.1))
     for rate, margin in ((0.4, 1.0), (0.9, 0.1), (0.4, 1.0)):
         kept.renew(rows, 8)
-        kept.challenge(coins(rate, margin), rows, 8)
+        kept.challenge(coins(rate, margin), rows, 8, 0)
     assert (kept.images[:, 0, 0, 0] == 0.9).float().mean() > 0.95
 
 
@@ -51,7 +51,7 @@ def test_an_image_stands_until_every_draw_of_it_is_misclassified() -> None:
 
 def test_an_image_stands_until_enough_draws_of_it_are_misclassified() -> None:
     rows, kept = torch.arange(N), candidates(coins(0.0, 0.5), least=8)
-    kept.challenge(coins(1.0, 0.5), rows, 4)
+    kept.challenge(coins(1.0, 0.5), rows, 4, 0)
     assert len(kept.standing()) == N
     kept.renew(rows, 4)
     assert len(kept.standing()) == 0
@@ -60,7 +60,7 @@ def test_an_image_stands_until_enough_draws_of_it_are_misclassified() -> None:
 def test_the_luck_that_an_image_is_kept_by_is_gone_once_it_is_drawn_again() -> None:
     rows, kept = torch.arange(N), candidates(coins(0.5, 0.5), least=4)
     for _ in range(4):
-        kept.challenge(coins(0.5, 0.5), rows, 4)
+        kept.challenge(coins(0.5, 0.5), rows, 4, 0)
     assert kept.score.rate.mean() > 0.7  # the luckiest of five
     kept.renew(rows, 4)
     assert abs(kept.score.rate.mean() - 0.5) < 0.06
@@ -68,7 +68,7 @@ def test_the_luck_that_an_image_is_kept_by_is_gone_once_it_is_drawn_again() -> N
 
 def test_equal_rates_are_told_apart_by_the_mean_margin() -> None:
     rows, kept = torch.arange(N), candidates(coins(1.0, 0.2))
-    kept.challenge(coins(1.0, 0.1), rows, 8)
-    assert kept.images.equal(coins(1.0, 0.2))
-    kept.challenge(coins(1.0, 0.3), rows, 8)
-    assert kept.images.equal(coins(1.0, 0.3))
+    kept.challenge(coins(1.0, 0.1), rows, 8, 0)
+    assert kept.images.equal(coins(1.0, 0.2)) and (kept.source == CLEAN).all()
+    kept.challenge(coins(1.0, 0.3), rows, 8, 1)
+    assert kept.images.equal(coins(1.0, 0.3)) and (kept.source == 1).all()

@@ -230,10 +230,10 @@ def test_an_attacks_own_remarks_are_shown_once(maker: Any, rec: Callable[..., Re
 
 
 def test_remarks_on_some_images_are_counted(maker: Any, rec: Callable[..., Record]) -> None:
-    flags = ["fell to bpda", "fell to tanh", "fell to bpda", "withstood both"]
+    flags = ["found along bpda", "found along tanh", "found along bpda", "nothing found"]
     maker.cell("d", "a", [rec(i, flags=[flag]) for i, flag in enumerate(flags)])
     remarks = entry(summarise(read_run(maker.finish())), "d", "a").remarks
-    assert remarks == ("2 images: fell to bpda; 1 image: fell to tanh; 1 image: withstood both",)
+    assert remarks == ("2 images: found along bpda; 1 image: found along tanh; 1 image: nothing found",)
 
 
 STOCHASTIC = {"single": (0.75, 0.75), "mean": (0.5, 0.75), "majority": (0.5, 0.75), "worst": (0.25, 0.5)}
