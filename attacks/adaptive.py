@@ -152,7 +152,7 @@ def views_of(defense: Defense) -> tuple[Gradient, ...]:
     Left out is `adjoint`, which approximates the exact gradient at its cost, and `exact` where the purification takes a
     sign, whose derivative is zero: what is left of that gradient, `bpda` has.
     """
-    if type(defense).purify is Defense.purify:
+    if not defense.defines("purify"):
         return ("exact",)
     signs = defense.sign_surrogates()
     return tuple(view for view in ORDER if missing(defense, view) is None and not (signs and view == "exact"))

@@ -62,6 +62,8 @@ class Defense(nn.Module):
         expected_dataset: the dataset on which the card's accuracy was measured.
         smoothing_sigma: the standard deviation of the noise that a smoothed defense adds to its input before anything
             else (`harness.certification.smoothed`); None for every other defense.
+        noise_seed: the seed of noise that is the same in every call, so that the attacker knows it; reports mark such
+            a defense. None for every other one.
 
     Example:
         >>> import torch
@@ -78,13 +80,14 @@ class Defense(nn.Module):
 
     stochastic: bool = False
     version: ClassVar[int] = 1
-    backward_cost: ClassVar[float] = 1.2
+    backward_cost: float = 1.2
     memory_knobs: ClassVar[tuple[str, ...]] = ()
     caps: ClassVar[Mapping[str, int]] = CAPS
     num_classes: int | None = None
     expected_accuracy: float | None = None
     expected_dataset: str | None = None
     smoothing_sigma: float | None = None
+    noise_seed: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,6 +121,10 @@ class Defense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.purify(x))
+
+    def defines(self, method: str) -> bool:
+        """Whether the defense has a method of its own, such as "purify", and not the one it has by default."""
+        return getattr(type(self), method) is not getattr(Defense, method)
 
     def cost(self) -> float:
         """The number of network evaluations in one image's forward pass; `harness show` multiplies by it."""

@@ -52,7 +52,7 @@ def sign_surrogate(surrogate: SignSurrogate, defense: Defense, x: Tensor) -> Ten
 
 def missing(defense: Defense, gradient: Gradient) -> str | None:
     """The method that a view needs and `defense` does not have, or None."""
-    if gradient == "adjoint" and type(defense).purify_adjoint is Defense.purify_adjoint:
+    if gradient == "adjoint" and not defense.defines("purify_adjoint"):
         return "purify_adjoint(x)"
     if gradient in get_args(SignSurrogate) and gradient not in defense.sign_surrogates():
         return f"purify_with_surrogate(x, {gradient!r})"

@@ -103,7 +103,7 @@ class Probe:
 
     @property
     def purifies(self) -> bool:
-        return type(self.defense).purify is not Defense.purify
+        return self.defense.defines("purify")
 
     @cached_property
     def near(self) -> Tensor:

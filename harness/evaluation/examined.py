@@ -11,7 +11,7 @@ from harness.config.component import Component
 from harness.defense import Defense
 from harness.weights.checkpoint import checkpoints
 
-FACTS = ("stochastic", "expected_accuracy", "expected_dataset", "smoothing_sigma")
+FACTS = ("stochastic", "expected_accuracy", "expected_dataset", "smoothing_sigma", "noise_seed")
 """Attributes of a defense that the manifest records."""
 
 

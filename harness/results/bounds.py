@@ -114,7 +114,7 @@ def _bounds(run: Run, cell: CellResults) -> Bounds:
     index = cell.columns.numbers("index").astype(np.int64)
     return Bounds(
         facts.defense,
-        defense.label or facts.defense,
+        defense.title(facts.defense),
         facts.attack,
         sigma,
         numbers.alpha,

@@ -35,6 +35,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Bytes = Annotated[int, Field(ge=1, le=1 << 50)]
 Machine = Annotated[int, Field(ge=0, le=1_000_000)]
 
+NOISE_KNOWN = " (noise known)"  # follows the label of a defense whose noise the attacker knows
 DISAGREES = "disagrees"
 """The error type for two parts that are valid by themselves and contradict each other."""
 
@@ -92,7 +93,7 @@ class ReportFacts(_Facts):
 
 class DefenseFacts(_Facts):
     """expected_accuracy, expected_dataset: clean accuracy as stated on the checkpoint's card, and its dataset. weights:
-    remarks on how each checkpoint was loaded into a network. smoothing_sigma: of a smoothed defense's noise.
+    remarks on how each checkpoint was loaded. smoothing_sigma: of a smoothed defense. noise_seed: of fixed noise.
     """
 
     label: Text | None = None
@@ -101,7 +102,12 @@ class DefenseFacts(_Facts):
     expected_accuracy: Share | None = None
     expected_dataset: Short | None = None
     smoothing_sigma: Annotated[float, Field(gt=0)] | None = None
+    noise_seed: Seed | None = None
     weights: Annotated[dict[Text, Annotated[tuple[Text, ...], Field(max_length=1_000)]], Field(max_length=1_000)] = {}
+
+    def title(self, name: str) -> str:
+        """What every report calls the defense. name: its name in the suite, where it has no label."""
+        return f"{self.label or name}{'' if self.noise_seed is None else NOISE_KNOWN}"
 
 
 class AttackFacts(_Facts):

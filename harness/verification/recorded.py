@@ -40,6 +40,8 @@ def misstated(facts: DefenseFacts, defense: Defense) -> Iterator[str]:
             yield f"the card's {name.replace('_', ' ')} is {now}, the manifest says {then}"
     if facts.smoothing_sigma != defense.smoothing_sigma:
         yield f"the defense's sigma is {defense.smoothing_sigma}, the manifest says {facts.smoothing_sigma}"
+    if facts.noise_seed != defense.noise_seed:
+        yield f"the seed of the defense's noise is {defense.noise_seed}, the manifest says {facts.noise_seed}"
 
 
 def draws(record: Record, facts: DefenseFacts, votes: int) -> str | None:

@@ -22,6 +22,7 @@ from defenses.canaries.thermometer import Thermometer
 from defenses.dc import DC
 from defenses.diffpure import DiffPure
 from defenses.diffusion.random_times import RandomTimes
+from defenses.fixed_noise import FixedNoise
 from defenses.jem import JEM
 from defenses.likelihood_maximizer import LikelihoodMaximizer
 from defenses.optimal_dc import OptimalDC
@@ -64,6 +65,7 @@ DEFENSES: dict[str, Callable[[], Defense]] = {
     "diffpure_sde": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1),
     "diffpure_ode": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1, solver="ode"),
     "diffpure_ddpm": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1, solver="ddpm"),
+    "fixed_noise": lambda: FixedNoise(InputDropout(cnn(), 0.1)),
     "sbgc": lambda: SBGC(VP, steps=1, solver="euler", time="rounded"),
     "optimal_dc": lambda: OptimalDC("digits", per_class=3, timesteps=3),
     "bit_depth": lambda: BitDepth(cnn()),
@@ -121,7 +123,7 @@ def test_a_narrowed_query_of_a_search_waits_for_no_more(name: str, full: bool, o
 
 def views(defense: Defense) -> list[Gradient]:
     """Those that differ for it. One that does not move images has the same in all."""
-    if type(defense).purify is Defense.purify:
+    if not defense.defines("purify"):
         return ["exact"]
-    offers_adjoint = type(defense).purify_adjoint is not Defense.purify_adjoint
+    offers_adjoint = defense.defines("purify_adjoint")
     return ["exact", "bpda", "blind", *(["adjoint"] if offers_adjoint else [])]

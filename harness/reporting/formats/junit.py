@@ -50,7 +50,8 @@ def _pairings(table: Table) -> Iterator[tuple[str, str, str, Outcome]]:
     for row in table.rows:
         for entry in row.entries:
             if entry.pairing:
-                yield "pairing", entry.pairing.facts.name, _told(entry), _outcome(entry)
+                text = "\n".join([told, *row.remarks]) if (told := _told(entry)) else ""
+                yield "pairing", entry.pairing.facts.name, text, _outcome(entry)
 
 
 def _outcome(entry: Entry) -> Outcome:

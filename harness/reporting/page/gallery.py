@@ -89,7 +89,7 @@ def _pairing(run: Run, pairing: CellResults, images: dict[int, Shard], clean: Or
     return {
         "defense": facts.defense,
         "attack": facts.attack,
-        "labels": [manifest.defenses[facts.defense].label or facts.defense, _attack_label(run, facts.attack)],
+        "labels": [manifest.defenses[facts.defense].title(facts.defense), _attack_label(run, facts.attack)],
         "threat": facts.threat,
         "method": facts.method,
         "total": facts.count,

@@ -49,7 +49,7 @@ def matrices(matches: Sequence[Match], manifest: Manifest) -> list[Matrix]:
 
 def _matrix(attack: str, matches: list[Match], manifest: Manifest) -> Matrix:
     names = list(dict.fromkeys(side[0] for match in matches for side in (match.first, match.second)))
-    labels = {name: manifest.defenses[name].label or name for name in names}
+    labels = {name: manifest.defenses[name].title(name) for name in names}
     entries = {(match.first[0], match.second[0]): _entry(match, 1) for match in matches}
     entries |= {(match.second[0], match.first[0]): _entry(match, -1) for match in matches}
     lines = [(labels[row], [entries.get((row, column), MatrixEntry()) for column in names]) for row in names]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from harness.reporting.render.certified_layout import by_image, by_radius
 from harness.reporting.render.sheet import FAILED, Block, Grid, Sheet, Shown, accuracy_shown
-from harness.reporting.tables.curves import Curve, Point, curves
+from harness.reporting.tables.curves import Curve, Point, curves, sweep_title
 from harness.reporting.tables.diagnostics import answer, diagnostics, view
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.notes import NOTHING, notes, one_line
@@ -105,7 +105,8 @@ def _variants(table: Table, sweep: SweepFacts, footnotes: Footnotes) -> Iterator
     if rows:
         heads = [*(Shown(one_line(path)) for path in sweep.paths), *_heads(table, kept)]
         yield Block(
-            Shown(one_line(f"{sweep.label}, by {' and '.join(sweep.paths)}")), Grid(heads, lines, len(sweep.paths))
+            Shown(one_line(f"{sweep_title(table, sweep)}, by {' and '.join(sweep.paths)}")),
+            Grid(heads, lines, len(sweep.paths)),
         )
 
 

@@ -25,7 +25,7 @@ from harness.quantity import Quantity
 from harness.reporting.stats.accuracy import Estimate, accuracy
 from harness.reporting.stats.worst import Draws
 from harness.reporting.tables.certified import certified_accuracy, radii
-from harness.reporting.tables.curves import Curve, curves
+from harness.reporting.tables.curves import Curve, curves, sweep_title
 from harness.reporting.tables.diagnostics import diagnostics
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.outcomes import clean_draws, robust_draws
@@ -173,7 +173,8 @@ def _sweeps(table: Table) -> Iterator[Chart]:
         lines = [line for curve in found for line in _lines(curve, axis)]
         if sweep.kind == "defenses":
             lines += [line for line in _lines(found[0], axis, clean=True)]
-        yield Chart("sweep", f"{sweep.label}: accuracy by {sweep.paths[-1]}", sweep.paths[-1], tuple(lines))
+        title = sweep_title(table, sweep)
+        yield Chart("sweep", f"{title}: accuracy by {sweep.paths[-1]}", sweep.paths[-1], tuple(lines))
 
 
 def _axis(values: list[Any]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.outcomes import robust_successes
 from harness.reporting.tables.table import Row, Table
 from harness.reporting.tables.verdict import Verdict, judged
-from harness.results.manifest import SweepFacts
+from harness.results.manifest import NOISE_KNOWN, SweepFacts
 from harness.suite.names import spelt
 
 
@@ -64,15 +64,23 @@ def curves(table: Table) -> Iterator[Curve]:
     """All curves of a run, sweep by sweep. Pairings that the run does not have are left out."""
     for sweep in table.run.manifest.sweeps:
         attacks = [(at, column) for at, column in enumerate(table.columns) if column.kind == "attack"]
+        title = sweep_title(table, sweep)
         if sweep.kind == "defenses":
             for at, column in attacks:
                 points = [_point(sweep, row, column, at) for row in table.rows if row.name in sweep.variants]
-                yield from _curve(table, sweep, sweep.label, column.label, points)
+                yield from _curve(table, sweep, title, column.label, points)
         else:
             swept = [(at, column) for at, column in attacks if column.name in sweep.variants]
             for row in table.rows:
                 points = [_point(sweep, row, column, at) for at, column in swept]
-                yield from _curve(table, sweep, row.label, sweep.label, points)
+                yield from _curve(table, sweep, row.label, title, points)
+
+
+def sweep_title(table: Table, sweep: SweepFacts) -> str:
+    """What reports call a swept component, without its values."""
+    known = table.run.manifest.defenses if sweep.kind == "defenses" else {}
+    fixed = any(facts.noise_seed is not None for name, facts in known.items() if name in sweep.variants)
+    return f"{sweep.label}{NOISE_KNOWN if fixed else ''}"
 
 
 def _point(sweep: SweepFacts, row: Row, column: Column, at: int) -> Point:

@@ -52,7 +52,8 @@ def diagnostics(run: Run) -> Diagnostics:
     order = {name: place for place, name in enumerate(run.manifest.defenses)}
     found.sort(key=lambda each: order.get(each.defense, len(order)))
     current = tuple(each for each in found if known.get(each.defense) == each.resolved)
-    return Diagnostics(current, tuple(each.defense for each in found if each not in current))
+    titled = tuple(_titled(run, each) for each in current)
+    return Diagnostics(titled, tuple(each.defense for each in found if each not in current))
 
 
 def view(diagnosis: Diagnosis) -> str:
@@ -72,6 +73,12 @@ def answer(diagnosis: Diagnosis, check: str) -> tuple[str, list[str]]:
 def document(run: Run) -> list[dict[str, Any]]:
     """All diagnoses, for JSON."""
     return [found.model_dump(mode="json") for found in diagnostics(run).current]
+
+
+def _titled(run: Run, diagnosis: Diagnosis) -> Diagnosis:
+    """With the name that the run's table gives the defense."""
+    facts = run.manifest.defenses.get(diagnosis.defense)
+    return diagnosis.model_copy(update={"label": facts.title(diagnosis.defense)}) if facts else diagnosis
 
 
 def _describe(diagnosis: Diagnosis, finding: Finding) -> str:

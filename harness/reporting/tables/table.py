@@ -110,9 +110,18 @@ def _row(run: Run, name: str, columns: Sequence[Column], reference: Reference, d
         for r in (RULES if facts.stochastic else (rule,))
     }
     naive = tuple(_naive(subject, rule, manifest.report.naive))
-    remarks = (*shared, *(comparison.describe(labels) for comparison in naive if comparison.misleading))
+    misled = (comparison.describe(labels) for comparison in naive if comparison.misleading)
+    remarks = (*_noise_known(facts.noise_seed), *shared, *misled)
     draws = by_rule if facts.stochastic else {}
-    return Row(name, facts.label or name, facts.stochastic, remarks, by_rule[rule], draws, naive)
+    return Row(name, facts.title(name), facts.stochastic, remarks, by_rule[rule], draws, naive)
+
+
+def _noise_known(seed: int | None) -> Iterator[str]:
+    if seed is not None:
+        yield (
+            f"its noise is fixed by seed {seed} and known to the attacker: these are numbers of the derandomised "
+            "defense, not of the defense as it is deployed"
+        )
 
 
 def _naive(subject: Subject, rule: Rule, names: Sequence[str]) -> Iterator[NaiveComparison]:

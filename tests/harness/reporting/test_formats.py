@@ -383,3 +383,17 @@ def test_no_cell_of_a_csv_is_a_formula(start: str, maker: Any, column: Callable[
 def test_a_negative_number_of_a_csv_stays_a_number() -> None:
     line = csv_format._harmless({"difference": -0.25, "label": "-0.25", "n": 3, "accuracy": None})
     assert line == {"difference": -0.25, "label": "'-0.25", "n": 3, "accuracy": None}
+
+
+def test_every_format_marks_a_defense_whose_noise_the_attacker_knows(
+    maker: Any, column: Callable[..., list[Record]]
+) -> None:
+    maker.cell("leaked", "pgd", column("rwrr"))
+    maker.cell("secret", "pgd", column("rrrr"))
+    maker.defenses["leaked"] |= {"noise_seed": 5, "label": "Leaked"}
+    root = maker.finish()
+    for name in (*TEXTS, "junit", "sarif"):
+        told = " ".join((shown(root) if name == "table" else text(root, name)).split())
+        assert "known to the attacker" in told or "noise known" in told, name
+        assert "secret (noise known)" not in told.lower()
+    assert summarise(read_run(root)).rows[0].label == "Leaked (noise known)"

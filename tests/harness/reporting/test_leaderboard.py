@@ -32,9 +32,17 @@ def run(maker: Any, rec: Callable[..., Record], column: Callable[..., list[Recor
     maker.cell("good", "pgd", column("rrww"))
     maker.cell("good", "l2", column("rwww"), threat="L2 0.5")
     maker.cell("noisy", "linf", [rec(at, "rr", "rr") for at in range(4)], stochastic=True)
+    maker.cell("leaked", "linf", column("rrrr"))
+    maker.defenses["leaked"]["noise_seed"] = 0
     maker.cell("half", "linf", column("rr"))
     maker.cell("other", "linf", column("rrrr"))
-    parts |= {"good/pgd": OTHERS["pgd"], "good/l2": STANDARD, "noisy/linf": STANDARD, "half/linf": STANDARD}
+    parts |= {
+        "good/pgd": OTHERS["pgd"],
+        "good/l2": STANDARD,
+        "noisy/linf": STANDARD,
+        "leaked/linf": STANDARD,
+        "half/linf": STANDARD,
+    }
     parts["other/linf"] = OTHERS["rand"]
     maker.defenses["good"]["label"] = "Good | <b>"
     return finished(maker, parts)

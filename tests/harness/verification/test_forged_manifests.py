@@ -47,6 +47,10 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str, str, str]] =
         lambda m: m["defenses"]["noisy"].update(stochastic=False),
         *("noisy/weak", "fails", "image 0: the record has 3 votes on the clean image, where the manifest says 1"),
     ),
+    "noise that the attacker is said to know": (
+        lambda m: m["defenses"]["plain"].update(noise_seed=1),
+        *("plain/weak", "fails", "the seed of the defense's noise is None, the manifest says 1"),
+    ),
     "card": (
         lambda m: m["defenses"]["plain"].update(expected_accuracy=0.5),
         *("plain/weak", "fails", "the card's expected accuracy is None, the manifest says 0.5"),
