@@ -27,6 +27,7 @@ OTHER_MEANINGS: dict[str, set[str]] = {
     "weights/published.py": {"robustbench"},  # the format of a checkpoint, and the folder that the package keeps it in
     "dry_run/fake_checkpoints.py": {"robustbench"},  # likewise
     "diagnosis/attack_checks.py": {"transfer"},  # the name of a check, which stored diagnoses hold
+    "threats/corruptions.py": {"fog"},  # the name of a corruption, in the field as in results
     "suite/cell_key.py": {"module"},  # a key of what a result's identity is made of
 }
 """Words that are names of defenses or attacks and, in these files, mean something else."""

@@ -63,8 +63,11 @@ def map_side(image: tuple[int, ...]) -> int:
     return 1 << max(1, math.ceil(math.log2(max(image[1:]))))
 
 
-def heights(z: Tensor) -> Tensor:
-    """The height map of parameters (N, S^2 - 1) by the diamond-square algorithm on a torus: (N, S, S)."""
+def heights(z: Tensor, decay: float = DECAY) -> Tensor:
+    """The height map of parameters (N, S^2 - 1) by the diamond-square algorithm on a torus: (N, S, S).
+
+    decay: by which w shrinks from round to round.
+    """
     points, start, weight = z.new_zeros(len(z), 1, 1), 0, 1.0
     while start < z.shape[1]:
         side = points.shape[1]
@@ -75,5 +78,5 @@ def heights(z: Tensor) -> Tensor:
         across = (points + right + middles + middles.roll(1, 1)) / 4 + weight * own[1]
         down = (points + below + middles + middles.roll(1, 2)) / 4 + weight * own[2]
         rows = torch.stack([torch.stack([points, across], 3).flatten(2), torch.stack([down, middles], 3).flatten(2)], 2)
-        points, start, weight = rows.flatten(1, 2), start + 3 * size, weight / DECAY
+        points, start, weight = rows.flatten(1, 2), start + 3 * size, weight / decay
     return points

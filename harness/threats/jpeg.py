@@ -21,7 +21,10 @@ from torch import Tensor
 
 from harness.threats.parametric import Parametric
 
-BLOCK, LEVELS = 8, 255
+BLOCK, LEVELS, CENTRE = 8, 255, 128
+
+TIE = 1e-9
+"""By which values halfway between two steps are pushed up, so that rounding is the same on every device."""
 
 LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -90,9 +93,9 @@ def encoded(x: Tensor) -> Tensor:
     padded = F.pad(x.double(), (0, width, 0, height), mode="replicate") * LEVELS
     if x.shape[1] == len(TO_YCC):
         padded = _mixed(padded, _matrix(x))
-        padded = torch.cat([padded[:, :1] - (LEVELS + 1) / 2, padded[:, 1:]], dim=1)
+        padded = torch.cat([padded[:, :1] - CENTRE, padded[:, 1:]], dim=1)
     else:
-        padded = padded - (LEVELS + 1) / 2
+        padded = padded - CENTRE
     basis = _basis(x.device)
     return basis @ blocks(padded) @ basis.T
 
@@ -100,8 +103,8 @@ def encoded(x: Tensor) -> Tensor:
 def decoded(coefficients: Tensor, table: Tensor, x: Tensor) -> Tensor:
     """The images of coefficients in steps of `table`, (N, C, H, W) in [0, 1]. x: images of the shape wanted."""
     basis = _basis(x.device)
-    pixels = (basis.T @ (coefficients * table) @ basis).transpose(3, 4).flatten(4, 5).flatten(2, 3)
-    pixels = torch.cat([pixels[:, :1] + (LEVELS + 1) / 2, pixels[:, 1:]], dim=1)
+    pixels = joined(basis.T @ (coefficients * table) @ basis)
+    pixels = torch.cat([pixels[:, :1] + CENTRE, pixels[:, 1:]], dim=1)
     if x.shape[1] == len(TO_YCC):
         pixels = _mixed(pixels, _matrix(x).inverse())
     return (pixels[..., : x.shape[2], : x.shape[3]] / LEVELS).clamp(0, 1).to(x.dtype)
@@ -110,6 +113,39 @@ def decoded(coefficients: Tensor, table: Tensor, x: Tensor) -> Tensor:
 def blocks(images: Tensor) -> Tensor:
     """(N, C, H, W), of whole blocks, as blocks (N, C, H/8, W/8, 8, 8)."""
     return images.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).transpose(3, 4)
+
+
+def joined(parts: Tensor) -> Tensor:
+    """The inverse of `blocks`: (N, C, H/8, W/8, 8, 8) as (N, C, H, W)."""
+    return parts.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
+def compressed(x: Tensor, quality: int) -> Tensor:
+    """What a JPEG file of images (N, C, H, W) in [0, 1] holds, float64, before it is clipped; colour is halved.
+
+    Args:
+        quality: as for libjpeg, 1 to 100.
+    """
+    table = tables(x.shape[1], x.device, quality)
+    if x.shape[1] == 1:
+        return (_quantised(x * LEVELS - CENTRE, table[0]) + CENTRE) / LEVELS
+    colours = _mixed(x * LEVELS, _matrix(x))
+    luma = _quantised(colours[:, :1] - CENTRE, table[0]) + CENTRE
+    height, width = x.shape[2:]
+    whole = F.pad(colours[:, 1:], (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK)), mode="replicate")
+    halved = _quantised(F.avg_pool2d(whole, 2), table[1])[..., : (height + 1) // 2, : (width + 1) // 2]
+    chroma = F.interpolate(halved, scale_factor=2, mode="bilinear")[..., :height, :width]
+    return _mixed(torch.cat([luma, chroma], 1), _matrix(x).inverse()) / LEVELS
+
+
+def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
+    """Planes (N, C, H, W) around 0, whose coefficients are rounded to whole steps (1, 1, 8, 8)."""
+    height, width = planes.shape[2:]
+    basis = _basis(planes.device)
+    whole = F.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
+    coefficients = basis @ blocks(whole) @ basis.T / steps
+    rounded = (coefficients + 0.5 + TIE).floor() * steps
+    return joined(basis.T @ rounded @ basis)[..., :height, :width]
 
 
 def _mixed(images: Tensor, matrix: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from harness.results.manifest import CellFacts
 from harness.results.record import Record, verdict_of
 from harness.results.shard_files import Shapes
 from harness.threat import NORMS, TOLERANCE, Flow, ThreatModel
-from harness.threats import PARAMETRIC
+from harness.threats import CORRUPTIONS, PARAMETRIC
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 """Differences between a recorded and a measured distance that float rounding explains."""
@@ -24,7 +24,7 @@ RELATIVE, ABSOLUTE = 1e-5, 1e-6
 def threat_of(facts: CellFacts) -> ThreatModel | None:
     """The budget that a manifest writes as `Linf 8/255`; None for a threat model that is not the harness's own."""
     name, _, eps = facts.threat.partition(" ")
-    models: dict[str, type[ThreatModel]] = {**NORMS, Flow.name: Flow, **PARAMETRIC}
+    models: dict[str, type[ThreatModel]] = {**NORMS, Flow.name: Flow, **PARAMETRIC, **CORRUPTIONS}
     try:
         return models[name](Quantity(eps))
     except (KeyError, ValueError):

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from attacks.common.losses import margin
+from attacks.corruption import Corruption, CorruptionName
 from attacks.parametric import Parametric, ThreatName
 from harness.attack import Attack
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.threat import TOLERANCE
-from harness.threats import PARAMETRIC
+from harness.threats import CORRUPTIONS, PARAMETRIC
 from helpers.linear import Linear, NoisyLinear, target_of
 
 N, SHAPE = 12, (1, 8, 8)
@@ -24,6 +25,7 @@ def linear(classes: int = 2, bias: float = 0.0) -> Linear:
 
 def test_every_threat_model_has_a_name_for_suites() -> None:
     assert set(get_args(ThreatName)) == set(PARAMETRIC)
+    assert set(get_args(CorruptionName)) == set(CORRUPTIONS)
 
 
 def test_on_a_linear_classifier_it_finds_the_largest_margin_that_coefficients_can_make() -> None:
@@ -89,3 +91,32 @@ def test_a_name_fixes_the_threat_model() -> None:
 
     attack: Attack = registry.find("attacks", "elastic")(eps=Quantity("0.5"))
     assert str(attack.threat) == "Elastic 0.5" and attack.is_independent()
+
+
+def test_a_corruption_is_the_same_for_every_defense_and_seed_and_asks_none() -> None:
+    attack = Corruption("gaussian_noise", 3)
+    first, second = (target_of(attack, linear(bias=b), X, torch.arange(N) + s) for b, s in ((0, 0), (9, 5)))
+    y = torch.zeros(N, dtype=torch.int64)
+    found, again = attack.perturb(first, X, y), attack.perturb(second, X.flip(0), y)
+    assert torch.equal(found.images, again.images.flip(0))
+    assert first.forwards.eq(0).all() and attack.cost(2).forwards == 0
+    assert attack.threat.violation(X, found.images, found.parameters).max() <= TOLERANCE
+
+
+def test_of_several_corruptions_the_worst_is_kept() -> None:
+    y = torch.zeros(N, dtype=torch.int64)
+    margins = []
+    for tries in (1, 10):
+        attack = Corruption("gaussian_noise", 5, tries=tries)
+        target = target_of(attack, linear(bias=999.0), X)
+        found = attack.perturb(target, X, y)
+        margins.append(margin(linear(bias=999.0)(found.images), y))
+        assert target.forwards.tolist() == [attack.cost(2).forwards] * N
+        assert attack.threat.violation(X, found.images, found.parameters).max() <= TOLERANCE
+    assert margins[1].mean() > margins[0].mean()
+
+
+@pytest.mark.parametrize("options", [{"kind": "frost"}, {"severity": 0}, {"severity": 6}, {"tries": 0}])
+def test_a_corruption_that_is_none_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"valid values|must be"):
+        Corruption(**{"kind": "fog", "severity": 1, **options})

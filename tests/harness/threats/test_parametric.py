@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.threat import TOLERANCE
-from harness.threats import PARAMETRIC, Parametric
+from harness.threats import CORRUPTIONS, PARAMETRIC, Parametric
 from harness.threats.parametric import image_seeds
 
 EPS = {
@@ -117,6 +117,6 @@ def test_the_seed_of_an_image_follows_from_its_pixels() -> None:
 
 def test_every_threat_model_is_in_the_page_about_them_with_its_source() -> None:
     page = (Path(__file__).parents[3] / "docs" / "threats.md").read_text()
-    for name, threat in PARAMETRIC.items():
+    for name, threat in (PARAMETRIC | CORRUPTIONS).items():
         assert f"**{name}**" in page
         assert threat.source.removeprefix("arXiv:") in page
