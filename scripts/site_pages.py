@@ -167,7 +167,7 @@ def _components(kind: str, title: str) -> str:
         f"# {title}",
         "",
         f"What `harness list {kind}` lists; `harness list {kind} NAME` explains one in the terminal. The source of",
-        "each is in its text: the paper, the arXiv number, or the code that it follows.",
+        "each that has one is in its text: the paper, the arXiv number, or the code that it follows.",
         "",
         *_rows(("name", "what it is"), [(f"[`{e.name}`](#{_anchor(e.name)})", _inline(e.summary)) for e in found]),
         "",

@@ -29,7 +29,9 @@ NCSNPP: Mapping[str, Any] = MappingProxyType(
 
 
 class EDM(nn.Module):
-    """The denoiser D(x; sigma, y): an estimate of the clean image in x = clean + sigma * noise.
+    """EDM's denoiser: a preconditioned U-Net that estimates the clean image in x = clean + sigma * noise.
+
+    D(x; sigma, y): (N, C, H, W), (N,), classes or none -> (N, C, H, W).
 
     The defaults are those of the published class-conditional CIFAR-10 network, and arguments bear the published names.
 

@@ -25,7 +25,7 @@ from harness.errors import UserError
 
 
 class FlowViT(nn.Module):
-    """The denoiser D(x; sigma, y): an estimate of the clean image in x = clean + sigma * noise.
+    """A small vision transformer trained by flow matching, as a denoiser D(x; sigma, y) of EDM's form.
 
     The names of its tensors are those of the published file; see `mnist-diffusion-vit` in `defenses/published.yaml`.
 

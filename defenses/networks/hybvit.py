@@ -28,7 +28,9 @@ from harness.weights.normalization import Normalization
 
 
 class HybViT(nn.Module):
-    """Images (N, C, S, S), normalised by `preprocessing` to [-1, 1] -> logits (N, K).
+    """HybViT, a vision transformer that classifies and denoises.
+
+    Images (N, C, S, S), normalised by `preprocessing` to [-1, 1] -> logits (N, K).
 
     The state dict is that of the published diffusion wrapper: its schedule, and the transformer under `denoise_fn`.
 

@@ -21,7 +21,9 @@ from harness.weights.normalization import Normalization
 
 
 class JEMWRN(nn.Module):
-    """Images (N, C, H, W), normalised by `preprocessing` to [-1, 1] -> logits (N, K).
+    """JEM's Wide ResNet, without normalisation layers.
+
+    Images (N, C, H, W), normalised by `preprocessing` to [-1, 1] -> logits (N, K).
 
     The published checkpoint holds two further heads, `f.linear` and `energy_output`, which classification does not use;
     they are here so that it loads strictly. JEM adds Gaussian noise of std 0.03 to the normalised image, at test time

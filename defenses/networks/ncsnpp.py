@@ -39,7 +39,7 @@ from harness.errors import UserError
 
 
 class NCSNpp(nn.Module):
-    """The noise predictor eps(x, t, y), or eps(x, t) for all classes at once in the multi-head form.
+    """The noise predictor NCSN++ or DDPM++: eps(x, t, y), or eps(x, t) for all classes at once in the multi-head form.
 
     `NCSNpp(nf=32, ...)` and `NCSNpp(NCSNppConfig(nf=32, ...))` are the same; the configuration stays in `config`.
     Parameters are created on PyTorch's default device and drawn from its global generator.

@@ -22,7 +22,9 @@ _CIFAR10 = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2
 
 
 class PATResNet(nn.Module):
-    """Images (N, C, H, W), normalised by `preprocessing` -> logits (N, K).
+    """The ResNet-50 for small images of perceptual adversarial training.
+
+    Images (N, C, H, W), normalised by `preprocessing` -> logits (N, K).
 
     The published model also clamps its input to [0, 1] before normalising, which does nothing to images in [0, 1]. Its
     checkpoint may carry the normalisation as `normalizer.*`; `preprocessing` states the same numbers.

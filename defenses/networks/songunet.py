@@ -28,7 +28,9 @@ _C = math.sqrt(0.5)
 
 
 class SongUNet(nn.Module):
-    """The U-Net F: (N, C, H, W), c_noise (N,), one-hot classes (N, label_dim) -> (N, C, H, W).
+    """The U-Net F inside EDM, in the DDPM++ or the NCSN++ flavour.
+
+    Images (N, C, H, W), c_noise (N,), one-hot classes (N, label_dim) -> (N, C, H, W).
 
     Args:
         img_resolution: H and W, divisible by 2 for each level after the first.

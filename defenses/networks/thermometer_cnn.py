@@ -15,7 +15,7 @@ from defenses.networks.cnn import CNN
 
 
 class ThermometerCNN(nn.Module):
-    """`CNN` on codes.
+    """The network `cnn` on thermometer codes of the pixels.
 
     Args:
         levels: l above.

@@ -22,7 +22,7 @@ OLD_NAME = re.compile(rf"(?<=\.)({'|'.join(OLD_LAYERS)})(?=\.(weight|bias)$)")
 
 
 class UNet2D(nn.Module):
-    """diffusers' `UNet2DModel`, under the same names of tensors.
+    """The U-Net of Hugging Face's `diffusers`, `UNet2DModel`, with the same names of tensors.
 
     Args:
         config: the arguments of `UNet2DModel`, as config.json has them.

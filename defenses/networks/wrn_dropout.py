@@ -20,7 +20,9 @@ from harness.weights.normalization import Normalization
 
 
 class WRNDropout(nn.Module):
-    """Images (N, C, H, W), normalised by `preprocessing` -> logits (N, K).
+    """The Wide ResNet with dropout, WRN-70-16, that DiffPure purifies for.
+
+    Images (N, C, H, W), normalised by `preprocessing` -> logits (N, K).
 
     The published model normalises in its own forward pass, but its state dict knows nothing of it: here the caller
     applies `preprocessing`. Every published tensor name has the prefix `module.`, which a loader strips.

@@ -75,9 +75,10 @@ def report(
     from harness.reporting.tables.requirement import Bound, Requirement
 
     required = [Requirement.parse(text, cast(Bound, bound)) for text in fail_under or ()]
-    rendered, judgements = judged_report(directory, format, images, required)
     beside = getattr(formats.find(format), "BESIDE", None)
     target = output or (directory / beside if beside else None)
+    folder = target.parent if target else None
+    rendered, judgements = judged_report(directory, format, images, required, folder)
     if isinstance(rendered, Mapping):
         target = target or directory / format
         written = {target / name: content for name, content in rendered.items()}

@@ -34,16 +34,15 @@ def list_(what: What = None) -> None:
     found = _items(what)
     rows = [
         (
-            item.ref,
+            Text(item.ref).append(f"\n{item.summary}", style="dim"),
             Text(item.state, style=COLOURS[item.state]),
-            f"{item.size / 2**20:.1f} MiB" if item.size is not None else "",
+            f"{item.size / 2**20:.1f}\N{NO-BREAK SPACE}MiB" if item.size is not None else "",
             (item.sha256 or "")[:8],
-            item.summary,
         )
         for item in found
     ]
     console = new_console()
-    console.print(Columns(["name", "state", Column("size", right=True), "sha256", "what it is"], rows))
+    console.print(Columns(["name", "state", Column("size", right=True), "sha256"], rows))
     for item in found:
         if item.state in ("to fetch", "by hand"):
             source = f"\n{item.ref}: {item.manual or 'from'} {item.origin}\n  to {item.path}"

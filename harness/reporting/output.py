@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.reporting import formats
 from harness.reporting.formats import Rendered
@@ -30,9 +31,16 @@ def report(root: Path, format: str = "table", images: int | None = None) -> Rend
 
 
 def judged_report(
-    root: Path, format: str = "table", images: int | None = None, requirements: Sequence[Requirement] = ()
+    root: Path,
+    format: str = "table",
+    images: int | None = None,
+    requirements: Sequence[Requirement] = (),
+    folder: Path | None = None,
 ) -> tuple[Rendered, list[Judgement]]:
     """A report as above, and whether its tables meet requirements; formats for continuous integration show both.
+
+    Args:
+        folder: where the file will lie, for links to what lies in or below it; `root` by default.
 
     Raises:
         UserError: as above, or a requirement names what no table has.
@@ -40,6 +48,8 @@ def judged_report(
     module = formats.find(format)
     tables = [summarise(read_run(path)) for path in find_runs(root)]
     judgements = judge(tables, requirements)
-    more = {"judgements": judgements} if getattr(module, "JUDGES", False) else {}
+    more: dict[str, Any] = {"judgements": judgements} if getattr(module, "JUDGES", False) else {}
+    if getattr(module, "LINKS", False):
+        more["folder"] = folder or root
     rendered: Rendered = module.render(tables, images, **more)
     return rendered, judgements

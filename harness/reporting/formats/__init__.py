@@ -3,6 +3,7 @@
     def render(tables: list[Table], images: int | None = None) -> Rendered: ...
     BESIDE = "report.html"      optional: the place in the results directory that the command writes by default
     JUDGES = True               optional: `render` takes `judgements`, too: what `--fail-under` requires, and what came
+    LINKS = True                optional: `render` takes `folder`, too: where the file will lie, to link what lies below
 
 `tables` are the tables of all runs, in the order of their paths; `images` is the number of images of each pairing that
 a page shows. `render` returns text that ends in a newline, an object that rich renders, or files by name. Formats are

@@ -7,8 +7,10 @@ result is plain data for JSON; pictures are data URIs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -31,11 +33,12 @@ FEWEST = 4
 Shard = dict[str, Tensor]
 
 
-def gallery(run: Run, most: int | None = None) -> dict[str, Any]:
+def gallery(run: Run, most: int | None = None, folder: Path | None = None) -> dict[str, Any]:
     """All pairings with at least one image on disk.
 
     Args:
         most: images per pairing; `MOST`, or as many as `PIXELS` allow, if left out.
+        folder: where the page will lie. If the run lies in it or below it, each image has a link to its record.
     """
     clean = originals(run.manifest, run.path)
     pairings = [pairing for pairing in run.pairings.values() if pairing.done]
@@ -44,7 +47,7 @@ def gallery(run: Run, most: int | None = None) -> dict[str, Any]:
     return {
         "missing": clean.missing,
         "clean": {index: png(image) for index, image in clean.images.items() if index in used},
-        "pairings": [_pairing(run, pairing, images, clean) for pairing, images in shown],
+        "pairings": [_pairing(run, pairing, images, clean, folder) for pairing, images in shown],
     }
 
 
@@ -79,8 +82,11 @@ def _cell(run: Run, pairing: CellResults) -> CellStore:
     return Store(run.path).cell(facts.defense, facts.attack, facts.key)
 
 
-def _pairing(run: Run, pairing: CellResults, images: dict[int, Shard], clean: Originals) -> dict[str, Any]:
+def _pairing(
+    run: Run, pairing: CellResults, images: dict[int, Shard], clean: Originals, folder: Path | None
+) -> dict[str, Any]:
     facts, manifest = pairing.facts, run.manifest
+    where = _where(run, pairing, images, folder)
     before = {place: _before(pairing.record(place), tensors, clean) for place, tensors in images.items()}
     largest = [
         float((images[place]["images"] - x).abs().max().nan_to_num(0)) for place, x in before.items() if x is not None
@@ -95,16 +101,27 @@ def _pairing(run: Run, pairing: CellResults, images: dict[int, Shard], clean: Or
         "total": facts.count,
         "gain": gain,
         "images": [
-            _image(pairing.record(place), tensors, before[place], gain, clean, _where(run, pairing, place))
+            _image(pairing.record(place), tensors, before[place], gain, clean, where[place])
             for place, tensors in images.items()
         ],
     }
 
 
-def _where(run: Run, pairing: CellResults, place: int) -> str:
-    """The file of a record, relative to the results directory, and the index of the image in the run."""
-    folder = _cell(run, pairing).folder.relative_to(run.path).as_posix()
-    return f"image {place} of the run, in {folder}/"
+def _where(run: Run, pairing: CellResults, places: Iterable[int], folder: Path | None) -> dict[int, list[str]]:
+    """For each image: the file of its record, in words; and the address of the file as seen from `folder`, if any."""
+    cell, found = _cell(run, pairing), {}
+    linked = folder is not None and run.path.absolute().is_relative_to(folder.absolute())
+    for start, stop in _bounds(pairing):
+        inside = [place for place in places if start <= place < stop]
+        if not inside:
+            continue
+        stem, before = cell.place(start, stop)
+        path = cell.path(stem, "parquet")
+        name = path.relative_to(run.path).as_posix()
+        address = [quote(path.absolute().relative_to(folder.absolute()).as_posix())] if linked and folder else []
+        for place in inside:
+            found[place] = [f"row {before + place - start} of {name}", *address]
+    return found
 
 
 def _before(record: dict[str, Any], tensors: Shard, clean: Originals) -> Tensor | None:
@@ -119,9 +136,9 @@ def _attack_label(run: Run, name: str) -> str:
 
 
 def _image(
-    record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, clean: Originals, where: str
+    record: dict[str, Any], tensors: Shard, x: Tensor | None, gain: int, clean: Originals, where: list[str]
 ) -> dict[str, Any]:
-    """One image as data for the page. where: the file of its record, and the row.
+    """One image as data for the page. where: the row and file of its record, and the address, if any.
 
     adv, difference: pictures; None where the attack changed nothing, and difference also where the clean image is not
     available. answer: the class that the votes decide for, or "tie" or "error".
@@ -158,8 +175,8 @@ def _votes(record: dict[str, Any], side: str, clean: Originals) -> Iterator[list
         yield [name, bool(guess == record["label"]), f"{margin:+.2f}".replace("-", "−")]
 
 
-def _facts(record: dict[str, Any], where: str) -> Iterator[list[str]]:
-    """Further facts of the record, as pairs of a name and a text. where: the file that it is in, and the row."""
+def _facts(record: dict[str, Any], where: list[str]) -> Iterator[list[str]]:
+    """Further facts of the record: a name, a text, and perhaps an address. where: of the record, as `_where` says."""
     sizes = [f"Linf {record['linf']:.4g}", f"L2 {record['l2']:.4g}", f"L1 {record['l1']:.4g}"]
     if record["flow"] is not None and record["flow"] == record["flow"]:
         sizes.append(f"Flow {record['flow']:.4g}")
@@ -169,7 +186,7 @@ def _facts(record: dict[str, Any], where: str) -> Iterator[list[str]]:
     yield ["Passes", f"{record['forwards']:,} forward, {record['backwards']:,} backward"]
     yield ["Time", f"{record['seconds']:.2g} s"]
     yield ["Seed", str(record["seed"])]
-    yield ["Record", where]
+    yield ["Record", *where]
     if record["flags"] is not None and len(record["flags"]):
         yield ["Flags", ", ".join(record["flags"])]
     if record["error"]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -34,14 +35,15 @@ POLICY = (
 )
 
 
-def render(tables: list[Table], images: int | None = None, home: str | None = None) -> str:
+def render(tables: list[Table], images: int | None = None, home: str | None = None, folder: Path | None = None) -> str:
     """The page.
 
     Args:
         images: how many images of each pairing the explorer shows; left out, `harness.reporting.page.gallery` chooses.
         home: the address of the index page of a site that this page is a part of.
+        folder: where the page will lie. Records of runs in it or below it are linked.
     """
-    galleries = [gallery(table.run, images) for table in tables]
+    galleries = [gallery(table.run, images, folder) for table in tables]
     sections = [_section(number, table) for number, table in enumerate(tables)]
     page = template("template.html").render(
         policy=POLICY,

@@ -98,6 +98,7 @@ class Detail {
     }
     this.part("[data-close]").addEventListener("click", () => dialog.close());
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+    dialog.addEventListener("close", () => history.replaceState(null, "", "#"));
     dialog.addEventListener("keydown", (event) => {
       if (event.key === "ArrowLeft") this.step(-1);
       if (event.key === "ArrowRight") this.step(1);
@@ -108,7 +109,7 @@ class Detail {
     this.explorer = explorer;
     this.at = at;
     this.render();
-    this.dialog.showModal();
+    if (!this.dialog.open) this.dialog.showModal();
   }
 
   step(by) {
@@ -118,17 +119,20 @@ class Detail {
   }
 
   render() {
-    const { gallery, pairing, shown } = this.explorer;
+    const explorer = this.explorer;
+    const { gallery, pairing, shown } = explorer;
     const image = shown[this.at];
     this.dialog.className = image.verdict;
+    const address = addressOf(explorer, image);
+    history.replaceState(null, "", address);
     this.part("#detail-title").replaceChildren(
-      `Image ${image.index}, a ${image.true}: `, make("span", { className: "verdict" }, VERDICTS[image.verdict]),
+      make("a", { href: address, title: "The address of this image" }, `Image ${image.index}`), `, a ${image.true}: `, make("span", { className: "verdict" }, VERDICTS[image.verdict]),
     );
     this.part(".place").textContent = `${pairing.labels.join(" under ")}, ${this.at + 1} of ${shown.length}`;
     this.part(".pictures").replaceChildren(...this.pictures(gallery, pairing, image));
     this.part(".answers").replaceChildren(answers(image));
     const facts = [["Budget", `${pairing.threat} (${pairing.method})`], ...image.facts];
-    this.part(".record").replaceChildren(...facts.flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
+    this.part(".record").replaceChildren(...facts.flatMap(fact));
     this.part(".everywhere").replaceChildren(...this.everywhere(gallery, image.index));
   }
 
@@ -174,6 +178,31 @@ class Detail {
     if (image.difference) yield picture(image.difference, "Difference", `×\u00a0${pairing.gain}, grey is zero`);
     if (image.flow) yield flow(image);
   }
+}
+
+/** A fact of the record; with an address, it is a link. */
+function fact([name, text, href]) {
+  return [make("dt", {}, name), make("dd", {}, href ? make("a", { href }, text) : text)];
+}
+
+/** The address of an image within the page: #run/defense/attack/index. */
+function addressOf(explorer, image) {
+  const { defense, attack } = explorer.pairing;
+  return `#${[explorer.section.dataset.run, defense, attack, image.index].map(encodeURIComponent).join("/")}`;
+}
+
+/** Opens the image that the page's address names, if the page has it. */
+function openAddressed() {
+  const [run, defense, attack, index] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  const explorer = explorers[Number(run)];
+  if (index === undefined || !explorer) return;
+  const pairing = explorer.gallery.pairings.find((each) => each.defense === defense && each.attack === attack);
+  const at = pairing?.images.findIndex((each) => each.index === Number(index)) ?? -1;
+  if (at < 0) return;
+  explorer.choose(defense, attack);
+  explorer.verdict.value = "";
+  explorer.show();
+  detail.open(explorer, at);
 }
 
 function picture(src, name, words) {
@@ -238,6 +267,9 @@ hint();
 
 const detail = new Detail(document.getElementById("detail"));
 const explorers = [...document.querySelectorAll(".explorer")].map((section) => new Explorer(section));
+
+addEventListener("hashchange", openAddressed);
+openAddressed();
 
 for (const button of document.querySelectorAll(".open")) {
   button.title = "Show the images";

@@ -11,8 +11,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -291,6 +293,23 @@ def test_the_command_writes_one_file(run: Path, capsys: pytest.CaptureFixture[st
         assert str(path) in capsys.readouterr().out.replace("\n", "")
 
 
+def test_every_image_leads_to_its_record(run: Path) -> None:
+    (found,) = gallery.gallery(read_run(run), folder=run.parent)["pairings"][:1]
+    for image in found["images"]:
+        (words, address) = next(rest for name, *rest in image["facts"] if name == "Record")
+        row, place = int(words.split()[1]), run.parent / unquote(address)
+        assert pq.read_table(place).column("index")[row].as_py() == image["index"]
+        assert words.endswith(f" of {place.relative_to(run).as_posix()}")
+
+
+def test_a_page_that_lies_elsewhere_names_the_records_without_linking_them(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", str(run), "--format", "html", "--output", str(tmp_path / "elsewhere" / "page.html")])
+    (found, *_) = json.loads(Parsed((tmp_path / "elsewhere" / "page.html").read_text()).scripts[0])[0]["pairings"]
+    records = [rest for image in found["images"] for name, *rest in image["facts"] if name == "Record"]
+    assert len(records) == COUNT and all(len(rest) == 1 for rest in records)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra `test`")
@@ -386,7 +405,22 @@ def test_every_draw_is_shown_before_and_after(opened: Any) -> None:
     assert [row.text.split() for row in rows][2] == ["draw", "3", "✓", "1", "+1.00", "✗", "2", "+0.50"]
 
 
-@pytest.mark.slow
+def test_an_image_has_an_address_that_opens_it(opened: Any, run: Path) -> None:
+    title = opened.find_element("id", "detail-title")
+    opened.find_element("css selector", ".open[data-attack=stadv]").click()
+    opened.find_elements("css selector", ".thumb")[1].click()
+    address = opened.current_url
+    assert address.endswith("#0/plain/stadv/101")
+    assert title.find_element("tag name", "a").get_attribute("href") == address
+    opened.find_element("css selector", "[data-close]").click()
+    assert not title.is_displayed() and "stadv" not in opened.current_url
+    opened.execute_script("location.hash = '0/noisy/linf/103'")
+    opened.execute_async_script("setTimeout(arguments[0], 100)")
+    assert title.is_displayed() and "Image 103" in title.text
+    record = next(link for link in opened.find_elements("css selector", ".record a"))
+    assert record.get_attribute("href").startswith(f"{run.as_uri()}/cells/noisy/linf/")
+
+
 def test_images_are_filtered_by_verdict(opened: Any) -> None:
     choose = opened.find_elements("css selector", ".explorer select")[2]
     choose.send_keys("misclassified")
