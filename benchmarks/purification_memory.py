@@ -29,6 +29,7 @@ from defenses.diffusion.reverse import (
     Solver,
     continuous_times,
     denoised,
+    denoised_by_adjoint,
     discrete_times,
 )
 from defenses.diffusion.schedule import ContinuousVP, discrete_vp
@@ -62,7 +63,7 @@ def whole_graph(solver: Solver, x: Tensor, draw: Draw) -> Tensor:
 WAYS: dict[str, Callable[[Solver, Tensor, Draw], Tensor]] = {
     "step-wise": denoised,
     "kept graphs": lambda solver, x, draw: denoised(solver, x, draw, allowed=allowance(x, None)),
-    "adjoint": lambda solver, x, draw: denoised(solver, x, draw, approximate=True),
+    "adjoint": denoised_by_adjoint,
     "whole graph": whole_graph,
 }
 

@@ -16,39 +16,31 @@ plain Euler steps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from defenses.diffusion.build import without_class
 from defenses.diffusion.denoiser import Denoiser, adapted
-from defenses.diffusion.graph_memory import allowance, check_graph_memory
 from defenses.diffusion.reverse import (
     Ancestral,
     EulerMaruyama,
     Solver,
     Variance,
     continuous_times,
-    denoised,
+    denoised_by_adjoint,
     discrete_times,
 )
 from defenses.diffusion.schedule import ContinuousVP, Schedule, discrete_vp
+from defenses.purification.purifier import FORWARD, SamplerPurifier
 from harness.defense import Defense
 from harness.errors import UserError
 from harness.quantity import Quantity
-from harness.randomness import derive, fold, normal
-from harness.suite.nested import InnerDefense, built
+from harness.suite.nested import InnerDefense
 from harness.weights import Checkpoint
 
-PURIFY = derive("diffusion purification")
-"""Makes the noise of `purify` differ from all other noise drawn from the same seeds."""
 
-FORWARD = -1
-"""The step whose noise is that of x(t*)."""
-
-
-class DiffPure(Defense):
+class DiffPure(SamplerPurifier):
     """Purification by a diffusion model in front of any classifier. It is random at every call, with every solver.
 
     Args:
@@ -71,9 +63,7 @@ class DiffPure(Defense):
             network that needs a class.
     """
 
-    stochastic = True
-    backward_cost = 2.2
-    memory_knobs: ClassVar[tuple[str, ...]] = ("chunk", "graph_memory")
+    sampler: Solver
 
     def __init__(
         self,
@@ -89,66 +79,34 @@ class DiffPure(Defense):
         chunk: int | None = None,
         graph_memory: float | None = None,
     ) -> None:
-        super().__init__()
-        for name, number in {"rounds": rounds, "chunk": chunk}.items():
-            if number is not None and number < 1:
-                raise UserError(f"{name} is {number}", remedy="It must be at least 1")
-        check_graph_memory(graph_memory)
         if variance is not None and solver != "ddpm":
             raise UserError(
                 f"variance is {variance}, solver {solver}", remedy="Leave it out: only the solver ddpm takes it"
             )
-        checkpoint = Checkpoint.find(weights)
         process = discrete_vp() if solver == "ddpm" else ContinuousVP()
-        self.denoiser = adapted(without_class(checkpoint, network), process)
-        self.solver = _solver(self.denoiser, process, solver, t_star, dt, variance or "beta")
-        self.classifier: Defense = built(classifier)
-        self.num_classes = self.classifier.num_classes
-        self.rounds, self.chunk, self.graph_memory = rounds, chunk, graph_memory
+        denoiser = adapted(without_class(Checkpoint.find(weights), network), process)
+        super().__init__(
+            classifier,
+            _solver(denoiser, process, solver, t_star, dt, variance or "beta"),
+            rounds=rounds,
+            chunk=chunk,
+            graph_memory=graph_memory,
+        )
+        self.denoiser = denoiser
 
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Defense], dict[str, Any]]:
         """Fewer steps, as `caps` allows, over the same time."""
         return super().reduced({**arguments, "dt": Quantity(float(arguments["t_star"]) / cls.caps["steps"])})
 
-    def purify(self, x: Tensor) -> Tensor:
-        return self._purified(x, approximate=False)
-
     def purify_adjoint(self, x: Tensor) -> Tensor:
         """The values of `purify`, to the bit, with the adjoint gradient; see `defenses.diffusion.step_gradient`."""
-        return self._purified(x, approximate=True)
+        return self.in_chunks(x, self._moved_by_adjoint)
 
-    def classify(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(x)
-        return logits
-
-    def cost(self) -> float:
-        """Evaluations of the diffusion network, one per step, plus the classifier's; both count alike."""
-        return self.rounds * len(self.solver) + self.classifier.cost()
-
-    def _purified(self, x: Tensor, *, approximate: bool) -> Tensor:
-        seeds, chunk = fold(self.seeds_for(x).to(x.device), PURIFY), self.chunk or len(x)
-        parts = list(zip((2 * x - 1).split(chunk), seeds.split(chunk), strict=True))
-        allowed = allowance(x, self.graph_memory) / (len(parts) * self.rounds)
-        images = torch.cat([self._rounds(part, own, allowed, approximate=approximate) for part, own in parts])
-        return ((images + 1) / 2).clamp(0, 1)
-
-    def _rounds(self, x: Tensor, seeds: Tensor, allowed: float, *, approximate: bool) -> Tensor:
-        for number in range(self.rounds):
-            draw = _Noise(fold(seeds, number), x)
-            start = self.solver.noised(x, draw(FORWARD))
-            x = denoised(self.solver, start, draw, approximate=approximate, allowed=allowed)
+    def _moved_by_adjoint(self, x: Tensor, seeds: Tensor, allowed: float) -> Tensor:
+        for draw in self.draws(x, seeds):
+            x = denoised_by_adjoint(self.sampler, self.sampler.noised(x, draw(FORWARD)), draw)
         return x
-
-
-class _Noise:
-    """Standard normal noise of a round, (N, C, H, W) like x, a pure function of seeds (N,) and the step."""
-
-    def __init__(self, seeds: Tensor, x: Tensor) -> None:
-        self.seeds, self.shape, self.dtype = seeds, x.shape[1:], x.dtype
-
-    def __call__(self, step: int) -> Tensor:
-        return normal(fold(self.seeds, step), self.shape, self.dtype)
 
 
 def _solver(

@@ -6,12 +6,15 @@ s_{i+1}, everything is evaluated at the noisier end s_i of a step, and z_i is st
     sde    x_{i+1} = x_i + h beta (x_i / 2 + score(x_i, s_i)) + sqrt(h beta) z_i           Euler-Maruyama
     ode    x_{i+1} = x_i + h beta (x_i + score(x_i, s_i)) / 2                              probability flow, Euler
     ddpm   x_{i+1} = (x_i - b_i / sigma_i eps(x_i, t_i)) / sqrt(1 - b_i) + sqrt(v_i) z_i   ancestral (Ho et al. 2020)
+    ddim   x_{i+1} = sqrt(alpha_{i+1}) x^ + sigma_{i+1} eps(x_i, t_i),                     implicit (Song et al. 2021,
+           x^ = (x_i - sigma_i eps(x_i, t_i)) / sqrt(alpha_i)                              arXiv:2010.02502, Eq. 12)
 
-The last one runs on the discrete diffusion t = 1..1000, and may skip steps of it: 1 - b_i is the ratio of alpha at t_i
-and t_{i+1}, which for neighbouring steps is DDPM's 1 - beta_t. The variance v_i is b_i or the posterior's, b_i
-sigma_{i+1}^2 over sigma_i^2; the step to t = 0 adds no noise.
+The last two run on the discrete diffusion t = 1..1000, and may skip steps of it. In DDPM, 1 - b_i is the ratio of alpha
+at t_i and t_{i+1}, which for neighbouring steps is DDPM's 1 - beta_t. The variance v_i is b_i or the posterior's, b_i
+sigma_{i+1}^2 over sigma_i^2; the step to t = 0 adds no noise. DDIM adds none at all, and its step to t = 0 returns the
+estimate x^ of the clean image, so that DDIM in one step is one-step denoising.
 
-For the adjoint gradient (`defenses.diffusion.step_gradient`) each step can be undone to first order in h: the noise
+For the adjoint gradient (`defenses.diffusion.step_gradient`) each step of a `Solver` can be undone to first order in h: the noise
 that was added is subtracted, and so is the drift, evaluated at x_{i+1} and s_i. Plain Euler steps back would evaluate
 the drift at s_{i+1}. Close to 0 the score is so large there that, with coarse steps, nothing of the gradient is left.
 """
@@ -44,8 +47,8 @@ Draw = Callable[[int], Tensor]
 """Standard normal noise of step i, in the shape of the images; every call with the same i returns the same noise."""
 
 
-class Solver(ABC):
-    """A reverse diffusion in `len(solver)` steps. Images x are (N, C, H, W), the clean ones in [-1, 1]."""
+class Sampler(ABC):
+    """A reverse diffusion in `len(sampler)` steps. Images x are (N, C, H, W), the clean ones in [-1, 1]."""
 
     process: Process
 
@@ -56,6 +59,19 @@ class Solver(ABC):
     @abstractmethod
     def start(self) -> Tensor:
         """t*, a time of `process`, as a tensor of no dimensions."""
+
+    @abstractmethod
+    def step(self, i: int, x: Tensor, draw: Draw) -> Tensor:
+        """x_{i+1} from x = x_i."""
+
+    def noised(self, x: Tensor, eps: Tensor) -> Tensor:
+        """x(t*) = sqrt(alpha) x + sigma eps, where the reverse diffusion starts."""
+        t = self.start()
+        return float(self.process.signal(t)) * x + float(self.process.sigma(t)) * eps
+
+
+class Solver(Sampler):
+    """A sampler whose steps can be undone approximately, see `denoised_by_adjoint`."""
 
     @abstractmethod
     def mean(self, i: int, x: Tensor) -> Tensor:
@@ -69,13 +85,7 @@ class Solver(ABC):
     def back(self, i: int, x: Tensor) -> Tensor:
         """An approximation of x_i from x = x_{i+1}, whose noise is still to be subtracted."""
 
-    def noised(self, x: Tensor, eps: Tensor) -> Tensor:
-        """x(t*) = sqrt(alpha) x + sigma eps, where the reverse diffusion starts."""
-        t = self.start()
-        return float(self.process.signal(t)) * x + float(self.process.sigma(t)) * eps
-
     def step(self, i: int, x: Tensor, draw: Draw) -> Tensor:
-        """x_{i+1} from x = x_i."""
         mean, spread = self.mean(i, x), self.spread(i)
         return mean + spread * draw(i) if spread else mean
 
@@ -176,15 +186,55 @@ class Ancestral(Solver):
         return float(self.process.sigma(torch.tensor(t))) ** 2 if t else 0.0
 
 
-def denoised(solver: Solver, x: Tensor, draw: Draw, *, approximate: bool = False, allowed: float = 0) -> Tensor:
-    """x(t*) -> x(0), (N, C, H, W), differentiable once in x, one step's graph at a time.
+@dataclass(frozen=True, eq=False)
+class Implicit(Sampler):
+    """DDIM, the deterministic sampler, which may skip steps.
 
     Args:
-        solver: the solver whose steps are taken.
-        draw: its noise.
-        approximate: use the adjoint gradient instead of the exact one.
-        allowed: bytes of graphs of steps that the exact gradient may keep.
+        denoiser: an unconditional denoiser for `process`.
+        times: t_0..t_n, falling, in 1..T, the last 0.
     """
+
+    denoiser: Denoiser
+    process: Schedule
+    times: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.times) - 1
+
+    def start(self) -> Tensor:
+        return torch.tensor(self.times[0])
+
+    def step(self, i: int, x: Tensor, draw: Draw) -> Tensor:
+        (signal, sigma), (next_signal, next_sigma) = self._numbers(i), self._numbers(i + 1)
+        eps = self.denoiser.eps(x, torch.full((len(x),), self.times[i], device=x.device))
+        return next_signal / signal * (x - sigma * eps) + next_sigma * eps
+
+    def _numbers(self, i: int) -> tuple[float, float]:
+        """sqrt(alpha) and sigma at t_i; 1 and 0 at t = 0."""
+        t = self.times[i]
+        return (
+            (float(self.process.signal(torch.tensor(t))), float(self.process.sigma(torch.tensor(t)))) if t else (1, 0)
+        )
+
+
+def denoised(sampler: Sampler, x: Tensor, draw: Draw, *, allowed: float = 0) -> Tensor:
+    """x(t*) -> x(0), (N, C, H, W), with its exact gradient (once) in x, one step's graph at a time.
+
+    Args:
+        sampler: the sampler whose steps are taken.
+        draw: its noise.
+        allowed: bytes of graphs of steps that the gradient may keep.
+    """
+
+    def step(i: int, x: Tensor) -> State:
+        return (sampler.step(i, x, draw),)
+
+    return stepwise(step, len(sampler), (x,), allowed=allowed)[0]
+
+
+def denoised_by_adjoint(solver: Solver, x: Tensor, draw: Draw) -> Tensor:
+    """`denoised` to the bit, with the adjoint gradient instead of the exact one."""
 
     def step(i: int, x: Tensor) -> State:
         return (solver.step(i, x, draw),)
@@ -192,9 +242,7 @@ def denoised(solver: Solver, x: Tensor, draw: Draw, *, approximate: bool = False
     def undo(i: int, x: Tensor) -> State:
         return (solver.undo(i, x, draw),)
 
-    if approximate:
-        return adjoint(step, undo, len(solver), (x,))[0]
-    return stepwise(step, len(solver), (x,), allowed=allowed)[0]
+    return adjoint(step, undo, len(solver), (x,))[0]
 
 
 def continuous_times(t_star: float, dt: float) -> list[float]:
@@ -219,11 +267,37 @@ def discrete_times(t_star: float, dt: float, last: int) -> list[int]:
     return [*range(start, 0, -stride), 0]
 
 
+def spread_times(t_star: float, steps: int, last: int) -> list[int]:
+    """Times of a few steps of about equal length, from t* down to 0, each rounded to a whole step of the diffusion.
+
+    Args:
+        t_star: t*, in (0, 1].
+        steps: how many steps are taken.
+        last: how many steps the diffusion has.
+
+    Raises:
+        UserError: t* is out of range or no multiple of 1 / last, or it has fewer than `steps` steps of the diffusion.
+
+    Example:
+        >>> spread_times(0.1, 3, last=1000)
+        [100, 67, 33, 0]
+    """
+    _check_start(t_star, 0)
+    start = _whole("t_star", t_star, last)
+    if not 1 <= steps <= start:
+        raise UserError(f"steps is {steps}", remedy=f"From t_star = {t_star} it can be 1 to {start}")
+    return [round(start * (steps - i) / steps) for i in range(steps + 1)]
+
+
 def _check(t_star: float, dt: float, end: float) -> None:
-    if not end < t_star <= 1:
-        raise UserError(f"t_star is {t_star}", remedy="It must be a time of the diffusion in (0, 1], such as 0.1")
+    _check_start(t_star, end)
     if not end < dt <= t_star:
         raise UserError(f"dt is {dt}", remedy=f"It must be at most t_star = {t_star} and above {end:g}, such as 1e-3")
+
+
+def _check_start(t_star: float, end: float) -> None:
+    if not end < t_star <= 1:
+        raise UserError(f"t_star is {t_star}", remedy="It must be a time of the diffusion in (0, 1], such as 0.1")
 
 
 def _whole(name: str, number: float, last: int) -> int:
@@ -231,6 +305,6 @@ def _whole(name: str, number: float, last: int) -> int:
     if not steps or abs(steps - number * last) > WHOLE * last:
         raise UserError(
             f"{name} is {number}",
-            remedy=f"The solver ddpm needs a multiple of {1 / last:g}, a step of the diffusion",
+            remedy=f"This sampler needs a multiple of {1 / last:g}, a step of the diffusion",
         )
     return steps

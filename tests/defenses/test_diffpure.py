@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from defenses import diffpure
-from defenses.diffpure import FORWARD, PURIFY, DiffPure
+from defenses.diffpure import DiffPure
 from defenses.networks.ncsnpp import NCSNpp
+from defenses.purification import purifier
+from defenses.purification.purifier import FORWARD, PURIFY
 from defenses.undefended import Undefended
 from harness.defense import Defense
 from harness.errors import UserError
@@ -171,7 +172,7 @@ def test_images_rounds_and_steps_have_noise_of_their_own(make, x, monkeypatch) -
         seen.append(seeds)
         return normal(seeds, shape, dtype)
 
-    monkeypatch.setattr(diffpure, "normal", spy)
+    monkeypatch.setattr(purifier, "normal", spy)
     purified(make(rounds=2), x)
     used = torch.cat([*seen, SEEDS])
     assert len(seen) == 2 * (1 + 10)

@@ -20,6 +20,7 @@ from defenses.canaries.scaled_logits import ScaledLogits
 from defenses.canaries.shattered import Shattered
 from defenses.canaries.thermometer import Thermometer
 from defenses.dc import DC
+from defenses.ddim import DDIM
 from defenses.diffpure import DiffPure
 from defenses.diffusion.random_times import RandomTimes
 from defenses.fixed_noise import FixedNoise
@@ -66,6 +67,7 @@ DEFENSES: dict[str, Callable[[], Defense]] = {
     "diffpure_ode": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1, solver="ode"),
     "diffpure_ddpm": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1, solver="ddpm"),
     "fixed_noise": lambda: FixedNoise(InputDropout(cnn(), 0.1)),
+    "ddim": lambda: DDIM(VP, cnn(), steps=2),
     "sbgc": lambda: SBGC(VP, steps=1, solver="euler", time="rounded"),
     "optimal_dc": lambda: OptimalDC("digits", per_class=3, timesteps=3),
     "bit_depth": lambda: BitDepth(cnn()),
