@@ -1,15 +1,14 @@
 """Purification by few deterministic steps: noise up to t*, then DDIM (Song et al. 2021, arXiv:2010.02502).
 
-    x(t*) = sqrt(alpha_{t*}) (2 x - 1) + sigma_{t*} eps,    x(t*) -> x(0) by DDIM,    purify(x) = clamp((x(0) + 1) / 2, 0, 1)
+    x(t*) = sqrt(alpha_{t*}) (2 x - 1) + sigma_{t*} eps,    x(t*) -> x(0),    purify(x) = clamp((x(0) + 1) / 2, 0, 1)
 
-The only randomness is eps. DDIM solves the probability-flow ODE exactly as long as the network predicts the same noise,
-so that few steps suffice where DiffPure takes a hundred; ADBM (Li et al. 2024, arXiv:2408.00315) purifies in this way,
-with a network that it trained on adversarial images. With the plain networks of this package it is the same sampler
-without that training.
+The only randomness is eps. A step of DDIM is exact as long as the network predicts the same noise, so that few steps
+suffice where DiffPure takes a hundred. ADBM (Li et al. 2024, arXiv:2408.00315) purifies by few steps of DDIM, with a
+network that was trained on adversarial images; with the packaged networks this is that sampler without that training.
 
 With one step it is one-step denoising: the model's estimate of the clean image from x(t*). A suite names it
-`one_step_denoising`. Behind a fixed noise level that is `denoised_smoothing` (Carlini et al. 2023, arXiv:2206.10550),
-whose noise comes before anything else, so that it can be certified.
+`one_step_denoising`. `denoised_smoothing` (Carlini et al. 2023, arXiv:2206.10550) takes the same step, at the time of
+a chosen noise level, and can be certified.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ at t_i and t_{i+1}, which for neighbouring steps is DDPM's 1 - beta_t. The varia
 sigma_{i+1}^2 over sigma_i^2; the step to t = 0 adds no noise. DDIM adds none at all, and its step to t = 0 returns the
 estimate x^ of the clean image, so that DDIM in one step is one-step denoising.
 
-For the adjoint gradient (`defenses.diffusion.step_gradient`) each step of a `Solver` can be undone to first order in h: the noise
-that was added is subtracted, and so is the drift, evaluated at x_{i+1} and s_i. Plain Euler steps back would evaluate
-the drift at s_{i+1}. Close to 0 the score is so large there that, with coarse steps, nothing of the gradient is left.
+For the adjoint gradient (`defenses.diffusion.step_gradient`) each step of a `Solver` can be undone to first order in
+h: the noise that was added is subtracted, and so is the drift, evaluated at x_{i+1} and s_i. Plain Euler steps back
+would evaluate the drift at s_{i+1}. Close to 0 the score is so large there that, with coarse steps, nothing of the
+gradient is left.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ TABLEAUS: dict[Solver, Tableau] = {
 }
 
 
-def solve(solver: Solver, f: Slope, times: Sequence[float], state: State) -> State:
+def solve(solver: Solver, f: Slope, times: Sequence[float], state: State, *, allowed: float = 0) -> State:
     """The state at the last of the times, with its exact gradient in the first (once, see `stepwise`).
 
     Args:
@@ -65,13 +65,14 @@ def solve(solver: Solver, f: Slope, times: Sequence[float], state: State) -> Sta
         f: differentiable in the state and in nothing else.
         times: the ends of the steps, in order.
         state: the state at the first of them.
+        allowed: bytes of graphs of steps that the gradient may keep.
     """
     tableau = TABLEAUS[solver]
 
     def step(i: int, *now: Tensor) -> State:
         return _step(tableau, f, times[i], times[i + 1] - times[i], now)
 
-    return stepwise(step, len(times) - 1, state)
+    return stepwise(step, len(times) - 1, state, allowed=allowed)
 
 
 def adaptive_times(f: Slope, start: float, end: float, state: State, tolerance: float) -> list[float]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from defenses.adp import ADP
 from defenses.canaries.bit_depth import BitDepth
 from defenses.canaries.input_dropout import InputDropout
 from defenses.canaries.resize_and_pad import ResizeAndPad
@@ -24,10 +25,14 @@ from defenses.ddim import DDIM
 from defenses.diffpure import DiffPure
 from defenses.diffusion.random_times import RandomTimes
 from defenses.fixed_noise import FixedNoise
+from defenses.gdmp import GDMP
 from defenses.jem import JEM
+from defenses.langevin import Langevin
 from defenses.likelihood_maximizer import LikelihoodMaximizer
+from defenses.likelihood_threshold import LikelihoodThreshold
 from defenses.optimal_dc import OptimalDC
 from defenses.rdc import RDC
+from defenses.rectified_flow import RectifiedFlow
 from defenses.sbgc import SBGC
 from defenses.undefended import Undefended
 from harness.defense import Defense
@@ -68,6 +73,14 @@ DEFENSES: dict[str, Callable[[], Defense]] = {
     "diffpure_ddpm": lambda: DiffPure(VP, cnn(), t_star=0.1, dt=0.1, solver="ddpm"),
     "fixed_noise": lambda: FixedNoise(InputDropout(cnn(), 0.1)),
     "ddim": lambda: DDIM(VP, cnn(), steps=2),
+    "gdmp": lambda: GDMP(VP, cnn(), t_star=0.1, dt=0.05, rounds=2),
+    "gdmp_ssim": lambda: GDMP(VP, cnn(), t_star=0.1, dt=0.05, rounds=1, distance="ssim"),
+    "rectified_flow": lambda: RectifiedFlow(VP, cnn(), steps=1),
+    "rectified_flow_edm": lambda: RectifiedFlow(EDM, cnn(), steps=1, solver="euler"),
+    "adp": lambda: ADP(VP, cnn(), steps=2),
+    "langevin": lambda: Langevin("digits-jem", cnn(), steps=2),
+    "likelihood_threshold": lambda: LikelihoodThreshold(VP, DDIM(VP, cnn(), steps=1), 0.2, timesteps=2),
+    "likelihood_threshold_soft": lambda: LikelihoodThreshold(VP, DDIM(VP, cnn(), steps=1), 0.2, width=0.1, timesteps=2),
     "sbgc": lambda: SBGC(VP, steps=1, solver="euler", time="rounded"),
     "optimal_dc": lambda: OptimalDC("digits", per_class=3, timesteps=3),
     "bit_depth": lambda: BitDepth(cnn()),

@@ -1,4 +1,4 @@
-"""DDIM against its formula in one graph, one-step denoising against denoised smoothing, and samples it must get right."""
+"""DDIM against its formula in one graph, against denoised smoothing, and on a model whose answer is known."""
 
 from __future__ import annotations
 

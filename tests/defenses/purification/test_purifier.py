@@ -9,9 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from defenses.adp import ADP
 from defenses.ddim import DDIM
 from defenses.diffpure import DiffPure
+from defenses.gdmp import GDMP
+from defenses.langevin import Langevin
 from defenses.purification.purifier import Purifier
+from defenses.rectified_flow import RectifiedFlow
+from defenses.undefended import Undefended
 from harness.gradients import blind, bpda, exact
 from harness.quantity import Quantity
 from harness.randomness import fold
@@ -23,11 +28,22 @@ Make = Callable[..., Purifier]
 PURIFIERS: dict[str, Callable[[Make, int], Purifier]] = {
     "diffpure": lambda make, n: make(DiffPure, t_star=Quantity("0.1"), dt=Quantity(0.1 / n), graph_memory=0),
     "ddim": lambda make, n: make(DDIM, t_star=Quantity("0.1"), steps=n, graph_memory=0),
+    "gdmp": lambda make, n: make(GDMP, t_star=Quantity("0.12"), dt=Quantity(0.12 / n), rounds=1, graph_memory=0),
+    "gdmp_ssim": lambda make, n: make(
+        GDMP, t_star=Quantity("0.12"), dt=Quantity(0.12 / n), rounds=1, distance="ssim", guidance=90, graph_memory=0
+    ),
+    "rectified_flow": lambda make, n: make(RectifiedFlow, steps=n, graph_memory=0),
+    "adp": lambda make, n: trained(ADP, "digits-ncsnpp", steps=n, rate=0.2, stop=Quantity(0), graph_memory=0),
+    "langevin": lambda make, n: trained(Langevin, "digits-jem", steps=n, temperature=Quantity("1e-3"), graph_memory=0),
 }
 """Of n steps each, none of whose graphs is kept."""
 
-IMAGES_PER_STEP = {"gdmp": 2}
-"""How many images a step keeps for its backward pass, where that is not one."""
+KEPT = {"gdmp": (2, 0), "gdmp_ssim": (2, 0), "adp": (1, 1)}
+"""How many images, and how many further numbers of each image, a step keeps, where that is not one image alone."""
+
+
+def trained(cls: type[Purifier], weights: str, **options) -> Purifier:
+    return cls(weights, Undefended("digits-cnn"), **options).double()
 
 
 @pytest.fixture(params=PURIFIERS)
@@ -71,45 +87,42 @@ def test_the_exact_gradient_is_what_finite_differences_say(build, x, seeds) -> N
     assert found == pytest.approx(slope, rel=1e-5)
 
 
-def kept(defense: Purifier, x: Tensor, seeds: Tensor) -> int:
-    """Numbers that are kept for the backward pass of `purify`."""
-    sizes: list[int] = []
-    x = x.clone().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda saved: sizes.append(saved.numel()) or saved, lambda s: s):
-        with defense.drawing(seeds):
-            defense.purify(x)
-    return sum(sizes)
+class Counted:
+    """Hooks that count the numbers that graphs hold: those alive now, and the most there were at once."""
+
+    def __init__(self) -> None:
+        self.alive = self.most = 0
+
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        return torch.autograd.graph.saved_tensors_hooks(lambda saved: Held(self, saved), lambda held: held.value)
 
 
-def test_what_is_kept_for_the_backward_pass_grows_by_an_image_with_each_step(build, name, x, seeds) -> None:
-    few, many = (kept(build(n), x, seeds) for n in (2, 5))
-    assert many - few == 3 * IMAGES_PER_STEP.get(name, 1) * x.numel()
+class Held:
+    def __init__(self, counted: Counted, value: Tensor) -> None:
+        self.counted, self.value = counted, value
+        counted.alive += value.numel()
+        counted.most = max(counted.most, counted.alive)
+
+    def __del__(self) -> None:
+        self.counted.alive -= self.value.numel()
 
 
-def test_a_backward_pass_has_one_step_s_graph_at_a_time(build, x, seeds) -> None:
-    """The numbers that the graphs hold at once do not grow with the steps."""
-    most = []
-    for n in (2, 5):
-        alive, peak = 0, 0
+def kept(defense: Purifier, x: Tensor, seeds: Tensor) -> tuple[int, int]:
+    """Numbers that `purify` keeps for its backward pass, and the most that the backward pass adds to them."""
+    counted, x = Counted(), x.clone().requires_grad_()
+    with counted.hooks(), defense.drawing(seeds):
+        images = defense.purify(x)
+        between = counted.alive
+        counted.most = 0
+        torch.autograd.grad(images.sum(), x)
+    return between, counted.most - between
 
-        class Held:
-            def __init__(self, value: Tensor) -> None:
-                nonlocal alive, peak
-                self.value = value
-                alive += 1
-                peak = max(peak, alive)
 
-            def __del__(self) -> None:
-                nonlocal alive
-                alive -= 1
-
-        defense, given = build(n), x.clone().requires_grad_()
-        with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.value), defense.drawing(seeds):
-            images = defense.purify(given)
-            between = alive
-            torch.autograd.grad(images.sum(), given)
-        most.append(peak - between)
-    assert most[0] == most[1] > 20
+def test_an_image_is_kept_for_each_step_and_one_step_has_a_graph_at_a_time(build, name, x, seeds) -> None:
+    (few, at_once), (many, still) = (kept(build(n), x, seeds) for n in (2, 5))
+    images, numbers = KEPT.get(name, (1, 0))
+    assert many - few == 3 * (images * x.numel() + numbers * len(x))
+    assert still == at_once > 10 * x.numel()
 
 
 def test_graphs_that_are_kept_change_nothing(name, make, x, seeds) -> None:
