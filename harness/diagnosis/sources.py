@@ -9,4 +9,5 @@ ADAPTIVE = "Tramèr et al., On Adaptive Attacks to Adversarial Example Defenses,
 ENSEMBLE = "Tramèr et al., Ensemble Adversarial Training, 2018"
 AUTOATTACK = "Croce & Hein, Reliable Evaluation of Adversarial Robustness, 2020"
 EOT = "Athalye et al., Synthesizing Robust Adversarial Examples, 2018"
+COMPRESSION = "Yuezhang & Wei, How Do Diffusion Models Improve Adversarial Robustness?, 2025 (arXiv:2505.22839)"
 INDICATORS = "Pintor et al., Indicators of Attack Failure, 2022"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -83,6 +83,32 @@ class Strengths(BaseModel):
         return last - before > luck(self.images)
 
 
+Span = tuple[float, float, float]
+"""A mean, and the ends of its 95% interval."""
+
+
+class Compressions(BaseModel):
+    """The data of the check on compression: ratios of distances after and before purification.
+
+    Args:
+        images: measured.
+        shares: sizes of the perturbations, in units of eps.
+        compression: by the direction, for each size; "other_noise" is the random direction under another draw.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    images: int = Field(ge=1)
+    shares: Annotated[tuple[float, ...], Field(min_length=1, max_length=MOST)]
+    compression: dict[Literal["random", "gradient", "other_noise"], tuple[Span, ...]]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Compressions:
+        if any(len(self.compression.get(name, ())) != len(self.shares) for name in ("random", "gradient")):
+            raise ValueError("a size of the perturbation has no compression")
+        return self
+
+
 LUCK = 0.05
 """Share of images by which an attack may lead another by chance; one image is always allowed."""
 
@@ -128,6 +154,8 @@ class Diagnosis(BaseModel):
         for finding in self.findings:
             if "cosine" in finding.data:
                 Cosines.model_validate(finding.data)
+            if "compression" in finding.data:
+                Compressions.model_validate(finding.data)
             if "success" in finding.data:
                 Strengths.model_validate(finding.data)
         return self

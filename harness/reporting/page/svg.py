@@ -54,7 +54,8 @@ def drawing(chart: Chart) -> Drawing:
     for x, text in ((round(_across(chart, x), 1), text) for x, text in chart.ticks):
         if not ticks or x - ticks[-1][0] >= CLOSE:
             ticks.append((x, text))
-    rules = [(round(_down(share), 1), f"{chart.scale * share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    shares = [chart.top * share for share in (0, 0.25, 0.5, 0.75, 1)]
+    rules = [(round(_down(chart, share), 1), f"{chart.scale * share:.3g}") for share in shares]
     aside = [ASIDE * (at - (len(chart.lines) - 1) / 2) for at in range(len(chart.lines))]
     strokes = [_stroke(chart, line, shift) for line, shift in zip(chart.lines, aside, strict=True)]
     return Drawing(chart.title, chart.axis, ticks, rules, strokes)
@@ -65,7 +66,7 @@ def _stroke(chart: Chart, line: Line, shift: float) -> Stroke:
     for dot in line.dots:
         value, low, high = dot.estimate.value, dot.estimate.low, dot.estimate.high
         title = f"{line.label}, {chart.axis} {dot.tick}: {_written(chart, value, low, high)}"
-        y, bottom, top = (round(_down(max(0.0, share)), 1) for share in (value, low, high))
+        y, bottom, top = (round(_down(chart, max(0.0, share)), 1) for share in (value, low, high))
         marks.append(Mark(round(_across(chart, dot.x) + shift, 1), y, bottom, top, title))
     return Stroke(line.label, line.baseline, " ".join(f"{mark.x},{mark.y}" for mark in marks), marks)
 
@@ -83,5 +84,5 @@ def _across(chart: Chart, x: float) -> float:
     return LEFT + 10 + share * (WIDTH - LEFT - RIGHT - 20)
 
 
-def _down(share: float) -> float:
-    return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
+def _down(chart: Chart, share: float) -> float:
+    return TOP + (1 - share / chart.top) * (HEIGHT - TOP - BOTTOM)

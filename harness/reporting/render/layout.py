@@ -13,7 +13,7 @@ from dataclasses import replace
 from harness.reporting.render.certified_layout import by_image, by_radius
 from harness.reporting.render.sheet import FAILED, Block, Grid, Sheet, Shown, accuracy_shown
 from harness.reporting.tables.curves import Curve, Point, curves, sweep_title
-from harness.reporting.tables.diagnostics import answer, diagnostics, view
+from harness.reporting.tables.diagnostics import answer, compressions, diagnostics, view
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.notes import NOTHING, notes, one_line
 from harness.reporting.tables.table import Row, Table, rule_name
@@ -149,6 +149,26 @@ def _diagnosed(table: Table, footnotes: Footnotes) -> Iterator[Block]:
             line.append(Shown(status, marks=footnotes.marks(remarks)))
     if known.remark:
         yield Block(Shown("Gradient diagnostics"), Grid(head, lines), one_line(known.remark))
+    yield from _compressed(table)
+
+
+def _compressed(table: Table) -> Iterator[Block]:
+    head = [
+        Shown("Defense"),
+        *(Shown(text, "one draw") for text in ("Random", "Gradient")),
+        Shown("Random", "two draws"),
+    ]
+    lines = []
+    for label, found in compressions(table.run):
+        spans = [found.compression.get(name, ())[-1:] for name in ("random", "gradient", "other_noise")]
+        shown = [Shown(f"{s[0][0]:.3g}", f"{s[0][1]:.2f}–{s[0][2]:.2f}") if s else Shown(NOTHING) for s in spans]
+        lines.append([Shown(one_line(label)), *shown])
+    if lines:
+        remark = (
+            "The L2 distance of two purified images, divided by that of the images, which are an eps apart along a "
+            "random direction or along the gradient; under one draw of the noise for both, or a draw for each."
+        )
+        yield Block(Shown("Compression by purification"), Grid(head, lines), remark)
 
 
 def _heads(table: Table, kept: Sequence[int]) -> list[Shown]:

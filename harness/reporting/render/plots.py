@@ -164,7 +164,7 @@ def _curve(chart: Chart, footnotes: Footnotes) -> Figure:
                 axes.annotate(marks, at, (4, 3), textcoords="offset points", fontsize=SMALL, color=colour)
     lowest = min(0.0, *(dot.estimate.value for line in chart.lines for dot in line.dots))
     axes.set_xlim(*_limits(chart))
-    axes.set_ylim(chart.scale * lowest, chart.scale * 1.03)
+    axes.set_ylim(chart.scale * lowest, chart.scale * chart.top * 1.03)
     axes.set_xlabel(_plain(chart.axis))
     axes.set_ylabel(chart.measure)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -6,6 +6,7 @@
     queries    accuracy by the forward passes that an attack spends on an image, see `harness.reporting.tables.passes`
     certified  certified accuracy of smoothed defenses by radius, see `harness.reporting.tables.certified`
     draws      stochastic defenses: accuracy where an image counts only if it is right in each of k draws
+    compression  how much purification shortens distances, that `harness diagnose` measured, by the perturbation's size
     cosine     the randomness of gradients that `harness diagnose` measured, by draws per gradient (the paper's Fig. 2c)
 
 For "draws", with r of an image's v draws right, its success is the chance C(r, k) / C(v, k) that k of them are all
@@ -26,14 +27,14 @@ from harness.reporting.stats.accuracy import Estimate, accuracy
 from harness.reporting.stats.worst import Draws
 from harness.reporting.tables.certified import certified_accuracy, radii
 from harness.reporting.tables.curves import Curve, curves, sweep_title
-from harness.reporting.tables.diagnostics import diagnostics
+from harness.reporting.tables.diagnostics import compressions, diagnostics
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.outcomes import clean_draws, robust_draws
 from harness.reporting.tables.passes import accuracy_by_passes, stops_early
 from harness.reporting.tables.table import Row, Table
 from harness.suite.names import spelt
 
-Kind = Literal["bars", "budget", "sweep", "queries", "certified", "draws", "cosine"]
+Kind = Literal["bars", "budget", "sweep", "queries", "certified", "draws", "cosine", "compression"]
 
 WIDE = 16
 """An axis is logarithmic if the ratio of its largest to its smallest value is at least this."""
@@ -90,6 +91,11 @@ class Chart:
         return sorted({**dots, **dict(place for line in self.lines for place in line.failed)}.items())
 
     @property
+    def top(self) -> float:
+        """The end of the axis of values: 1 for shares, and what is there for ratios."""
+        return max(1.0, *(dot.estimate.high for line in self.lines for dot in line.dots), 0.0)
+
+    @property
     def logarithmic(self) -> bool:
         low, high = self.ticks[0][0], self.ticks[-1][0]
         return self.kind != "bars" and low > 0 and high / low >= (2 if self.kind == "cosine" else WIDE)
@@ -98,7 +104,7 @@ class Chart:
 def charts(table: Table) -> list[Chart]:
     """All charts of a run that are not empty. Numbers that are unfinished or failed are left out."""
     drawn = [*_bars(table), *_budgets(table), *_sweeps(table), *_certified(table)]
-    drawn += [*_draws(table), *_cosines(table), *_queries(table)]
+    drawn += [*_draws(table), *_cosines(table), *_compressions(table), *_queries(table)]
     return [chart for chart in drawn if chart.lines]
 
 
@@ -272,3 +278,15 @@ def _cosines(table: Table) -> Iterator[Chart]:
             lines.append(Line(found.label or found.defense, dots))
     title, axis = "Randomness: mean cosine of two gradients", "draws per gradient (EOT)"
     yield Chart("cosine", title, axis, tuple(lines), "cosine", 1.0)
+
+
+def _compressions(table: Table) -> Iterator[Chart]:
+    """A line per defense that purifies, along the gradient; under one draw of its noise."""
+    lines = []
+    for label, found in compressions(table.run):
+        spans = zip(found.shares, found.compression["gradient"], strict=True)
+        lines.append(
+            Line(label, tuple(Dot(share, f"{share:g}", Estimate(*span, found.images)) for share, span in spans))
+        )
+    title, axis = "Compression: distance of two images after purification", "size of the perturbation, in units of eps"
+    yield Chart("compression", title, axis, tuple(lines), "distance after / before", 1.0)

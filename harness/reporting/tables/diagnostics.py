@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.checks.finding import Finding
-from harness.results.diagnosis import Diagnosis, read_all
+from harness.results.diagnosis import Compressions, Diagnosis, read_all
 from harness.results.load import Run
 
 EXPLAINED = ("warned", "failed")
@@ -68,6 +68,16 @@ def answer(diagnosis: Diagnosis, check: str) -> tuple[str, list[str]]:
     if finding is None:
         return "", []
     return finding.status, [_describe(diagnosis, finding)] if finding.status in EXPLAINED else []
+
+
+def compressions(run: Run) -> list[tuple[str, Compressions]]:
+    """What purification makes of distances, by the label of each diagnosed defense that purifies."""
+    return [
+        (found.label or found.defense, Compressions.model_validate(finding.data))
+        for found in diagnostics(run).current
+        for finding in found.findings
+        if "compression" in finding.data
+    ]
 
 
 def document(run: Run) -> list[dict[str, Any]]:
