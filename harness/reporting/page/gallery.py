@@ -15,6 +15,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
+from harness.quantity import TOLERANCE
 from harness.reporting.page.originals import Originals, originals
 from harness.reporting.page.pictures import arrows, difference, gain_of, png
 from harness.results.load import CellResults, Run
@@ -181,7 +182,7 @@ def _facts(record: dict[str, Any], where: list[str]) -> Iterator[list[str]]:
     if record["flow"] is not None and record["flow"] == record["flow"]:
         sizes.append(f"Flow {record['flow']:.4g}")
     yield ["Distance", ", ".join(sizes)]
-    if record["violation"] > 0:
+    if record["violation"] > TOLERANCE:
         yield ["Beyond the budget", f"{record['violation']:.3g}"]
     yield ["Passes", f"{record['forwards']:,} forward, {record['backwards']:,} backward"]
     yield ["Time", f"{record['seconds']:.2g} s"]

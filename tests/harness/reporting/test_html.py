@@ -438,6 +438,7 @@ def test_an_image_is_shown_under_every_attack_on_every_defense_and_a_click_goes_
     ]
     assert rows == [["misclassified", "misclassified"], ["robust", ""]]
     tiles = table.find_elements("css selector", ".tile")
+    assert len({picture.size["width"] for picture in table.find_elements("css selector", ".tile img")}) == 1
     assert [("here" in tile.get_attribute("class")) for tile in tiles] == [False, True, False]
     tiles[2].click()
     assert "Image 101" in opened.find_element("id", "detail-title").text
