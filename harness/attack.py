@@ -114,6 +114,8 @@ class Attack(ABC):
     """The name that `describe` uses; empty for the name of the class."""
     source: tuple[str, str] | None = None
     """A defense and an attack of the suite, whose adversarial images this attack gets in `Target.source_images`."""
+    nearest: ClassVar[bool] = False
+    """Whether it looks for the nearest misclassified image: its records then give accuracy at every smaller budget."""
     independent: ClassVar[bool] = False
     """Whether what becomes of an image depends on nothing but that image, its label and its own seed: see
     `is_independent`. It counts only where the class itself says it, and not for classes that extend it."""

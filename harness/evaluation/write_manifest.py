@@ -253,6 +253,7 @@ def _cell(cell_run: CellRun, context: RunContext, flags: list[str]) -> dict[str,
         "least_cosine": cell_run.attack.least_cosine(),
         **({"gpu_memory": context.gpu_memory[cell_run.name]} if cell_run.name in context.gpu_memory else {}),
         **_certificate(cell_run.attack),
+        **({"nearest": True} if cell_run.attack.nearest else {}),
         "records": [
             None if records is None else cell_run.stored.digest(*bounds) for bounds, records in cell_run.shards.items()
         ],

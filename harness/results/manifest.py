@@ -147,17 +147,16 @@ class CertificateFacts(_Facts):
 
 
 class CellFacts(_Facts):
-    """A pairing of a defense and an attack, or a certificate.
+    """A pairing of a defense and an attack, or a certificate. method: a short description of the attack.
 
     Args:
-        method: a short description of the attack.
         flags: the remarks of the gates.
         least_cosine: see `harness.attack.Attack.least_cosine`; None if an earlier version wrote the manifest.
         gradient_noise: None if there was nothing to measure, or if the run's gates were off; not set if an earlier
             version wrote the manifest.
         gpu_memory: the largest memory on a GPU that a shard took, in bytes; None if it was not measured. It decides
             how many shards share a GPU, and enters no key.
-        certificate: what `attack` counted, if it is a certificate.
+        certificate: what `attack` counted, if it is a certificate. nearest: see `harness.attack.Attack`.
         records: for each shard in order, the sha256 of its records file, which contains that of its images; None for a
             shard that was not finished. None in total if an earlier version of the harness wrote the manifest.
     """
@@ -174,6 +173,7 @@ class CellFacts(_Facts):
     gradient_noise: NoiseFacts | None = None
     gpu_memory: Bytes | None = None
     certificate: CertificateFacts | None = None
+    nearest: bool = False
     records: Annotated[tuple[Hash | None, ...], Field(max_length=MOST_IMAGES)] | None = None
 
     @property

@@ -21,6 +21,8 @@ def misdescribed(facts: CellFacts, attack: Attack) -> Iterator[str]:
         yield f"the attack's budget is {attack.threat}, the manifest says {facts.threat}"
     if attack.describe() != facts.method:
         yield f"the attack is '{attack.describe()}', the manifest says '{facts.method}'"
+    if attack.nearest != facts.nearest:
+        yield f"the attack looks for {_aim(attack.nearest)}, the manifest says {_aim(facts.nearest)}"
     if isinstance(attack, Certificate):
         own = CertificateFacts(n0=attack.n0, n=attack.n, alpha=attack.alpha)
         if facts.certificate != own:
@@ -68,6 +70,10 @@ def overspent(record: Record, attack: Attack, num_classes: int) -> str | None:
         if spent > bound * ROOM:
             return f"the record says {spent} {name} passes, where the attack takes at most {bound:g}"
     return None
+
+
+def _aim(nearest: bool) -> str:
+    return "the nearest misclassified image" if nearest else "the worst image within its budget"
 
 
 def _randomness(stochastic: bool) -> str:

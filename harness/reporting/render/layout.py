@@ -14,6 +14,7 @@ from harness.reporting.render.certified_layout import by_image, by_radius
 from harness.reporting.render.sheet import FAILED, Block, Grid, Sheet, Shown, accuracy_shown
 from harness.reporting.tables.curves import Curve, Point, curves, sweep_title
 from harness.reporting.tables.diagnostics import answer, compressions, diagnostics, view
+from harness.reporting.tables.distances import distances
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.notes import NOTHING, notes, one_line
 from harness.reporting.tables.table import Row, Table, rule_name
@@ -36,7 +37,7 @@ def lay_out(table: Table) -> Sheet:
         _draws(table),
         [(mark, text) for text, mark in footnotes.letters.items()],
         list(notes(table, changes=any(_has_changes(block) for block in sweeps))),
-        [*sweeps, *by_radius(table), *by_image(table), *diagnosed],
+        [*sweeps, *_distances(table), *by_radius(table), *by_image(table), *diagnosed],
     )
 
 
@@ -150,6 +151,19 @@ def _diagnosed(table: Table, footnotes: Footnotes) -> Iterator[Block]:
     if known.remark:
         yield Block(Shown("Gradient diagnostics"), Grid(head, lines), one_line(known.remark))
     yield from _compressed(table)
+
+
+def _distances(table: Table) -> Iterator[Block]:
+    """A grid per norm and eps: accuracy by distance, from one run of each minimum-norm attack."""
+    grids: dict[tuple[str, tuple[float, ...]], list[list[Shown]]] = {}
+    for found in distances(table):
+        shown = [accuracy_shown(estimate) for _, estimate in found.points]
+        at = found.norm, tuple(radius for radius, _ in found.points)
+        grids.setdefault(at, []).append([Shown(one_line(found.defense)), Shown(one_line(found.attack)), *shown])
+    for (norm, radii), lines in grids.items():
+        head = [Shown("Defense"), Shown("Attack"), *(Shown(f"{radius:.3g}") for radius in radii)]
+        remark = "Images with no misclassified image within the distance, among those that one run of the attack found."
+        yield Block(Shown(f"Accuracy by {norm} distance"), Grid(head, lines, 2), remark)
 
 
 def _compressed(table: Table) -> Iterator[Block]:

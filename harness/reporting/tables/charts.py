@@ -6,6 +6,7 @@
     queries    accuracy by the forward passes that an attack spends on an image, see `harness.reporting.tables.passes`
     certified  certified accuracy of smoothed defenses by radius, see `harness.reporting.tables.certified`
     draws      stochastic defenses: accuracy where an image counts only if it is right in each of k draws
+    distance   accuracy by radius from one run of a minimum-norm attack, see `harness.reporting.tables.distances`
     compression  how much purification shortens distances, that `harness diagnose` measured, by the perturbation's size
     cosine     the randomness of gradients that `harness diagnose` measured, by draws per gradient (the paper's Fig. 2c)
 
@@ -28,13 +29,14 @@ from harness.reporting.stats.worst import Draws
 from harness.reporting.tables.certified import certified_accuracy, radii
 from harness.reporting.tables.curves import Curve, curves, sweep_title
 from harness.reporting.tables.diagnostics import compressions, diagnostics
+from harness.reporting.tables.distances import distances
 from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.outcomes import clean_draws, robust_draws
 from harness.reporting.tables.passes import accuracy_by_passes, stops_early
 from harness.reporting.tables.table import Row, Table
 from harness.suite.names import spelt
 
-Kind = Literal["bars", "budget", "sweep", "queries", "certified", "draws", "cosine", "compression"]
+Kind = Literal["bars", "budget", "sweep", "queries", "certified", "draws", "cosine", "compression", "distance"]
 
 WIDE = 16
 """An axis is logarithmic if the ratio of its largest to its smallest value is at least this."""
@@ -104,7 +106,7 @@ class Chart:
 def charts(table: Table) -> list[Chart]:
     """All charts of a run that are not empty. Numbers that are unfinished or failed are left out."""
     drawn = [*_bars(table), *_budgets(table), *_sweeps(table), *_certified(table)]
-    drawn += [*_draws(table), *_cosines(table), *_compressions(table), *_queries(table)]
+    drawn += [*_draws(table), *_cosines(table), *_compressions(table), *_distances(table), *_queries(table)]
     return [chart for chart in drawn if chart.lines]
 
 
@@ -290,3 +292,13 @@ def _compressions(table: Table) -> Iterator[Chart]:
         )
     title, axis = "Compression: distance of two images after purification", "size of the perturbation, in units of eps"
     yield Chart("compression", title, axis, tuple(lines), "distance after / before", 1.0)
+
+
+def _distances(table: Table) -> Iterator[Chart]:
+    """A chart per norm, with a line per defense and minimum-norm attack."""
+    norms: dict[str, list[Line]] = {}
+    for found in distances(table):
+        dots = tuple(Dot(radius, f"{radius:.3g}", estimate) for radius, estimate in found.points)
+        norms.setdefault(found.norm, []).append(Line(f"{found.defense}, {found.attack}", dots))
+    for norm, lines in norms.items():
+        yield Chart("distance", f"Accuracy by {norm} distance, from one run", f"eps, {norm}", tuple(lines))
