@@ -110,8 +110,8 @@ def numbers(table: Table) -> Iterator[Number]:
     for defense, attack in table.run.pairings:
         attacks.setdefault(defense, []).append(attack)
     for line in lines(table):
-        if line.kind in ("certified", "attacked"):
-            continue  # they follow from counts, which `harness verify` checks, and the checker does not
+        if line.kind in ("certified", "attacked", "cr-average", "cr-worst"):
+            continue  # they follow from counts, which `harness verify` checks, or from other numbers of the table
         members = line.attack.split() or attacks.get(line.defense, [])
         yield Number(members=tuple(members), **_facts(line))
 

@@ -24,7 +24,7 @@ from harness.process.visible_text import visible
 from harness.results.record import SCHEMA_VERSION
 from harness.results.store import KEPT_IMAGES, MANIFEST, Store
 from harness.suite.limits import MOST_CELLS, MOST_CLASSES, MOST_IMAGES, MOST_PLACES, MOST_VARIANTS, MOST_VOTES
-from harness.suite.schema import Name
+from harness.suite.schema import Name, Percent
 
 Text = Annotated[str, Field(max_length=10_000), AfterValidator(visible)]
 Short = Annotated[str, Field(max_length=200), AfterValidator(visible)]
@@ -78,7 +78,8 @@ class ProtocolFacts(_Facts):
 
 
 class ReportFacts(_Facts):
-    """average, worst: the attacks of these columns, which are shown for two attacks or more. naive: the attacks of a
+    """average, worst: the attacks of these columns, which are shown for two attacks or more. competitiveness:
+    the best accuracy known for some attacks, see `harness.reporting.tables.ratio`. naive: the attacks of a
     naive evaluation, see `harness.reporting.stats.naive`. groups: headings, and the defenses below each. vote: the rule
     for the headline numbers.
     """
@@ -89,6 +90,7 @@ class ReportFacts(_Facts):
     groups: Annotated[dict[Short, Names], Field(max_length=MOST_CELLS)] = {}
     reference: Name | None = None
     vote: Literal["single", "mean", "majority", "worst"] = "mean"
+    competitiveness: Annotated[dict[Name, Percent], Field(max_length=MOST_CELLS)] | None = None
 
 
 class DefenseFacts(_Facts):

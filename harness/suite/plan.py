@@ -204,6 +204,9 @@ def _check_report(document: Document, suite: Suite) -> None:
     for column in ("average", "worst", "naive"):
         for index, name in enumerate(getattr(suite.report, column)):
             _known(name, suite.attacks, "attack", document.place("report", column, index))
+    for name in suite.report.competitiveness or {}:
+        if name != "clean":  # clean images, which are among what the ratios cover
+            _known(name, suite.attacks, "attack", document.place("report", "competitiveness", name))
     grouped: dict[str, str] = {}
     for group, names in suite.report.groups.items():
         for index, name in enumerate(names):

@@ -27,6 +27,7 @@ def _folder(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Percent = Annotated[float, Field(gt=0, le=100)]
 Values = Annotated[list[Any], Field(min_length=1)]
 
 
@@ -86,6 +87,11 @@ class Report(_Section):
     )
     naive: tuple[str, ...] = Field(
         default=(), description="attacks of a naive evaluation; rows in which a stronger one contradicts it are marked"
+    )
+    competitiveness: dict[Name, Percent] | None = Field(
+        default=None,
+        description="show competitiveness ratios over the attacks of `worst`: the best accuracy known against each, in "
+        "percent; attacks left out, or {}, take the highest in the table",
     )
     groups: dict[Line, tuple[Name, ...]] = Field(
         default={}, description="headings of the table, and the defenses below each; all others come first"

@@ -46,7 +46,7 @@ class Column:
         threat, method: how most of the column's pairings were attacked; None unless it is one attack.
     """
 
-    kind: Literal["clean", "attack", "average", "worst"]
+    kind: Literal["clean", "attack", "average", "worst", "cr-average", "cr-worst"]
     name: str
     label: str
     members: tuple[str, ...]

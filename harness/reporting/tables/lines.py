@@ -21,8 +21,9 @@ class Line:
     Attributes:
         run: the results directory.
         parameters: the swept parameters and their values, as "defense.rdc.eta=2/255; attack.linf.steps=10".
-        kind: the kind of its column: "clean", "attack", "average" or "worst"; or "certified" and "attacked", of a
-            smoothed defense at the radius in `threat`, see `harness.reporting.tables.certified`.
+        kind: the kind of its column: "clean", "attack", "average" or "worst"; "cr-average" or "cr-worst", see
+            `harness.reporting.tables.ratio`; or "certified" and "attacked", of a smoothed defense at the radius in
+            `threat`, see `harness.reporting.tables.certified`.
         attack: the attack's name, or the certificate's; of an average or a worst case, the names of its attacks, joined
             by spaces.
         rule: what counts as success over the draws of a stochastic defense.

@@ -42,6 +42,12 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
             )
         elif column.kind == "worst":
             yield f"{column.label}: images that withstand each of {names}."
+        elif column.kind == "cr-average":
+            yield (
+                f"CR-avg, CR-worst: competitiveness ratios (Dai et al., 2023), mean and least of accuracy / best known "
+                f"accuracy in % over clean images, {names}; best known: {_best(table)}. An attack that nothing "
+                "withstands is left out."
+            )
     if any(entry.doubts for row in table.rows for entry in row.entries):
         yield f"{DOUBT}: in doubt, for the reason in its footnote: robust accuracy may be lower than that."
     yield from (f"{fault}." for found in table.certified if (fault := faults_told(found)))
@@ -52,6 +58,12 @@ def notes(table: Table, *, changes: bool) -> Iterator[str]:
     yield f"Suite {manifest.suite}{changed}, seed {manifest.protocol.seed}{votes}, harness {manifest.harness}."
     if manifest.edited:
         yield "run.json was tampered with: do not rely on these numbers unless `harness verify` confirms them."
+
+
+def _best(table: Table) -> str:
+    given = table.run.manifest.report.competitiveness or {}
+    told = ", ".join(f"{one_line(name)} {value:g}" for name, value in given.items())
+    return f"{told}, else the highest here" if told else "the highest here"
 
 
 def _references(table: Table) -> Iterator[str]:

@@ -33,7 +33,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Requirement:
-    """The least accuracy of an entry of the table, in percent. column: an attack, "clean", "average" or "worst"."""
+    """The least accuracy of an entry of the table, in percent. column: an attack, "clean", "average", "worst", ..."""
 
     defense: str
     column: str

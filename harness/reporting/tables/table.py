@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.reporting.stats.naive import NaiveComparison, compare
+from harness.reporting.tables import ratio
 from harness.reporting.tables.doubts import Doubts, doubts
 from harness.reporting.tables.entries import Column, Entry, Subject, entry, has_failed, naive_successes
 from harness.reporting.tables.outcomes import robust_successes
@@ -66,7 +67,27 @@ def summarise(run: Run) -> Table:
     """The table of a run, rows and columns in the suite's order."""
     columns, reference, doubted = tuple(_columns(run)), named(run.manifest.report.reference), doubts(run)
     rows = tuple(_row(run, name, columns, reference, doubted) for name in run.manifest.defenses)
+    if run.manifest.report.competitiveness is not None:
+        columns, rows = _with_ratios(run, columns, rows)
     return Table(run, columns, rows, tuple(bounds(run)))
+
+
+def _with_ratios(
+    run: Run, columns: tuple[Column, ...], rows: tuple[Row, ...]
+) -> tuple[tuple[Column, ...], tuple[Row, ...]]:
+    """The columns and rows of a table with its competitiveness ratios, which are formed under the headline rule."""
+    report = run.manifest.report
+    known = [{column.name: entry for column, entry in zip(columns, row.entries, strict=True)} for row in rows]
+    best = ratio.best_known(report.worst, report.competitiveness or {}, known)
+    longer = []
+    for row, own in zip(rows, known, strict=True):
+        both = ratio.entries(own, best, report.worst, report.competitiveness or {})
+        by_rule = {
+            rule: (*shown, *(both if rule == report.vote else (Entry("absent"), Entry("absent"))))
+            for rule, shown in row.by_rule.items()
+        }
+        longer.append(replace(row, entries=(*row.entries, *both), by_rule=by_rule))
+    return (*columns, *ratio.columns(report.worst)), tuple(longer)
 
 
 def rule_name(rule: Rule, votes: int) -> str:
