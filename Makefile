@@ -52,7 +52,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/python -m mypy
 
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Wrote build/site/index.html"
 
 release:

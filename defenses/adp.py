@@ -67,6 +67,7 @@ class ADP(Purifier):
         Yoon, Hwang and Lee, 2021 (arXiv:2106.06041), Sec. 3. The defaults are theirs for CIFAR-10.
 
     Example:
+        >>> import torch
         >>> from defenses.undefended import Undefended
         >>> defense = ADP("digits-ncsnpp", Undefended("digits-cnn"), steps=2)
         >>> defense(torch.rand(2, 1, 8, 8)).shape

@@ -34,7 +34,8 @@ class Hue(Parametric):
     Example:
         >>> red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
         >>> from harness.quantity import Quantity
-        >>> Hue(Quantity("1/2")).render(red, torch.tensor([[1 / 3]])).flatten().tolist()
+        >>> green = Hue(Quantity("1/2")).render(red, torch.tensor([[1 / 3]]))
+        >>> [round(value, 3) for value in green.flatten().tolist()]
         [0.0, 1.0, 0.0]
     """
 

@@ -10,6 +10,7 @@ import pytest
 from attacks.apgd import APGD
 from attacks.parametric import Parametric
 from attacks.pgd import PGD
+from defenses.ddim import DDIM
 from defenses.undefended import Undefended
 from harness.config.alias import Alias, aliases, class_of_alias
 from harness.config.registry import PACKAGES, built_in_only, entries, find
@@ -31,6 +32,10 @@ NOT_FIXED = {
     ("attacks", "apgd_dlr_100"): (APGD, ["norm", "eps", "gradient", "eot"]),
     ("attacks", "pgd80_eot10"): (PGD, ["norm", "eps", "step_size", "loss", "gradient"]),
     ("defenses", "at"): (Undefended, ["weights", "network", "mean", "std"]),
+    ("defenses", "one_step_denoising"): (
+        DDIM,
+        ["weights", "classifier", "network", "t_star", "rounds", "chunk", "graph_memory"],
+    ),
     ("defenses", "hybvit"): (Undefended, ["weights", "network"]),
 }
 

@@ -95,9 +95,9 @@ def test_a_stopped_diagnosis_goes_on_from_the_checks_it_made(
         assert call(*command) == 130
     assert "continues from there" in capsys.readouterr().out
     first = diagnosed(suite.parent)
-    assert not first["finished"] and len(first["findings"]) == 3
+    assert not first["finished"] and len(first["findings"]) == 4
     assert call(*command) == 0
-    assert diagnosed(suite.parent)["findings"][:3] == first["findings"]
+    assert diagnosed(suite.parent)["findings"][:4] == first["findings"]
 
 
 @pytest.mark.parametrize("change", [("steps", "5"), ("images", "3")])

@@ -20,8 +20,12 @@ from attacks.adaptive import Adaptive
 from attacks.apgd import APGD
 from attacks.autoattack import AutoAttack
 from attacks.clean import Clean
+from attacks.corruption import Corruption
+from attacks.ddn import DDN
+from attacks.fmn import FMN
 from attacks.lagrange import Lagrange
 from attacks.noise import Noise
+from attacks.parametric import Parametric
 from attacks.pgd import PGD
 from attacks.stadv import StAdv
 from attacks.transfer import Transfer
@@ -114,6 +118,10 @@ OWN: dict[str, tuple[Callable[[], Attack], list[Defense]]] = {
     ),
     "lagrange": (partial(Lagrange, **LINF, steps=4, loss="ce", gradient="exact", draws=3), [Rows(), Rows(0.3)]),
     "stadv": (partial(StAdv, steps=4), [Rows(), Rows(0.3)]),
+    "fmn": (partial(FMN, **LINF, steps=4), [Rows()]),
+    "ddn": (partial(DDN, Quantity("0.5"), steps=4), [Rows()]),
+    "parametric": (partial(Parametric, "Fog", Quantity(1), steps=3, restarts=2), [Rows(), Rows(0.3)]),
+    "corruption": (partial(Corruption, "gaussian_noise", 3, tries=2), [Rows(), Rows(0.3)]),
     "noise": (partial(Noise, **LINF, tries=4), [Rows(), Rows(0.3)]),
     "transfer": (partial(Transfer, "other", "attack", **LINF), [Rows()]),
     "clean": (Clean, [Rows(), Rows(0.3)]),

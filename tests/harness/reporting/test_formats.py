@@ -306,7 +306,7 @@ def test_a_file_beside_the_others_is_a_format(
 def test_every_format_is_called_in_one_way(run: Path) -> None:
     for name in formats.names():
         module = formats.find(name)
-        more = ["judgements"] if getattr(module, "JUDGES", False) else []
+        more = ["judgements"] * getattr(module, "JUDGES", False) + ["folder"] * getattr(module, "LINKS", False)
         assert list(inspect.signature(module.render).parameters) == ["tables", "images", *more]
 
 
