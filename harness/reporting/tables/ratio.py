@@ -65,8 +65,9 @@ def entries(
     done, total = min(part.done for part in parts), max(part.total for part in parts)
     known = {name: row[name].estimate for name in best}
     if any(part.status != "final" for part in parts) or not all(known.values()):
-        status = "failed" if any(part.status == "failed" for part in parts) else "unfinished"
-        return Entry(status, done, total), Entry(status, done, total)
+        failed = any(part.status == "failed" for part in parts)
+        missing = Entry("failed" if failed else "unfinished", done, total)
+        return missing, missing
     ratios = [
         [min(end / best[name], math.inf if name in given else 1.0) for end in (e.value, e.low, e.high)]
         for name, e in known.items()
@@ -75,7 +76,8 @@ def entries(
     ends = list(zip(*ratios, strict=True))
     doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts))
     doubted = ("in doubt, since an accuracy behind it is",) if doubts else ()
-    made = [Estimate(*(combine(end) for end in ends), total) for combine in (_mean, min)]
+    value, low, high = ends
+    made = [Estimate(combine(value), combine(low), combine(high), total) for combine in (_mean, min)]
     average, worst = (Entry("final", done, total, estimate, remarks=doubted, doubts=doubted) for estimate in made)
     return average, worst
 
