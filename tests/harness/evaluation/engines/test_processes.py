@@ -54,10 +54,13 @@ def test_a_killed_worker_is_replaced_and_a_pairing_that_kills_all_becomes_errors
     assert all("2 processes were lost over it: its process ended with status 3" in why for why in failure.reasons)
     assert all("the last it printed: the last thing that was heard" in why for why in failure.reasons)
     assert len(os.listdir(tmp_path / "Killed")) == 4, "two shards were tried twice, and the third not at all"
-    assert any(note.startswith("plain/once, images 0 to 1: its process was killed (SIGKILL)") for note in notes.notes)
+    killed = [note for note in notes.notes if note.startswith("plain/once")]
+    assert [note.startswith("plain/once, images 0 to 1: its process was killed (SIGKILL)") for note in killed] == [True]
     assert any("the pairing is given up, and the others go on" in note for note in notes.notes)
     found = contents(suite, tmp_path / "out")
-    assert len(os.listdir(tmp_path / "KilledOnce")) == 2
+    assert len(os.listdir(tmp_path / "KilledOnce")) >= 2, (
+        "a process, and those that replaced it, whichever pairing it died of"
+    )
     for name in ("plain/once", "plain/sound"):
         assert found[name][0] == alone(suite, name, tmp_path / "whole")
 
