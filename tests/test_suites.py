@@ -41,6 +41,8 @@ EVALUATIONS = 160_000_000
 that it no longer gains on, and leaves out most evaluations of most steps."""
 EXACT = {"exact_answers": ("mnist-cnn-a-adv", 3343, 2745), "exact_answers_tiny": ("mnist-madry-tiny", 1406, 8847)}
 """The network of each suite of known adversarial images, and the first and the last index of its published list."""
+OURS = {"diffusion_vit", "rdc_in_full"}
+"""Suites on MNIST that the paper has no table for."""
 ALONE = {"at_edm_l2"}
 """Rows without a counterpart on the digits."""
 
@@ -203,7 +205,7 @@ def test_a_suite_on_mnist_names_checkpoints_that_come_with_the_package_or_can_be
 
 @pytest.mark.parametrize(
     ("name", "paper"),
-    [(name, next(p for p in PAPER if p.startswith(name))) for name in MNIST if name != "diffusion_vit"],
+    [(name, next(p for p in PAPER if p.startswith(name))) for name in sorted(MNIST.keys() - OURS)],
 )
 def test_columns_on_mnist_are_the_papers_and_rows_too_as_far_as_there_are_networks(
     name: str, paper: str, room: Path
@@ -214,6 +216,17 @@ def test_columns_on_mnist_are_the_papers_and_rows_too_as_far_as_there_are_networ
         ("at_ddpm_linf", "l2"),
         ("at_edm_linf", "l2"),
     }
+
+
+def test_rdc_in_full_has_the_same_pairings_in_three_sizes_and_every_view_of_its_gradient(room: Path) -> None:
+    paths = (ROOT / "rdc_in_full.yaml", DIGITS["rdc_in_full"], MNIST["rdc_in_full"])
+    large, *small_ones = (load_suite(path) for path in paths)
+    assert all(pairs(plan) == pairs(large) for plan in small_ones)
+    for plan in (large, *small_ones):
+        attacks = {cell.attack.name: cell.attack.build() for cell in plan.cells if cell.defense.name == "rdc"}
+        views = {attack.gradient for attack in attacks.values()}
+        assert views >= {"exact", "bpda", "straight_through", "tanh", "blind"} and attacks["eot"].eot > 1
+        assert str(attacks["eot"].threat) == str(attacks["adaptive"].threat) == str(attacks["rand"].threat)
 
 
 def test_stadv_moves_pixels_on_mnist_as_far_as_on_cifar10(room: Path) -> None:
