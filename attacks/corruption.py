@@ -33,6 +33,9 @@ CorruptionName = Literal[
     "saturate",
     "pixelate",
     "jpeg_compression",
+    "glass_blur",
+    "elastic_transform",
+    "spatter",
 ]
 
 _DRAW = derive("corruption")

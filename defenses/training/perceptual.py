@@ -1,10 +1,9 @@
 """Perceptual adversarial training (Laidlaw, Singla & Feizi 2021, arXiv:2006.12655, Sec. 3 to 5).
 
     min_theta E[ max_{x': d(x, x') <= bound} CE(f_theta(x'), y) ]
-    d(x, x') = || phi(x) - phi(x') ||_2,    phi(x) = ( a_l(x) / sqrt(h_l w_l) )_l
 
-a_l are the activations of layer l, h_l x w_l pixels, scaled to unit length across the channels of each pixel (LPIPS).
-They are those of the network in training itself ("self-bounded"). The maximum is looked for as in Fast-LPA: for
+d is the distance of `harness.threats.lpips`, between activations of the network in training itself ("self-bounded").
+The maximum is looked for as in Fast-LPA: for
 i = 0..S-1 ascend
 
     max_{j != y} z_j - z_y - lambda_i max(0, d(x, x') - bound),     lambda_i = 10^(i/S)
@@ -26,6 +25,7 @@ from defenses.training.classifier import jittered
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.threat import L2
+from harness.threats.lpips import Perceiving, unit_features
 from harness.training import Trainer, as_used, logits_of, normalised
 
 _START = 0.01
@@ -43,11 +43,8 @@ _HALVINGS = 10
 """Halvings of the segment to x: they locate its end to one part in 2^10."""
 
 
-class Perceiving(Protocol):
-    """A network that shows its activations. Its input is normalised."""
-
-    def activations(self, x: Tensor) -> list[Tensor]:
-        """Those that are compared, (N, C_l, H_l, W_l) each."""
+class Classifying(Perceiving, Protocol):
+    """A classifier that shows its activations. Its input is normalised."""
 
     def head(self, last: Tensor) -> Tensor:
         """Logits (N, K) from the last of them."""
@@ -94,7 +91,7 @@ class Perceptual(Trainer):
     def _ascended(self, network: nn.Module, here: Tensor, x_adv: Tensor, y: Tensor, progress: float) -> Tensor:
         x_adv.requires_grad_()
         activations = _perceiving(network).activations(normalised(network, x_adv))
-        there, logits = _unit(activations), _perceiving(network).head(activations[-1])
+        there, logits = unit_features(activations), _perceiving(network).head(activations[-1])
         own = F.one_hot(y, logits.shape[1]).bool()
         margin = logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
         objective = margin - 10**progress * F.relu((there - here).norm(dim=1) - self.bound)
@@ -126,13 +123,8 @@ class Perceptual(Trainer):
 
 def features(network: nn.Module, x: Tensor) -> Tensor:
     """phi(x), (N, D), of images (N, C, H, W) in [0, 1]."""
-    return _unit(_perceiving(network).activations(normalised(network, x)))
+    return unit_features(_perceiving(network).activations(normalised(network, x)))
 
 
-def _unit(activations: list[Tensor]) -> Tensor:
-    layers = [F.normalize(a, dim=1) / (a.shape[2] * a.shape[3]) ** 0.5 for a in activations]
-    return torch.cat([layer.flatten(1) for layer in layers], dim=1)
-
-
-def _perceiving(network: nn.Module) -> Perceiving:
-    return cast(Perceiving, network)
+def _perceiving(network: nn.Module) -> Classifying:
+    return cast(Classifying, network)

@@ -16,7 +16,7 @@ from harness.weights.manage import Item, item
 
 
 def items(suite: Path | None = None) -> list[Item]:
-    """All known checkpoints, or those that a suite's defenses name. None of the files need exist.
+    """All known checkpoints, or those that a suite's defenses and attacks name. None of the files need exist.
 
     Raises:
         UserError: the suite cannot be read, or names an unknown checkpoint.
@@ -28,19 +28,20 @@ def items(suite: Path | None = None) -> list[Item]:
 
 
 def _references(node: yaml_file.Node) -> Iterator[tuple[str, Path]]:
-    """Every checkpoint among the arguments of the suite's defenses, with the folder of the file that names it."""
-    defenses = node.child("defenses")
-    for name in defenses.value if defenses and isinstance(defenses.value, dict) else ():
-        entry = entry_of(node, "defenses", name)
-        if isinstance(entry.value, dict):
-            yield from _named_in(name, entry)
+    """Every checkpoint among the arguments of defenses and attacks, with the folder of the file that names it."""
+    for kind in ("defenses", "attacks"):
+        entries = node.child(kind)
+        for name in entries.value if entries and isinstance(entries.value, dict) else ():
+            entry = entry_of(node, kind, name)
+            if isinstance(entry.value, dict):
+                yield from _named_in(kind, name, entry)
 
 
-def _named_in(name: str, entry: yaml_file.Node) -> Iterator[tuple[str, Path]]:
-    cls = class_of("defenses", name, entry)
+def _named_in(kind: str, name: str, entry: yaml_file.Node) -> Iterator[tuple[str, Path]]:
+    cls = class_of(kind, name, entry)
     for argument in checkpoint_arguments(cls):
         given = entry.child(argument)
         if given and isinstance(given.value, str):
             yield given.value, given.place.file.parent
     for inner in inner_entries(cls, entry):
-        yield from _named_in("inner", inner)
+        yield from _named_in("defenses", "inner", inner)

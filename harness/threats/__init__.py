@@ -14,6 +14,7 @@ from harness.threats.corruptions import (
     ShotNoise,
     SpeckleNoise,
 )
+from harness.threats.distortions import ElasticTransform, GlassBlur, Spatter
 from harness.threats.elastic import Elastic
 from harness.threats.fog import Fog
 from harness.threats.gabor import Gabor
@@ -33,6 +34,7 @@ CORRUPTIONS: dict[str, type[Corruption]] = {
     for threat in (
         *(GaussianNoise, ShotNoise, ImpulseNoise, SpeckleNoise, GaussianBlur, DefocusBlur, MotionBlur, ZoomBlur),
         *(FogCorruption, Brightness, Contrast, Saturate, Pixelate, JPEGCompression),
+        *(GlassBlur, ElasticTransform, Spatter),
     )
 }
 """Common corruptions, by their names, which no attacker chooses."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from defenses.networks.pat_resnet import PATResNet
 from defenses.training.perceptual import Perceptual, features
 from harness.errors import UserError
+from helpers.lpips import distance
 
 
 @pytest.fixture
@@ -27,20 +26,6 @@ def network() -> nn.Module:
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(6, 1, 8, 8, generator=generator), torch.arange(6)
-
-
-def distance(network: nn.Module, x: Tensor, x_adv: Tensor) -> float:
-    """LPIPS of two images (1, C, H, W), pixel by pixel."""
-    pairs = zip(network.activations(2 * x - 1), network.activations(2 * x_adv - 1), strict=True)
-    total = 0.0
-    for a, b in pairs:
-        pixels = a.shape[2] * a.shape[3]
-        for row in range(a.shape[2]):
-            for column in range(a.shape[3]):
-                one, other = a[0, :, row, column], b[0, :, row, column]
-                difference = one / one.norm().clamp(min=1e-12) - other / other.norm().clamp(min=1e-12)
-                total += difference.square().sum().item() / pixels
-    return math.sqrt(total)
 
 
 def test_features_are_as_far_apart_as_the_distance_says(network: nn.Module, batch) -> None:

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates, uniform_filter
 from torch import Tensor
 
 from harness.quantity import Quantity
-from harness.randomness import uniform
+from harness.randomness import fold, normal, uniform
 from harness.threat import TOLERANCE
 from harness.threats import CORRUPTIONS
 from harness.threats.corruption import SEEDS, SEVERITIES, Corruption
+from harness.threats.distortions import GlassBlur, Spatter, displaced, mapped, smooth
 
 SHAPES = ((1, 8, 8), (1, 28, 28), (3, 32, 32))
 CASES = [(name, shape) for name in CORRUPTIONS for shape in SHAPES if shape[0] in CORRUPTIONS[name].channels]
@@ -173,3 +174,78 @@ def test_fog_hides_the_image_by_its_thickness() -> None:
         fog = hazy.double() * (brightest + thickness) / brightest - x
         assert fog.min() > -1e-6 and fog.max() < thickness + 1e-6
         assert torch.allclose(fog[:, 0], fog[:, 1], atol=1e-5), "it has no colour"
+
+
+def test_glass_is_a_gaussian_blur_of_pixels_that_a_naive_loop_takes_from_their_neighbours() -> None:
+    x, seeds = X.double(), torch.arange(len(X))
+    for sigma, times in ((0.05, 1), (0.4, 2)):
+        expected = np.floor(gaussian_filter(x.numpy(), (0, 0, sigma, sigma), mode="nearest") * 255 + 1e-4) / 255
+        for number in range(times):
+            drawn = (uniform(fold(seeds, number), (2, 32, 32), torch.float64) < 0.5).numpy()
+            for n in range(len(x)):
+                for row in range(31, 1, -1):
+                    for column in range(31, 1, -1):
+                        up, left = drawn[n, :, row, column]
+                        expected[n, :, row, column] = expected[n, :, row - up, column - left]
+        expected = gaussian_filter(expected, (0, 0, sigma, sigma), mode="nearest")
+        found = GlassBlur(Quantity(1)).corrupt(x, (sigma, times), seeds)
+        assert np.allclose(found.numpy(), expected, atol=1e-9)
+
+
+def test_an_affine_map_takes_points_where_they_should_go_and_is_scipys() -> None:
+    x, here = X[:1].double(), torch.tensor([[26.0, 26], [26, 6], [6, 6]]).double()
+    there = (here + torch.tensor([[1.5, -2], [0.3, 1], [-1, 2.2]]))[None].double()
+    matrix = np.linalg.solve(np.c_[there[0].numpy(), np.ones(3)], here.numpy())  # (x, y, 1) @ matrix
+    linear, offset = matrix[:2].T[::-1, ::-1], matrix[2][::-1]
+    found = mapped(x, here, there)[0]
+    for channel in range(3):
+        theirs = affine_transform(x[0, channel].numpy(), linear, offset, order=1, mode="mirror")
+        assert np.allclose(found[channel].numpy(), theirs, atol=1e-9)
+    assert torch.allclose(mapped(x, here, here[None]), x, atol=1e-12)
+
+
+def test_a_field_moves_pixels_as_scipy_does() -> None:
+    x, field = X[:1].double(), 6 * (uniform(torch.arange(1), (2, 32, 32)).double() - 0.5)
+    rows, columns = np.mgrid[:32, :32]
+    theirs = map_coordinates(
+        x[0, 0].numpy(), [rows + field[0, 1].numpy(), columns + field[0, 0].numpy()], order=1, mode="reflect"
+    )
+    assert np.allclose(displaced(x, field)[0, 0].numpy(), theirs, atol=1e-9)
+    theirs = gaussian_filter(field.numpy(), (0, 0, 6.4, 6.4), mode="reflect", truncate=3)
+    assert np.allclose(smooth(field, 6.4).numpy(), theirs, atol=1e-9)
+
+
+def test_an_elastic_transform_keeps_what_is_flat_and_moves_a_point_by_no_more_than_its_constants() -> None:
+    assert torch.allclose(corrupted("elastic_transform", 5, grey(0.3)), grey(0.3), atol=1e-6)
+    x = torch.zeros(20, 1, 32, 32)
+    x[:, 0, 15:18, 15:18] = 1
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    moved = corrupted("elastic_transform", 1, x)[:, 0]
+    for places in (rows, columns):
+        centre = (moved * places).sum((1, 2)) / moved.sum((1, 2))
+        assert (centre - 16).abs().max() <= 2.56 + 0.5  # (16, 16) is an affine mean of the three points
+        assert (centre - 16).abs().max() > 0.5
+
+
+def test_mud_covers_and_water_lightens_as_the_formula_says() -> None:
+    x, seeds = torch.cat([X, X]).double(), torch.arange(4)
+    noise = normal(seeds, (1, 32, 32), torch.float64).numpy()
+    for severity, (mean, deviation, sigma, least, last) in (
+        (2, (0.65, 0.1, 0.8, 0.7, 0.5)),
+        (5, (0.65, 0.1, 0.5, 0.68, 0.6)),
+    ):
+        liquid = gaussian_filter(mean + deviation * noise, (0, 0, sigma, sigma), mode="nearest")
+        wet = liquid >= least
+        found = Spatter(Quantity(severity)).corrupt(x, Spatter.levels[severity - 1], seeds).numpy()
+        for n in range(4):
+            if severity == 2:
+                light = 0.5 * np.where(wet[n, 0], liquid[n, 0], 0) / (liquid[n, 0] * wet[n, 0]).max()
+                expected = x[n].numpy() + light * (np.array([175, 238, 238]) / 255)[:, None, None]
+            else:
+                mud = gaussian_filter(wet[n, 0].astype(float), last, mode="nearest")
+                mud[mud < 0.8] = 0
+                expected = x[n].numpy() * (1 - mud) + mud * (np.array([63, 42, 20]) / 255)[:, None, None]
+            assert np.allclose(found[n], expected, atol=1e-9)
+        assert 0.02 < wet.mean() < 0.5
+    dry = Spatter(Quantity(1)).corrupt(x[:, :1], (0.1, 0.001, 0.7, 0.7, 0.5, False), seeds)
+    assert torch.equal(dry, x[:, :1])
