@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from harness.suite.nested import InnerAttack, InnerDefense
     from harness.suite.plan import load_suite
     from harness.target import Target
-    from harness.threat import L1, L2, Flow, Linf
+    from harness.threat import L0, L1, L2, Flow, Linf
     from harness.weights.checkpoint import Checkpoint
 
 __version__ = "0.2.0"
@@ -44,11 +44,12 @@ _PLACES = {
     "harness.suite.nested": ("InnerAttack", "InnerDefense"),
     "harness.suite.plan": ("load_suite",),
     "harness.target": ("Target",),
-    "harness.threat": ("L1", "L2", "Flow", "Linf"),
+    "harness.threat": ("L0", "L1", "L2", "Flow", "Linf"),
     "harness.weights.checkpoint": ("Checkpoint",),
 }
 
 __all__ = [
+    "L0",
     "L1",
     "L2",
     "Adversarial",

@@ -1,6 +1,7 @@
 """Threat models: what an attacker may do to an image, how much of the budget an image uses, and projection onto it.
 
 Linf(eps):   max |x' - x| <= eps      L2(eps):   ||x' - x||_2 <= eps      L1(eps):   sum |x' - x| <= eps
+L0(eps):     the number of values with x' != x is at most eps; a pixel of a colour image has three
              all with x' in [0, 1]
 Flow(bound): x' = warp(x, f), |f| <= bound per component, f in units of half the image width (StAdv)
 
@@ -216,6 +217,40 @@ class L1(Pixels):
 
 
 @dataclass(frozen=True)
+class L0(ThreatModel):
+    """At most eps values of the image change, by any amount: |{i: x'_i != x_i}| <= eps.
+
+    Values are counted, as in the other norms, and not positions: a pixel of a colour image that changes in all of its
+    channels counts three times. No tolerance is allowed for: a value that differs in its last bit has changed.
+
+    Args:
+        eps: how many values, a whole number such as 10.
+
+    Source:
+        sigma-zero, Cinà et al., 2025 (arXiv:2402.01879), Sec. 2. Sparse-RS (arXiv:2006.12834) counts positions.
+
+    Example:
+        >>> x = torch.zeros(1, 1, 1, 3)
+        >>> found = L0(Quantity(2)).project(x, torch.tensor([0.5, 0.25, 3.0]).view(1, 1, 1, 3))
+        >>> found.flatten().tolist(), L0(Quantity(2)).size(x, found).item()
+        ([0.5, 0.0, 1.0], 2.0)
+    """
+
+    name: ClassVar[str] = "L0"
+
+    def size(self, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
+        return (x_adv != x).flatten(1).sum(1).to(x.dtype)
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The image nearest to x_adv (in L2) within the budget: it keeps the largest changes. Both (N, C, H, W)."""
+        clipped = x_adv.clamp(0, 1)
+        change = (clipped - x).abs().flatten(1)
+        largest = change.topk(min(int(self.eps), change.shape[1]), dim=1).indices
+        kept = torch.zeros_like(change, dtype=torch.bool).scatter(1, largest, True).view_as(x)
+        return clipped.where(kept, x)
+
+
+@dataclass(frozen=True)
 class Flow(ThreatModel):
     """Bounded spatial flow: every pixel is sampled from a nearby position.
 
@@ -251,6 +286,7 @@ class Flow(ThreatModel):
 
 
 NORMS: dict[str, type[Pixels]] = {"Linf": Linf, "L2": L2, "L1": L1}
+"""The balls that a gradient step can be taken in: L0 is none of them."""
 
 
 def identity_grid(flow: Tensor) -> Tensor:

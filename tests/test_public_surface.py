@@ -11,7 +11,7 @@ import harness
 
 PUBLIC = {
     *("Attack", "Defense", "Target", "Adversarial", "Cost"),
-    *("Linf", "L2", "L1", "Flow", "Quantity"),
+    *("Linf", "L2", "L1", "L0", "Flow", "Quantity"),
     *("Checkpoint", "InnerDefense", "InnerAttack", "Callback", "UserError", "Results"),
     *("evaluate", "load_suite", "run", "load_results", "summarise", "report", "compare", "verify", "diagnose"),
 }

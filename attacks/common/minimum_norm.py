@@ -20,7 +20,7 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.target import Step, Target
-from harness.threat import TOLERANCE, Pixels
+from harness.threat import TOLERANCE, ThreatModel
 
 
 class MinimumNormAttack(Attack):
@@ -38,10 +38,10 @@ class MinimumNormAttack(Attack):
         ValueError: a count is invalid.
     """
 
-    threat: Pixels
+    threat: ThreatModel
     nearest: ClassVar[bool] = True
 
-    def __init__(self, threat: Pixels, *, steps: int, loss: LossName, gradient: Gradient, eot: int) -> None:
+    def __init__(self, threat: ThreatModel, *, steps: int, loss: LossName, gradient: Gradient, eot: int) -> None:
         super().__init__(gradient=gradient, eot=eot)
         if steps < 1:
             raise ValueError(f"steps is {steps}; it must be at least 1")
@@ -89,13 +89,13 @@ class Nearest:
 
     x: Tensor
     y: Tensor
-    threat: Pixels
+    threat: ThreatModel
     images: Tensor
     distance: Tensor
     alive: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, threat: Pixels) -> Nearest:
+    def of(cls, x: Tensor, y: Tensor, threat: ThreatModel) -> Nearest:
         never = torch.full_like(y, torch.inf, dtype=x.dtype)
         return cls(x, y, threat, x.clone(), never, torch.zeros_like(y, dtype=torch.bool))
 

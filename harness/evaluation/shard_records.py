@@ -11,7 +11,7 @@ from harness.evaluation.task import AttackResult, ShardTask
 from harness.predict import Predictions
 from harness.quantity import Quantity
 from harness.results.record import Record, verdict_of
-from harness.threat import L1, L2, TOLERANCE, Flow, Linf
+from harness.threat import L0, L1, L2, TOLERANCE, Flow, Linf
 
 CHANGED = "answers on the same image differ, though the defense says that it is deterministic"
 """Record flag of an image that the attack left as it was, and the defense did not answer as before."""
@@ -33,6 +33,7 @@ def shard_records(
     flow = result.parameters if moves_pixels else None
     linf, l2, l1 = (norm(Quantity(0)).size(x, result.x_adv).tolist() for norm in (Linf, L2, L1))
     flows = [None] * len(x) if flow is None else flow.abs().flatten(1).amax(1).tolist()
+    counts = L0(Quantity(0)).size(x, result.x_adv).tolist()
     attack_seeds = task.seeds.search(task.images.index).tolist()
     changed = _changed(task, result, predictions).tolist()
     records = []
@@ -66,6 +67,7 @@ def shard_records(
                     *([CHANGED] if changed[row] else []),
                 ],
                 error=error,
+                l0=counts[row] if task.attack.threat.name == L0.name else None,
             )
         )
     return records

@@ -40,6 +40,7 @@ class Record:
         seed: seed of the image's randomness in the attack.
         flags: remarks of the harness or of the attack.
         error: the failure in one line, for verdict "error".
+        l0: how many values changed; None unless the threat model counts them.
     """
 
     index: int
@@ -60,6 +61,7 @@ class Record:
     seed: int
     flags: list[str] = field(default_factory=list)
     error: str | None = None
+    l0: float | None = None
 
 
 SCHEMA = pa.schema(
@@ -82,8 +84,13 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("flags", pa.list_(pa.string())),
         ("error", pa.string()),
+        ("l0", pa.float32()),
     ]
 )
+
+LATER = ("l0",)
+"""Columns that earlier versions do not know. A file has one only where it says something, and hashes leave it out where
+it does not, so that all other files are as they were."""
 
 
 def vote(votes: Sequence[int]) -> int:

@@ -20,9 +20,9 @@ import safetensors
 from numpy.typing import NDArray
 
 from harness.guard.untrusted import Unreadable, opened, parse_json
-from harness.results.columns import digest_of
+from harness.results.columns import digest_of, silent_in
 from harness.results.parquet_pages import Column, columns
-from harness.results.record import SCHEMA
+from harness.results.record import LATER, SCHEMA
 from harness.suite.limits import MOST_CLASSES, MOST_FLAGS, MOST_VALUES
 
 if TYPE_CHECKING:
@@ -35,7 +35,13 @@ MOST_TEXT = 1 << 24
 """The largest total size in bytes of all texts in a records file."""
 
 TEXTS = ("verdict", "flags", "error")
-PATHS = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in SCHEMA]
+
+
+def _paths(schema: pa.Schema) -> list[str]:
+    return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
+
+
+PATHS = _paths(SCHEMA)
 """The paths of the columns in Parquet."""
 
 CHANNELS, LARGEST_SIDE = (1, 3), 4096
@@ -48,7 +54,8 @@ def encode(table: pa.Table, facts: dict[str, str]) -> bytes:
     """Encodes records, a table of `SCHEMA`, as a file whose metadata has these facts and the hash of the records."""
     metadata = {**facts, "columns_sha256": digest_of(table)}
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(cast(dict[bytes | str, bytes | str], metadata)), sink)
+    written = table.drop_columns(silent_in(table))
+    pq.write_table(written.replace_schema_metadata(cast(dict[bytes | str, bytes | str], metadata)), sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -57,7 +64,8 @@ def rows_digest_of(rows: list[dict[str, Any]]) -> str:
 
     It takes a hundred times as long as the other.
     """
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    known = [{name: value for name, value in row.items() if name not in LATER or value is not None} for row in rows]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 class RecordsFile:
@@ -90,7 +98,8 @@ class RecordsFile:
         if footer.num_rows != rows:
             raise ValueError(f"{footer.num_rows} records for {rows} images")
         paths = [footer.schema.column(place).path for place in range(min(footer.num_columns, len(PATHS) + 1))]
-        if paths != PATHS or _understood(footer.schema.to_arrow_schema).remove_metadata() != SCHEMA:
+        known = pa.schema([field for field in SCHEMA if field.name not in LATER or field.name in paths])
+        if paths != _paths(known) or _understood(footer.schema.to_arrow_schema).remove_metadata() != known:
             raise ValueError("its columns are not those of records")
         chunks = columns(self._data, footer)
         most = rows * max(votes, MOST_FLAGS)
@@ -108,6 +117,9 @@ class RecordsFile:
     def _read(self) -> pa.Table:
         table = self._file.read(use_threads=False)
         table.validate(full=True)
+        for name in LATER:
+            if name not in table.column_names:
+                table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
         return table.replace_schema_metadata(None)
 
 

@@ -14,7 +14,7 @@ from harness.quantity import Quantity
 from harness.results.manifest import CellFacts
 from harness.results.record import Record, verdict_of
 from harness.results.shard_files import Shapes
-from harness.threat import NORMS, TOLERANCE, Flow, ThreatModel
+from harness.threat import L0, NORMS, TOLERANCE, Flow, ThreatModel
 from harness.threats import CORRUPTIONS, PARAMETRIC
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
@@ -24,7 +24,7 @@ RELATIVE, ABSOLUTE = 1e-5, 1e-6
 def threat_of(facts: CellFacts) -> ThreatModel | None:
     """The budget that a manifest writes as `Linf 8/255`; None for a threat model that is not the harness's own."""
     name, _, eps = facts.threat.partition(" ")
-    models: dict[str, type[ThreatModel]] = {**NORMS, Flow.name: Flow, **PARAMETRIC, **CORRUPTIONS}
+    models: dict[str, type[ThreatModel]] = {**NORMS, L0.name: L0, Flow.name: Flow, **PARAMETRIC, **CORRUPTIONS}
     try:
         return models[name](Quantity(eps))
     except (KeyError, ValueError):
@@ -65,6 +65,8 @@ def faults(
     measured: dict[str, list[Any]] = {
         name.lower(): norm(Quantity(0)).size(clean.x, x_adv).tolist() for name, norm in NORMS.items()
     }
+    counts = isinstance(threat, L0)
+    measured["l0"] = threat.size(clean.x, x_adv).tolist() if counts else [None] * len(clean)
     measured["flow"] = [None] * len(clean) if flow is None else flow.abs().flatten(1).amax(1).tolist()
     parameters = tensors.get(threat.evidence)
     sizes = threat.size(clean.x, x_adv, parameters).tolist()

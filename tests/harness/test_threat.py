@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
-from harness.threat import L1, L2, TOLERANCE, WARP_TOLERANCE, Flow, Linf, Pixels, warp
+from harness.threat import L0, L1, L2, TOLERANCE, WARP_TOLERANCE, Flow, Linf, Pixels, warp
 
 BALLS = [Linf, L2, L1]
 SHAPE = (3, 2, 5, 4)
@@ -179,3 +179,27 @@ def test_an_l2_ball_without_the_box_shrinks_only_what_lies_outside_along_its_ray
     assert torch.allclose(shrunk, expected, atol=1e-5)
     assert shrunk.amin() < 0 or shrunk.amax() > 1
     assert torch.equal(threat.project(x, expected * 3), threat.shrink(x, (expected * 3).clamp(0, 1)))
+
+
+@pytest.mark.parametrize("eps", [0, 1, 7, 100])
+def test_no_image_with_as_few_changes_is_nearer_than_the_l0_projection(eps: int) -> None:
+    """Of all sets of eps values, the one whose changes are the largest leaves the least behind: tried by brute force
+    on the squares, sorted."""
+    threat, x = L0(Quantity(eps)), images(3)
+    u = x + normal(torch.arange(SHAPE[0]), SHAPE[1:])
+    found = threat.project(x, u)
+    assert threat.violation(x, found).max() == 0 and threat.project(x, found).equal(found)
+    left = (u.clamp(0, 1) - found).flatten(1).square().sum(1)
+    squares = (u.clamp(0, 1) - x).flatten(1).square().sort(1).values
+    assert torch.allclose(left, squares[:, : max(0, squares.shape[1] - eps)].sum(1), atol=1e-5)
+
+
+def test_l0_counts_a_value_that_differs_in_its_last_bit() -> None:
+    x = images(0).clamp(0.1, 0.9)
+    moved = x.clone()
+    moved[0, 1, 2, 3] = torch.nextafter(x[0, 1, 2, 3], torch.tensor(1.0))
+    moved[1, :, 2, 3] = 1.0  # one position of two channels
+    assert L0(Quantity(1)).size(x, moved).tolist() == [1.0, 2.0, 0.0]
+    assert L0(Quantity(1)).violation(x, moved).tolist() == [0.0, 1.0, 0.0]
+    moved[2, 0, 0, 0] = torch.nan
+    assert L0(Quantity(1)).violation(x, moved)[2] == torch.inf

@@ -36,6 +36,16 @@ attacks:
   stadv: {bound: 0.1, steps: 2}
 """
 
+COUNTED = """
+suite: counted
+dataset: {name: digits, first: 4}
+protocol: {shard: 4}
+defenses:
+  plain: {type: "./fakes.py:NearestMean"}
+attacks:
+  sparse: {type: sigma_zero, eps: 20, steps: 20}
+"""
+
 FILES = """
 suite: files
 dataset: {name: npz, path: own.npz, first: 4}

@@ -181,6 +181,8 @@ def _facts(record: dict[str, Any], where: list[str]) -> Iterator[list[str]]:
     sizes = [f"Linf {record['linf']:.4g}", f"L2 {record['l2']:.4g}", f"L1 {record['l1']:.4g}"]
     if record["flow"] is not None and record["flow"] == record["flow"]:
         sizes.append(f"Flow {record['flow']:.4g}")
+    if record["l0"] is not None and record["l0"] == record["l0"]:
+        sizes.append(f"L0 {record['l0']:.4g}")
     yield ["Distance", ", ".join(sizes)]
     if record["violation"] > TOLERANCE:
         yield ["Beyond the budget", f"{record['violation']:.3g}"]

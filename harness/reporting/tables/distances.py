@@ -17,9 +17,9 @@ from harness.reporting.tables.outcomes import robust_successes
 from harness.reporting.tables.table import Table
 
 POINTS = 8
-"""Equal parts of eps, at whose ends the accuracy is given."""
+"""Equal parts of eps, at whose ends the accuracy is given; in L0, which counts, at the whole numbers below."""
 
-DISTANCES = ("linf", "l2", "l1")
+DISTANCES = ("linf", "l2", "l1", "l0")
 """The distances of a record, by the name of the norm in small letters."""
 
 
@@ -44,6 +44,8 @@ def distances(table: Table) -> Iterator[Distances]:
                 records = entry.pairing.columns
                 robust, distance = robust_successes(records, table.rule), records.numbers(norm.lower())
                 radii = [float(Quantity(eps)) * k / POINTS for k in range(POINTS + 1)]
+                if norm == "L0":
+                    radii = sorted({float(int(radius)) for radius in radii})
                 still = [np.where((robust == 0) & (distance > radius + TOLERANCE), 1.0, robust) for radius in radii]
                 points = tuple((radius, accuracy(each)) for radius, each in zip(radii, still, strict=True))
                 yield Distances(row.label, column.label, norm, points)

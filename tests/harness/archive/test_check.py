@@ -22,7 +22,7 @@ from harness.reporting.tables.table import summarise
 from harness.results.load import read_run
 from harness.results.record import Record
 from helpers.archives import CHECKER, check, content, packed, relisted, unpacked
-from helpers.verified import FLOWS, Tensors, finish, forge
+from helpers.verified import COUNTED, FLOWS, Tensors, finish, forge
 from tests.harness.reporting.conftest import Maker, record
 
 WITHOUT = """
@@ -160,6 +160,19 @@ def test_what_it_cannot_check_of_a_threat_that_moves_pixels_is_said(
     packed(archive, relisted(smaller))
     assert check(unpacked(archive, tmp_path / "smaller"), monkeypatch) == 1
     assert "outside the budget Flow 0.01" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_it_counts_the_values_that_changed_in_an_image(
+    tmp_path: Path, small_suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = export_run(finish(small_suite, COUNTED), tmp_path / "counted.zip").path
+    assert check(unpacked(archive, tmp_path / "counted"), monkeypatch) == 0, capsys.readouterr().out
+    smaller = content(archive)
+    smaller["run.json"] = smaller["run.json"].replace(b'"L0 20"', b'"L0 1"')
+    packed(archive, relisted(smaller))
+    assert check(unpacked(archive, tmp_path / "smaller"), monkeypatch) == 1
+    assert "outside the budget L0 1, or outside [0, 1]" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from attacks.lagrange import Lagrange
 from attacks.noise import Noise
 from attacks.parametric import Parametric
 from attacks.pgd import PGD
+from attacks.sigma_zero import SigmaZero
 from attacks.stadv import StAdv
 from attacks.transfer import Transfer
 from attacks.worst_of import WorstOf
@@ -119,6 +120,7 @@ OWN: dict[str, tuple[Callable[[], Attack], list[Defense]]] = {
     "lagrange": (partial(Lagrange, **LINF, steps=4, loss="ce", gradient="exact", draws=3), [Rows(), Rows(0.3)]),
     "stadv": (partial(StAdv, steps=4), [Rows(), Rows(0.3)]),
     "fmn": (partial(FMN, **LINF, steps=4), [Rows()]),
+    "sigma_zero": (partial(SigmaZero, Quantity(20), steps=4), [Rows()]),
     "ddn": (partial(DDN, Quantity("0.5"), steps=4), [Rows()]),
     "parametric": (partial(Parametric, "Fog", Quantity(1), steps=3, restarts=2), [Rows(), Rows(0.3)]),
     "corruption": (partial(Corruption, "gaussian_noise", 3, tries=2), [Rows(), Rows(0.3)]),

@@ -29,3 +29,12 @@ def test_accuracy_falls_where_the_nearest_images_are(maker: Any, rec: Callable[.
     assert "Accuracy by L2 distance" in str(report(root, "md"))
     (chart,) = [chart for chart in charts(summarise(read_run(root))) if chart.kind == "distance"]
     assert chart.lines[0].label == "plain, near" and len(chart.lines[0].dots) == 9
+
+
+def test_radii_that_count_values_are_whole_numbers(maker: Any, rec: Callable[..., Record]) -> None:
+    counts = [0.0, 1.0, 3.0, 0.0]
+    records = [rec(at, clean, adv, l0=counts[at]) for at, (clean, adv) in enumerate(["ww", "rw", "rw", "rr"])]
+    maker.cell("plain", "near", records, threat="L0 4", nearest=True)
+    (found,) = distances(summarise(read_run(maker.finish())))
+    values = {radius: estimate.value for radius, estimate in found.points}
+    assert found.norm == "L0" and values == {0.0: 0.75, 1.0: 0.5, 2.0: 0.5, 3.0: 0.25, 4.0: 0.25}

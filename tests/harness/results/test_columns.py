@@ -46,6 +46,7 @@ RECORDS = st.lists(
         seconds=SIZE,
         seed=st.integers(-(2**63), 2**63 - 1),
         flags=st.lists(TEXT, max_size=2),
+        l0=st.none() | SIZE,
     ),
     max_size=6,
 )
@@ -125,6 +126,7 @@ CHANGES: dict[str, Any] = {
     "seed": 8,
     "flags": ["a", "flag"],
     "error": "",
+    "l0": 3.0,
 }
 
 
@@ -164,6 +166,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"linf": math.nan}, "a record has the linf nan"),
     ({"l2": math.inf}, "a record has the l2 inf"),
     ({"flow": -1.0}, "a record has the flow -1.0"),
+    ({"l0": -1.0}, "a record has the l0 -1.0"),
     ({"violation": math.nan}, "a record has the violation nan"),
     ({"flags": [None]}, "a record has missing flags or too many of them"),
     ({"flags": ["x"] * 101}, "a record has missing flags or too many of them"),
@@ -180,6 +183,7 @@ def test_a_value_that_no_run_writes_is_found_among_valid_ones(change: dict[str, 
     "change",
     [
         {"flow": 0.5},
+        {"l0": 5.0},
         {"violation": math.inf},
         {"forwards": 2**63 - 1},
         {"verdict": "error", "error": "why"},

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.results.record import SCHEMA_VERSION, Record
+from harness.results.record import LATER, SCHEMA, SCHEMA_VERSION, Record
 from harness.results.store import CellStore, Damaged, Stale, Store, shard_ranges
 
 pytestmark = pytest.mark.slow
@@ -54,6 +54,7 @@ RECORDS = st.builds(
     seconds=SIZE,
     seed=st.integers(-(2**63), 2**63 - 1),
     flags=st.lists(TEXT, max_size=2),
+    l0=st.none() | SIZE,
 )
 ON_ONE_FOLDER = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -92,6 +93,16 @@ def test_records_come_back_as_they_were(tmp_path: Path, records: list[Record]) -
     cell = Store(tmp_path).cell("d", "a", "key")
     cell.write(0, len(records), records, {"images": torch.zeros(len(records), 1, 4, 4)})
     assert repr(cell.read(0, len(records))) == repr(records)  # repr: NaN differs from itself
+
+
+def test_a_file_has_the_columns_that_earlier_versions_do_not_know_only_where_they_say_something(cell: CellStore) -> None:
+    """So that results without them are byte for byte what an earlier version writes, and can read."""
+    known = pq.read_schema(cell.folder / "00000-00002.parquet").names
+    assert set(SCHEMA.names) - set(known) == set(LATER)
+    counted = [dataclasses.replace(make(0), l0=3.0), make(1)]
+    cell.write(0, 2, counted, images())
+    assert pq.read_schema(cell.folder / "00000-00002.parquet").names == SCHEMA.names
+    assert cell.read(0, 2) == counted and cell.read(2, 4) == [make(2), make(3)]
 
 
 @given(

@@ -11,7 +11,7 @@ import torch
 
 from harness import datasets
 from harness.results.record import Record
-from helpers.verified import FLOWS, Forge, Tensors, finish, forge, pushed, reports
+from helpers.verified import COUNTED, FLOWS, Forge, Tensors, finish, forge, pushed, reports
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +125,23 @@ def test_a_dishonest_flow_is_found(small_suite: Path) -> None:
     forge(out, halved, "plain/stadv")
     report = reports(out)["plain/stadv"]
     assert report.within < 4 and "image 0: the adversarial image is not the warp of its flow" in report.problems
+
+
+L0 = {
+    "all pixels changed": (pushed_and_measured, "image 1: out of budget: L0 64, where 20 is allowed"),
+    "count edited": (one(l0=21.0), "image 1: the record says l0 21, its image has "),
+    "count left out": (one(l0=None), "image 1: the record says l0 nothing, its image has "),
+}
+
+
+@pytest.mark.parametrize("forgery", L0)
+def test_a_dishonest_count_of_changed_values_is_found(small_suite: Path, forgery: str) -> None:
+    change, told = L0[forgery]
+    out = finish(small_suite, COUNTED)
+    assert reports(out)["plain/sparse"].outcome == "holds"
+    forge(out, change, "plain/sparse")
+    problems = reports(out)["plain/sparse"].problems
+    assert any(problem.startswith(told) for problem in problems), problems
 
 
 def test_damage_without_forged_hashes_is_found(small_suite: Path) -> None:
