@@ -105,6 +105,9 @@ class FixedNoise(Defense):
     def purify_with_surrogate(self, x: Tensor, surrogate: SignSurrogate) -> Tensor:
         return self.classifier.purify_with_surrogate(x, surrogate)
 
+    def coarser(self, steps: int) -> Defense:
+        return self.sharing(classifier=self.classifier.coarser(steps))
+
     def logit_scale(self, x: Tensor) -> float:
         return self.classifier.logit_scale(x)
 

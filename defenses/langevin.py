@@ -13,6 +13,7 @@ The gradient of `purify` is exact, and contains the second derivative of the ene
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +23,7 @@ from defenses.diffusion.step_gradient import State, stepwise
 from defenses.jem import JEM
 from defenses.purification.inner_gradient import inner_gradient
 from defenses.purification.purifier import Noise, Purifier, at_least_one
+from harness.defense import Defense
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.suite.nested import InnerDefense
@@ -89,6 +91,11 @@ class Langevin(Purifier):
 
     def evaluations(self) -> float:
         return GRADIENT_COST * self.steps
+
+    def coarser(self, steps: int) -> Defense:
+        """Fewer steps of the same dynamics: each as long as several, with the noise of all of them."""
+        count = min(steps, self.steps)
+        return self.sharing(steps=count, step_size=self.step_size * math.sqrt(self.steps / count))
 
     def _energy(self, x: Tensor) -> Tensor:
         """E of images in [-1, 1], (N,)."""

@@ -28,10 +28,12 @@ from torch import Tensor
 
 from defenses.diffusion.build import without_class
 from defenses.diffusion.denoiser import adapted
+from defenses.diffusion.reverse import thinned
 from defenses.diffusion.runge_kutta import TABLEAUS, solve
 from defenses.diffusion.schedule import ContinuousVP
 from defenses.diffusion.step_gradient import State
 from defenses.purification.purifier import FORWARD, Noise, Purifier, at_least_one
+from harness.defense import Defense
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.randomness import fold
@@ -107,6 +109,10 @@ class RectifiedFlow(Purifier):
 
     def evaluations(self) -> float:
         return self.rounds * (len(self.shares) - 1) * len(TABLEAUS[self.solver].weights)
+
+    def coarser(self, steps: int) -> Defense:
+        """The same flow in fewer, longer steps."""
+        return self.sharing(shares=thinned(self.shares, steps))
 
     def _slope(self, s: float, z: Tensor) -> State:
         return (self.velocity(z, s),)

@@ -121,6 +121,9 @@ class Attack(ABC):
     `is_independent`. It counts only where the class itself says it, and not for classes that extend it."""
     caps: ClassVar[Mapping[str, int]] = CAPS
     """Upper limits, in `harness run --smoke`, of the arguments that decide how long the attack takes."""
+    added: ClassVar[Mapping[str, Any]] = {}
+    """Arguments that came after results had been stored, with the values at which all is as it was before. At these
+    they are left out of the identity of a result, so that earlier results keep their keys."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Methods that the attack needs from a defense beyond those of `Defense`, such as "energy"."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from harness.config.caps import CAPS, capped
 from harness.randomness import Seeds, derive, fenced, fold, sum_of, worked_out
@@ -118,6 +120,26 @@ class Defense(nn.Module):
     def purify_with_surrogate(self, x: Tensor, surrogate: SignSurrogate) -> Tensor:
         """`purify` to the bit, with a surrogate for the derivative of the sign that it takes."""
         raise TypeError(f"{type(self).__name__} has no purify_with_surrogate(x, {surrogate!r})")
+
+    def coarser(self, steps: int) -> Defense:
+        """This defense with at most `steps` steps of its purification, which are longer: a surrogate for attacks.
+
+        An attack differentiates it in place of the defense, at a fraction of the cost; no verdict rests on it. It
+        shares its networks with the defense. Purifiers that go a way of many steps define it.
+
+        Source:
+            The surrogate process of Lee and Kim, 2023 (arXiv:2303.09051), Sec. 4.
+        """
+        raise TypeError(f"{type(self).__name__} has no coarser(steps)")
+
+    def sharing(self, **changes: Any) -> Self:
+        """A copy that shares all networks, in which these attributes are others; this defense stays as it is."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other._call, other._parts = OUTSIDE, None
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.purify(x))

@@ -88,6 +88,7 @@ class Target(nn.Module):
         self.met = NonFinite(len(x), x.device)
         self._looks: Looks | None = None
         self._journal, self._copies = journal, 0
+        self._portion = 1.0  # of a pass that a query counts as
         if journal:
             journal.learn(defense)
         self._counted = torch.arange(len(x), device=x.device)  # counts stay on the device: reading them would wait
@@ -142,9 +143,11 @@ class Target(nn.Module):
         """Returns the same target, counted together with this one, that asks another defense.
 
         Args:
-            defense: a defense that computes the same function, such as a faster copy of this target's own.
+            defense: a defense that computes the same function, such as a faster copy of this target's own; or a
+                surrogate, see `Defense.coarser`. A pass through it counts as the fraction that its `cost` is.
         """
         other = copy.copy(self)
+        other._portion = self._portion * defense.cost() / self.defense.cost()
         other._modules = {**self._modules, "defense": defense}
         other._copies += 1
         if self._journal:
@@ -283,7 +286,9 @@ class Target(nn.Module):
 
     def _share(self, narrowing: Narrowing | None) -> float:
         """The fraction of a whole pass that a query counts as, by its number of network evaluations."""
-        return 1.0 if narrowing is None else self.defense.narrowed_cost(narrowing) / self.defense.cost()
+        if narrowing is None:
+            return self._portion
+        return self._portion * self.defense.narrowed_cost(narrowing) / self.defense.cost()
 
     def _perturbed(self, x: Tensor, rows: Tensor) -> Tensor:
         """Which of x (M, C, H, W) differ from the clean images `rows`: (M,) bool."""

@@ -144,8 +144,8 @@ class GradientAttack(Attack):
             aim = None if aims is None else aims[:, tried.rival % aims.shape[1]]
             start = self._start(x[rows], fold(target.seeds[rows], _START, tried.start))
             loss = self.objective(target.defense, x, y, aim)
-            real, every = stops and self.gradient == "blind", self.loss in EVERY_CLASS
-            objective = Objective(target, loss, tried.energy, real, every)
+            real, every = stops and self.looks_elsewhere(), self.loss in EVERY_CLASS
+            objective = self.objective_at(target, Objective(target, loss, tried.energy, real, every), y)
             self.run_restart(best, x, start, rows, objective, stops)
         remarks = best.remarks()
         return Adversarial(best.images, remarks=remarks) if any(remarks) else best.images
@@ -157,7 +157,7 @@ class GradientAttack(Attack):
         forwards += backwards
         for tried in self.restart_plan():
             gradients = self.eot * self.steps * (2 if tried.energy else 1)
-            checks = self.steps if self.gradient == "blind" and self.early_stop else 0
+            checks = self.steps if self.looks_elsewhere() and self.early_stop else 0
             forwards, backwards = forwards + gradients + self.eot + checks, backwards + gradients
         return Cost(forwards, backwards)
 
@@ -170,6 +170,14 @@ class GradientAttack(Attack):
     def describe(self) -> str:
         restarts = f", {self.restarts} restarts" if self.restarts > 1 else ""
         return f"{super().describe()}, {self.steps} steps{restarts}, {self.loss} loss"
+
+    def looks_elsewhere(self) -> bool:
+        """Whether the view that is differentiated has other logits than the defense, which must then be asked too."""
+        return self.gradient == "blind"
+
+    def objective_at(self, target: Target, plain: Objective, y: Tensor) -> Objective:
+        """How a restart gets losses and gradients; `plain` unless overridden. y: labels of the target's images, (N,)."""
+        return plain
 
     def _aims(self, target: Target, x: Tensor, y: Tensor) -> Tensor | None:
         """Of a targeted loss, the classes that it aims at in order, (N, K - 1)."""

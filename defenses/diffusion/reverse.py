@@ -25,11 +25,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from defenses.diffusion.denoiser import Denoiser, score
 from defenses.diffusion.schedule import ContinuousVP, Process, Schedule
@@ -44,6 +45,8 @@ WHOLE = 1e-6
 
 Variance = Literal["beta", "posterior"]
 
+Time = TypeVar("Time", int, float)
+
 Draw = Callable[[int], Tensor]
 """Standard normal noise of step i, in the shape of the images; every call with the same i returns the same noise."""
 
@@ -52,6 +55,7 @@ class Sampler(ABC):
     """A reverse diffusion in `len(sampler)` steps. Images x are (N, C, H, W), the clean ones in [-1, 1]."""
 
     process: Process
+    times: Sequence[float]
 
     @abstractmethod
     def __len__(self) -> int:
@@ -64,6 +68,10 @@ class Sampler(ABC):
     @abstractmethod
     def step(self, i: int, x: Tensor, draw: Draw) -> Tensor:
         """x_{i+1} from x = x_i."""
+
+    def coarser(self, steps: int) -> Self:
+        """The same sampler at some of its times, from the first to the last: at most so many steps."""
+        return replace(self, times=thinned(self.times, steps))  # type: ignore[type-var]  # subclasses are dataclasses
 
     def noised(self, x: Tensor, eps: Tensor) -> Tensor:
         """x(t*) = sqrt(alpha) x + sigma eps, where the reverse diffusion starts."""
@@ -288,6 +296,17 @@ def spread_times(t_star: float, steps: int, last: int) -> list[int]:
     if not 1 <= steps <= start:
         raise UserError(f"steps is {steps}", remedy=f"From t_star = {t_star} it can be 1 to {start}")
     return [round(start * (steps - i) / steps) for i in range(steps + 1)]
+
+
+def thinned(times: Sequence[Time], steps: int) -> list[Time]:
+    """The first and the last of the times and, about evenly between them, as many as give so many steps, or fewer.
+
+    Example:
+        >>> thinned([100, 80, 60, 40, 20, 0], 2), thinned([100, 0], 5)
+        ([100, 60, 0], [100, 0])
+    """
+    count = min(steps, len(times) - 1)
+    return [times[round(i * (len(times) - 1) / count)] for i in range(count + 1)]
 
 
 def _check(t_star: float, dt: float, end: float) -> None:

@@ -144,6 +144,10 @@ class SamplerPurifier(Purifier):
     def evaluations(self) -> float:
         return self.rounds * len(self.sampler)
 
+    def coarser(self, steps: int) -> Defense:
+        """The same noise, taken away in fewer, longer steps: some of the sampler's own times."""
+        return self.sharing(sampler=self.sampler.coarser(steps))
+
     def draws(self, x: Tensor, seeds: Tensor) -> list[Noise]:
         """The noise of each round."""
         return [Noise(fold(seeds, number), x) for number in range(self.rounds)]

@@ -83,7 +83,7 @@ class Identities:
         return self.of(component).key
 
     def _compute(self, component: Component) -> Identity:
-        counted = {name: value for name, value in component.arguments.items() if name not in _knobs(component)}
+        counted = {name: value for name, value in component.arguments.items() if _counts(component, name, value)}
         resolved = component.resolved()
         arguments = {name: self._claim(value, resolved[name]) for name, value in counted.items()}
         claims: dict[str, Any] = {"code": _code(component), "arguments": arguments}
@@ -172,6 +172,12 @@ class RunSetting:
 
 def _knobs(component: Component) -> tuple[str, ...]:
     return getattr(component.cls, "memory_knobs", ())
+
+
+def _counts(component: Component, name: str, value: Any) -> bool:
+    """Whether an argument is part of the identity: memory knobs are not, nor additions that change nothing."""
+    added = getattr(component.cls, "added", {})
+    return name not in _knobs(component) and not (name in added and value == added[name])
 
 
 def _code(component: Component) -> dict[str, Any]:
