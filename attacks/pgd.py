@@ -121,9 +121,7 @@ class PGD(GradientAttack):
         sizes = [self.step_size * SCHEDULES[self.schedule](i / self.steps) for i in range(self.steps)]
         if self.low_frequency is not None and self.random_start:
             start = self.threat.project(x[rows], x[rows] + low_pass(start - x[rows], self.low_frequency))
-        pgd_steps(
-            best, x, start, rows, objective, self.threat, sizes, self.momentum, stops, lowest=self.low_frequency
-        )
+        pgd_steps(best, x, start, rows, objective, self.threat, sizes, self.momentum, stops, lowest=self.low_frequency)
 
     def looks_elsewhere(self) -> bool:
         return super().looks_elsewhere() or self.surrogate_steps is not None

@@ -1,6 +1,6 @@
 """The low frequencies of images, by the discrete cosine transform.
 
-    L(x)  =  C_H^T C_H x C_W^T C_W        C_n: the first K rows of the orthonormal DCT-II of length n; channel by channel
+L(x)  =  C_H^T C_H x C_W^T C_W        C_n: the first K rows of the orthonormal DCT-II of length n; channel by channel
 """
 
 from __future__ import annotations

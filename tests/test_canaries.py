@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +30,14 @@ SUITE = Path(__file__).parents[1] / "suites" / "canaries.yaml"
 CANARIES = (
     *("jpeg", "bit_depth", "thermometer", "resize_and_pad"),
     *("input_dropout", "scaled_logits", "shattered"),
+    *("reversed_draws", "iterated_rounding", "shattered_detail"),
 )
+VIEWS = {
+    "reversed_draws": {"select": "all"},
+    "iterated_rounding": {"surrogate_steps": None},
+    "shattered_detail": {"low_frequency": None},
+}
+"""Canaries for one view each, and the adaptive attack without it."""
 NEAR = 0.05
 """How far above the undefended network's a broken defense's accuracy may be."""
 
@@ -60,13 +68,19 @@ def canaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(SUITE, tmp_path_factory.mktemp("canaries"), limit=32)
 
 
-def values(row: Row) -> list[float]:
-    """Accuracies: clean, naive, adaptive, worst."""
-    return [entry.estimate.value if entry.estimate else math.nan for entry in row.entries]
+def values(row: Row) -> dict[str, float]:
+    """Accuracies by the names of the columns."""
+    estimates = [entry.estimate for entry in row.entries]
+    return {name: found.value if found else math.nan for name, found in zip(COLUMNS, estimates, strict=True)}
+
+
+COLUMNS = ("clean", "naive", "adaptive", "few_naive", "few", "worst")
 
 
 def rows(folder: Path) -> dict[str, Row]:
-    return {row.name: row for row in summarise(read_run(folder)).rows}
+    table = summarise(read_run(folder))
+    assert tuple(column.name for column in table.columns) == COLUMNS
+    return {row.name: row for row in table.rows}
 
 
 def test_the_suite_has_every_canary(canaries: Path) -> None:
@@ -76,10 +90,36 @@ def test_the_suite_has_every_canary(canaries: Path) -> None:
 @pytest.mark.parametrize("name", CANARIES)
 def test_a_broken_defense_falls_to_the_undefended_network(name: str, canaries: Path) -> None:
     found = rows(canaries)
-    clean, naive, _, worst = values(found[name])
-    assert worst <= values(found["undefended"])[3] + NEAR
-    assert clean >= 0.8 and naive >= 0.2
+    reached = values(found[name])
+    assert reached["worst"] <= values(found["undefended"])["worst"] + NEAR
+    assert reached["clean"] >= 0.8 and reached["naive"] >= 0.2
     assert not any(entry.errors or entry.violations for entry in found[name].entries)
+
+
+def test_a_few_values_break_what_has_no_gradient_along_its_surrogate(canaries: Path) -> None:
+    found = {name: values(row) for name, row in rows(canaries).items() if name in ("undefended", "bit_depth")}
+    assert found["bit_depth"]["few_naive"] >= 0.9, "the gradient is zero"
+    assert found["bit_depth"]["few"] <= found["undefended"]["few"] + NEAR <= 0.2
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_each_newer_view_breaks_the_canary_that_the_same_attack_without_it_does_not(
+    name: str, canaries: Path, tmp_path: Path
+) -> None:
+    text = re.sub(r"report: .*", "report: {average: []}", SUITE.read_text())
+    (option,) = VIEWS[name]
+    text = re.sub(rf", {option}: \w+", "", text)
+    (tmp_path / "without.yaml").write_text(text)
+    without = load_suite(tmp_path / "without.yaml", limit=32, only=f"{name}/adaptive")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run(without, tmp_path / "out", torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    pairing = read_run(tmp_path / "out").pairings[name, "adaptive"]
+    withstand = (pairing.records["verdict"] == "robust").mean()
+    assert withstand >= values(rows(canaries)[name])["adaptive"] + 0.2
 
 
 def test_the_report_marks_the_evaluations_that_mislead_and_no_other(canaries: Path) -> None:

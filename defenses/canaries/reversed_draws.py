@@ -1,9 +1,9 @@
 """Draws that contradict each other: in a few of them the gradient points the other way, and is larger (our own).
 
     f_d(x)  =  f(x)                            f_d'(x) = f'(x)         in a share 1 - p of the draws
-            =  f(x) + r (f^(x) - f(x)),        f_d'(x) = (1 - r) f'(x)  in the others;   f^: f, held constant
+            =  f(x) + r (f^(x) - f(x)) + f^(x) / 100,    f_d'(x) = (1 - r) f'(x)  in the others;   f^: f, held constant
 
-All draws have the values of f, so that votes are those of the undefended network. The mean gradient over draws is
+All draws have the classes of f, so that votes are those of the undefended network. The mean gradient over draws is
 (1 - p r) f'(x): for p r > 1 it leads away from every adversarial image, and the more draws are averaged (EOT), the more
 surely. It is the gradient dilemma of DiffHammer (Wang et al., 2024) in its simplest form, and broken by averaging over
 the draws that agree: `select: agreeing`.
@@ -22,6 +22,9 @@ from harness.suite.nested import InnerDefense
 
 REVERSE = derive("reversed draws")
 """Makes its draws differ from all others from the same seeds."""
+
+LOUDER = 0.01
+"""By which share logits are larger in reversed draws: what is random should look random."""
 
 
 class ReversedDraws(Front):
@@ -54,4 +57,5 @@ class ReversedDraws(Front):
     def classify(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(x)
         odd = uniform(fold(self.seeds_for(x).to(x.device), REVERSE), (1,), x.dtype) < self.share
-        return logits + torch.where(odd, self.reversal, 0.0) * (logits.detach() - logits)
+        constant = logits.detach()
+        return torch.where(odd, logits + self.reversal * (constant - logits) + LOUDER * constant, logits)

@@ -43,7 +43,7 @@ def test_it_changes_hardly_more_values_than_the_fewest_that_are_enough(scale: fl
     found = attack.threat.size(X, x_adv)
     assert (defense(x_adv).argmax(1) != y).all()
     assert (found >= exact).all() and exact.max() >= 4  # nothing is nearer than the fewest
-    assert (found <= exact + 1).all() and found.mean() <= exact.mean() + 0.35, (found - exact)
+    assert (found <= exact + 1).all() and found.mean() <= exact.mean() + 0.35, found - exact
 
 
 def test_an_image_that_needs_more_than_eps_is_left_as_it_is() -> None:

@@ -85,7 +85,9 @@ def test_diffpures_sde_ends_where_it_did() -> None:
 
 @pytest.mark.slow
 def test_langevins_longer_steps_go_as_far_with_as_much_noise() -> None:
-    fine = Langevin("digits-jem", JEM("digits-jem"), steps=20, step_size=Quantity("0.001"), temperature=Quantity(1)).eval()
+    fine = Langevin(
+        "digits-jem", JEM("digits-jem"), steps=20, step_size=Quantity("0.001"), temperature=Quantity(1)
+    ).eval()
     coarse = fine.coarser(5)
     assert isinstance(coarse, Langevin) and coarse.steps == 5
     assert coarse.steps * coarse.step_size**2 == pytest.approx(fine.steps * fine.step_size**2)

@@ -24,7 +24,9 @@ W = normal(torch.tensor([1, 2]), (2 * 6 * 8,))
 def test_low_pass_keeps_the_first_coefficients_of_a_dct(lowest: int) -> None:
     spectrum = dctn(X.double().numpy(), axes=(2, 3), norm="ortho")
     spectrum[:, :, lowest:], spectrum[:, :, :, lowest:] = 0, 0
-    assert torch.allclose(low_pass(X, lowest).double(), torch.from_numpy(idctn(spectrum, axes=(2, 3), norm="ortho")), atol=1e-6)
+    assert torch.allclose(
+        low_pass(X, lowest).double(), torch.from_numpy(idctn(spectrum, axes=(2, 3), norm="ortho")), atol=1e-6
+    )
     assert lowest < 8 or torch.allclose(low_pass(X, lowest), X, atol=1e-6)
 
 

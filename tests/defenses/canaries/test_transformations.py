@@ -12,10 +12,13 @@ from torch import Tensor
 
 from defenses.canaries.bit_depth import BitDepth
 from defenses.canaries.input_dropout import InputDropout
+from defenses.canaries.iterated_rounding import IteratedRounding
 from defenses.canaries.jpeg import JPEG
 from defenses.canaries.resize_and_pad import ResizeAndPad
+from defenses.canaries.reversed_draws import ReversedDraws
 from defenses.canaries.scaled_logits import ScaledLogits
 from defenses.canaries.shattered import Shattered
+from defenses.canaries.shattered_detail import ShatteredDetail
 from defenses.canaries.thermometer import Thermometer
 from defenses.networks.thermometer_cnn import codes
 from defenses.undefended import Undefended
@@ -23,6 +26,7 @@ from harness import datasets
 from harness.checks import check_defense
 from harness.defense import Defense
 from harness.errors import UserError
+from harness.frequencies import low_pass
 from harness.gradients import bpda, exact
 from harness.quantity import Quantity
 
@@ -34,6 +38,9 @@ CANARIES = {
     "input_dropout": lambda classifier: InputDropout(classifier, Quantity("0.1")),
     "scaled_logits": lambda classifier: ScaledLogits(classifier),
     "shattered": lambda classifier: Shattered(classifier),
+    "reversed_draws": lambda classifier: ReversedDraws(classifier),
+    "iterated_rounding": lambda classifier: IteratedRounding(classifier),
+    "shattered_detail": lambda classifier: ShatteredDetail(classifier),
 }
 SEEDS = torch.arange(1, 9)
 
@@ -174,6 +181,42 @@ def test_scaled_logits_change_no_prediction(classifier, x: Tensor) -> None:
     assert torch.allclose(ScaledLogits(classifier)(x), 1e6 * classifier(x))
 
 
+def test_reversed_draws_have_the_classes_of_the_network_and_some_the_opposite_gradient(classifier, x: Tensor) -> None:
+    defense, images = ReversedDraws(classifier).eval(), x[:1].expand(400, 1, 8, 8).clone().requires_grad_()
+    with defense.drawing(torch.arange(400)):
+        logits = defense(images)
+    (found,) = torch.autograd.grad(logits[:, 3].sum(), images)
+    plain = gradient(exact, classifier, x)[:1]
+    factor = (found * plain).flatten(1).sum(1) / plain.square().sum()
+    assert torch.allclose(found, factor.view(-1, 1, 1, 1) * plain, atol=1e-3 * plain.abs().max())
+    odd = factor < 0
+    assert torch.allclose(factor[odd], torch.tensor(-19.0), rtol=1e-3) and torch.allclose(factor[~odd], torch.ones(1))
+    assert odd.float().mean() == pytest.approx(0.25, abs=0.07)
+    assert (logits.argmax(1) == classifier(x[:1]).argmax(1)).all()
+
+
+def test_iterated_rounding_rounds_and_its_gradient_vanishes(classifier, x: Tensor) -> None:
+    defense = IteratedRounding(classifier).eval()
+    values = torch.linspace(0.003, 0.997, 64).view(1, 1, 8, 8)
+    assert torch.allclose(defense.purify(values), (7 * values).round() / 7, atol=1e-5)
+    far = gradient(exact, defense, values.expand(8, 1, 8, 8))
+    near = gradient(exact, defense.coarser(1), values.expand(8, 1, 8, 8))
+    assert far.abs().max() < 1e-12 and (near.abs() > 1e-3).float().mean() > 0.8
+    rate = 2 * torch.pi * 7
+    behind = gradient(exact, classifier, values - (rate * values).sin() / rate)
+    assert torch.allclose(near[:1], behind[:1] * (1 - (rate * values).cos()), atol=1e-4)
+
+
+def test_shattered_detail_leaves_the_low_frequencies_of_the_gradient_alone(classifier, x: Tensor) -> None:
+    defense = ShatteredDetail(classifier, lowest=4).double().eval()
+    images = (0.9 * x + 0.05).double().requires_grad_()
+    weights = torch.randn(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (found,) = torch.autograd.grad((weights * defense.purify(images)).sum(), images)
+    expected = (1 - 2 * defense.amplitude) * weights
+    low, high = low_pass(found - expected, 4), found - expected
+    assert low.abs().max() < 1e-6 and high.abs().mean() > 10 * weights.abs().mean()
+
+
 def test_a_shattered_gradient_is_correct_and_its_sign_a_coin_toss(classifier) -> None:
     defense = Shattered(classifier).double()
     generator = torch.Generator().manual_seed(0)
@@ -198,6 +241,10 @@ def test_a_shattered_gradient_is_correct_and_its_sign_a_coin_toss(classifier) ->
         (lambda c: ScaledLogits(c, Quantity("0")), "factor is 0"),
         (lambda c: Shattered(c, Quantity("0.5")), "amplitude is 0.5"),
         (lambda c: Shattered(c, frequency=Quantity("-1")), "frequency is -1"),
+        (lambda c: ShatteredDetail(c, 0), "lowest is 0"),
+        (lambda c: IteratedRounding(c, steps=0), "steps is 0"),
+        (lambda c: ReversedDraws(c, Quantity("0.5")), "share is 0.5"),
+        (lambda c: ReversedDraws(c, reversal=Quantity(1)), "reversal is 1"),
     ],
 )
 def test_numbers_out_of_range_are_told(make, told: str, classifier) -> None:

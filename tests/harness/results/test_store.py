@@ -95,7 +95,9 @@ def test_records_come_back_as_they_were(tmp_path: Path, records: list[Record]) -
     assert repr(cell.read(0, len(records))) == repr(records)  # repr: NaN differs from itself
 
 
-def test_a_file_has_the_columns_that_earlier_versions_do_not_know_only_where_they_say_something(cell: CellStore) -> None:
+def test_a_file_has_the_columns_that_earlier_versions_do_not_know_only_where_they_say_something(
+    cell: CellStore,
+) -> None:
     """So that results without them are byte for byte what an earlier version writes, and can read."""
     known = pq.read_schema(cell.folder / "00000-00002.parquet").names
     assert set(SCHEMA.names) - set(known) == set(LATER)

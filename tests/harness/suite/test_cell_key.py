@@ -426,3 +426,27 @@ def forget(out: Path, key: str | None = None) -> None:
     for cell in content["cells"]:
         cell["key"] = key or cell["key"]
     (out / "run.json").write_text(json.dumps(content))
+
+
+ADDED = """
+suite: added
+dataset: {{name: digits, first: 4}}
+defenses:
+  undefended: {{weights: digits-cnn}}
+attacks:
+  pgd: {{norm: Linf, eps: 0.1, eot: 2{}}}
+"""
+
+
+def test_an_argument_that_came_later_counts_only_where_it_changes_something(tmp_path: Path) -> None:
+    """So that results of before keep their keys; `tests/test_earlier_results.py` has some."""
+
+    def key(more: str) -> str:
+        (tmp_path / "added.yaml").write_text(ADDED.format(more))
+        return component_hash(load_suite(tmp_path / "added.yaml").cells[0].attack)
+
+    before = key("")
+    same = [", select: all", ", surrogate_steps: null", ", low_frequency: null"]
+    assert {key(each) for each in same} == {before}
+    others = {key(each) for each in (", select: agreeing", ", surrogate_steps: 2", ", low_frequency: 2", ", steps: 41")}
+    assert len(others | {before}) == 5
