@@ -176,7 +176,7 @@ class GradientAttack(Attack):
         return self.gradient == "blind"
 
     def objective_at(self, target: Target, plain: Objective, y: Tensor) -> Objective:
-        """How a restart gets losses and gradients; `plain` unless overridden. y: labels of the target's images, (N,)."""
+        """How a restart gets losses and gradients: `plain`, unless overridden. y: labels of the target's images."""
         return plain
 
     def _aims(self, target: Target, x: Tensor, y: Tensor) -> Tensor | None:

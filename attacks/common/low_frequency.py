@@ -4,8 +4,8 @@
     x_{i+1}  =  project(x + f_{i+1})                     m: the gradients, with momentum; the norm that of the ball
 
 The field f has no frequency but the lowest K along each side. Projection clips it, as it would any other perturbation,
-so that the image lies in the same ball as PGD's. Purification takes away high frequencies first: what PGD finds there is
-lost, and low frequencies pass (Guo et al., 2019, arXiv:1809.08758, for networks; Kassis et al., 2025, arXiv:2411.16598,
+so that the image lies in the same ball as PGD's. Purification takes away high frequencies first: what PGD finds there
+is lost, and low frequencies pass (Guo et al., 2019, arXiv:1809.08758, for networks; Kassis et al., 2025, arXiv:2411.16598,
 for purification by diffusion, whose filters are learned and whose budget is a perceptual distance).
 """
 
