@@ -5,8 +5,8 @@
 
 The field f has no frequency but the lowest K along each side. Projection clips it, as it would any other perturbation,
 so that the image lies in the same ball as PGD's. Purification takes away high frequencies first: what PGD finds there
-is lost, and low frequencies pass (Guo et al., 2019, arXiv:1809.08758, for networks; Kassis et al., 2025, arXiv:2411.16598,
-for purification by diffusion, whose filters are learned and whose budget is a perceptual distance).
+is lost, and low frequencies pass (networks: Guo et al., 2019, arXiv:1809.08758; purification by diffusion: Kassis et
+al., 2025, arXiv:2411.16598, whose filters are learned and whose budget is a perceptual distance).
 """
 
 from __future__ import annotations
