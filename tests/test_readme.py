@@ -50,7 +50,7 @@ def test_adding_a_defense_and_then_an_attack_works_as_told_in_an_empty_folder(tm
     assert "Clean" in shown and "mine" in shown
     shown = shell(second[0], tmp_path)
     assert "mine/climb: 16/16 images" in shown and "mine/linf: 16/16" not in shown
-    assert "Computed 1 shards" in shown
+    assert "Computed 1 shard" in shown
 
 
 def test_the_suite_of_the_curve_is_a_sweep_over_eps(tmp_path: Path) -> None:

@@ -79,6 +79,9 @@ print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
 
+TOKEN = {"RAY_AUTH_MODE": "token"}
+"""A cluster that a program starts asks for one, which Ray shows it only if it is told to."""
+
 SOONEST, LATEST = 0.2, 6.0
 """Seconds between two kills, while processes are at work."""
 
@@ -126,7 +129,7 @@ class Round:
             return subprocess.Popen(
                 [sys.executable, "-m", "harness", "run", "suite.yaml", "--out", "cut", "--device", "cpu", *command],
                 cwd=self.folder,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **TOKEN},
                 stdout=sink,
                 stderr=sink,
             )
@@ -177,7 +180,7 @@ def _cluster(folder: Path, kind: str) -> Iterator[tuple[list[list[str]], int | N
         print(f"Without Ray: {error}", file=sys.stderr)
         yield [], None
         return
-    command, environment = [sys.executable, "-c", CLUSTER], {**os.environ, "OMP_NUM_THREADS": "1"}
+    command, environment = [sys.executable, "-c", CLUSTER], {**os.environ, "OMP_NUM_THREADS": "1", **TOKEN}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:

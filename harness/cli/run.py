@@ -132,11 +132,12 @@ def run(
     shared = {"engine": chosen, "timeout": seconds, "part": part, "log": log or ()}
     folder, done = finish(plan, where, limit, out, retry_errors=retry_errors, **shared)  # type: ignore[arg-type]
     rest = "other workers compute what is left" if done.left else "every pairing is finished"
-    what = f"Computed {done.computed} shards." if done.computed else f"Nothing to do: {rest}."
+    computed = f"Computed {done.computed} shard{'s' if done.computed > 1 else ''}."
+    what = computed if done.computed else f"Nothing to do: {rest}."
     if done.left and done.computed:
         what += f" Other workers are still computing {done.left}."
     if done.failures:
-        made = f"Computed {done.computed} shards. " if done.computed else ""
+        made = f"{computed} " if done.computed else ""
         again = "repeats what failed" if retry_errors else "without --no-retry-errors repeats what failed"
         count = len(done.failures)
         what = f"{made}{count} pairing{'s' if count > 1 else ''} failed. The same command {again}."

@@ -159,7 +159,8 @@ class Display(Callback):
         if left is None or self._outlook is None:
             return "unknown time left"
         unmeasured = self._outlook.unmeasured()
-        return f"{words(left)} left" + (f" (a guess: {unmeasured} pairings not measured yet)" if unmeasured else "")
+        pairings = "1 pairing is" if unmeasured == 1 else f"{unmeasured} pairings are"
+        return f"{words(left)} left" + (f" (a guess: {pairings} not measured yet)" if unmeasured else "")
 
     def _render(self) -> RenderableType:
         self._look()

@@ -17,6 +17,15 @@ FINISHED = Path(__file__).parents[1] / "golden" / "results_before_layout" / "run
 
 CHECKER = Path(__file__).parents[2] / "harness" / "archive" / "check.py"
 
+WITHOUT = """
+import runpy, sys
+for name in ("harness", "defenses", "attacks", "torch", "safetensors", "scipy", "pydantic"):
+    sys.modules[name] = None  # an import of it fails
+sys.argv = [sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""A program that runs the one it is given, where the package cannot be imported, nor what the checker does not need."""
+
 Files = dict[str, bytes]
 
 

@@ -107,7 +107,8 @@ class Ray(CallingEngine):
             what = f"the Ray cluster at {self._address}" if self._address else "Ray"
             raise UserError(
                 f"{what} cannot be reached: {one_line(error)}",
-                remedy="Start a cluster with `ray start --head`, or leave out the address to use this machine alone",
+                remedy="Start a cluster with `ray start --head`, or leave out the address to use this machine alone. "
+                "If it asks for a token (Ray's do, where ~/.ray/auth_token exists), set RAY_AUTH_MODE=token, too",
             ) from error
         finally:
             for number, handler in handlers.items():  # Ray replaces that of SIGTERM

@@ -21,17 +21,9 @@ from harness.archive.writing import _names, export_run
 from harness.reporting.tables.table import summarise
 from harness.results.load import read_run
 from harness.results.record import Record
-from helpers.archives import CHECKER, check, content, packed, relisted, unpacked
+from helpers.archives import CHECKER, WITHOUT, check, content, packed, relisted, unpacked
 from helpers.verified import COUNTED, FLOWS, Tensors, finish, forge
 from tests.harness.reporting.conftest import Maker, record
-
-WITHOUT = """
-import runpy, sys
-for name in ("harness", "defenses", "attacks", "torch", "safetensors", "scipy", "pydantic"):
-    sys.modules[name] = None  # an import of it fails
-sys.argv = [sys.argv[1]]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 MODEL = """
 import torch

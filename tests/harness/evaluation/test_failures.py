@@ -120,7 +120,7 @@ def test_errors_are_tried_again_unless_the_user_says_otherwise(
 ) -> None:
     path = suite("Perhaps")
     monkeypatch.setenv("FAIL", "yes")
-    assert call("run", path) == 1 and "Computed 1 shards. 1 pairing failed" in capsys.readouterr().out
+    assert call("run", path) == 1 and "Computed 1 shard. 1 pairing failed" in capsys.readouterr().out
     monkeypatch.delenv("FAIL")
     assert call("run", path, "--no-retry-errors") == 1
     shown = capsys.readouterr().out

@@ -134,5 +134,8 @@ def test_a_cluster_that_cannot_be_reached_is_a_mistake_with_a_remedy(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", unreachable)
-    with pytest.raises(UserError, match="the Ray cluster at there:1 cannot be reached: ConnectionError: nobody"):
+    with pytest.raises(
+        UserError, match="the Ray cluster at there:1 cannot be reached: ConnectionError: nobody"
+    ) as caught:
         finish(suite, tmp_path / "out", choose("ray", "cpu", address="there:1"))
+    assert "RAY_AUTH_MODE=token" in (caught.value.remedy or "")
