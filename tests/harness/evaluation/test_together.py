@@ -112,6 +112,7 @@ OWN: dict[str, tuple[Callable[[], Attack], list[Defense]]] = {
     "pgd": (partial(PGD, **LINF, steps=5, restarts=2, momentum=0.5), [Rows(), Rows(0.3)]),
     "pgd-targeted": (partial(PGD, "L2", Quantity("0.3"), steps=4, loss="margin-targeted", restarts=2), [Rows()]),
     "pgd-malt": (partial(PGD, "L1", Quantity("0.8"), steps=4, loss="margin-malt"), [Rows()]),
+    "pgd-agreeing": (partial(PGD, **LINF, steps=3, eot=3, select="agreeing", low_frequency=3), [Rows(), Rows(0.3)]),
     "apgd": (partial(APGD, **LINF, steps=8, loss="ce", eot=2), [Rows(), Rows(0.3)]),
     "adaptive": (
         partial(Adaptive, **LINF, steps=3, rounds=2, votes=2, proposals=3),
