@@ -157,7 +157,7 @@ def verify(
     results: ResultsLike,
     *,
     suite: str | Path | None = None,
-    only: str | None = None,
+    only: str | Sequence[str] | None = None,
     limit: int | None = None,
     batch_size: int | None = None,
     replay: bool = True,
@@ -171,7 +171,7 @@ def verify(
 
     Args:
         suite: the suite's file, which relative paths start from.
-        only: "DEFENSE" or "DEFENSE/ATTACK".
+        only: "DEFENSE" or "DEFENSE/ATTACK", or several of them.
         limit: so many images of each pairing, rounded up to whole shards.
         batch_size: images asked at once; left out, as many as the run asked.
         replay: ask the defenses too.

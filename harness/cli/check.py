@@ -91,11 +91,11 @@ def check(
         raise typer.Exit(1)
 
 
-def _check_suite(suite: Path, only: str | None, settings: Sequence[str], device: str) -> list[Finding]:
+def _check_suite(suite: Path, only: Sequence[str] | None, settings: Sequence[str], device: str) -> list[Finding]:
     """Checks the defenses of a suite one after another, and prints a table for each."""
     from harness.suite.plan import load_suite
 
-    plan = load_suite(suite, only=only, settings=settings)
+    plan = load_suite(suite, only=only or None, settings=settings)
     where = device_of(device)
     console, findings = new_console(), list[Finding]()
     with stoppable():

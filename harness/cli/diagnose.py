@@ -71,7 +71,7 @@ def diagnose(
     view = next((name for name in VIEWS if name == gradient), None)
     if view != gradient:
         raise UserError(f"there is no gradient '{gradient}'", remedy=nearest(gradient or "", VIEWS))
-    plan = load_suite(suite, only=only, settings=settings or [])
+    plan = load_suite(suite, only=only or None, settings=settings or [])
     folder = out or Path("results") / plan.suite.suite
     options = Options(images, view, eot, steps, largest_eot, queries, surrogate)
     console = new_console(soft_wrap=True)

@@ -37,7 +37,9 @@ def eot(
     from harness.reporting import report
     from harness.suite.eot_curve import plan
 
-    folder, done = finish(plan(suite, only, _counts(draws), limit=limit, settings=settings or []), device, limit, out)
+    folder, done = finish(
+        plan(suite, only or None, _counts(draws), limit=limit, settings=settings or []), device, limit, out
+    )
     new_console().print(report(folder))
     if done.failures:
         raise typer.Exit(FAILED)

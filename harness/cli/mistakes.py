@@ -7,6 +7,7 @@ wrong type. Here they become `UserError`, in the words that the rest of the prog
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class Command(TyperCommand):
-    """A command whose help and mistakes are those of this package."""
+    """A command whose help and mistakes are those of this package. An option that is given twice is a mistake."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(page(self, ctx))
@@ -34,6 +35,10 @@ class Command(TyperCommand):
             return super().make_context(info_name, args, parent, **extra)
         except UsageError as error:
             raise explained(error, self, _path(info_name, parent), written) from error
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
 
 
 class Group(TyperGroup):
@@ -49,11 +54,34 @@ class Group(TyperGroup):
         except UsageError as error:
             raise explained(error, self, _path(info_name, parent), written) from error
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in self.commands and not args[0].startswith("-"):
             remedy = nearest(args[0], self.commands)
             raise UserError(f"`{ctx.command_path}` has no command '{args[0]}'", remedy=remedy)
         return super().resolve_command(ctx, args)
+
+
+def _refuse_repeated(command: Any, ctx: Any, args: Sequence[str]) -> None:
+    """Refuses an option with one value that is given twice: the library would keep the last one, and say nothing.
+
+    Raises:
+        UserError: there is one.
+    """
+    if ctx.resilient_parsing:  # a shell completes the line
+        return
+    given = command.make_parser(ctx).parse_args(args=list(args))[2]
+    for parameter, times in Counter(given).items():
+        switch = getattr(parameter, "is_flag", False) and not parameter.secondary_opts
+        if times > 1 and parameter.param_type_name == "option" and not parameter.multiple and not switch:
+            name = "/".join([max(parameter.opts, key=len), *parameter.secondary_opts])
+            raise UserError(
+                f"`{ctx.command_path}` was given {name} {times} times, and it has one value",
+                remedy=f"Leave out all but one. {_see(ctx.command_path)}",
+            )
 
 
 def _path(info_name: str | None, parent: Any) -> str:

@@ -30,8 +30,10 @@ SuitePath = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, 
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; auto uses a GPU if there is one.")]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N of the suite's images.")]
 Only = Annotated[
-    str | None,
-    typer.Option(metavar="DEFENSE[/ATTACK]", autocompletion=pairings, help="Use only these pairings."),
+    list[str] | None,
+    typer.Option(
+        metavar="DEFENSE[/ATTACK]", autocompletion=pairings, help="Use only these pairings; may be given several times."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Results directory; by default results/SUITE.")]
 Set = Annotated[

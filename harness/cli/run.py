@@ -124,10 +124,10 @@ def run(
 
         with stoppable():
             display = Display(new_console())
-            folder = try_out(suite, out, device_of(device), display, only=only, settings=settings or [])
+            folder = try_out(suite, out, device_of(device), display, only=only or None, settings=settings or [])
         new_console().print(f"Every path works. See the table with: harness report {folder}", markup=False)
         return
-    plan = load_suite(suite, limit=limit, only=only, settings=settings or [])
+    plan = load_suite(suite, limit=limit, only=only or None, settings=settings or [])
     where = names[0] if names else device
     shared = {"engine": chosen, "timeout": seconds, "part": part, "log": log or ()}
     folder, done = finish(plan, where, limit, out, retry_errors=retry_errors, **shared)  # type: ignore[arg-type]

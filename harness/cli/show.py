@@ -60,7 +60,7 @@ def show(
 
     console = new_console()
     with stoppable(), placeholders.placeholder_cache():
-        plan = all_on_meta(load_suite(suite, limit=limit, only=only, settings=settings or []))
+        plan = all_on_meta(load_suite(suite, limit=limit, only=only or None, settings=settings or []))
         plan = small(plan) if smoke else plan
         costs = estimate(plan)
         where = device_of(device) if measure else None

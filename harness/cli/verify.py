@@ -84,7 +84,14 @@ def verify(
     reports: dict[str, CellReport] = {}
     where = device_of(device)
     found = verify_run(
-        directory, where, suite=suite, only=only, limit=limit, batch_size=batch_size, replay=not no_replay, trust=trust
+        directory,
+        where,
+        suite=suite,
+        only=only or None,
+        limit=limit,
+        batch_size=batch_size,
+        replay=not no_replay,
+        trust=trust,
     )
     try:
         with stoppable():

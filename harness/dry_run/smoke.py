@@ -41,6 +41,7 @@ from harness.randomness import derive, row_seeds
 from harness.results.load import find_runs, read_run
 from harness.results.store import MANIFEST, Store
 from harness.suite.build import build_defense
+from harness.suite.names import Only
 from harness.suite.plan import Plan, load_suite
 
 IMAGES = 2
@@ -63,7 +64,7 @@ def smoke(
     device: torch.device,
     callback: Callback = SILENT,
     *,
-    only: str | None = None,
+    only: Only = None,
     settings: Sequence[str] = (),
 ) -> Path:
     """Runs a smoke run. Returns the results directory, by default results/SUITE-smoke; earlier results are replaced.
@@ -95,7 +96,7 @@ def smoke(
 def _one(
     load: Callable[..., Plan],
     name: str,
-    only: str | None,
+    only: Only,
     root: Path,
     folder: Path,
     device: torch.device,

@@ -14,7 +14,7 @@ from harness.config.signature import parameters
 from harness.config.yaml_file import Document, Node
 from harness.errors import UserError
 from harness.suite.build import build_defense
-from harness.suite.names import eot_suite
+from harness.suite.names import Only, eot_suite
 from harness.suite.plan import Cell, Plan, check, load_suite
 
 DRAWS = (1, 5, 10, 20)
@@ -22,7 +22,7 @@ DRAWS = (1, 5, 10, 20)
 
 def plan(
     path: Path,
-    only: str | None,
+    only: Only,
     draws: Sequence[int] = DRAWS,
     *,
     limit: int | None = None,
@@ -68,7 +68,7 @@ def plan(
     return varied
 
 
-def _cell(suite: Plan, only: str | None) -> Cell:
+def _cell(suite: Plan, only: Only) -> Cell:
     if len(suite.cells) > 1 or only is None:
         names = [f"{cell.defense.name}/{cell.attack.name}" for cell in suite.cells]
         listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -1,16 +1,25 @@
-"""Names of swept components and of the suites made from others, and values in the notation of suites."""
+"""Names of pairings, of swept components and of the suites made from others, and values in the notation of suites."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from harness.process.visible_text import visible
 
 LONGEST = 80
 """The largest number of characters in a name."""
+
+Only = str | Sequence[str] | None
+"""Which pairings: "DEFENSE" or "DEFENSE/ATTACK", or several of these; None for all."""
+
+
+def chosen(only: Sequence[str] | str) -> tuple[str, ...]:
+    """The names of a choice that is not None."""
+    return (only,) if isinstance(only, str) else tuple(only)
 
 
 def spelt(value: Any) -> str:

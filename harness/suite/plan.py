@@ -17,6 +17,7 @@ from harness.datasets import by_name
 from harness.datasets.spec import CHOICES, Dataset
 from harness.errors import Place, UserError, nearest
 from harness.suite.limits import MOST_CELLS, MOST_PLACES
+from harness.suite.names import Only, chosen
 from harness.suite.overrides import overridden
 from harness.suite.schema import Suite
 from harness.suite.sweep import Sweep, entry_of, expand
@@ -87,15 +88,14 @@ class Plan:
         }
 
 
-def load_suite(
-    path: str | Path, *, limit: int | None = None, only: str | None = None, settings: Sequence[str] = ()
-) -> Plan:
+def load_suite(path: str | Path, *, limit: int | None = None, only: Only = None, settings: Sequence[str] = ()) -> Plan:
     """Reads a suite and checks all of it. Builds attacks, to check their budgets, but neither defenses nor datasets.
 
     Args:
         path: the YAML file.
         limit: use only the first `limit` images of those that the suite selects.
-        only: "DEFENSE" or "DEFENSE/ATTACK": run only these pairings. A swept component's name selects all its variants.
+        only: "DEFENSE" or "DEFENSE/ATTACK", or several of them: run only these pairings. A swept component's name
+            selects all its variants.
         settings: values that replace those of the file, such as "defenses.rdc.eta=4/255".
 
     Raises:
@@ -110,7 +110,7 @@ def load_suite(
     return replace(check(document, limit=limit, only=only), settings=tuple(settings))
 
 
-def check(document: Document, *, limit: int | None = None, only: str | None = None) -> Plan:
+def check(document: Document, *, limit: int | None = None, only: Only = None) -> Plan:
     """Checks a suite that has been read already; see `load_suite`."""
     document, sweeps = written_out(document)
     root = document.root
@@ -299,11 +299,21 @@ def _names(node: Node, known: Any, what: str) -> list[str]:
 
 
 def _selected(
-    cells: tuple[Cell, ...], suite: Suite, sweeps: tuple[Sweep, ...], only: str | None, where: Place
+    cells: tuple[Cell, ...], suite: Suite, sweeps: tuple[Sweep, ...], only: Only, where: Place
 ) -> tuple[Cell, ...]:
     if only is None:
         return cells
-    defense, _, attack = only.partition("/")
+    if not only:
+        raise UserError("no pairing is chosen", remedy="Name one, or leave out `only` for all", where=where)
+    named = {id(cell) for name in chosen(only) for cell in _named(cells, suite, sweeps, name, where)}
+    return tuple(cell for cell in cells if id(cell) in named)
+
+
+def _named(
+    cells: tuple[Cell, ...], suite: Suite, sweeps: tuple[Sweep, ...], name: str, where: Place
+) -> tuple[Cell, ...]:
+    """The pairings of "DEFENSE" or "DEFENSE/ATTACK", of which there is at least one."""
+    defense, _, attack = name.partition("/")
     variants = {(sweep.kind, sweep.name): set(sweep.variants) for sweep in sweeps}
     defenses, attacks = (variants.get(key, {key[1]}) for key in (("defenses", defense), ("attacks", attack)))
     if ("defenses", defense) not in variants:
@@ -312,7 +322,7 @@ def _selected(
         _known(attack, {**suite.attacks, **suite.certificates}, "attack", where)
     selected = tuple(c for c in cells if c.defense.name in defenses and (not attack or c.attack.name in attacks))
     if not selected:
-        raise UserError(f"the suite has no pairing {only}", remedy="Add it under `pairings:`", where=where)
+        raise UserError(f"the suite has no pairing {name}", remedy="Add it under `pairings:`", where=where)
     return selected
 
 

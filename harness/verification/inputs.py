@@ -14,6 +14,7 @@ from harness.errors import UserError, nearest
 from harness.results.clean_images import load_clean, section_of
 from harness.results.environment import PACKAGES, device_name, installed_version
 from harness.results.manifest import CellFacts, Manifest, SessionFacts
+from harness.suite.names import Only, chosen
 
 
 class Mismatch(Exception):
@@ -81,19 +82,23 @@ def _fact(session: SessionFacts, name: str) -> str | None:
     return session.device if name == "device" else session.packages.get(name)
 
 
-def chosen_cells(manifest: Manifest, only: str | None) -> list[CellFacts]:
-    """The pairings that "DEFENSE" or "DEFENSE/ATTACK" names, all of a defense's together.
+def chosen_cells(manifest: Manifest, only: Only) -> list[CellFacts]:
+    """The pairings that are named, all of a defense's together.
 
     Raises:
-        UserError: it names none.
+        UserError: a name is none of theirs.
     """
     order = list(dict.fromkeys(cell.defense for cell in manifest.cells))
     cells = sorted(manifest.cells, key=lambda cell: order.index(cell.defense))
-    chosen = [cell for cell in cells if only in (None, cell.defense, cell.name)]
-    if only is not None and not chosen:
-        names = [*order, *(cell.name for cell in cells)]
-        raise UserError(f"these results have no pairing {only}", remedy=nearest(only, names))
-    return chosen
+    if only is None:
+        return cells
+    names, known = chosen(only), [*order, *(cell.name for cell in cells)]
+    if not names:
+        raise UserError("no pairing is chosen", remedy="Name one, or leave out `only` for all")
+    for name in names:
+        if name not in known:
+            raise UserError(f"these results have no pairing {name}", remedy=nearest(name, known))
+    return [cell for cell in cells if cell.defense in names or cell.name in names]
 
 
 def absent_pairings(manifest: Manifest) -> list[str]:

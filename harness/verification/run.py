@@ -22,6 +22,7 @@ from harness.results.record import Record, verdict_of
 from harness.results.store import MANIFEST, CellStore, Damaged, ShardRange, Store, shard_ranges
 from harness.suite.build import build_defense
 from harness.suite.cell_key import Identities
+from harness.suite.names import Only
 from harness.verification.budget import faults, malformed, threat_of
 from harness.verification.cell_report import CellReport
 from harness.verification.certified import contradicted, misstated_radii, redrawn
@@ -37,7 +38,7 @@ def verify(
     device: torch.device,
     *,
     suite: Path | None = None,
-    only: str | None = None,
+    only: Only = None,
     limit: int | None = None,
     batch_size: int | None = None,
     replay: bool = True,
@@ -49,7 +50,7 @@ def verify(
         root: the results directory.
         device: where defenses classify images.
         suite: the suite's file, whose folder relative paths start from; left out, they start from the current folder.
-        only: "DEFENSE" or "DEFENSE/ATTACK".
+        only: "DEFENSE" or "DEFENSE/ATTACK", or several of them.
         limit: so many images of each pairing, rounded up to whole shards, whose images were classified together.
         batch_size: images classified at once; left out, as many as in the run.
         replay: let the defenses classify the images, too. Without, nothing but the dataset is needed.

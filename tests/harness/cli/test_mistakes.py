@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+import typer
 
 from harness import cli
+from harness.cli.main import app
 
 MISTAKES = {
     "run": "`harness run` needs SUITE. A suite file",
@@ -27,6 +32,10 @@ MISTAKES = {
     "completion tcsh": "there is no shell 'tcsh'",
     "check a.yaml --dataset mnist": "--dataset is for a class, and a.yaml is a suite",
     "check a.yaml key=value": "'key=value' is for a class, and a.yaml is a suite",
+    "run a.yaml --limit 3 --limit=4": "`harness run` was given --limit 2 times, and it has one value",
+    "run a.yaml --no-retry-errors --retry-errors": "was given --retry-errors/--no-retry-errors 2 times",
+    "eot a.yaml --draws 1,2 --draws 3": "`harness eot` was given --draws 2 times",
+    "--cache a --cache b list": "`harness` was given --cache 2 times",
     "check undefended --only x": "--only is for a suite, and undefended is none",
 }
 
@@ -42,3 +51,32 @@ def test_a_mistake_on_the_command_line_ends_with_status_2_and_what_to_do(
     assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
     assert MISTAKES[line] in shown.err
     assert "explains it." in shown.err or "Did you mean" in shown.err or shown.err.count(". ") or "--set" in shown.err
+
+
+def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, f"{path} {name}".strip())
+
+
+OPTIONS = [
+    (path, option)
+    for path, command in commands(typer.main.get_command(app))
+    for option in command.params
+    if option.param_type_name == "option" and not (option.is_flag and not option.secondary_opts)
+]
+
+
+@pytest.mark.parametrize(("path", "option"), OPTIONS, ids=[f"{path} {option.opts[-1]}" for path, option in OPTIONS])
+def test_no_value_of_an_option_is_dropped_in_silence(
+    path: str, option: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option takes as many values as it is given, or refuses the second."""
+    if option.multiple:
+        assert "several times" in option.help or "repeated" in option.help
+        return
+    one = [option.opts[0]] if option.is_flag else [option.opts[0], "1"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*path.split(), *one, *one])
+    assert ended.value.code == 2
+    assert f"`{f'harness {path}'.strip()}` was given" in (shown := capsys.readouterr().err) and option.opts[-1] in shown

@@ -141,6 +141,14 @@ def test_only_keeps_a_row_or_a_cell(folder: Path) -> None:
     assert "no pairing typed/l2" in refusal(folder, SUITE, only="typed/l2")
 
 
+def test_several_choices_add_up_in_the_order_of_the_suite(folder: Path) -> None:
+    cells = [(c.defense.name, c.attack.name) for c in plan(folder, only=["plain/l2", "typed", "typed/linf"]).cells]
+    assert cells == [("plain", "l2"), ("typed", "linf")]
+    assert plan(folder, only=("plain", "typed")).cells == plan(folder).cells
+    assert "no pairing typed/l2" in refusal(folder, SUITE, only=["plain", "typed/l2"])
+    assert "no pairing is chosen" in refusal(folder, SUITE, only=[])
+
+
 def test_the_report_has_all_attacks_unless_it_says_otherwise(folder: Path) -> None:
     report = plan(folder, changed("report:\n  average: [linf, l2]\n", "")).suite.report
     assert report.average == report.worst == ("linf", "l2")

@@ -24,6 +24,10 @@ def test_the_status_tells_what_came_of_it(small_suite: Path, capsys: pytest.Capt
     assert call(str(out), "--no-replay") == 0 and "budgets hold" in capsys.readouterr().out
     assert call(str(out), "--only", "plain/weak", "--trust") == 3
     shown = " ".join(capsys.readouterr().out.split())
+    assert "plain/strong" not in shown and "noisy/weak" not in shown
+    assert call(*options, "--only", "plain/weak", "--only", "noisy") == 0
+    both = capsys.readouterr().out
+    assert all(name in both for name in ("plain/weak", "noisy/weak", "noisy/strong")) and "plain/strong" not in both
     assert "not replayed: './fakes.py:NearestMean'" in shown and "--suite" in shown
     forge(out, pushed)
     assert call(*options) == 1 and "plain/weak: image 1: out of budget" in capsys.readouterr().out
