@@ -60,7 +60,10 @@ def main() -> int:
     parser.add_argument("--torch", action="append", metavar="VERSION", help="a version, or newest; may be repeated")
     parser.add_argument("--only-build", action="store_true", help="build and examine, and install nothing")
     options = parser.parse_args()
-    wheel = build()
+    try:
+        wheel = build()
+    except (subprocess.CalledProcessError, OSError) as error:
+        sys.exit(f"The wheel cannot be built: {reason(error)}")
     examine(wheel)
     if options.only_build:
         return 0
@@ -124,10 +127,19 @@ def tried(wheel: Path, python: str, torch: str | None) -> str:
             for command in COMMANDS:
                 print(f"$ {command}", flush=True)
                 run(*command.format(suite=suite).split(), cwd=folder, env=clean)
-        except subprocess.CalledProcessError as error:
-            print(error.stdout or "", error.stderr or "", sep="\n")
-            return f"fails: {' '.join(map(str, error.cmd))[-100:]}"
+        except (subprocess.CalledProcessError, OSError) as error:
+            return f"fails: {reason(error)}"
     return "works"
+
+
+def reason(error: subprocess.CalledProcessError | OSError) -> str:
+    """Why a command failed, in a line. What it printed is printed before."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    for shown in (error.stdout, error.stderr):
+        if shown:
+            print(shown if isinstance(shown, str) else shown.decode(errors="replace"), file=sys.stderr)
+    return f"`{' '.join(map(str, error.cmd))[-100:]}` ended with status {error.returncode}"
 
 
 def run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:

@@ -199,3 +199,22 @@ def test_the_release_looks_for_files_that_there_are_and_ci_builds_the_site() -> 
     wanted = runpy.run_path(str(ROOT / "scripts" / "release.py"))["WANTED"]
     assert len(wanted) > 5 and all((ROOT / name).is_file() for name in wanted)
     assert "make docs" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_a_release_that_cannot_be_built_says_why(tmp_path: Path) -> None:
+    """Beside no repository, and without the program that lists its files."""
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "release.py", tmp_path / "scripts")
+    alone = {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent), "PATH": os.environ["PATH"]}
+    for environment, said in ((alone, "`git ls-files -z` ended with status 128"), ({"PATH": ""}, "git: No such file")):
+        command = [sys.executable, str(script), "--only-build"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"The wheel cannot be built: {said}" in done.stderr
+
+
+def test_an_interpreter_that_there_is_not_is_a_result_of_the_release_and_no_traceback(tmp_path: Path) -> None:
+    tried = runpy.run_path(str(ROOT / "scripts" / "release.py"))["tried"]
+    assert tried(tmp_path / "none.whl", str(tmp_path / "python4"), None) == (
+        f"fails: {tmp_path / 'python4'}: No such file or directory"
+    )

@@ -18,7 +18,8 @@ from harness.evaluation.context import RunContext
 from harness.evaluation.examined import Examined, facts_of
 from harness.evaluation.pending import CellRun
 from harness.results.changes import changes
-from harness.results.manifest import CellFacts, Manifest, find_manifest, write_manifest
+from harness.results.facts import CellFacts
+from harness.results.manifest import Manifest, find_manifest, write_manifest
 from harness.results.store import KEPT_IMAGES, MANIFEST, Store
 from harness.suite.cell_key import CLAIMED
 from harness.suite.plan import Plan

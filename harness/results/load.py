@@ -17,7 +17,8 @@ from harness.certification.smoothing import fault_of
 from harness.errors import UserError
 from harness.process.visible_text import visible
 from harness.results.columns import Columns
-from harness.results.manifest import CellFacts, CertificateFacts, Manifest, read_manifest
+from harness.results.facts import CellFacts, CertificateFacts
+from harness.results.manifest import Manifest, read_manifest
 from harness.results.record import Record
 from harness.results.store import MANIFEST, CellStore, Damaged, Stale, Store
 

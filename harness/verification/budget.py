@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.datasets.batch import Images
 from harness.quantity import Quantity
-from harness.results.manifest import CellFacts
+from harness.results.facts import CellFacts
 from harness.results.record import Record, verdict_of
 from harness.results.shard_files import Shapes
 from harness.threat import L0, NORMS, TOLERANCE, Flow, ThreatModel

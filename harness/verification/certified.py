@@ -14,8 +14,8 @@ from harness.certification.smoothing import certify, fault_of
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.results.bounds import bounds
+from harness.results.facts import CellFacts, DefenseFacts
 from harness.results.load import read_run
-from harness.results.manifest import CellFacts, DefenseFacts
 from harness.results.record import Record
 from harness.target import Target
 

@@ -19,7 +19,8 @@ from harness.config.component import Component
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.guard.doubt import too_noisy
-from harness.results.manifest import CellFacts, Manifest, NoiseFacts
+from harness.results.facts import CellFacts, NoiseFacts
+from harness.results.manifest import Manifest
 from harness.verification.cell_report import CellReport
 from harness.verification.inputs import Attacked
 from harness.verification.replay import ReplayedPredictions

@@ -13,7 +13,8 @@ from harness.datasets.spec import Dataset as Section
 from harness.errors import UserError, nearest
 from harness.results.clean_images import load_clean, section_of
 from harness.results.environment import PACKAGES, device_name, installed_version
-from harness.results.manifest import CellFacts, Manifest, SessionFacts
+from harness.results.facts import CellFacts, SessionFacts
+from harness.results.manifest import Manifest
 from harness.suite.names import Only, chosen
 
 

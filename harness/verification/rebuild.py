@@ -18,8 +18,9 @@ from harness.config.yaml_file import Node
 from harness.errors import Place, UserError
 from harness.evaluation.seeds import Seeds
 from harness.results.changes import culprits
+from harness.results.facts import CellFacts, Part
 from harness.results.json_diff import differences
-from harness.results.manifest import CellFacts, Manifest, Part
+from harness.results.manifest import Manifest
 from harness.results.store import MANIFEST
 from harness.suite.cell_key import Identities, Identity, RunSetting
 from harness.verification.inputs import Mismatch

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from harness.attack import Attack
 from harness.certification.certificate import Certificate
 from harness.defense import Defense
-from harness.results.manifest import CellFacts, CertificateFacts, DefenseFacts
+from harness.results.facts import CellFacts, CertificateFacts, DefenseFacts
 from harness.results.record import Record
 
 ROOM = 1 + 1e-9

@@ -17,7 +17,8 @@ from harness.config import registry
 from harness.datasets.batch import Images
 from harness.defense import Defense
 from harness.errors import UserError, one_line
-from harness.results.manifest import CellFacts, Manifest, read_manifest
+from harness.results.facts import CellFacts
+from harness.results.manifest import Manifest, read_manifest
 from harness.results.record import Record, verdict_of
 from harness.results.store import MANIFEST, CellStore, Damaged, ShardRange, Store, shard_ranges
 from harness.suite.build import build_defense

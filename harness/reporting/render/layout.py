@@ -19,7 +19,7 @@ from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.notes import NOTHING, notes, one_line
 from harness.reporting.tables.table import Row, Table, rule_name
 from harness.reporting.tables.verdict import signed
-from harness.results.manifest import SweepFacts
+from harness.results.facts import SweepFacts
 from harness.results.record import RULES
 from harness.suite.names import spelt
 

@@ -19,7 +19,7 @@ from harness.reporting.tables.entries import Column, Entry
 from harness.reporting.tables.outcomes import robust_successes
 from harness.reporting.tables.table import Row, Table
 from harness.reporting.tables.verdict import Verdict, judged
-from harness.results.manifest import NOISE_KNOWN, SweepFacts
+from harness.results.facts import NOISE_KNOWN, SweepFacts
 from harness.suite.names import spelt
 
 

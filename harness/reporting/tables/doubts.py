@@ -33,8 +33,8 @@ from harness.reporting.tables.diagnostics import diagnostics
 from harness.reporting.tables.outcomes import remarks_told, robust_successes
 from harness.reporting.tables.verdict import Verdict, judged
 from harness.results.diagnosis import Cosines, Diagnosis, Strengths
+from harness.results.facts import NoiseFacts, Part
 from harness.results.load import CellResults, Run, read_run
-from harness.results.manifest import NoiseFacts, Part
 from harness.results.record import Rule
 from harness.results.store import MANIFEST
 from harness.suite.names import eot_suite
