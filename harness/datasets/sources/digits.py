@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness.datasets.dataset import Dataset
 from harness.datasets.source import Known, Request, Source
@@ -19,14 +22,19 @@ class Digits(Source):
     fixed = True
 
     def load(self, request: Request) -> Dataset:
-        from sklearn.datasets import load_digits
-
-        data = load_digits()
-        order = np.random.RandomState(0).permutation(len(data.target))  # NumPy promises never to change what it draws
-        rows = order[:TEST] if request.split == "test" else order[TEST:]
-        images = torch.from_numpy(data.images[rows] / 16).float()[:, None]
-        labels = torch.from_numpy(data.target[rows]).long()
+        images, labels = (tensor.clone() for tensor in _read(request.split))
         return Dataset("digits", request.split, images, labels, [str(digit) for digit in range(10)], 10)
 
     def presence(self) -> tuple[bool, str]:
         return True, "in scikit-learn"
+
+
+@cache
+def _read(split: str) -> tuple[Tensor, Tensor]:
+    """The images and labels of a split, parsed once: that takes longer than a small network takes for all of them."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.RandomState(0).permutation(len(data.target))  # NumPy promises never to change what it draws
+    rows = order[:TEST] if split == "test" else order[TEST:]
+    return torch.from_numpy(data.images[rows] / 16).float()[:, None], torch.from_numpy(data.target[rows]).long()
