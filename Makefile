@@ -5,6 +5,10 @@ WORKERS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Python compiles what it imports; pip would compile all of torch and the others, most of which nobody imports.
+INSTALL := $(PIP) install --no-compile -c constraints.txt
+# Neighbours share what their file prepares, and a process that has nothing left takes over tests of another one.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
 .PHONY: help demo digits test test-fast fuzz lint docs release matrix bench bench-gpu clean
@@ -37,14 +41,13 @@ digits: $(VENV)/.installed
 	done
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 fuzz: $(VENV)/.installed-test
-	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
-		`grep -rl "^from hypothesis" tests --include="test_*.py"`
+	HYPOTHESIS_PROFILE=search $(PYTEST) `grep -rl "^from hypothesis" tests --include="test_*.py"`
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check
@@ -78,11 +81,11 @@ define install
 	echo "$(PYTHON) is `$(PYTHON) --version 2>&1`, but Python 3.10 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 @echo "Installing into $(VENV); the first time this fetches torch and takes minutes"
 @$(PYTHON) -m venv $(VENV)
-@$(PIP) install -c constraints.txt pip setuptools
-@$(PIP) install -c constraints.txt --no-deps torchattacks
-@$(PIP) install -c constraints.txt --no-warn-conflicts --no-build-isolation --editable '$(1)'
+@$(INSTALL) pip setuptools
+@$(INSTALL) --no-deps torchattacks
+@$(INSTALL) --no-warn-conflicts --no-build-isolation --editable '$(1)'
 @$(BIN)/python -c 'import sys; from harness.cli.doctor import robustbench_whole as f; sys.exit(f().status != "passed")' || \
-	$(PIP) install -c constraints.txt --no-deps --force-reinstall robustbench
+	$(INSTALL) --no-deps --force-reinstall robustbench
 @touch $@
 endef
 
