@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +20,7 @@ from harness.results.claims import FOLDER, Claims
 from harness.results.load import read_run
 from harness.results.store import Store
 from harness.suite import load_suite
+from helpers.commands import Process, command
 from helpers.engines import CPU, Notes, contents, finish, noted_processes, one_thread, perilous
 
 SUITE = """\
@@ -50,17 +49,10 @@ def work(suite: Path, out: Path, part: str, callback: Callback | None = None) ->
         return run(load_suite(suite), out, CPU, callback or Callback(), part=Part.of(part))
 
 
-def started(suite: Path, out: Path, part: str) -> subprocess.Popen[str]:
+def started(suite: Path, out: Path, part: str) -> Process:
     """A worker in a process of its own."""
-    command = ["run", str(suite), "--out", str(out), "--device", "cpu", "--worker", part]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HARNESS_LEASE": "6"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    words = ["run", str(suite), "--out", str(out), "--device", "cpu", "--worker", part]
+    return command(*words, environment={"HARNESS_LEASE": "6"})
 
 
 def left_behind(out: Path) -> list[str]:
@@ -71,13 +63,13 @@ def left_behind(out: Path) -> list[str]:
 def test_three_workers_of_which_one_is_killed_make_the_records_of_one_process(tmp_path: Path) -> None:
     suite, out = suite_in(tmp_path, first=12, gated=True), tmp_path / "out"
     workers = [started(suite, out, f"{number}/3") for number in (1, 2, 3)]
-    noted_processes(tmp_path / "Gated", 3, seconds=300)  # each has claimed a shard, and waits in its attack
+    noted_processes(tmp_path / "Gated", 3)  # each has claimed a shard, and waits in its attack
     assert len(left_behind(out)) >= 6
     workers[1].send_signal(signal.SIGKILL)
     workers[1].wait()
     (tmp_path / "go").touch()
-    shown = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, -signal.SIGKILL, 0], shown
+    ends = [worker.wait(timeout=300) for worker in workers]
+    assert ends == [0, -signal.SIGKILL, 0], [worker.printed() for worker in workers]
     assert contents(suite, out) == made_by_one(suite, tmp_path / "whole")
     sessions = (Store(out).manifest() or {})["sessions"]
     assert sorted(session["worker"] for session in sessions) == ["1/3", "2/3", "3/3"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from harness.evaluation.engines.processes import Processes
 from harness.evaluation.journals import Journals
 from harness.results.store import CellStore, Store
 from harness.settings import journal_after
+from helpers.commands import command
 from helpers.engines import Notes, contents, finish
 from helpers.modules import source
 
@@ -48,11 +47,10 @@ def gradients(suite: Path) -> int:
     return os.path.getsize(suite.with_name("Struck"))
 
 
-def command(suite: Path, out: Path) -> int:
+def run_status(suite: Path, out: Path) -> int:
     """The exit status of `harness run` in a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HARNESS_JOURNAL_AFTER": "0"}
-    words = [sys.executable, "-m", "harness", "run", str(suite), "--out", str(out), "--device", "cpu"]
-    return subprocess.run(words, env=environment, capture_output=True, cwd=Path(__file__).parents[3]).returncode
+    words = ["run", str(suite), "--out", str(out), "--device", "cpu"]
+    return command(*words, environment={"HARNESS_JOURNAL_AFTER": "0"}).wait()
 
 
 @pytest.mark.slow
@@ -66,10 +64,10 @@ def test_a_shard_is_continued_after_kills_of_a_run_and_of_a_worker_without_askin
 
     out = tmp_path / "out"
     strike(suite, 55, signal.SIGKILL)
-    assert command(suite, out) == -signal.SIGKILL
+    assert run_status(suite, out) == -signal.SIGKILL
     assert [path.name for path in out.rglob("*.journal")] == ["00003-00006.journal"]
     strike(suite, 65, signal.SIGTERM)
-    assert command(suite, out) == 128 + signal.SIGTERM
+    assert run_status(suite, out) == 128 + signal.SIGTERM
     strike(suite, 75, signal.SIGKILL)
     notes = Notes()
     finish(suite, out, Processes(["cpu", "cpu"], threads=1), notes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import random
 import signal
@@ -17,7 +16,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from harness import cli
 from harness.cli.run_progress import Display
 from harness.errors import UserError
 from harness.evaluation.pending import load_images, pending_work
@@ -28,6 +26,7 @@ from harness.results.load import read_run as read_results
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.suite import load_suite
+from helpers.commands import command
 
 pytestmark = pytest.mark.slow
 
@@ -282,21 +281,18 @@ def test_a_run_killed_ten_times_ends_with_the_records_of_an_uninterrupted_one(
     )
     execute(small_suite, tmp_path / "whole")
     expected = results(small_suite, tmp_path / "whole")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.cli", "harness.evaluation.run", "harness.datasets"])
-    command = ["run", str(small_suite), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    words = ["run", str(small_suite), "--out", str(tmp_path / "out"), "--device", "cpu"]
     moments, killed = random.Random(0), 0
     for _ in range(100):
-        child = context.Process(target=cli.main, args=(command,))
-        child.start()
+        child = command(*words)
         # Let it get past its start, then strike anywhere in its work.
-        while child.is_alive() and not (tmp_path / "out/cells").exists():
+        while child.poll() is None and not (tmp_path / "out/cells").exists():
             time.sleep(0.01)
-        child.join(moments.uniform(0.05, 0.6))
-        if not child.is_alive():
+        time.sleep(moments.uniform(0.05, 0.6))
+        if child.poll() is not None:
             break
-        os.kill(child.pid or 0, signal.SIGKILL)
-        child.join()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
         killed += 1
         if killed == 10:
             break

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +27,7 @@ from harness.results.manifest import read_manifest
 from harness.results.merge import MANY, merge
 from harness.results.store import Store
 from harness.suite import load_suite
+from helpers.commands import command
 from helpers.engines import CPU, Notes, contents, finish
 
 Digests = dict[str, tuple[str | None, ...]]
@@ -307,16 +306,17 @@ def test_a_full_disk_ends_in_a_message_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 def test_the_command_is_killed_at_any_moment_and_finished(small_suite: Path, tmp_path: Path, whole: Path) -> None:
-    command = [sys.executable, "-m", "harness", "merge", str(whole), "--out", str(tmp_path / "both")]
+    words = ["merge", str(whole), "--out", str(tmp_path / "both")]
     for signum in (signal.SIGKILL, signal.SIGTERM):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        child = command(*words)
         limit = time.monotonic() + 120
         while not (tmp_path / "both/run.json").exists() and time.monotonic() < limit:
             time.sleep(0.001)
         child.send_signal(signum)
-        assert "Traceback" not in child.communicate()[0]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        child.wait()
+        assert "Traceback" not in child.printed()
+    done = command(*words)
+    assert done.wait() == 0, done.printed()
     assert contents(small_suite, tmp_path / "both") == contents(small_suite, whole)
 
 

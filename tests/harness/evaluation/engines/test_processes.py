@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from harness.errors import UserError
 from harness.evaluation.engines import processes
 from harness.evaluation.engines.processes import Processes
 from harness.results.store import Store
+from helpers.commands import command
 from helpers.engines import Notes, alone, contents, ended, finish, handed_over, noted_processes, one_thread, perilous
 from helpers.modules import source
 
@@ -34,13 +33,10 @@ def test_two_workers_make_the_records_and_images_of_one_process(
     assert (session["engine"], session["workers"], session["worker_threads"]) == ("local", ["cpu", "cpu"], 1)
 
 
-@pytest.mark.parametrize("first", ["this process", "a worker"])
-def test_what_one_engine_begins_another_finishes(
-    suite: Path, expected: dict[str, list[Any]], tmp_path: Path, first: str
+def test_what_this_process_begins_a_worker_continues_and_the_other_way_round(
+    suite: Path, expected: dict[str, list[Any]], tmp_path: Path
 ) -> None:
-    engines = [None, Processes(["cpu"], threads=1)]
-    begin, end = engines if first == "this process" else reversed(engines)
-    assert handed_over(suite, tmp_path / "out", begin, end) == expected
+    assert handed_over(suite, tmp_path / "out", Processes(["cpu"], threads=1)) == expected
 
 
 def test_a_killed_worker_is_replaced_and_a_pairing_that_kills_all_becomes_errors(
@@ -58,9 +54,9 @@ def test_a_killed_worker_is_replaced_and_a_pairing_that_kills_all_becomes_errors
     assert [note.startswith("plain/once, images 0 to 1: its process was killed (SIGKILL)") for note in killed] == [True]
     assert any("the pairing is given up, and the others go on" in note for note in notes.notes)
     found = contents(suite, tmp_path / "out")
-    assert len(os.listdir(tmp_path / "KilledOnce")) >= 2, (
-        "a process, and those that replaced it, whichever pairing it died of"
-    )
+    # The one that is killed, the one that begins its shard again, and if "killed" comes before the rest, as it seems to
+    # take longer, the one that replaces the process that dies of it.
+    assert len(os.listdir(tmp_path / "KilledOnce")) in (2, 3)
     for name in ("plain/once", "plain/sound"):
         assert found[name][0] == alone(suite, name, tmp_path / "whole")
 
@@ -68,21 +64,15 @@ def test_a_killed_worker_is_replaced_and_a_pairing_that_kills_all_becomes_errors
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_end_of_the_driver_ends_its_workers_and_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
     suite = perilous(tmp_path, first=24, pause=0.3)
-    command = ["run", str(suite), "--only", "plain/sound", "--workers", "2", "--device", "cpu"]
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "harness", *command, "--out", str(tmp_path / "out")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        # A shell starts its background jobs deaf to SIGINT, and these tests may run in one.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    workers = noted_processes(tmp_path / "Marked", 2)
+    count = 2 if number == signal.SIGKILL else 1
+    words = ["run", str(suite), "--only", "plain/sound", "--workers", str(count), "--device", "cpu"]
+    driver = command(*words, "--out", str(tmp_path / "out"))
+    workers = noted_processes(tmp_path / "Marked", count)
     driver.send_signal(number)
-    shown, _ = driver.communicate(timeout=60)
-    assert driver.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    assert ("the same command continues from there" in " ".join(shown.split())) == (number == signal.SIGINT)
-    assert len(workers) == 2 and ended(workers)
+    assert driver.wait() == (-number if number == signal.SIGKILL else 128 + number)
+    shown = " ".join(driver.printed().split())
+    assert ("the same command continues from there" in shown) == (number == signal.SIGINT)
+    assert len(workers) == count and ended(workers)
     kept = len(list((tmp_path / "out").rglob("*.parquet")))
     only = harness.load_suite(suite, only="plain/sound")
     with one_thread():

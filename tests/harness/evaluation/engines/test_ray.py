@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+import harness
 from harness.errors import UserError
 from harness.evaluation import run
+from harness.evaluation.engines import ray as engine
 from harness.evaluation.engines.choose import choose
 from harness.evaluation.engines.ray import import_ray
 from harness.evaluation.job import Job
@@ -41,6 +43,13 @@ def cluster() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture
+def two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what a user gets: each costs the start of a process."""
+    assert engine.TRIES == 4
+    monkeypatch.setattr(engine, "TRIES", 2)
+
+
 def test_a_cluster_makes_the_records_and_images_of_one_process(
     cluster: None, suite: Path, expected: dict[str, list[Any]], tmp_path: Path
 ) -> None:
@@ -52,30 +61,28 @@ def test_a_cluster_makes_the_records_and_images_of_one_process(
     assert ray.is_initialized(), "a cluster that was there before stays"
 
 
-@pytest.mark.parametrize("first", ["local", "ray"])
-def test_what_a_cluster_begins_another_engine_finishes(
-    cluster: None, suite: Path, expected: dict[str, list[Any]], tmp_path: Path, first: str
+def test_what_this_process_begins_a_cluster_continues_and_the_other_way_round(
+    cluster: None, suite: Path, expected: dict[str, list[Any]], tmp_path: Path
 ) -> None:
-    engines = [None, choose("ray", "cpu")]
-    begin, end = engines if first == "local" else reversed(engines)
-    assert handed_over(suite, tmp_path / "out", begin, end) == expected
+    engine = choose("ray", "cpu")
+    assert engine and handed_over(suite, tmp_path / "out", engine) == expected
 
 
 def test_ray_begins_a_killed_shard_again_and_a_pairing_that_kills_all_becomes_errors(
-    cluster: None, tmp_path: Path
+    cluster: None, tmp_path: Path, two_tries: None
 ) -> None:
     suite, notes = perilous(tmp_path, first=2), Notes()
     (failure,) = finish(suite, tmp_path / "out", choose("ray", "cpu"), notes).failures
     assert (failure.name, failure.errors, failure.images) == ("plain/killed", 2, 2)
-    assert all("4 processes were lost over it: WorkerCrashedError" in why for why in failure.reasons)
-    assert len(os.listdir(tmp_path / "Killed")) == 4 and len(os.listdir(tmp_path / "KilledOnce")) == 2
+    assert all("2 processes were lost over it: WorkerCrashedError" in why for why in failure.reasons)
+    assert len(os.listdir(tmp_path / "Killed")) == 2 and len(os.listdir(tmp_path / "KilledOnce")) == 2
     found = contents(suite, tmp_path / "out")
     for name in ("plain/once", "plain/sound"):
         assert found[name][0] == alone(suite, name, tmp_path / "whole")
 
 
 def test_a_task_that_hangs_in_native_code_ends_itself_and_costs_its_shard_and_no_more(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: None, tmp_path: Path, two_tries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Limits(TimeLimits):
         """A limit for the shard that hangs, which is over however fast the machine is, and none for others."""
@@ -88,7 +95,7 @@ def test_a_task_that_hangs_in_native_code_ends_itself_and_costs_its_shard_and_no
     (failure,) = finish(suite, tmp_path / "out", choose("ray", "cpu")).failures
     assert (failure.errors, failure.images) == (2, 8)
     (why,) = failure.reasons
-    assert why.startswith("4 processes were lost over it (one that works longer than 2 s, its limit, ends itself)")
+    assert why.startswith("2 processes were lost over it (one that works longer than 2 s, its limit, ends itself)")
     hung = [int(name) for name in os.listdir(tmp_path / "Hung")] if (tmp_path / "Hung").exists() else []
     assert not any(map(lives, hung))
 
@@ -105,9 +112,9 @@ def test_a_mistake_that_a_task_finds_ends_the_run(cluster: None, suite: Path, tm
 
 def test_a_cluster_that_a_run_started_ends_with_it_even_if_the_run_is_killed(tmp_path: Path) -> None:
     suite = perilous(tmp_path, first=24, pause=0.3)
-    command = ["run", str(suite), "--only", "plain/sound", "--engine", "ray", "--workers", "2", "--device", "cpu"]
+    command = ["run", str(suite), "--only", "plain/sound", "--device", "cpu", "--out", str(tmp_path / "out")]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "harness", *command, "--out", str(tmp_path / "out")],
+        [sys.executable, "-m", "harness", *command, "--engine", "ray", "--workers", "2"],
         env={**os.environ, "RAY_ADDRESS": "local"},
     )
     tasks = noted_processes(tmp_path / "Marked", 1)
@@ -117,13 +124,8 @@ def test_a_cluster_that_a_run_started_ends_with_it_even_if_the_run_is_killed(tmp
     driver.wait()
     assert ended(tasks, 60)
     kept = len(list((tmp_path / "out").rglob("*.parquet")))
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", *command[:4], "--device", "cpu", "--out", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"Computed {12 - kept} shards." in done.stdout
+    only = harness.load_suite(suite, only="plain/sound")
+    assert harness.run(only, tmp_path / "out", device="cpu").computed == 12 - kept
 
 
 def test_a_cluster_that_cannot_be_reached_is_a_mistake_with_a_remedy(
