@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ CLEAN = "clean"
 """Clean images, clean accuracy: a word of the field long before it was the name of an attack that does nothing."""
 
 
+@cache
 def names() -> set[str]:
     return {entry.name for kind in ("defenses", "attacks") for entry in registry.entries(kind)}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import robustbench.utils
 import torch
 import yaml
 
@@ -220,7 +219,7 @@ def test_an_absent_file_is_downloaded_once_to_its_place(
         downloads.append((drive, path))
         torch.save(zoo(SMALL, "L2")["model"]().state_dict(), path)
 
-    monkeypatch.setattr(robustbench.utils, "download_gdrive_new", download)
+    monkeypatch.setattr("robustbench.utils.download_gdrive_new", download)
     first, second = (from_suite(model=SMALL, threat="L2").state_dict() for _ in range(2))
     assert downloads == [(zoo(SMALL, "L2")["gdrive_id"], tmp_path / "models" / "cifar10" / "L2" / f"{SMALL}.pt")]
     assert all(torch.equal(first[key], second[key]) for key in first)

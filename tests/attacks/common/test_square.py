@@ -31,6 +31,7 @@ from harness.suite import load_suite
 pytestmark = pytest.mark.slow
 
 SQUARES = [(side, side) for side in range(5, 41)]
+FEWER = [(side, side) for side in range(5, 41) if side % 4 == 0 or side in (14, 18, 19)]
 RECTANGLES = [(28, 20), (24, 20), (64, 96), (5, 40), (40, 5), (7, 30), (30, 7), (19, 13), (33, 32), (48, 9)]
 REFUSED_BY_THE_LIBRARY = {12, 14, 18, 19, 24}
 
@@ -57,7 +58,7 @@ def attacked(cls: Any, shape: tuple[int, int], norm: str) -> Tensor:
 @pytest.mark.parametrize("norm", ["L2", "L1"])
 def test_it_is_the_librarys_attack_wherever_that_does_not_fail(norm: str) -> None:
     failed = set()
-    for shape in [*SQUARES, *RECTANGLES]:
+    for shape in [*(SQUARES if norm == "L2" else FEWER), *RECTANGLES]:
         ours, (_, x, _) = attacked(Square, shape, norm), case(shape)
         try:
             assert torch.equal(ours, attacked(SquareAttack, shape, norm))

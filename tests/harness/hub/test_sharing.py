@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -126,6 +127,7 @@ def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path, repository: str, re
 
 def test_no_server_is_said(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the package tries again, for 23 seconds in all
     with pytest.raises(UserError, match="cannot be reached"):
         push_run(FINISHED, "me/run")
     with pytest.raises(UserError, match=r"cannot be reached|not on the Hub"):
