@@ -80,7 +80,7 @@ def _section(number: int, table: Table) -> dict[str, Any]:
         "facts": _summary(table),
         "warnings": list(_warnings(table)),
         "blocks": [
-            {"title": block.title, "grid": _cells(block.grid, footnotes), "remark": block.remark}
+            {"title": block.title, "grid": _cells(block.grid, footnotes), "remark": block.remark, "long": block.long}
             for block in (*blocks, *sheet.sweeps)
         ],
         "draws": _cells(sheet.draws, footnotes, bars=False) if sheet.draws else None,

@@ -62,7 +62,7 @@ class Block:
 
     Attributes:
         remark: a sentence below it, or nothing.
-        long: whether it has a line per image, for which a terminal has no room.
+        long: whether it has a line per image, for which a terminal has no room; the page folds it.
     """
 
     title: Shown

@@ -169,3 +169,11 @@ def test_images_whose_certificate_failed_are_not_certified_and_are_counted(maker
     assert "2 images ended in an error, and count as not certified" in str(
         formats.find("md").render([summarise(read_run(root))])
     )
+
+
+def test_the_page_folds_the_table_with_a_line_for_each_image(maker, rec: Rec) -> None:  # type: ignore[no-untyped-def]
+    table = summarise(read_run(certified(maker, rec, ["r" * 20] * 4, [0.1] * 4)))
+    page = str(formats.find("html").render([table]))
+    folded = [part.partition("</details>")[0] for part in page.split("<details>")[1:]]
+    assert ["image by image" in part for part in folded].count(True) == 1
+    assert "Certified in L2 (cohen)" in page and not any("Certified in L2 (cohen)" in part for part in folded)
