@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch: worker
 TESTS = Path(__file__).parent
 
 # The same examples at each run, so that a change is judged by what it changes. `make fuzz` looks for new ones.
-settings.register_profile("same", derandomize=True)
+settings.register_profile("same", derandomize=True, max_examples=33)
 settings.register_profile("search", derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.threat import L0, L1, L2, TOLERANCE, WARP_TOLERANCE, Flow, Linf, Pixels, warp
+from helpers.examples import examples
 
 BALLS = [Linf, L2, L1]
 SHAPE = (3, 2, 5, 4)
@@ -26,7 +27,7 @@ def images(seed: int) -> Tensor:
     eps=st.sampled_from(["0", "1e-9", "8/255", "0.5", "1", "3", "60", "1e30"]),
     scale=st.sampled_from([0.0, 1e-8, 0.1, 1.0, 1e4, 1e30]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_projection_lands_in_the_budget_and_stays_there(ball: type[Pixels], seed: int, eps: str, scale: float) -> None:
     threat, x = ball(Quantity(eps)), images(seed)
     projected = threat.project(x, x + scale * normal(torch.arange(SHAPE[0]) + seed, SHAPE[1:]))

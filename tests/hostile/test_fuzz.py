@@ -22,8 +22,9 @@ from harness.results.store import CellStore, Damaged, Store
 from harness.suite import load_suite
 from harness.verification import verify
 from helpers import hostile
+from helpers.examples import examples
 
-FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 ODD = [
     *(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.config.yaml_file import MOST, parse, read
 from harness.errors import UserError
+from helpers.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -202,13 +203,13 @@ TREES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.dictionaries(TEXT, TREES, max_size=4))
 def test_what_json_can_say_is_read_unchanged(tree: dict[str, object]) -> None:
     assert data(json.dumps(tree, ensure_ascii=False)) == tree
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.text(alphabet=st.sampled_from("ab:,[]{}&*<>|!%'\"#?- \n\t~.@`\\1\x85\u2028"), max_size=40))
 def test_no_text_ends_in_anything_but_data_or_a_users_error(text: str) -> None:
     try:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.reporting.stats.accuracy import wilson
 from harness.reporting.stats.change import change, mcnemar, sign_test, tango
+from helpers.examples import examples
 
 Z = 1.96
 
@@ -52,7 +53,7 @@ def test_a_change_of_every_image_reaches_the_end() -> None:
 STEPS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(STEPS)
 def test_the_interval_holds_the_change_and_turns_with_it(votes: list[tuple[int, int]]) -> None:
     before, after = np.array(votes, dtype=float).T / 5
@@ -77,7 +78,7 @@ def test_p_is_mcnemars() -> None:
     assert found.p == pytest.approx(2 * (1 + 8) / 2**8)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9))
 def test_p_is_the_share_of_signs_that_move_the_sum_as_far(votes: list[tuple[int, int]]) -> None:
     whole = [after - before for before, after in votes]

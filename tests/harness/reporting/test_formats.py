@@ -27,6 +27,7 @@ from harness.reporting.formats import latex
 from harness.reporting.render import markdown
 from harness.results.load import read_run
 from harness.results.record import Record
+from helpers.examples import examples
 
 FOR_PROGRAMS = ("robustbench", "autoattack", "junit", "sarif")
 """Formats of which other programs say what they hold; they have tests of their own."""
@@ -174,7 +175,7 @@ def test_markdown_renders_as_one_row_per_defense(run: Path) -> None:
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_markdown_shows_any_name_as_it_is(name: str) -> None:
     page = (
         MarkdownIt("commonmark")
@@ -207,7 +208,7 @@ def test_latex_escapes_what_it_would_otherwise_obey(run: Path) -> None:
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_escaped_latex_has_balanced_braces_and_no_bare_special(name: str) -> None:
     rest = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]", "", latex.escape(name))
     depths = [rest[: i + 1].count("{") - rest[: i + 1].count("}") for i in range(len(rest))]

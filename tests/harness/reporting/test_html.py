@@ -36,6 +36,7 @@ from harness.results.load import read_run
 from harness.results.record import Record
 from harness.results.store import Store
 from harness.threat import warp
+from helpers.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -250,7 +251,7 @@ def test_an_unfinished_pairing_shows_what_is_there(run: Path) -> None:
     assert [image["index"] for image in shown["images"]] == [102, 103, 104, 105] and shown["total"] == COUNT
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.floats(1e-3, 1.0))
 def test_the_gain_is_round_and_keeps_the_largest_difference_on_the_scale(largest: float) -> None:
     gain = gain_of(largest)

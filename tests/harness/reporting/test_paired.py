@@ -11,6 +11,7 @@ from scipy import stats
 
 from harness.reporting.stats.change import mcnemar, tango
 from harness.reporting.stats.paired import holm, paired, unpaired
+from helpers.examples import examples
 
 
 def outcomes(n11: int, n10: int, n01: int, n00: int) -> tuple[Any, Any]:
@@ -54,7 +55,7 @@ def test_fractional_successes_on_different_images_have_an_interval() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((whole.value, whole.low, whole.high))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(*[st.integers(0, 30)] * 4)
 def test_swapping_the_sides_mirrors_the_difference(n11: int, n10: int, n01: int, n00: int) -> None:
     if n11 + n10 + n01 + n00 == 0:

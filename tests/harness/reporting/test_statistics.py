@@ -12,6 +12,7 @@ from harness.reporting.stats.accuracy import accuracy, average, exact, failed, w
 from harness.reporting.tables.outcomes import clean_draws, clean_successes, robust_draws, robust_successes
 from harness.results.columns import Columns
 from harness.results.record import NO_CLASS, RULES, Record, Rule, vote
+from helpers.examples import examples
 
 VOTES = st.lists(st.integers(0, 3), min_size=1, max_size=7)
 
@@ -91,7 +92,7 @@ def test_draws_become_one_success_by_the_rule(
 
 
 @given(VOTES, st.integers(0, 3))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_no_rule_is_harder_than_worst_and_majority_is_the_verdicts(votes: list[int], label: int) -> None:
     worst, mean = success(votes, label, "worst"), success(votes, label, "mean")
     assert worst <= min(mean, success(votes, label, "single"))
@@ -122,7 +123,7 @@ def test_errors_leave_the_interval_open_from_all_misclassified_to_all_robust() -
 
 
 @given(st.lists(st.sampled_from([0.0, 0.2, 1.0, math.nan]), min_size=1, max_size=60))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_no_outcome_of_the_errors_leaves_the_interval(known: list[float]) -> None:
     successes = np.array(known)
     if np.isnan(successes).all():
@@ -209,7 +210,7 @@ def test_the_averages_interval_covers_the_truth(n: int, rates: tuple[float, ...]
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(-1, 3), max_size=5), st.integers(0, 3)), max_size=9))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_images_of_any_number_of_votes_are_counted_together_as_each_is_alone(
     images: list[tuple[list[int], int]],
 ) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness.reporting.stats.accuracy import accuracy, average, exact, wilson
 from harness.reporting.stats.worst import chosen, noisy_worst_case, strongest, weakest, worst_case
 from harness.results.record import Rule
+from helpers.examples import examples
 
 Array = NDArray[np.float64]
 
@@ -49,14 +50,14 @@ def test_the_choosing_attacker_is_that_of_the_definition(attacks: int, v: int, j
     assert chosen(draws, judged) == pytest.approx(naive_choice(draws, judged))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 @given(st.integers(1, 4), st.integers(2, 5), st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_judging_by_the_draw_left_out_is_never_below_the_minimum_of_means(m: int, v: int, n: int, seed: int) -> None:
     draws = np.random.default_rng(seed).integers(0, 2, (m, n, v)).astype(float)
     assert (chosen(draws, v) >= draws.mean(axis=2).min(axis=0) - 1e-12).all()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 @given(
     st.integers(1, 4),
     st.integers(1, 5),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.results.record import NO_CLASS, SCHEMA, Record, verdict_of, vote
+from helpers.examples import examples
 
 
 def test_the_schema_has_the_records_fields_in_their_order() -> None:
@@ -24,7 +25,7 @@ def test_the_most_frequent_class_wins_and_a_tie_for_the_lead_is_no_class() -> No
 
 
 @given(st.lists(st.integers(-1, 4), min_size=1, max_size=9), st.permutations(range(5)))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_the_winner_leads_alone_and_neither_order_nor_index_decides(votes: list[int], names: list[int]) -> None:
     counts, winner = Counter(votes), vote(votes)
     leaders = [choice for choice, count in counts.items() if count == max(counts.values())]

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.results.record import LATER, SCHEMA, SCHEMA_VERSION, Record
 from harness.results.store import CellStore, Damaged, Stale, Store, shard_ranges
+from helpers.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,9 @@ RECORDS = st.builds(
     flags=st.lists(TEXT, max_size=2),
     l0=st.none() | SIZE,
 )
-ON_ONE_FOLDER = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ON_ONE_FOLDER = settings(
+    deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def make(index: int, verdict: Any = "robust") -> Record:

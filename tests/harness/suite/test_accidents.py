@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.suite import load_suite
+from helpers.examples import examples
 from helpers.planned import SUITE
 
 # fmt: off
@@ -54,7 +55,7 @@ def mutations(draw: st.DrawFn) -> str:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(text=mutations())
 def test_no_mutation_of_a_suite_ends_in_anything_but_a_plan_or_a_users_error(folder: Path, text: str) -> None:
     path = folder / "mutant.yaml"
@@ -68,7 +69,7 @@ def test_no_mutation_of_a_suite_ends_in_anything_but_a_plan_or_a_users_error(fol
         assert found.cells
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(content=st.binary(max_size=60))
 def test_no_bytes_end_in_anything_but_a_users_error(folder: Path, content: bytes) -> None:
     (folder / "bytes.yaml").write_bytes(content)

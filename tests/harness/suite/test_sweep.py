@@ -19,6 +19,7 @@ from harness.suite import Plan, load_suite
 from harness.suite.cell_key import component_hash
 from harness.suite.checkpoints import items
 from harness.weights import packaged
+from helpers.examples import examples
 
 PLAIN = 'plain: {type: "./fakes.py:NearestMean"}'
 WEAK = 'weak: {type: "./fakes.py:Noise", eps: 1/16}'
@@ -207,7 +208,7 @@ VALUES = st.sampled_from(["1", "x", "null", "[1]", "{a: 1}", "1/8", "true", "'8/
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(swept=st.dictionaries(PATHS, st.lists(VALUES, max_size=3), max_size=3))
 def test_no_sweep_ends_in_anything_but_a_plan_or_a_users_error(small_suite: Path, swept: dict[str, list[str]]) -> None:
     written = ", ".join(f"{path}: [{', '.join(values)}]" for path, values in swept.items())

@@ -24,6 +24,7 @@ from harness.errors import UserError
 from harness.settings import weights_root
 from harness.weights import download
 from harness.weights.download import fetch, safe_name, verified
+from helpers.examples import examples
 from helpers.site import CONTENT, HALF, SHA256, Site, files
 
 
@@ -235,7 +236,7 @@ def test_names_of_addresses_are_made_harmless(url: str, name: str) -> None:
     assert safe_name(url) == name
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.text(max_size=200))
 def test_every_address_has_a_harmless_name(url: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*", safe_name(url))

@@ -15,6 +15,7 @@ from torch import nn
 
 from harness.errors import UserError
 from harness.weights import formats
+from helpers.examples import examples
 from helpers.weight_files import zip_bytes
 
 MAGICS = (
@@ -22,7 +23,7 @@ MAGICS = (
     b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.",
 )
 OPCODES = b"}](tuRq\x00h\x00\x85\x93\x81besN\x94K\x01\x8c\x01a."
-FUZZ = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(deadline=None, max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture])
 CUTS = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4), st.integers(0, 4)), min_size=1, max_size=3)
 """Where (as a share of the length), what is put there, and how many bytes it replaces."""
 

@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.weights.formats import limits, pickle_machine
 from harness.weights.formats.limits import Budget
 from harness.weights.formats.pickle_machine import OrderedTable, interpret
+from helpers.examples import examples
 
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=9)
@@ -35,7 +36,7 @@ def value_of(data, table=None, **more):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(data=DATA, protocol=st.sampled_from([4, 5]))
 def test_plain_data_is_read_as_python_reads_it(data, protocol):
     written = pickle.dumps(data, protocol)
