@@ -38,12 +38,10 @@ def records(root: Path, name: str, threat: str, clean: Row) -> dict[int, Row]:
     change = abs(x_adv.astype("f8") - clean["images"][start:][: table.num_rows]).reshape(len(x_adv), -1)
     sizes = {"Linf": change.max(1), "L2": np.sqrt((change**2).sum(1)), "L1": change.sum(1), "L0": (change != 0).sum(1)}
     norm, above, below = (threat.replace("/", " ") + " 1").split()[:3]
+    eps = float(above) / float(below) if norm in (*sizes, "Flow") or "parameters" in arrays else np.inf
     if norm not in sizes:
         OPEN.append(f"{name}: of the budget {threat}, at most the size of the flow or the parameters was checked")
         sizes[norm] = abs(arrays.get("flow", arrays.get("parameters", 0 * change))).reshape(len(change), -1).max(1)
-    eps = (
-        float(above) / float(below) if norm in ("Linf", "L2", "L1", "L0", "Flow") or "parameters" in arrays else np.inf
-    )
     inside = (sizes[norm] <= eps + 1e-6 * max(1.0, eps)) & ((x_adv >= -1e-6) & (x_adv <= 1 + 1e-6)).all((1, 2, 3))
     for at, (row, image, fits) in enumerate(zip(table.to_pylist(), x_adv, inside, strict=True), start):
         (vote, first), (_, second) = [*Counter(row["adv_votes"]).most_common(2), (-1, 0), (-1, 0)][:2]
