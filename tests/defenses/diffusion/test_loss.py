@@ -82,19 +82,14 @@ def assert_close(found: Tensor, expected: list | float, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize(
     ("dtype", "name"),
-    [(torch.float32, "independent"), (torch.float64, "independent"), (torch.float64, "shared")],
-    ids=["float32-independent", "float64-independent", "float64-shared"],
+    [(torch.float32, "independent"), (torch.float64, "independent"), (torch.float32, "shared")],
+    ids=["float32-independent", "float64-independent", "float32-shared"],
 )
 def test_losses_and_gradients_are_the_original_ones(make, dtype, name) -> None:
     expected, x = precise(golden, dtype), rule_image((2, 3, 16, 16), dtype).requires_grad_()
     losses = make(dtype, name == "shared", passes="single", chunk=100)(x, CLASSES, SEEDS)
     assert_close(losses.detach(), expected[f"{name}/loss_per_class"], dtype)
 
-    if name == "shared":  # the same pass backwards, on other noise
-        (grad,) = torch.autograd.grad(F.cross_entropy(-losses, torch.tensor(LABELS), reduction="sum"), x)
-        for i, label in enumerate(LABELS):
-            assert_summary(grad[i : i + 1], expected[f"shared/grad_ce_mean_image{i}_label{label}"], 1e-8)
-        return
     for reduction, scale in {"mean": 1, "sum": 768}.items():
         cross = F.cross_entropy(-scale * losses, torch.tensor(LABELS), reduction="none")
         (grad,) = torch.autograd.grad(cross.sum(), x, retain_graph=True)
