@@ -82,6 +82,9 @@ sys.stdin.read()
 TOKEN = {"RAY_AUTH_MODE": "token"}
 """A cluster that a program starts asks for one, which Ray shows it only if it is told to."""
 
+AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+"""Of a machine of the cluster, which it does not survive; here that would be all of the cluster."""
+
 SOONEST, LATEST = 0.2, 6.0
 """Seconds between two kills, while processes are at work."""
 
@@ -224,4 +227,5 @@ def _computes(process: int) -> bool:
         words = Path(f"/proc/{process}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return words.startswith(b"ray::") or b"harness.evaluation.engines.worker_main" in words
+    task = words.startswith(b"ray::") and not words.startswith(AGENTS)
+    return task or b"harness.evaluation.engines.worker_main" in words
