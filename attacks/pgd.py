@@ -27,12 +27,12 @@ from attacks.common.schedules import SCHEDULES, Schedule
 from attacks.common.selected_draws import RULES, Select, selected_step
 from harness.config.caps import CAPS
 from harness.defense import Defense
-from harness.frequencies import low_pass
 from harness.gradients import Gradient
 from harness.guard.doubt import averaged_draws, least_cosine_averaging
 from harness.quantity import Quantity
 from harness.target import Step, Target
 from harness.threat import Pixels
+from harness.threats.frequencies import low_pass
 
 
 class PGD(GradientAttack):

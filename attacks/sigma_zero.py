@@ -35,7 +35,7 @@ class SigmaZero(MinimumNormAttack):
         step_size: of the first step.
         sigma: how closely the smooth count follows the true one.
         threshold: the first tau: smaller changes are undone.
-        threshold_step: t above.
+        threshold_step: how much the threshold moves in a step of size 1, t above.
         gradient, eot: the view of the defense, see `harness.attack.Attack`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Gradient steps along low frequencies, within the ball of the threat model.
 
-    f_{i+1}  =  f_i + a_i L(m_{i+1}) / ||L(m_{i+1})||     L: the low frequencies, `harness.frequencies`
+    f_{i+1}  =  f_i + a_i L(m_{i+1}) / ||L(m_{i+1})||     L: the low frequencies, `harness.threats.frequencies`
     x_{i+1}  =  project(x + f_{i+1})                     m: the gradients, with momentum; the norm that of the ball
 
 The field f has no frequency but the lowest K along each side. Projection clips it, as it would any other perturbation,
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from attacks.common.gradient_attack import column
-from harness.frequencies import low_pass
 from harness.threat import Pixels
+from harness.threats.frequencies import low_pass
 
 
 def unit_low(gradient: Tensor, lowest: int, threat: Pixels) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from defenses.canaries.shattered import Shattered
 from harness.errors import UserError
-from harness.frequencies import low_pass
 from harness.quantity import Quantity
 from harness.suite.nested import InnerDefense
+from harness.threats.frequencies import low_pass
 
 
 class ShatteredDetail(Shattered):

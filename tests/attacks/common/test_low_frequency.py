@@ -9,10 +9,10 @@ from scipy.fft import dctn, idctn
 from attacks.common.low_frequency import unit_low
 from attacks.pgd import PGD
 from harness.attack import Adversarial
-from harness.frequencies import low_pass
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.threat import L2, TOLERANCE, Linf
+from harness.threats.frequencies import low_pass
 from helpers.linear import Linear, target_of
 
 N, SHAPE = 6, (2, 6, 8)

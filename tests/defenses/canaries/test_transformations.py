@@ -26,9 +26,9 @@ from harness import datasets
 from harness.checks import check_defense
 from harness.defense import Defense
 from harness.errors import UserError
-from harness.frequencies import low_pass
 from harness.gradients import bpda, exact
 from harness.quantity import Quantity
+from harness.threats.frequencies import low_pass
 
 CANARIES = {
     "jpeg": lambda classifier: JPEG(classifier),
