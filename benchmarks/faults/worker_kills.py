@@ -138,15 +138,15 @@ class Round:
             )
 
     def _strike(self, drivers: Sequence[subprocess.Popen[bytes]], chance: random.Random) -> None:
-        """Kills a driver every third time, else a worker, if there are any beside the drivers."""
+        """Kills a driver every third time, else a worker as soon as there is one; where drivers compute, a driver."""
         living = [driver for driver in drivers if driver.poll() is None]
         if not living:
             return
         workers = workers_of(self.cluster or living[0].pid)
-        if len(drivers) > 1 or not workers or len(self.killed) % 3 == 2:
+        if len(drivers) > 1 or len(self.killed) % 3 == 2:
             chance.choice(living).kill()
             self.killed.append("a driver")
-        else:
+        elif workers:  # else the driver is still starting them
             os.kill(chance.choice(workers), signal.SIGKILL)
             self.killed.append("a worker")
 
