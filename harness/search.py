@@ -49,7 +49,7 @@ class Search(BaseModel):
         look_every: one in so many queries of an image is a full look; 1 makes all of them full.
         common_noise: one draw of noise for all classes, whose differences are then less noisy.
         precision: the precision of the networks. "tf32" only affects GPUs; half precisions keep norms and sums in
-            float32.
+            float32, and are slower than it on a CPU that emulates them, which `harness doctor` says.
         channels_last: store feature maps with the channels last. Faster on GPUs in half precision, slower on CPUs.
 
     Example:

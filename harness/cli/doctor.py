@@ -56,8 +56,12 @@ def devices() -> Iterator[Finding]:
     """What torch can compute on."""
     import torch
 
+    from harness.process import half_precision
+
     cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"
     yield Finding("cpu", "passed", f"{cores}; the environment variable OMP_NUM_THREADS changes that")
+    emulated = half_precision.is_emulated("bf16", torch.device("cpu"))
+    yield Finding("cpu in bfloat16", "passed", "emulated, slower than float32" if emulated else "computed by oneDNN")
     yield _cuda()
     if sys.platform == "darwin":
         there = torch.backends.mps.is_available()

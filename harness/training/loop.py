@@ -29,6 +29,7 @@ from harness.callback import SILENT, Callback
 from harness.datasets.dataset import Dataset, Split
 from harness.errors import UserError
 from harness.files import write_atomically
+from harness.process import half_precision
 from harness.process.signals import ENDING, Stopped
 from harness.randomness import derive, fenced
 from harness.training.processes import Processes
@@ -81,6 +82,8 @@ def train(
     if checkpoint.is_file():
         state.restore(checkpoint, recipe)
         callback.note(f"{recipe.recipe}: continuing from step {state.step} of {recipe.steps}")
+    if recipe.precision == "bfloat16" and half_precision.is_emulated("bf16", processes.device):
+        callback.note(f"{recipe.recipe}: {half_precision.advice('bfloat16')}")
     _join(state, processes, checkpoint)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         _run(recipe, trainer, state, data, checkpoint, callback, processes)

@@ -21,6 +21,7 @@ from defenses.undefended import Undefended
 from harness import datasets
 from harness.cli.train_progress import Display
 from harness.errors import UserError
+from harness.process import half_precision
 from harness.training import loop, train
 from harness.training.recipe import Schedule
 from harness.training.state import State
@@ -139,6 +140,19 @@ def test_bfloat16_is_the_type_of_the_products_and_float32_that_of_the_weights(
     for name, weight in lower.items():
         assert weight.dtype == torch.float32 and not torch.equal(weight, exact[name])
         assert torch.allclose(weight, exact[name], atol=0.1)
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_emulated_bfloat16_is_told_of_and_computed_all_the_same(
+    recipe: Path, emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: not emulated)
+    assert not half_precision.is_emulated("float32", torch.device("cpu"))
+    assert not half_precision.is_emulated("bf16", torch.device("cuda"))
+    recipe.write_text(RECIPE + "precision: bfloat16\n")
+    output = io.StringIO()
+    quietly(recipe, "bfloat16", callback=Display(Console(file=output, width=200)))
+    assert ("this CPU emulates bfloat16, several times slower than float32" in output.getvalue()) == emulated
 
 
 def test_a_checkpoint_from_before_a_key_existed_had_its_default(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
