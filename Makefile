@@ -1,6 +1,7 @@
 # Each target does its whole set-up. Another interpreter: make demo PYTHON=python3.12
 PYTHON ?= python3
-WORKERS ?= auto
+# One process more than cores: many tests wait, for another process or for a time to pass.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,16 +9,17 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Python compiles what it imports; pip would compile all of torch and the others, most of which nobody imports.
 INSTALL := $(PIP) install --no-compile -c constraints.txt
 # Neighbours share what their file prepares, and a process that has nothing left takes over tests of another one.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 9 --dist worksteal
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo digits test test-fast fuzz lint docs release matrix bench bench-gpu clean
+.PHONY: help demo digits test test-fast test-long fuzz lint docs release matrix bench bench-gpu clean
 
 help:
 	@echo "make demo       run the quickstart suite and print its table"
 	@echo "make digits     run every suite of the digits, and write results/reference/digits and docs/digits"
 	@echo "make test       run the tests (WORKERS=N processes)"
-	@echo "make test-fast  those that do not take long, in less than a minute"
+	@echo "make test-fast  those of them that take seconds at most, in less than a minute"
+	@echo "make test-long  the others: runs that are killed or hang, tutorials from nothing, installed wheels"
 	@echo "make fuzz       the tests on random inputs, on inputs that no run has had before"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       build the documentation site into build/site, strictly and without the network"
@@ -41,10 +43,13 @@ digits: $(VENV)/.installed
 	done
 
 test: $(VENV)/.installed-test
-	$(PYTEST)
+	$(PYTEST) -m "not long"
 
 test-fast: $(VENV)/.installed-test
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
+
+test-long: $(VENV)/.installed-test
+	$(PYTEST) -m long
 
 fuzz: $(VENV)/.installed-test
 	HYPOTHESIS_PROFILE=search $(PYTEST) `grep -rl "^from hypothesis" tests --include="test_*.py"`

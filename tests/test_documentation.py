@@ -75,7 +75,7 @@ def follow(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     return capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cifar10_model_is_evaluated_as_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +88,7 @@ def test_a_cifar10_model_is_evaluated_as_told(
     assert (tmp_path / "results" / "my-cifar10" / "report.html").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_purifier_is_broken_as_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +99,7 @@ def test_a_purifier_is_broken_as_told(
     assert "zero throughout" in " ".join(shown.split()) and "misleading" in shown
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_defense_is_added_as_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +166,7 @@ def test_the_page_on_python_has_every_public_object() -> None:
     assert absent <= {"Adversarial", "Cost", "InnerAttack", "InnerDefense"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_site_builds_strictly_and_asks_nobody_for_anything(tmp_path: Path) -> None:
     """`make docs` does it in an environment with the extra [docs]."""
     for package in ("mkdocs", "material", "mkdocstrings_handlers"):

@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wheel_holds_every_module_suite_card_weight_and_template(wheel: Path) -> None:
     files = [path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
     wanted = {file for file in files if "__pycache__" not in file.parts and not file.name.startswith(".")}
@@ -48,7 +48,7 @@ def test_a_wheel_holds_every_module_suite_card_weight_and_template(wheel: Path) 
     assert [str(file) for file in sorted(wanted) if not (wheel / file).is_file()] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wheel_brings_no_top_level_names_but_ours(wheel: Path) -> None:
     (info,) = wheel.glob("*.dist-info")
     assert set((info / "top_level.txt").read_text().split()) == set(PACKAGES)
@@ -72,12 +72,12 @@ def listed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     return {kind: {entry["name"] for entry in entries} for kind, entries in json.loads(found).items()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_installed_wheel_lists_its_defenses_and_attacks_in_any_folder(listed: dict[str, set[str]]) -> None:
     assert {"undefended", "rdc"} <= listed["defenses"] and {"pgd", "autoattack"} <= listed["attacks"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_installed_wheel_lists_its_suites_in_any_folder(listed: dict[str, set[str]]) -> None:
     assert any(name.endswith("quickstart.yaml") for name in listed["suites"])
 

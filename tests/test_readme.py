@@ -40,6 +40,7 @@ def shell(commands: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_adding_a_defense_and_then_an_attack_works_as_told_in_an_empty_folder(tmp_path: Path) -> None:
     first, second = (
         re.findall(r"```sh\n(.*?)```", section(name), re.DOTALL) for name in ("add-your-defense", "add-your-attack")

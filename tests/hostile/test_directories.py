@@ -72,6 +72,7 @@ def test_a_hostile_directory_is_refused_or_seen_through(sound: Path, tmp_path: P
     assert time.process_time() - began < SECONDS
 
 
+@pytest.mark.long
 def test_bombs_stay_within_their_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "helpers.hostile", str(tmp_path), *BOMBS]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=300)

@@ -59,7 +59,7 @@ def left_behind(out: Path) -> list[str]:
     return sorted(path.name for path in (out / FOLDER).iterdir()) if (out / FOLDER).exists() else []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_workers_of_which_one_is_killed_make_the_records_of_one_process(tmp_path: Path) -> None:
     suite, out = suite_in(tmp_path, first=12, gated=True), tmp_path / "out"
     workers = [started(suite, out, f"{number}/3") for number in (1, 2, 3)]

@@ -53,7 +53,7 @@ def run_status(suite: Path, out: Path) -> int:
     return command(*words, environment={"HARNESS_JOURNAL_AFTER": "0"}).wait()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_shard_is_continued_after_kills_of_a_run_and_of_a_worker_without_asking_anything_twice(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,6 +273,7 @@ def test_a_gpu_gives_the_verdicts_of_the_cpu(small_suite: Path, tmp_path: Path) 
         assert [r["verdict"] for r in records] == [r["verdict"] for r in on_gpu[name][0]]
 
 
+@pytest.mark.long
 def test_a_run_killed_ten_times_ends_with_the_records_of_an_uninterrupted_one(
     small_suite: Path, tmp_path: Path
 ) -> None:

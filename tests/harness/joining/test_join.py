@@ -304,7 +304,7 @@ def test_a_full_disk_ends_in_a_message_and_the_same_command_goes_on(
     assert join([whole], tmp_path / "both").copied == 12
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_is_killed_at_any_moment_and_finished(small_suite: Path, tmp_path: Path, whole: Path) -> None:
     words = ["merge", str(whole), "--out", str(tmp_path / "both")]
     for signum in (signal.SIGKILL, signal.SIGTERM):

@@ -26,6 +26,7 @@ def test_importing_harness_loads_nothing_heavy() -> None:
     assert not {"torch", "numpy", "pydantic", "pyautoattack", "robustbench", "torchattacks"} & set(loaded)
 
 
+@pytest.mark.long
 def test_robustbench_its_zoo_and_torchattacks_work_in_one_process_without_deprecations() -> None:
     printed = run(
         "import harness, robustbench, torchattacks\n"

@@ -44,6 +44,7 @@ def listens(pid: int) -> bool:
     return bool(caught >> (signal.SIGHUP - 1) & 1)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("name", ["run", "check"])
 def test_a_signal_at_any_moment_ends_in_one_line(small_suite: Path, name: str) -> None:

@@ -107,7 +107,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_accelerate
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gradient_of_two_processes_is_that_of_their_joint_batch(work: Path) -> None:
     (own, mean, facts), (other, same, more) = (torch.load(work / f"gradient-{index}.pt") for index in range(2))
     data = datasets.load("digits")
@@ -122,7 +122,7 @@ def test_the_gradient_of_two_processes_is_that_of_their_joint_batch(work: Path) 
 
 
 @needs_accelerate
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_weights_of_several_processes_are_their_moving_average(work: Path) -> None:
     whole, saved = load_file(work / "whole/tiny/tiny.safetensors"), torch.load(work / "whole/tiny/checkpoint.pt")
     for name, weight in whole.items():
@@ -131,7 +131,7 @@ def test_the_weights_of_several_processes_are_their_moving_average(work: Path) -
 
 
 @needs_accelerate
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_that_were_stopped_end_as_two_that_were_not(work: Path) -> None:
     for index in range(2):  # although one of them alone got the signal
         assert (work / f"stopped-{index}").read_text() == f"3 {signal.SIGTERM:d}"
@@ -140,7 +140,7 @@ def test_two_processes_that_were_stopped_end_as_two_that_were_not(work: Path) ->
 
 
 @needs_accelerate
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_starts_processes_of_which_the_first_one_speaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Path
 ) -> None:

@@ -39,6 +39,7 @@ def test_what_this_process_begins_a_worker_continues_and_the_other_way_round(
     assert handed_over(suite, tmp_path / "out", Processes(["cpu"], threads=1)) == expected
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_replaced_and_a_pairing_that_kills_all_becomes_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_killed_worker_is_replaced_and_a_pairing_that_kills_all_becomes_errors
         assert found[name][0] == alone(suite, name, tmp_path / "whole")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_end_of_the_driver_ends_its_workers_and_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
     suite = perilous(tmp_path, first=24, pause=0.3)

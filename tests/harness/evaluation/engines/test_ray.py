@@ -68,6 +68,7 @@ def test_what_this_process_begins_a_cluster_continues_and_the_other_way_round(
     assert engine and handed_over(suite, tmp_path / "out", engine) == expected
 
 
+@pytest.mark.long
 def test_ray_begins_a_killed_shard_again_and_a_pairing_that_kills_all_becomes_errors(
     cluster: None, tmp_path: Path, two_tries: None
 ) -> None:
@@ -81,6 +82,7 @@ def test_ray_begins_a_killed_shard_again_and_a_pairing_that_kills_all_becomes_er
         assert found[name][0] == alone(suite, name, tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_task_that_hangs_in_native_code_ends_itself_and_costs_its_shard_and_no_more(
     cluster: None, tmp_path: Path, two_tries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_mistake_that_a_task_finds_ends_the_run(cluster: None, suite: Path, tm
         finish(suite, tmp_path / "gpu", choose("ray", "cuda"))
 
 
+@pytest.mark.long
 def test_a_cluster_that_a_run_started_ends_with_it_even_if_the_run_is_killed(tmp_path: Path) -> None:
     suite = perilous(tmp_path, first=24, pause=0.3)
     command = ["run", str(suite), "--only", "plain/sound", "--device", "cpu", "--out", str(tmp_path / "out")]

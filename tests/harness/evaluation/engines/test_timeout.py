@@ -46,7 +46,7 @@ def limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "TRIES", 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_hangs_in_native_code_costs_its_shard_and_no_more(tmp_path: Path, limits: None) -> None:
     suite, notes = perilous(tmp_path, first=8, attacks=["hung", "sound"]), Notes()
     done = finish(suite, tmp_path / "out", Processes(["cpu", "cpu"], threads=1), notes)
@@ -66,7 +66,7 @@ def test_a_process_that_hangs_in_native_code_costs_its_shard_and_no_more(tmp_pat
     assert [record["verdict"] == "error" for record in found["plain/hung"][0]] == [False] * 4 + [True] * 2 + [False] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_timeout_ends_what_always_hangs_and_the_same_command_tries_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
