@@ -59,13 +59,13 @@ def imported_folders(needed: Callable[[str], bool]) -> list[Imported]:
     """What was imported by file in this process, for a process that is to import the same.
 
     Args:
-        needed: whether a package of this name is needed even if its files have changed since. Others that have changed
-            are left out: they belong to something that was done before.
+        needed: whether a package of this name is. Others belong to something that was done before: what they import
+            may be gone, and to execute them would take time and have effects.
     """
     return [
         Imported(path, folder.name, dict(folder.read), [file for file in folder.read if file.parent == path])
         for path, folder in _folders.items()
-        if not folder.changed() or needed(folder.name)
+        if needed(folder.name)
     ]
 
 

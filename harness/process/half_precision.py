@@ -1,8 +1,8 @@
 """Whether a device computes in half precision itself, or emulates it.
 
-A CPU without instructions for it (x86 before AVX-512, for instance) still takes bfloat16 and float16, and converts every
-operand: a training step of an NCSN++ network took five times as long as in float32 there. What is computed is right, so
-nothing is refused; whoever asked for half precision to save time is told.
+A CPU without instructions for it (x86 before AVX-512, for instance) still takes bfloat16 and float16, and converts
+every operand: a training step of an NCSN++ network took five times as long as in float32 there. What is computed is
+right, so nothing is refused; whoever asked for half precision to save time is told.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import sys
 from pathlib import Path
 
@@ -58,10 +59,18 @@ def test_a_user_s_file_that_was_changed_since_is_refused(tmp_path: Path) -> None
     (known,) = [folder for folder in imported_folders(bool) if folder.path == tmp_path]
     import_folder(known)
     (tmp_path / "mine.py").write_text("x = 2\n")
-    assert known not in imported_folders(needed=lambda name: False)
-    assert known in imported_folders(needed=lambda name: name == known.name)
+    assert imported_folders(needed=lambda name: name == known.name) == [known]
     with pytest.raises(UserError, match=r"mine\.py is missing, or was changed, since the run began"):
         import_folder(known)
+
+
+def test_what_was_imported_for_something_else_is_not_sent_and_may_be_gone(context: RunContext, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("import sys\nassert sys.once\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "once", True, raising=False)
+        module_of(tmp_path / "other.py")
+    sent = parcel.pack(context)
+    assert tmp_path not in [folder.path for folder in pickle.loads(sent).folders]
 
 
 def test_modules_get_the_names_that_the_other_process_gave_them(tmp_path: Path) -> None:
