@@ -62,6 +62,7 @@ def readme(title: str) -> str:
     return str(found)
 
 
+@pytest.mark.long
 def test_the_resnet_of_the_readme_is_evaluated_on_a_folder_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +112,7 @@ except harness.UserError as error:
 """
 
 
+@pytest.mark.long
 def test_a_session_without_files_resumes_and_notices_another_function(tmp_path: Path) -> None:
     """As in a notebook: the class was typed, and a global that it reads is changed between two calls."""
     done = subprocess.run(

@@ -97,6 +97,7 @@ def same_verdicts(defense: Defense, x: Tensor, y: Tensor, images: Tensor, stock:
     assert 0 < robust.sum() < len(x)
 
 
+@pytest.mark.long
 def test_standard_has_the_stock_packages_verdicts_at_its_published_cost_or_less() -> None:
     defense, attack = Conv(), autoattack("Linf", "0.01")
     x, y = batch(defense, 8)
@@ -109,6 +110,7 @@ def test_standard_has_the_stock_packages_verdicts_at_its_published_cost_or_less(
     assert (attack.cost(10).forwards, attack.cost(10).backwards) == (7864, 1910)
 
 
+@pytest.mark.long
 def test_a_custom_list_is_the_stock_package_but_for_what_is_overridden() -> None:
     defense = Conv()
     attack = custom("apgd-ce", "apgd-t", "fab-t", "square", norm="L2", eps="0.05", square_queries=50)
@@ -118,6 +120,7 @@ def test_a_custom_list_is_the_stock_package_but_for_what_is_overridden() -> None
     same_verdicts(defense, x, y, images, stock_images(attack, target, x, y, queries=50))
 
 
+@pytest.mark.long
 def test_l1_is_the_stock_package_too() -> None:
     defense = Conv()
     attack = custom("apgd-ce", "apgd-t", "square", norm="L1", eps="0.3", square_queries=50, apgd_steps=100)

@@ -84,7 +84,7 @@ def test_no_attack_beats_the_certificate_of_a_small_network_and_larger_budgets_a
         assert attacked(attack, NormalizedNetwork(net), x, y)[safe].any(), attack.describe()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_attack_beats_the_certificate_of_the_published_provable_network() -> None:
     """Wong and Kolter's network (`harness weights fetch mnist-provable`) on MNIST, both in the user's cache."""
     entry = published.find("mnist-provable")

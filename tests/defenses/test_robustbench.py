@@ -154,6 +154,7 @@ def test_weights_of_another_model_are_told(from_suite: Callable, tmp_path: Path)
     assert "Missing key(s)" in caught.value.message
 
 
+@pytest.mark.long
 def test_importing_the_defense_imports_nothing_of_robustbench() -> None:
     code = "import sys, defenses.robustbench; assert not {'robustbench', 'timm', 'gdown'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -36,6 +36,7 @@ def accuracy(defense: Defense, x: torch.Tensor, y: torch.Tensor) -> float:
         return (defense(x).argmax(1) == y).float().mean().item()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cls", [DC, RDC])
 def test_diffusion_classifiers_know_95_percent_of_clean_digits(cls: type[DC], digits) -> None:
     options = {"steps": 5, "eta": Quantity(0.2)} if cls is RDC else {}

@@ -29,6 +29,7 @@ def asked(line: str, folder: Path = ROOT) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.long
 def test_commands_options_and_names_are_completed(small_suite: Path) -> None:
     assert {"run", "report", "show"} <= set(asked("harness "))
     assert asked("harness run --eng") == ["--engine"]

@@ -206,6 +206,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert len(capsys.readouterr().out) > 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_stopped_run_says_what_is_kept_and_how_to_go_on(name: str, small_suite: Path) -> None:
     small_suite.write_text(small_suite.read_text().replace("eps: ", "pause: 0.5, eps: "))

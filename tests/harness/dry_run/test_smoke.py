@@ -50,6 +50,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "real.yaml"
 
 
+@pytest.mark.long
 def test_a_published_classifier_goes_from_its_file_to_the_table(real: Path) -> None:
     folder = smoke(real, None, CPU)
     assert folder == Path("results/real-smoke")

@@ -38,6 +38,7 @@ def test_robustbench_its_zoo_and_torchattacks_work_in_one_process_without_deprec
     assert printed.splitlines()[-1] == "206"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["autoattack.state", "pyautoattack.state"])
 def test_alias_gives_the_same_module_objects_in_either_order(first: str) -> None:
     run(

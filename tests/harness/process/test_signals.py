@@ -61,6 +61,7 @@ def test_a_signal_at_any_moment_ends_in_one_line(small_suite: Path, name: str) -
         assert (out + err).count("Stopped.") == 1
 
 
+@pytest.mark.long
 def test_a_signal_that_a_defense_swallows_ends_the_run_all_the_same(
     small_suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_reader_who_leaves_ends_the_command_silently(tmp_path: Path, arguments
     assert process.stderr.read() == "" and process.wait(300) == 128 + signal.SIGPIPE
 
 
+@pytest.mark.long
 def test_a_terminal_that_closes_ends_the_run_with_its_status(small_suite: Path) -> None:
     small_suite.write_text(small_suite.read_text().replace("eps: ", "pause: 0.5, eps: "))
     mine, its = os.openpty()

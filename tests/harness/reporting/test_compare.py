@@ -248,7 +248,7 @@ def test_a_run_beside_itself_makes_the_same_claims(two: Two) -> None:
     assert sheet.main and [shown.text for shown in sheet.main.lines[0]][:3] == ["d", "a", "same"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_works_in_a_process_of_its_own(two: Two) -> None:
     """Nothing that another command imports must have been imported before."""
     one, other = (str(run.path) for run in two("rr", "rw"))

@@ -221,7 +221,7 @@ print(json.dumps(told))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_file_that_really_outgrows_the_disk_is_not_kept(tmp_path: Path) -> None:
     with child(SMALL_FILES_ONLY, str(tmp_path)) as process:
         told = json.loads(process.communicate(timeout=120)[0])

@@ -213,7 +213,7 @@ def test_a_change_of_what_does_not_decide_is_none(tmp_path: Path) -> None:
     assert finish(tmp_path / "there/suite.yaml") == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_weights_without_a_seed_are_the_same_in_every_process(tmp_path: Path) -> None:
     suite = write(tmp_path)
     code = "from pathlib import Path\nfrom harness.suite import load_suite\n"
