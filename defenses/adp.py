@@ -26,12 +26,11 @@ from typing import Any
 
 from torch import Tensor
 
-from defenses.diffusion.build import without_class
-from defenses.diffusion.denoiser import adapted
+from defenses.diffusion.build import denoiser_without_class
 from defenses.diffusion.noised import denoised_once, refuse_out_of_reach
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.step_gradient import State, stepwise
-from defenses.purification.purifier import FORWARD, Noise, Purifier, at_least_one
+from defenses.purification.purifier import FORWARD, Noise, Purifier, at_least_one, positive
 from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.suite.nested import InnerDefense
@@ -89,14 +88,12 @@ class ADP(Purifier):
     ) -> None:
         super().__init__(classifier, chunk=chunk, graph_memory=graph_memory)
         at_least_one(steps=steps)
-        for name, number in {"sigma": sigma, "rate": rate}.items():
-            if not number > 0:
-                raise UserError(f"{name} is {number}", remedy="It must be positive")
+        positive(sigma=sigma, rate=rate)
         if not stop >= 0:
             raise UserError(f"stop is {stop}", remedy="It must not be negative; 0 never stops")
         self.process = discrete_vp()
         refuse_out_of_reach(self.process, float(sigma))
-        self.denoiser = adapted(without_class(Checkpoint.find(weights), network), self.process)
+        self.denoiser = denoiser_without_class(weights, network, self.process)
         self.sigma, self.steps, self.rate, self.stop = float(sigma), steps, rate, float(stop)
 
     def moved(self, x: Tensor, seeds: Tensor, allowed: float) -> Tensor:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from defenses.diffusion.build import without_class
-from defenses.diffusion.denoiser import adapted
+from defenses.diffusion.build import denoiser_without_class
 from defenses.diffusion.reverse import Implicit, spread_times
 from defenses.diffusion.schedule import discrete_vp
 from defenses.purification.purifier import SamplerPurifier
@@ -67,9 +66,8 @@ class DDIM(SamplerPurifier):
         graph_memory: float | None = None,
     ) -> None:
         process = discrete_vp()
-        denoiser = adapted(without_class(Checkpoint.find(weights), network), process)
+        denoiser = denoiser_without_class(weights, network, process)
         times = spread_times(t_star, steps, len(process))
         super().__init__(
             classifier, Implicit(denoiser, process, times), rounds=rounds, chunk=chunk, graph_memory=graph_memory
         )
-        self.denoiser = denoiser

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from defenses.diffusion.build import without_class
-from defenses.diffusion.denoiser import Denoiser, adapted
+from defenses.diffusion.build import denoiser_without_class
+from defenses.diffusion.denoiser import Denoiser
 from defenses.diffusion.reverse import (
     Ancestral,
     EulerMaruyama,
@@ -84,7 +84,7 @@ class DiffPure(SamplerPurifier):
                 f"variance is {variance}, solver {solver}", remedy="Leave it out: only the solver ddpm takes it"
             )
         process = discrete_vp() if solver == "ddpm" else ContinuousVP()
-        denoiser = adapted(without_class(Checkpoint.find(weights), network), process)
+        denoiser = denoiser_without_class(weights, network, process)
         super().__init__(
             classifier,
             _solver(denoiser, process, solver, t_star, dt, variance or "beta"),
@@ -92,7 +92,6 @@ class DiffPure(SamplerPurifier):
             chunk=chunk,
             graph_memory=graph_memory,
         )
-        self.denoiser = denoiser
 
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Defense], dict[str, Any]]:

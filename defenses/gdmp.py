@@ -27,8 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from defenses.diffusion.build import without_class
-from defenses.diffusion.denoiser import adapted
+from defenses.diffusion.build import denoiser_without_class
 from defenses.diffusion.reverse import Ancestral, Variance, discrete_times
 from defenses.diffusion.schedule import discrete_vp
 from defenses.diffusion.step_gradient import State, stepwise
@@ -98,7 +97,7 @@ class GDMP(SamplerPurifier):
         if not guidance >= 0:
             raise UserError(f"guidance is {guidance}", remedy="It must not be negative; 0 is none")
         process = discrete_vp()
-        denoiser = adapted(without_class(Checkpoint.find(weights), network), process)
+        denoiser = denoiser_without_class(weights, network, process)
         times = discrete_times(t_star, dt, len(process))
         super().__init__(
             classifier,
@@ -107,7 +106,6 @@ class GDMP(SamplerPurifier):
             chunk=chunk,
             graph_memory=graph_memory,
         )
-        self.denoiser = denoiser
         self.distance, self.guidance = distance, guidance
 
     @classmethod

@@ -22,9 +22,8 @@ from defenses.diffusion.chunked_gradient import GRADIENT_COST
 from defenses.diffusion.step_gradient import State, stepwise
 from defenses.jem import JEM
 from defenses.purification.inner_gradient import inner_gradient
-from defenses.purification.purifier import Noise, Purifier, at_least_one
+from defenses.purification.purifier import Noise, Purifier, at_least_one, positive
 from harness.defense import Defense
-from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.suite.nested import InnerDefense
 from harness.weights import Checkpoint
@@ -71,9 +70,7 @@ class Langevin(Purifier):
     ) -> None:
         super().__init__(classifier, chunk=chunk, graph_memory=graph_memory)
         at_least_one(steps=steps)
-        for name, number in {"step_size": step_size, "temperature": temperature}.items():
-            if not number > 0:
-                raise UserError(f"{name} is {number}", remedy="It must be positive")
+        positive(step_size=step_size, temperature=temperature)
         self.model = JEM(weights, network)
         self.steps, self.step_size, self.temperature = steps, float(step_size), float(temperature)
 

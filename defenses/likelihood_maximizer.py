@@ -21,8 +21,8 @@ from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise, seeds_of
 from defenses.diffusion.random_times import Times, drawn_grid
 from defenses.diffusion.timesteps import Spacing, Weighting, levels
+from defenses.purification.purifier import at_least_one
 from harness.defense import Defense, SignSurrogate
-from harness.errors import UserError
 from harness.quantity import Quantity
 from harness.search import Narrowing
 from harness.suite.nested import InnerDefense, built
@@ -78,9 +78,7 @@ class LikelihoodMaximizer(Defense):
         graph_memory: float | None = None,
     ) -> None:
         super().__init__()
-        for name, number in {"samples": samples, "chunk": chunk}.items():
-            if number is not None and number < 1:
-                raise UserError(f"{name} is {number}", remedy="It must be at least 1")
+        at_least_one(samples=samples, chunk=chunk)
         check_graph_memory(graph_memory)
         checkpoint = Checkpoint.find(weights)
         predictor, process = without_class(checkpoint, network), levels(weighting)

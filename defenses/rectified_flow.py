@@ -26,8 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from defenses.diffusion.build import without_class
-from defenses.diffusion.denoiser import adapted
+from defenses.diffusion.build import denoiser_without_class
 from defenses.diffusion.reverse import thinned
 from defenses.diffusion.runge_kutta import TABLEAUS, solve
 from defenses.diffusion.schedule import ContinuousVP
@@ -87,7 +86,7 @@ class RectifiedFlow(Purifier):
         at_least_one(steps=steps, rounds=rounds)
         self.process = ContinuousVP()
         _check_share(s_star, self.process)
-        self.denoiser = adapted(without_class(Checkpoint.find(weights), network), self.process)
+        self.denoiser = denoiser_without_class(weights, network, self.process)
         self.solver: Literal["euler", "midpoint"] = solver
         self.shares = [float(s_star) * (steps - i) / steps for i in range(steps + 1)]
         self.rounds = rounds

@@ -48,6 +48,19 @@ def without_class(checkpoint: Checkpoint, spec: dict[str, Any] | None) -> nn.Mod
     return network
 
 
+def denoiser_without_class(weights: str | Checkpoint, spec: dict[str, Any] | None, process: Process) -> Denoiser:
+    """The denoiser of a purifier: a network that needs no class, on a diffusion.
+
+    Args:
+        weights: its checkpoint, or the name of one.
+        spec: its type and arguments, where the card does not give them.
+
+    Raises:
+        UserError: there is no such checkpoint, or the network needs a class.
+    """
+    return adapted(without_class(Checkpoint.find(weights), spec), process)
+
+
 def classes_of(network: nn.Module, ref: str) -> int:
     """The number of classes of a network, K.
 

@@ -56,6 +56,7 @@ class Sampler(ABC):
 
     process: Process
     times: Sequence[float]
+    denoiser: Denoiser
 
     @abstractmethod
     def __len__(self) -> int:

@@ -134,7 +134,7 @@ class SamplerPurifier(Purifier):
     ) -> None:
         super().__init__(classifier, chunk=chunk, graph_memory=graph_memory)
         at_least_one(rounds=rounds)
-        self.sampler, self.rounds = sampler, rounds
+        self.sampler, self.denoiser, self.rounds = sampler, sampler.denoiser, rounds
 
     def moved(self, x: Tensor, seeds: Tensor, allowed: float) -> Tensor:
         for draw in self.draws(x, seeds):
@@ -167,6 +167,17 @@ class Noise:
 
     def __call__(self, step: int) -> Tensor:
         return normal(fold(self.seeds, step), self.shape, self.dtype)
+
+
+def positive(**numbers: float) -> None:
+    """Raises UserError if a number is not above 0.
+
+    Example:
+        >>> positive(sigma=0.25)
+    """
+    for name, number in numbers.items():
+        if not number > 0:
+            raise UserError(f"{name} is {number}", remedy="It must be positive")
 
 
 def at_least_one(**counts: int | None) -> None:
