@@ -22,7 +22,7 @@ from harness.evaluation.job import Job
 from harness.evaluation.outlook import Outlook
 from harness.evaluation.pending import CellRun
 from harness.evaluation.progress import Progress
-from harness.results.columns import ABSENT, SIDES, Columns, Side, columns_of
+from harness.results.columns import SIDES, Columns, Side, columns_of
 from harness.results.record import Record
 from harness.results.store import ShardRange
 from harness.target import Target
@@ -189,11 +189,12 @@ class Tally:
 
     Attributes:
         images: all of them. classified: those with predictions on the clean image. errors: those without a verdict.
-        clean, robust: those of which the first draw is right, on the clean and on the adversarial image.
+        clean, robust: sums over images of the share of draws that are right, on the clean and on the adversarial image.
     """
 
     def __init__(self) -> None:
-        self.images = self.classified = self.errors = self.clean = self.robust = 0
+        self.images = self.classified = self.errors = 0
+        self.clean = self.robust = 0.0
         self._counted: set[ShardRange] = set()
 
     def update(self, shards: Mapping[ShardRange, Sequence[Record] | None]) -> Tally:
@@ -207,17 +208,17 @@ class Tally:
     def add(self, records: Sequence[Record]) -> Tally:
         """Adds some records."""
         columns = columns_of(records)
-        failed, labels = columns.failed, columns.numbers("label")
-        clean, adv = (_first_draws(columns, side) for side in SIDES)
+        failed = columns.failed
+        clean, adv = (_shares_right(columns, side) for side in SIDES)
         self.images += len(columns)
         self.classified += int((columns.draws("clean") > 0).sum())
         self.errors += int(failed.sum())
-        self.clean += int((clean == labels).sum())
-        self.robust += int((~failed & (adv == labels)).sum())
+        self.clean += float(clean.sum())
+        self.robust += float(adv[~failed].sum())
         return self
 
     def __str__(self) -> str:
-        """Clean and robust accuracy so far, for a single draw. With errors, robust accuracy is an interval."""
+        """Clean and robust accuracy so far, the mean over draws. With errors, robust accuracy is an interval."""
         return self.told("robust")
 
     def told(self, measured: str | None) -> str:
@@ -229,7 +230,8 @@ class Tally:
             most = f"–{(self.robust + self.errors) / self.images:.1%}" if self.errors else ""
             texts.append(f"{measured} {self.robust / self.images:.1%}{most}")
         if self.errors:
-            texts.append(f"{self.errors} errors" if evaluated else f"failed: {self.errors} errors")
+            errors = f"{self.errors} error{'s' * (self.errors != 1)}"
+            texts.append(errors if evaluated else f"failed: {errors}")
         return ", ".join(texts)
 
 
@@ -238,10 +240,11 @@ def _told(run: CellRun, tally: Tally) -> str:
     return tally.told(None if isinstance(run.attack, Certificate) else "robust")
 
 
-def _first_draws(columns: Columns, side: Side) -> NDArray[np.int64]:
-    """The first predicted class of each record, (N,); `ABSENT` where it has none."""
-    votes = columns.votes(side)
-    return votes[:, 0] if votes.shape[1] else np.full(len(votes), ABSENT)
+def _shares_right(columns: Columns, side: Side) -> NDArray[np.float64]:
+    """The share of each record's draws that are right, (N,); 0 where it has none."""
+    right = columns.votes(side) == columns.numbers("label")[:, None]
+    shares: NDArray[np.float64] = right.sum(axis=1) / np.maximum(columns.draws(side), 1)
+    return shares
 
 
 def words(seconds: float) -> str:

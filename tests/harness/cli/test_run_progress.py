@@ -60,6 +60,7 @@ def record(verdict: Verdict, *, clean: list[int], adv: list[int]) -> Record:
 
 
 ROBUST, FOOLED = record("robust", clean=[1], adv=[1]), record("fooled", clean=[1], adv=[0])
+STOCHASTIC = record("robust", clean=[0, 1, 1, 1], adv=[1, 0, 0, 2])
 ERROR, SILENT = record("error", clean=[1], adv=[1]), record("error", clean=[], adv=[])
 
 
@@ -68,10 +69,12 @@ ERROR, SILENT = record("error", clean=[1], adv=[1]), record("error", clean=[], a
     [
         ([], ""),
         ([ROBUST, FOOLED], "clean 100.0%, robust 50.0%"),
-        ([ROBUST, FOOLED, FOOLED, ERROR], "clean 100.0%, robust 25.0%–50.0%, 1 errors"),
-        ([FOOLED, SILENT], "clean 100.0%, robust 0.0%–50.0%, 1 errors"),
+        ([STOCHASTIC, STOCHASTIC], "clean 75.0%, robust 25.0%"),
+        ([STOCHASTIC, FOOLED], "clean 87.5%, robust 12.5%"),
+        ([ROBUST, FOOLED, FOOLED, ERROR], "clean 100.0%, robust 25.0%–50.0%, 1 error"),
+        ([FOOLED, SILENT], "clean 100.0%, robust 0.0%–50.0%, 1 error"),
         ([ERROR, ERROR], "clean 100.0%, failed: 2 errors"),
-        ([SILENT], "failed: 1 errors"),
+        ([SILENT], "failed: 1 error"),
     ],
 )
 def test_errors_count_as_neither_and_leave_an_interval_or_no_number(records: list[Record], told: str) -> None:
