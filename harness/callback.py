@@ -92,6 +92,9 @@ class Callback:
     def stepped(self, step: int, loss: float) -> None:
         """A training step is done. step: the number of steps done so far; loss: the loss of the last one."""
 
+    def measured(self, images: int, of: int) -> None:
+        """The clean accuracy of a trained network was measured on so many images, of so many."""
+
 
 class Callbacks(Callback):
     """Passes the events of a run on to several callbacks, in their order.

@@ -57,6 +57,12 @@ class Display(Callback):
                 f"{self.name}: step {step}/{self.steps}, loss {self._loss:.4f}, {speed:.1f} steps/s, {left:.0f} s left"
             )
 
+    def measured(self, images: int, of: int) -> None:
+        """Says every `LINE_EVERY` seconds how far the measurement of the accuracy is."""
+        if images < of and time.monotonic() - self._last_line > LINE_EVERY:
+            self._last_line = time.monotonic()
+            self.note(f"{self.name}: measuring the clean accuracy, {images}/{of} test images")
+
     def note(self, text: str) -> None:
         """Prints a remark that stays on the screen."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

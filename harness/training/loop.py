@@ -32,6 +32,7 @@ from harness.files import write_atomically
 from harness.process import half_precision
 from harness.process.signals import ENDING, Stopped
 from harness.randomness import derive, fenced
+from harness.training.accuracy import accuracy
 from harness.training.processes import Processes
 from harness.training.recipe import Plan, Recipe, read
 from harness.training.state import State
@@ -41,8 +42,6 @@ from harness.weights.checkpoint import Checkpoint, build_network
 
 SAVE_EVERY = 30.0
 """Seconds between checkpoints."""
-
-EVALUATED_AT_ONCE = 100
 
 
 def train(
@@ -89,7 +88,7 @@ def train(
         _run(recipe, trainer, state, data, checkpoint, callback, processes)
         if not processes.first:
             return weights_file(out or folder, recipe)
-        return _release(recipe, trainer, state, test, out or folder, callback)
+        return _release(recipe, trainer, state, test, out or folder, folder / "accuracy.json", callback)
 
 
 def weights_file(folder: Path, recipe: Recipe) -> Path:
@@ -212,16 +211,6 @@ def batch(step: int, size: int, images: int, seed: int) -> Tensor:
     return torch.cat(rows)
 
 
-def accuracy(trainer: Trainer, network: nn.Module, data: Dataset, seed: int) -> float:
-    """The fraction of images that the network classifies correctly, by the trainer's logits."""
-    device = next(network.parameters()).device
-    correct = 0
-    with torch.no_grad(), fenced(derive(seed, "evaluation")):
-        for x, y in zip(data.images.split(EVALUATED_AT_ONCE), data.labels.split(EVALUATED_AT_ONCE), strict=True):
-            correct += int((trainer.logits(network, x.to(device), _classes(data)).argmax(1).cpu() == y).sum())
-    return correct / len(data)
-
-
 def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
     """Builds and initialises the network, and checks that it can classify the dataset's images."""
     place, name = plan.place("network"), plan.recipe.dataset.name
@@ -249,15 +238,24 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
     return network
 
 
-def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out: Path, callback: Callback) -> Path:
-    """Writes the weights and their card; the accuracy is measured with the written file."""
+def _release(
+    recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out: Path, counted: Path, callback: Callback
+) -> Path:
+    """Writes the weights and their card; the accuracy is measured with the written file.
+
+    Args:
+        counted: the file that keeps how far a measurement is.
+    """
     path = weights_file(out, recipe)
     card_path = path.with_suffix(".yaml")
     card_path.unlink(missing_ok=True)  # there must never be a card beside weights that it does not describe
     write_atomically(path, save(state.weights()))
     released = Checkpoint.find(str(path))
     device = next(state.network.parameters()).device
-    network = released.network(recipe.network).to(device)
+    network, classes = released.network(recipe.network).to(device), _classes(test)
+    measured = accuracy(
+        trainer, network, test, classes, recipe.seed, weights=released.sha256, file=counted, callback=callback
+    )
     card = Card(
         name=recipe.recipe,
         summary=recipe.card.summary,
@@ -265,8 +263,8 @@ def _release(recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         sha256=released.sha256,
         dataset=recipe.dataset.name,
-        num_classes=_classes(test),
-        clean_accuracy=round(accuracy(trainer, network, test, recipe.seed), 4),
+        num_classes=classes,
+        clean_accuracy=round(measured, 4),
         measured=trainer.measured,
         recipe=recipe.recipe,
         seed=recipe.seed,
