@@ -12,11 +12,12 @@ INSTALL := $(PIP) install --no-compile -c constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 9 --dist worksteal
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
-.PHONY: help demo digits test test-fast test-long fuzz lint docs release matrix bench bench-gpu clean
+.PHONY: help demo digits mnist test test-fast test-long fuzz lint docs release matrix bench bench-gpu clean
 
 help:
 	@echo "make demo       run the quickstart suite and print its table"
 	@echo "make digits     run every suite of the digits, and write results/reference/digits and docs/digits"
+	@echo "make mnist      the same of MNIST, 32 images each; the first time it needs the network for images and checkpoints"
 	@echo "make test       run the tests (WORKERS=N processes)"
 	@echo "make test-fast  those of them that take seconds at most, in less than a minute"
 	@echo "make test-long  the others: runs that are killed or hang, tutorials from nothing, installed wheels"
@@ -40,6 +41,14 @@ digits: $(VENV)/.installed
 		case $$name in *randomness) $(BIN)/harness diagnose $$suite --largest-eot 16 --out $$run;; esac && \
 		$(BIN)/harness report $$run --format csv --output results/reference/digits/$$name.csv && \
 		$(BIN)/harness report $$run --format md --output docs/digits/$$name.md || exit 1; \
+	done
+
+mnist: $(VENV)/.installed
+	@for suite in table1 table2 table3 fig2a fig2b fig2c sec44 ablations optimal_dc; do \
+		run=results/mnist-$$suite; \
+		$(BIN)/harness run suites/mnist/$$suite.yaml --limit 32 --out $$run && \
+		$(BIN)/harness report $$run --format csv --output results/reference/mnist/$$suite.csv && \
+		$(BIN)/harness report $$run --format md --output docs/mnist/$$suite.md || exit 1; \
 	done
 
 test: $(VENV)/.installed-test
