@@ -33,7 +33,7 @@ from attacks.common.folded import folded
 from attacks.common.norms import Norm, ball
 from attacks.common.one_draw import NoGradient, OneDraw
 from attacks.common.square import Square, too_low
-from attacks.common.square_ahead import SquareAhead
+from attacks.common.square_ahead import WASTED, SquareAhead
 from attacks.common.stopping_apgd import StoppingAPGD, StoppingTargetedAPGD
 from attacks.common.stopping_fab import StoppingFAB
 from harness.attack import Adversarial, Attack, Cost
@@ -180,6 +180,14 @@ class AutoAttack(Attack):
         options = [self._total(stochastic, num_classes) for stochastic in self._kinds()]
         return Cost(max(p.forwards for p in options), max(p.backwards for p in options))
 
+    def cost_limit(self, num_classes: int) -> Cost:
+        """With all that is evaluated in vain, and twice: on a faster copy of the defense, and then on itself.
+
+        Where each target of APGD-T succeeds on some image, r runs at several targets become r + (r - 1) + ... + 1.
+        """
+        options = [self._limit(stochastic, num_classes) for stochastic in self._kinds()]
+        return Cost(max(p.forwards for p in options), max(p.backwards for p in options))
+
     def describe(self) -> str:
         changed = [] if self.cascade != "custom" else [*self.custom, f"{self.apgd_steps} APGD steps"]
         return ", ".join([f"{super().describe()}, {self.cascade}", *changed])
@@ -276,6 +284,18 @@ class AutoAttack(Attack):
         """Passes of all attacks and of the library's checks: clean accuracy, range, dynamic, five for randomness."""
         parts = [self._passes(stage, classes, stochastic) for stage in self.stages(stochastic)]
         return Passes((3 if stochastic else 8) + sum(p.forwards for p in parts), sum(p.backwards for p in parts))
+
+    def _limit(self, stochastic: bool, classes: int) -> Cost:
+        """What no image exceeds."""
+        forwards, backwards = map(float, self._total(stochastic, classes))
+        for stage in self.stages(stochastic):
+            passes = self._passes(stage, classes, stochastic)
+            if stage == "apgd-t":
+                again = (self._restarts(stage, stochastic) * self._targets(stage, classes) - 1) / 2
+                forwards, backwards = forwards + again * passes.forwards, backwards + again * passes.backwards
+            if stage == "square":
+                forwards += passes.forwards / WASTED
+        return Cost(2 * forwards, 2 * backwards)
 
     def _passes(self, stage: Stage, classes: int, stochastic: bool) -> Passes:
         """Passes of one attack: on the clean image, during its run, and on the image that it returns."""

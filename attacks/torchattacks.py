@@ -113,6 +113,10 @@ class TorchAttacks(Attack):
         count = int(exceeds.sum())
         return Adversarial(images, flags=(f"torchattacks: {count} of {len(x)} images projected",) if count else ())
 
+    def cost_limit(self, num_classes: int) -> Cost:
+        """None that is known: some of the library's attacks take as many passes as an image has pixels."""
+        return Cost(math.inf, math.inf)
+
     def cost(self, num_classes: int) -> Cost:
         """Counts the passes of one small image through a linear classifier that never misclassifies it.
 

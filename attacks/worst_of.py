@@ -95,7 +95,13 @@ class WorstOf(Attack):
         return min((attack.least_cosine() for attack in climbing), default=0.0)
 
     def cost(self, num_classes: int) -> Cost:
-        costs = [attack.cost(num_classes) for attack in self.attacks]
+        return self._sum([attack.cost(num_classes) for attack in self.attacks])
+
+    def cost_limit(self, num_classes: int) -> Cost:
+        return self._sum([attack.cost_limit(num_classes) for attack in self.attacks])
+
+    def _sum(self, costs: list[Cost]) -> Cost:
+        """Of the attacks, and of the queries that decide which images the next one gets."""
         looks = self.draws * len(costs)
         return Cost(sum(cost.forwards for cost in costs) + looks, sum(cost.backwards for cost in costs))
 

@@ -150,6 +150,14 @@ class Attack(ABC):
     def cost(self, num_classes: int) -> Cost:
         """The largest number of passes through the defense per image; every draw of `eot` counts as a pass."""
 
+    def cost_limit(self, num_classes: int) -> Cost:
+        """Passes that no image exceeds, whatever happens: `harness verify` rejects a record with more.
+
+        By default `cost`. An attack overrides this if `cost` is that of an image on which nothing succeeds, and others
+        can take more.
+        """
+        return self.cost(num_classes)
+
     @classmethod
     def reduced(cls, arguments: Mapping[str, Any]) -> tuple[type[Attack], dict[str, Any]]:
         """A cheap version of the attack for `harness run --smoke`: the same code, budget and view, in little time.

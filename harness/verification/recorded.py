@@ -59,10 +59,10 @@ def draws(record: Record, facts: DefenseFacts, votes: int) -> str | None:
 
 
 def overspent(record: Record, attack: Attack, num_classes: int) -> str | None:
-    """Why a record's passes cannot be, or None. Only of our own attacks, whose `cost` is an upper bound."""
+    """Why a record's passes cannot be, or None. Only of our own attacks, whose `cost_limit` is known to be one."""
     if not type(attack).__module__.startswith("attacks."):
         return None
-    most = attack.cost(num_classes)
+    most = attack.cost_limit(num_classes)
     for name, spent, bound in (
         ("forward", record.forwards, most.forwards),
         ("backward", record.backwards, most.backwards),

@@ -218,6 +218,18 @@ def test_cost_is_exact_for_an_image_that_is_never_fooled(
     assert target.backwards.tolist() == [attack.cost(classes).backwards] * 3
 
 
+def test_some_images_take_more_than_one_that_is_never_fooled_and_none_exceeds_the_limit() -> None:
+    attack = custom("apgd-t", "square", eps="4/255", apgd_steps=10, square_queries=60)
+    defense = Conv()
+    x, y = batch(defense, 24)
+    target = target_of(attack, defense, x)
+    run(attack, target, x, y)
+    cost, limit = attack.cost(10), attack.cost_limit(10)
+    assert (target.forwards > cost.forwards).any()
+    assert (target.forwards <= limit.forwards).all() and (target.backwards <= limit.backwards).all()
+    assert limit.forwards < 20 * cost.forwards
+
+
 def test_plus_costs_what_it_says() -> None:
     attack = autoattack(version="plus")
     attack.apgd_steps, attack.square_queries = 5, 20
