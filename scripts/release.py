@@ -71,9 +71,10 @@ def main() -> int:
     for python in options.python or [sys.executable]:
         for torch in options.torch or [None]:
             rows.append((python, torch or "pinned", tried(wheel, python, torch)))
-    print(f"\n{'python':40}{'torch':12}result")
+    width = max(len(python) for python, *_ in [("python",), *rows]) + 2
+    print(f"\n{'python':{width}}{'torch':12}result")
     for python, version, result in rows:
-        print(f"{python:40}{version:12}{result}")
+        print(f"{python:{width}}{version:12}{result}")
     return 0 if all(result == "works" for *_, result in rows) else 1
 
 
