@@ -20,7 +20,7 @@ leave the image, see `attacks.common.square`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import pyautoattack
@@ -177,16 +177,14 @@ class AutoAttack(Attack):
         Attacks that look ahead (APGD-T at several targets, Square at several proposals) evaluate some images in vain:
         Square at most a tenth more, and APGD-T what it breaks off when one of the other images is misclassified.
         """
-        options = [self._total(stochastic, num_classes) for stochastic in self._kinds()]
-        return Cost(max(p.forwards for p in options), max(p.backwards for p in options))
+        return _largest(self._total(stochastic, num_classes) for stochastic in self._kinds())
 
     def cost_limit(self, num_classes: int) -> Cost:
         """With all that is evaluated in vain, and twice: on a faster copy of the defense, and then on itself.
 
         Where each target of APGD-T succeeds on some image, r runs at several targets become r + (r - 1) + ... + 1.
         """
-        options = [self._limit(stochastic, num_classes) for stochastic in self._kinds()]
-        return Cost(max(p.forwards for p in options), max(p.backwards for p in options))
+        return _largest(self._limit(stochastic, num_classes) for stochastic in self._kinds())
 
     def describe(self) -> str:
         changed = [] if self.cascade != "custom" else [*self.custom, f"{self.apgd_steps} APGD steps"]
@@ -311,6 +309,12 @@ class AutoAttack(Attack):
         if stage == "square":
             return Passes(self.square_queries + 4, 0)
         return Passes(2 + apgd, apgd)
+
+
+def _largest(options: Iterable[Passes | Cost]) -> Cost:
+    """Over the versions that may run, for forward and backward passes each."""
+    forwards, backwards = zip(*((option.forwards, option.backwards) for option in options), strict=True)
+    return Cost(max(forwards), max(backwards))
 
 
 @torch.no_grad()
