@@ -219,9 +219,9 @@ def test_cost_is_exact_for_an_image_that_is_never_fooled(
 
 
 def test_some_images_take_more_than_one_that_is_never_fooled_and_none_exceeds_the_limit() -> None:
-    attack = custom("apgd-t", "square", eps="4/255", apgd_steps=10, square_queries=60)
+    attack = custom("apgd-t", "square", eps="3/255", apgd_steps=10, square_queries=60)
     defense = Conv()
-    x, y = batch(defense, 24)
+    x, y = batch(defense, 48)
     target = target_of(attack, defense, x)
     run(attack, target, x, y)
     cost, limit = attack.cost(10), attack.cost_limit(10)
