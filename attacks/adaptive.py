@@ -34,7 +34,7 @@ from harness.gradients import Gradient, missing
 from harness.guard.doubt import least_cosine_averaging
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, normal, uniform
-from harness.search import Search
+from harness.search import Search, mean_share
 from harness.target import Target
 from harness.threat import Pixels
 
@@ -123,11 +123,21 @@ class Adaptive(Attack):
 
     def cost(self, num_classes: int) -> Cost:
         """Of an image that never falls, on a defense that has every view and leaves nothing out in a search."""
-        climbs = [contenders(len(ORDER), number) for number in range(self.rounds)]
+        gradients, looks = self._climbs(len(ORDER))
+        return Cost(gradients + looks + DRAWS * self.proposals, gradients)
+
+    def cost_on(self, defense: Defense, num_classes: int) -> Cost:
+        """Along the defense's own views, without what its searches leave out; of one that has a gradient."""
+        gradients, looks = self._climbs(len(views_of(defense)))
+        share = mean_share(defense, NARROW, gradients) if self.narrow else 1.0
+        return Cost(share * gradients + looks, share * gradients)
+
+    def _climbs(self, views: int) -> tuple[int, int]:
+        """Gradients, and fresh draws, of an image that never falls, on a defense with so many views."""
+        climbs = [contenders(views, number) for number in range(self.rounds)]
         gradients = sum(count * self.length(number) for number, count in enumerate(climbs))
         looks = CERTAIN * self.votes + 2 * self.judged(self.rounds - 1)
-        looks += sum(self.judged(number) * (count + 1) for number, count in enumerate(climbs))
-        return Cost(gradients + looks + DRAWS * self.proposals, gradients)
+        return gradients, looks + sum(self.judged(number) * (count + 1) for number, count in enumerate(climbs))
 
     def length(self, number: int) -> int:
         """Gradients of each climb of a round."""

@@ -97,6 +97,9 @@ class WorstOf(Attack):
     def cost(self, num_classes: int) -> Cost:
         return self._sum([attack.cost(num_classes) for attack in self.attacks])
 
+    def cost_on(self, defense: Defense, num_classes: int) -> Cost:
+        return self._sum([attack.cost_on(defense, num_classes) for attack in self.attacks])
+
     def cost_limit(self, num_classes: int) -> Cost:
         return self._sum([attack.cost_limit(num_classes) for attack in self.attacks])
 

@@ -150,6 +150,13 @@ class Attack(ABC):
     def cost(self, num_classes: int) -> Cost:
         """The largest number of passes through the defense per image; every draw of `eot` counts as a pass."""
 
+    def cost_on(self, defense: Defense, num_classes: int) -> Cost:
+        """As `cost`, on one defense: what `harness show` and the time left are reckoned from.
+
+        By default `cost`. An attack overrides this if what it does depends on the defense.
+        """
+        return self.cost(num_classes)
+
     def cost_limit(self, num_classes: int) -> Cost:
         """Passes that no image exceeds, whatever happens: `harness verify` rejects a record with more.
 

@@ -26,13 +26,16 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from harness.process import waits
+
+if TYPE_CHECKING:
+    from harness.defense import Defense
 
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
 
@@ -112,6 +115,15 @@ class Narrowing:
     importance: Tensor | None = None
     measured: Tensor | None = None
     every_class: bool = False
+
+
+def mean_share(defense: Defense, search: Search, queries: int) -> float:
+    """The share of a whole pass that a query of a search takes, on average over the first `queries` of an image."""
+    classes = None if search.rivals is None else torch.zeros(1, 1 + search.rivals, dtype=torch.int64)
+    full = defense.narrowed_cost(Narrowing(search, full=True))
+    narrowed = defense.narrowed_cost(Narrowing(search, full=False, classes=classes))
+    looks = math.ceil(queries / search.look_every) if search.narrows else queries
+    return (looks * full + (queries - looks) * narrowed) / (queries * defense.cost())
 
 
 def split_of(narrowing: Narrowing | None, images: int, size: int) -> list[Narrowing | None]:

@@ -63,7 +63,7 @@ def estimate(plan: Plan) -> list[CellCost]:
             name, defense = cell.defense.name, build_defense(cell.defense)
         attack = cell.attack.build()
         refuse_unsuitable(cell, attack, defense, shape)
-        search = attack.cost(known or defense.num_classes or UNKNOWN_CLASSES)
+        search = attack.cost_on(defense, known or defense.num_classes or UNKNOWN_CLASSES)
         forwards = search.forwards + 2 * (votes if defense.stochastic else 1)
         per_image = defense.cost() * (forwards + defense.backward_cost * search.backwards)
         costs.append(

@@ -28,7 +28,7 @@ class Progress:
 
     @classmethod
     def of(cls, target: Target, attack: Attack) -> Progress:
-        """The share is the mean over images of passes taken / passes at most (`Attack.cost`), and 1 for one that the
+        """The share is the mean over images of passes taken / passes at most (`Attack.cost_on`), and 1 for one that the
         attack is done with, since it takes no more of them. target: the attack's view of the defense.
         """
         spent = (target.forwards + target.backwards).double().cpu()
@@ -44,7 +44,7 @@ class Progress:
         from harness.attack import UNKNOWN_CLASSES
 
         with suppress(Exception):  # a user's method; it only decides what a display shows
-            cost = attack.cost(target.defense.num_classes or UNKNOWN_CLASSES)
+            cost = attack.cost_on(target.defense, target.defense.num_classes or UNKNOWN_CLASSES)
             most = float(cost.forwards + cost.backwards)
             return most if 0 < most < float("inf") else None
         return None

@@ -9,11 +9,15 @@ from torch import Tensor
 
 from attacks.adaptive import CERTAIN, Adaptive, contenders, views_of
 from attacks.pgd import PGD
+from defenses.dc import DC
+from defenses.rdc import RDC
+from harness import datasets
 from harness.defense import Defense, SignSurrogate
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.target import Target
 from harness.threat import TOLERANCE
+from harness.weights import Checkpoint
 
 Make = Callable[..., Defense]
 View = Callable[..., Target]
@@ -188,6 +192,24 @@ def test_passes_are_counted_and_their_bound_holds(noisy: Make, view: View) -> No
     assert (target.backwards >= 5 * (1 + 2)).all()
     assert (target.backwards <= attack.cost(2).backwards).all()
     assert (target.forwards <= attack.cost(2).forwards).all()
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_cost_on_a_diffusion_classifier_is_what_an_image_that_withstands_takes(
+    view: View, narrow: bool, steps: int
+) -> None:
+    weights, eta = Checkpoint.find("digits-ncsnpp"), Quantity("0.05")
+    plain = DC(weights, timesteps=6, share_noise="classes")
+    defense = RDC(weights, timesteps=6, share_noise="classes", steps=steps, eta=eta) if steps else plain
+    attack = Adaptive("Linf", Quantity("0.0001"), steps=6, rounds=2, votes=2, narrow=narrow)
+    digits = datasets.load("digits", rows=lambda count: [0])
+    target = view(attack, defense.eval(), digits.images)
+    attack.perturb(target, digits.images, digits.labels)
+    cost = attack.cost_on(defense, 10)
+    assert cost.backwards < attack.cost(10).backwards
+    assert 0.8 * cost.backwards < float(target.backwards.max()) < 1.5 * cost.backwards
+    assert 0.6 * cost.forwards < float(target.forwards.max()) < 1.5 * cost.forwards
 
 
 def test_images_that_are_misclassified_already_are_left_alone(noisy: Make, view: View) -> None:
