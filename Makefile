@@ -31,7 +31,7 @@ help:
 	@echo "make clean      remove the environment and the caches, never results"
 
 demo: $(VENV)/.installed
-	$(BIN)/harness run suites/quickstart.yaml
+	$(BIN)/harness run suites/quickstart.yaml --workers 2
 	$(BIN)/harness report results/
 
 digits: $(VENV)/.installed
