@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
 
 from harness.cli.columns import Column, Columns
@@ -136,5 +136,12 @@ def _unknown(what: str, known: set[str]) -> Item:
 
 
 def _watch(progress: Progress, name: str) -> download.Progress:
-    task = progress.add_task(name, total=None)
-    return lambda have, total: progress.update(task, completed=have, total=total)
+    """Shows a bar from the first block on: a file that is in the cache already needs none."""
+    tasks: list[TaskID] = []
+
+    def show(have: int, total: int | None) -> None:
+        if not tasks:
+            tasks.append(progress.add_task(name, total=None))
+        progress.update(tasks[0], completed=have, total=total)
+
+    return show
