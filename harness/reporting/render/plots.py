@@ -81,7 +81,7 @@ def plots(tables: list[Table], format: PlotFormat) -> dict[str, bytes]:
     for table in tables:
         for chart in charts(table):
             name = _name(f"{table.run.manifest.suite} {chart.title}", format, drawn)
-            drawn[name] = _drawn(figure(chart, _caption(table, chart)), format)
+            drawn[name] = _drawn(figure(chart, footer(table, chart)), format)
     if not drawn:
         runs = ", ".join(str(table.run.path) for table in tables)
         raise UserError(f"{runs} has no finished number to plot", remedy="Run the suite again to finish it")
@@ -102,14 +102,20 @@ def figure(chart: Chart, caption: str = "") -> Figure:
         return panel
 
 
-def _caption(table: Table, chart: Chart) -> str:
-    """The run, the images, and what the whiskers are."""
+def footer(table: Table, chart: Chart) -> str:
+    """The run, the images, and what the whiskers are. `harness diagnose` may have measured on fewer images."""
     manifest, sheet = table.run.manifest, one_line(table.run.manifest.title or table.run.manifest.suite)
     data = manifest.dataset
     doubt = f" {DOUBT}: in doubt." if any(dot.doubted for line in chart.lines for dot in line.dots) else ""
     drawn = chart.kind in BY_RULE and any(row.stochastic for row in table.rows)
     rule = f", {rule_name(table.rule, table.votes)} where stochastic" if drawn else ""
-    return f"{sheet}. n = {data.count} images {data.origin}{rule}; whiskers: 95% intervals.{doubt}"
+    count = _span([dot.estimate.n for line in chart.lines for dot in line.dots]) if chart.diagnosed else str(data.count)
+    return f"{sheet}. n = {count} images {data.origin}{rule}; whiskers: 95% intervals.{doubt}"
+
+
+def _span(counts: list[int]) -> str:
+    """The number, or the smallest and the largest."""
+    return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def _marks(dot: Dot, footnotes: Footnotes) -> str:

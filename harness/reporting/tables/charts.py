@@ -87,6 +87,11 @@ class Chart:
     scale: float = 100.0
 
     @property
+    def diagnosed(self) -> bool:
+        """Whether `harness diagnose` measured the values, on images of its own number."""
+        return self.kind in ("cosine", "compression")
+
+    @property
     def ticks(self) -> list[tuple[float, str]]:
         """Every x once, in order, with its text."""
         dots = {dot.x: dot.tick for line in self.lines for dot in line.dots}

@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.reporting import report, summarise
+from harness.reporting.render.plots import footer
 from harness.reporting.tables.charts import charts
 from harness.results.load import read_run
 from harness.results.record import Record
@@ -22,14 +23,14 @@ PART = {"type": "diffpure", "arguments": {}}
 def measured(maker: Any, column: Callable[..., list[Record]]) -> Callable[..., Path]:
     """A run with a diagnosis whose ratios are these, of two sizes of the perturbation."""
 
-    def made(**ratios: list[list[float]]) -> Path:
+    def made(images: int = 4, **ratios: list[list[float]]) -> Path:
         maker.cell("pure", "linf", column("rrww"))
         maker.defenses["pure"]["type"] = PART["type"]
         root: Path = maker.finish(resolved={"defenses": {"pure": PART}})
-        data = {"images": 4, "shares": [0.5, 1.0], "compression": ratios}
+        data = {"images": images, "shares": [0.5, 1.0], "compression": ratios}
         content = {
             **{"schema_version": 2, "harness": "0", "key": "k", "suite": "tiny", "defense": "pure", "label": "Pure"},
-            **{"attack": "linf", "threat": "Linf 8/255", "surrogate": None, "images": 4, "resolved": PART},
+            **{"attack": "linf", "threat": "Linf 8/255", "surrogate": None, "images": images, "resolved": PART},
             **{"settings": {"gradient": "exact"}, "finished": True},
             "findings": [{"name": "compression", "status": "passed", "message": "m", "data": data}],
         }
@@ -56,6 +57,15 @@ def test_the_table_has_the_ratios_at_eps_and_the_chart_those_of_every_size(measu
     assert [(dot.x, dot.estimate.value) for dot in chart.lines[0].dots] == [(0.5, 0.75), (1.0, 1.5)]
     assert chart.top == 1.8  # a ratio above 1 is inside the chart
     assert "Compression: distance of two images" in str(report(root, "html"))
+
+
+def test_the_plot_says_on_how_many_images_it_was_measured_and_not_how_many_the_run_has(
+    measured: Callable[..., Path],
+) -> None:
+    ratios = [[0.5, 0.4, 0.6]] * 2
+    table = summarise(read_run(measured(images=3, random=ratios, gradient=ratios, other_noise=ratios)))
+    footers = {chart.kind: footer(table, chart) for chart in charts(table)}
+    assert "n = 4 images" in footers["bars"] and "n = 3 images" in footers["compression"]
 
 
 def test_ratios_of_other_sizes_than_it_says_are_no_diagnosis(measured: Callable[..., Path]) -> None:
