@@ -66,6 +66,7 @@ def diagnose(
     from harness.diagnosis import Options
     from harness.diagnosis import diagnose as run
     from harness.gradients import VIEWS
+    from harness.results.store import MANIFEST
     from harness.suite.plan import load_suite
 
     view = next((name for name in VIEWS if name == gradient), None)
@@ -81,6 +82,9 @@ def diagnose(
     except KeyboardInterrupt as stop:
         console.print(f"\nStopped. Findings are kept in {folder}; the same command continues from there.", markup=False)
         raise typer.Exit(status_of(stop)) from None
-    console.print(f"\nFindings are in {folder / 'diagnose'}. See them with: harness report {folder}", markup=False)
+    report = f"See them with: harness report {folder}"
+    if not (folder / MANIFEST).is_file():
+        report = f"A report shows them beside results: harness run {suite} --out {folder}, then harness report {folder}"
+    console.print(f"\nFindings are in {folder / 'diagnose'}. {report}", markup=False)
     if any(finding.status == "failed" for diagnosis in found for finding in diagnosis.findings):
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ from harness.certification.smoothing import fault_of
 from harness.errors import UserError
 from harness.process.visible_text import visible
 from harness.results.columns import Columns
+from harness.results.diagnosis import FOLDER as DIAGNOSES
 from harness.results.facts import CellFacts, CertificateFacts
 from harness.results.manifest import Manifest, read_manifest
 from harness.results.record import Record
@@ -106,6 +107,9 @@ def find_runs(root: Path) -> list[Path]:
             below.clear()
         below.sort()
     if not runs:
+        if (root / DIAGNOSES).is_dir():
+            remedy = f"Run `harness run SUITE --out {root}`: a report shows the diagnosis beside what a run found"
+            raise UserError(f"{root} contains a diagnosis and no results", remedy=remedy)
         what = "contains no results" if root.is_dir() else "is not a directory"
         raise UserError(
             f"{root} {what}", remedy="Start a run with `harness run SUITE`, or give the directory of an earlier run"

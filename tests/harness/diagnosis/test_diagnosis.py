@@ -68,6 +68,15 @@ def test_every_check_is_kept_with_its_numbers_and_its_source(suite: Path) -> Non
     assert all(finding["source"] and finding["message"] for finding in found["findings"])
 
 
+def test_what_it_says_to_type_shows_the_findings(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("diagnose", str(suite), "--only", "means", *CALL) == 0
+    said = capsys.readouterr().out.strip().splitlines()[-1]
+    first, second = (part.strip() for part in said.split("beside results:")[1].split(", then "))
+    for command in (first, second):
+        assert call(*command.removeprefix("harness ").split()) == 0, command
+    assert "gradient randomness" in capsys.readouterr().out
+
+
 def test_the_budget_of_a_named_attack_is_taken(suite: Path) -> None:
     assert call("diagnose", str(suite), "--only", "means/l2", *CALL) == 0
     assert diagnosed(suite.parent)["threat"] == "L2 1"

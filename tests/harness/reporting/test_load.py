@@ -30,6 +30,12 @@ def test_where_there_is_no_run_the_error_says_how_to_make_one(tmp_path: Path, na
         find_runs(tmp_path / name)
 
 
+def test_a_diagnosis_alone_is_no_run_and_the_error_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "diagnose").mkdir()
+    with pytest.raises(UserError, match=f"a diagnosis and no results.*harness run SUITE --out {tmp_path}"):
+        find_runs(tmp_path)
+
+
 def test_records_come_by_position_with_their_fields(maker: Any, column: Callable[..., list[Record]]) -> None:
     maker.cell("d", "a", column("rwrw"))
     pairing = read_run(maker.finish()).pairings["d", "a"]
