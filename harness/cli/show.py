@@ -116,7 +116,7 @@ def _cost_table(costs: list[CellCost], hours: list[float] | None) -> Columns:
     for at, cost in enumerate(costs):
         counts = (cost.images, cost.forwards, cost.backwards, cost.per_image, cost.evaluations)
         values = [_count(count) for count in counts] + ([_hours(hours[at])] if hours else [])
-        pairing = Text(f"{cost.defense}/{cost.attack}\n").append(f"{cost.threat}: {cost.method}", style="dim")
+        pairing = Text(f"{cost.defense}/{cost.attack}\n").append(cost.told, style="dim")
         rows.append([pairing, *values])
     total = _count(sum(cost.evaluations for cost in costs))
     rows.append(["total", *[""] * 4, total, *([_hours(sum(hours))] if hours else [])])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from harness.attack import UNKNOWN_CLASSES
+from harness.certification.certificate import Certificate
 from harness.config.component import Component
 from harness.datasets.by_name import absent_dataset, request_of
 from harness.defense import Defense
@@ -30,6 +31,7 @@ class CellCost:
     """Upper bounds for one pairing: passes for an image on which the attack never succeeds, including the verdict.
 
     Attributes:
+        threat: empty for a certificate.
         per_image: network evaluations per image; a backward pass counts as the defense's `backward_cost`.
     """
 
@@ -41,6 +43,11 @@ class CellCost:
     forwards: float
     backwards: float
     per_image: float
+
+    @property
+    def told(self) -> str:
+        """Threat and method; a certificate has none but its method."""
+        return f"{self.threat}: {self.method}" if self.threat else self.method
 
     @property
     def evaluations(self) -> float:
@@ -70,7 +77,7 @@ def estimate(plan: Plan) -> list[CellCost]:
             CellCost(
                 defense=name,
                 attack=cell.attack.name,
-                threat=str(attack.threat),
+                threat="" if isinstance(attack, Certificate) else str(attack.threat),
                 method=attack.describe(),
                 images=images,
                 forwards=forwards,

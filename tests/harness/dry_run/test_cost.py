@@ -77,6 +77,14 @@ def test_what_is_timed_has_memory_and_finite_answers(suite: Path) -> None:
         assert speeds(plan, torch.device("cpu"))["hybvit"] > 0
 
 
+def test_a_certificate_is_told_without_a_threat_of_size_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["show", "suites/digits/certificates.yaml", "--only", "plain"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0 and "L2 0.5: pgd" in shown
+    assert "randomized smoothing" in shown and "L2 0:" not in shown
+
+
 def test_hours_are_evaluations_over_speed() -> None:
     cost = CellCost("d", "a", "", "", images=10, forwards=0, backwards=0, per_image=7200)
     assert hours([cost], {"d": 20.0}) == [1.0]
