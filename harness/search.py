@@ -123,7 +123,8 @@ def mean_share(defense: Defense, search: Search, queries: int) -> float:
     full = defense.narrowed_cost(Narrowing(search, full=True))
     narrowed = defense.narrowed_cost(Narrowing(search, full=False, classes=classes))
     looks = math.ceil(queries / search.look_every) if search.narrows else queries
-    return (looks * full + (queries - looks) * narrowed) / (queries * defense.cost())
+    whole = queries * defense.cost()
+    return (looks * full + (queries - looks) * narrowed) / whole if whole else 1.0
 
 
 def split_of(narrowing: Narrowing | None, images: int, size: int) -> list[Narrowing | None]:
