@@ -12,6 +12,9 @@ INSTALL := $(PIP) install --no-compile -c constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 9 --dist worksteal
 INPUTS := setup.cfg pyproject.toml constraints.txt Makefile
 
+# Where it is set, every process compiles torch anew: three seconds each, of which the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo digits mnist test test-fast test-long fuzz lint docs release matrix bench bench-gpu clean
 
 help:

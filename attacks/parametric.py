@@ -21,6 +21,7 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.guard.doubt import averaged_draws, least_cosine_averaging
+from harness.process.pull_back import pull_back
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, uniform
 from harness.target import Step, Target
@@ -161,5 +162,5 @@ class Parametric(Attack):
         with torch.enable_grad():
             images = self.threat.render(x, z)
             step = objective.step(images.detach(), rows)
-            (grad,) = torch.autograd.grad(images, z, step.grad.to(images.dtype))
+            (grad,) = pull_back([images], [z], [step.grad.to(images.dtype)])
         return replace(step, grad=grad)

@@ -23,6 +23,7 @@ from attacks.common.losses import LOSSES, LossName
 from harness.errors import UserError, one_line
 from harness.gradients import Gradient
 from harness.guard.doubt import least_cosine_averaging
+from harness.process.pull_back import pull_back
 from harness.quantity import Quantity
 from harness.threat import L2
 from harness.threats.lpips import BATCH, LPIPS, Perceiving, Perception
@@ -172,13 +173,13 @@ def natural_step(phi: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, count
         x = x.detach().requires_grad_()
         there = phi(x)
         weights = torch.zeros_like(there, requires_grad=True)
-        (pulled,) = torch.autograd.grad(there, x, weights, create_graph=True)  # J^T w, whose derivative by w is J^T
+        (pulled,) = pull_back([there], [x], [weights], create_graph=True)  # J^T w, whose derivative by w is J^T
 
     def transposed(v: Tensor) -> Tensor:
-        return torch.autograd.grad(there, x, v, retain_graph=True)[0]
+        return pull_back([there], [x], [v], retain_graph=True)[0]
 
     def seen(u: Tensor) -> Tensor:
-        return torch.autograd.grad(pulled, weights, u, retain_graph=True)[0]
+        return pull_back([pulled], [weights], [u], retain_graph=True)[0]
 
     residual = _STEEPEST(grad)  # the scale of the gradient is lost in the end anyway
     found, along, left = torch.zeros_like(x), residual, _inner(residual, residual)

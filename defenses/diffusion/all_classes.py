@@ -26,6 +26,7 @@ from torch import Tensor
 from defenses.diffusion.graph_memory import Keeper
 from defenses.diffusion.once import refuse_second_derivative
 from harness.process import waits
+from harness.process.pull_back import pull_back
 
 
 class ClassTerms(Protocol):
@@ -101,7 +102,7 @@ class AllClassesSum:
         every = torch.arange(len(x), device=x.device)
         for place, (images, terms) in enumerate(self._chunks(every if kept else waits.rows(weights.any(1)))):
             own, values = kept[place] if place < len(kept) else self._differentiable(x, images, terms)
-            (gradient,) = torch.autograd.grad(values, own, weights[images])
+            (gradient,) = pull_back([values], [own], [weights[images]])
             gradients[images] += gradient
         return gradients
 

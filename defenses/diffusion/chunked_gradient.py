@@ -37,6 +37,7 @@ from torch import Tensor
 from defenses.diffusion.graph_memory import Keeper
 from defenses.diffusion.once import refuse_second_derivative
 from harness.process import waits
+from harness.process.pull_back import pull_back
 
 Passes = Literal["auto", "two", "single"]
 
@@ -177,13 +178,13 @@ class ChunkedSum:
         with torch.enable_grad():
             own = x.detach()[images].requires_grad_()
             values = self.terms(own, images, classes, terms)
-            (gradient,) = torch.autograd.grad(values, own, weights)
+            (gradient,) = pull_back([values], [own], [weights])
         return values.detach(), gradient
 
     def _differentiate_twice(self, x: Tensor, pairs: Tensor, terms: Tensor, directions: Tensor) -> Tensor:
         """Hessians of the partial sums times `directions`, both (P, C, H, W)."""
         own, gradient = self._differentiable(x, pairs, terms)
-        (product,) = torch.autograd.grad(gradient, own, directions)
+        (product,) = pull_back([gradient], [own], [directions])
         return product
 
     def _differentiable(self, x: Tensor, pairs: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +202,7 @@ class ChunkedSum:
         for place, (some, terms) in enumerate(self._chunks(pairs)):
             wanted = directions[pairs[some].unbind(1)]
             if place < len(kept):
-                (product,) = torch.autograd.grad(kept[place].gradient, kept[place].own, wanted)
+                (product,) = pull_back([kept[place].gradient], [kept[place].own], [wanted])
             else:
                 product = self._differentiate_twice(x, pairs[some], terms, wanted)
             products.index_add_(0, pairs[some, 0], product)

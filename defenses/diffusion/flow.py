@@ -32,6 +32,7 @@ from defenses.diffusion.denoiser import Denoiser, knowing, score
 from defenses.diffusion.runge_kutta import TABLEAUS, Solver, adaptive_times, solve
 from defenses.diffusion.schedule import ContinuousVP, Schedule, discrete_vp
 from defenses.diffusion.step_gradient import State
+from harness.process.pull_back import pull_back
 from harness.randomness import fold, rademacher
 
 FlowSpacing = Literal["quadratic", "uniform"]
@@ -171,7 +172,7 @@ class FlowLikelihood:
             velocity = -rate / 2 * (own + score(self.denoiser, self.process, own, t, y))
             divergence = x.new_zeros(len(x))
             for sign in z:
-                (product,) = torch.autograd.grad(velocity, own, sign, create_graph=differentiable, retain_graph=True)
+                (product,) = pull_back([velocity], [own], [sign], create_graph=differentiable, retain_graph=True)
                 divergence = divergence + (product * sign).flatten(1).sum(1) / len(z)
         return (velocity, divergence) if differentiable else (velocity.detach(), divergence)
 

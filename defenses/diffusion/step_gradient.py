@@ -30,6 +30,7 @@ from torch import Tensor
 
 from defenses.diffusion.graph_memory import Keeper
 from defenses.diffusion.once import refuse_second_derivative
+from harness.process.pull_back import pull_back
 
 State = tuple[Tensor, ...]
 """Floating-point tensors of any shapes, as many after a step as before."""
@@ -96,7 +97,7 @@ def _differentiate(step: Step, i: int, state: State, gradients: State) -> tuple[
         result = step(i, *own)
         pairs = [(part, g) for part, g in zip(result, gradients, strict=True) if part.requires_grad]
         parts, weights = zip(*pairs, strict=True) if pairs else ((), ())
-        pulled = torch.autograd.grad(parts, own, weights, allow_unused=True, materialize_grads=True)
+        pulled = pull_back(parts, own, weights, allow_unused=True, materialize_grads=True)
     return tuple(part.detach() for part in result), pulled
 
 

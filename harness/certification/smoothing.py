@@ -26,8 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose part `special` is imported where it is first used: that takes half a second
 from numpy.typing import NDArray
-from scipy.special import bdtr, betaincinv, ndtr, ndtri
 
 ABSTAINS = -1
 """In the place of a class: the statistics do not settle one."""
@@ -67,7 +67,7 @@ def lower_bound(successes: Counts, draws: int, alpha: float) -> Numbers:
         0.993116
     """
     k = np.asarray(successes, dtype=np.float64)
-    bound: Numbers = np.where(k > 0, betaincinv(np.maximum(k, 1), draws - k + 1, alpha), 0.0)
+    bound: Numbers = np.where(k > 0, scipy.special.betaincinv(np.maximum(k, 1), draws - k + 1, alpha), 0.0)
     return bound
 
 
@@ -90,7 +90,7 @@ def certify(counts: Counts, draws: int, *, sigma: float, alpha: float) -> Certif
     k = np.take_along_axis(counts[:, 1], selected[:, None], axis=1)[:, 0]
     p_low = lower_bound(k, draws, alpha)
     certain = known & (p_low > 0.5)
-    radii = np.where(certain, sigma * ndtri(np.maximum(p_low, 0.5)), 0.0)
+    radii = np.where(certain, sigma * scipy.special.ndtri(np.maximum(p_low, 0.5)), 0.0)
     return Certified(np.where(certain, selected, ABSTAINS), p_low, radii)
 
 
@@ -106,7 +106,7 @@ def predict(counts: Counts, alpha: float) -> NDArray[np.int64]:
     """
     two = np.sort(counts, axis=1)[:, -2:]
     # Under a fair coin, twice the probability that the rarer class has at most as many draws as it had.
-    p_value = np.minimum(1.0, 2 * bdtr(two[:, 0], two.sum(1), 0.5))
+    p_value = np.minimum(1.0, 2 * scipy.special.bdtr(two[:, 0], two.sum(1), 0.5))
     return np.where(p_value <= alpha, counts.argmax(1), ABSTAINS)
 
 
@@ -122,7 +122,7 @@ def p_of_certificate(p_low: float, distance: float, right: int, votes: int, sigm
         >>> p_of_certificate(0.99, 0.1, 30, 100, 0.25) < 1e-9, p_of_certificate(0.99, 0.8, 30, 100, 0.25) > 0.5
         (True, True)
     """
-    return float(bdtr(right, votes, ndtr(ndtri(p_low) - distance / sigma)))
+    return float(scipy.special.bdtr(right, votes, scipy.special.ndtr(scipy.special.ndtri(p_low) - distance / sigma)))
 
 
 def fault_of(counts: NDArray[np.float32], selection: int, draws: int) -> str | None:

@@ -22,6 +22,7 @@ from harness.journal.entry_file import Turn
 from harness.journal.journal import Journal
 from harness.journal.question import Question
 from harness.journal.tensors import Unsuitable, decode, digest_of, encode
+from harness.process.pull_back import pull_back
 from harness.search import Narrowing
 
 Ask = Callable[[Tensor, Narrowing | None], Tensor]
@@ -163,7 +164,7 @@ def _differentiated(ask: Ask, images: Tensor, narrowing: Narrowing | None, by_ou
     with torch.enable_grad():
         images = images.view_as(images) if again else images.detach().requires_grad_()
         output = ask(images, None if narrowing is None else replace(narrowing, measured=None))
-        (gradient,) = torch.autograd.grad(output, images, by_output, create_graph=again)
+        (gradient,) = pull_back([output], [images], [by_output], create_graph=again)
     return gradient
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from harness import datasets
 from harness.config.registry import entries
+from harness.datasets.sources import digits
 from harness.datasets.sources.cifar10_sdp import CIFAR10SDP
 from harness.defense import Defense
 from harness.errors import Place, UserError
@@ -45,6 +46,13 @@ def test_digits_splits_are_a_partition_of_the_source() -> None:
     ours = torch.cat([train.images, test.images]).flatten(1).mul(16).numpy()
     theirs = load_digits().data
     assert np.array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
+
+
+def test_digits_are_those_that_scikit_learn_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its file is not found, as in a release that keeps it elsewhere."""
+    read = digits._table()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    assert np.array_equal(read, digits._table())
 
 
 def test_select_keeps_order_and_labels() -> None:
