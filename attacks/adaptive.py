@@ -80,7 +80,7 @@ class Adaptive(Attack):
         `{type: adaptive, norm: Linf, eps: 8/255}` in a suite.
     """
 
-    version = 3
+    version = 4
     independent = True
     caps: ClassVar[Mapping[str, int]] = {**CAPS, "votes": 2, "proposals": 2}
 

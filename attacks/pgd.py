@@ -19,9 +19,10 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from attacks.common.gradient_attack import BestIterates, GradientAttack, Objective, column
+from attacks.common.gradient_attack import BestIterates, GradientAttack, Objective
 from attacks.common.losses import LossName
 from attacks.common.low_frequency import unit_low
+from attacks.common.momentum import normalised
 from attacks.common.norms import Norm, ball
 from attacks.common.schedules import SCHEDULES, Schedule
 from attacks.common.selected_draws import RULES, Select, selected_step
@@ -221,7 +222,7 @@ def pgd_steps(
     for size in sizes:
         step = objective.step(images, rows)
         best.learn(images, rows, step)
-        velocity = momentum * velocity + _normalised(step.grad)
+        velocity = momentum * velocity + normalised(step.grad)
         if lowest is None:
             images = threat.project(x[rows], images + size * threat.steepest(velocity, images))
         else:
@@ -233,9 +234,3 @@ def pgd_steps(
             if not len(rows):
                 return
     best.update(images, rows, objective.logits(images, rows))
-
-
-def _normalised(grad: Tensor) -> Tensor:
-    """The gradient with a mean magnitude of 1 per image, so that momentum does not depend on the loss's scale."""
-    size = grad.abs().flatten(1).mean(1).clamp(min=torch.finfo(grad.dtype).tiny)
-    return grad / column(size, grad)

@@ -1,14 +1,16 @@
 """A climb on noisy gradients, whose momentum averages over draws.
 
     g_i      =  grad_x tanh((max_{j != y} z_ij - z_iy) / s)    z_i: logits at x_i, each draw with the rival that leads
-    m_{i+1}  =  0.9 m_i + g_i
+    m_{i+1}  =  0.9 m_i + g_i / mean |g_i|
     x_{i+1}  =  project(x_i + a_i steepest(m_{i+1})),     a_i = a (1 + cos(pi i / steps)) / 2
 
 The aim is that draws are misclassified, and not by how much: tanh, with s the size of a margin on the clean image,
 stands for that. The mean margin itself is ruled by draws of huge logits. Momentum of 0.9 makes each direction the mean
 of about 19 draws, for the price of one: a rival that leads by luck in one draw counts as one of 19, and each rival as
-often as it leads. DLR would divide each draw by its own noise. Steps that shrink to nothing let the last iterate settle
-where the mean gradient is zero, and make the last gradients draws at one point. Their cosine,
+often as it leads. DLR would divide each draw by its own noise. Each gradient has the same weight, whatever its size (as
+in MI-FGSM: Dong et al., 2018, equation 6): otherwise a few rule the mean, where draws differ in size or tanh is flat
+for most of them. Steps that shrink to nothing let the last iterate settle where the mean gradient is zero, and make the
+last gradients draws at one point. Their cosine,
 
     c  =  mean over the last quarter of cos(g_i, g_{i-1}),
 
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 
 from attacks.common.losses import RowLoss, margin
+from attacks.common.momentum import normalised
 from attacks.common.schedules import SCHEDULES
 from harness.guard.doubt import averaged_draws
 from harness.target import Step, Target
@@ -99,7 +102,7 @@ def climb(
             cosine = torch.cosine_similarity(grad.flatten(1).double(), before.flatten(1).double(), dim=1).to(sums)
             sums, counts = sums + torch.where(both, cosine, 0), counts + both
         before = grad
-        velocity = MOMENTUM * velocity + grad
+        velocity = MOMENTUM * velocity + normalised(grad)
         length = size * SCHEDULES["cosine"](number / steps)
         images = threat.project(x, images + length * threat.steepest(velocity, images))
     return Climb(images, sums / counts, alive)

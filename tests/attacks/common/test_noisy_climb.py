@@ -18,18 +18,22 @@ W = normal(torch.tensor([1, 2]), (SIZE,))
 
 
 class Shaken(Defense):
-    """A linear classifier whose gradient carries noise of its own in each draw. noise: its size beside the gradient."""
+    """A linear classifier whose gradient carries noise of its own in each draw.
+
+    noise: its size beside the gradient; loudness: the standard deviation of the logarithm of a draw's size.
+    """
 
     stochastic = True
     num_classes = 2
 
-    def __init__(self, noise: float) -> None:
+    def __init__(self, noise: float, loudness: float = 0.0) -> None:
         super().__init__()
-        self.noise = noise
+        self.noise, self.loudness = noise, loudness
 
     def classify(self, x: torch.Tensor) -> torch.Tensor:
         weights = W[1] - W[0] + self.noise * 2**0.5 * normal(self.seeds_for(x), (SIZE,))
-        rival = (x.flatten(1) * weights).sum(1)
+        loud = (self.loudness * normal(self.seeds_for(x), (SIZE + 1,))[:, SIZE]).exp()
+        rival = loud * (x.flatten(1) * weights).sum(1)
         return torch.stack([torch.zeros_like(rival), rival], dim=1)
 
 
@@ -63,6 +67,27 @@ def test_a_climb_ends_at_the_corner_of_the_true_gradient_under_noise() -> None:
     ended = climb(target, x, x, rows, y, torch.full((len(x),), 1e3), Linf(Quantity("0.1")), steps=60, size=0.05)
     moved = (ended.images - x).flatten(1)
     assert (moved @ (W[1] - W[0]) / (0.1 * (W[1] - W[0]).abs().sum()) > 0.85).all()
+
+
+def test_draws_of_huge_logits_weigh_no_more_than_others() -> None:
+    """Draws differ in size by a factor of e^3 from one to the next, and the climb goes where it would go otherwise."""
+    rows = torch.arange(4)
+    x, y = 0.4 + 0.2 * uniform(rows, (1, 16, 16)), torch.zeros(4, dtype=torch.int64)
+    ends = [
+        climb(
+            Target(Shaken(2.0, loudness), x, rows),
+            x,
+            x,
+            rows,
+            y,
+            torch.full((len(x),), 1e6),
+            Linf(Quantity("0.1")),
+            steps=40,
+            size=0.05,
+        ).images
+        for loudness in (0.0, 3.0)
+    ]
+    assert ((ends[0] - ends[1]).abs() < 1e-3).double().mean() > 0.99
 
 
 def test_a_view_that_raises_for_another_reason_is_not_taken_for_one_without_a_gradient(
