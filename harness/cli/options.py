@@ -74,6 +74,8 @@ def finish(
     Raises:
         typer.Exit: the run was interrupted.
     """
+    import torch
+
     from harness.evaluation.run import run
 
     folder = out or Path("results") / (plan.suite.suite + (f"-first{limit}" if limit else ""))
@@ -81,7 +83,9 @@ def finish(
     try:
         with stoppable():
             options = {"retry_errors": retry_errors, "engine": engine, "timeout": timeout, "part": part}
-            done = run(plan, folder, device_of(device), _callback(console, log), **options)  # type: ignore[arg-type]
+            where = device_of(device)
+            cores = torch.get_num_threads() if engine is None and part is None and where.type == "cpu" else 1
+            done = run(plan, folder, where, _callback(console, log, cores), **options)  # type: ignore[arg-type]
     except KeyboardInterrupt as stop:
         console.print(
             f"\nStopped. Finished shards are kept in {folder}; the same command continues from there.", markup=False
@@ -92,11 +96,11 @@ def finish(
     return folder, done
 
 
-def _callback(console: Console, log: Sequence[str]) -> Callback:
-    """The display, and after it the experiment trackers."""
+def _callback(console: Console, log: Sequence[str], cores: int) -> Callback:
+    """The display, and after it the experiment trackers. cores: see `Display`."""
     from harness.cli.run_progress import Display
 
-    display = Display(console)
+    display = Display(console, cores=cores)
     if not log:
         return display
     from harness.tracking import tracker

@@ -30,15 +30,24 @@ from harness.target import Target
 SILENCE = 60.0
 """Seconds without a line, where there is no terminal, after which the display says how far the run is."""
 
+LONG = 180.0
+"""Seconds left from which on it is said that workers may shorten them."""
+
 
 class Display(Callback):
     """Shows the current pairing, its progress, the accuracies so far, images per second and the time left.
 
     Where there is no terminal, it prints a line for each shard, and one whenever `silence` seconds have passed without.
+    Where one process has several cores, it says once that workers would use them better, if the run is a long one.
+
+    Args:
+        silence: seconds.
+        cores: that the networks share in one process.
     """
 
-    def __init__(self, console: Console, silence: float = SILENCE) -> None:
+    def __init__(self, console: Console, silence: float = SILENCE, cores: int = 1) -> None:
         self.console, self._silence, self._told = console, silence, time.monotonic()
+        self._cores = cores
         self._outlook: Outlook | None = None
         self._runs: Sequence[CellRun] = []
         self._tallies: dict[str, Tally] = {}
@@ -84,6 +93,13 @@ class Display(Callback):
     def finished(self, run: CellRun, records: Sequence[Record]) -> None:
         """Reports a stored shard."""
         self._target = None
+        left = self._outlook.left() if self._outlook else None
+        if self._cores > 1 and left is not None and left > LONG:
+            self.note(
+                f"One process has all {self._cores} cores, which small networks hardly use. With --workers "
+                f"{self._cores} the same command may take a fraction of the time; it continues from here."
+            )
+            self._cores = 1  # once is enough
         if not self.console.is_terminal:
             self._tell(run)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from harness.cli import run_progress
 from harness.cli.run_progress import Display, Tally
 from harness.evaluation.run import run
 from harness.results.record import Record, Verdict
@@ -52,6 +53,17 @@ def test_a_run_that_prints_a_line_for_each_shard_prints_no_others(small_suite: P
     shown = io.StringIO()
     run(load_suite(small_suite), tmp_path / "out", torch.device("cpu"), Display(Console(file=shown, width=200)))
     assert len(shown.getvalue().splitlines()) == 1 + 4 * 3
+
+
+@pytest.mark.parametrize(("cores", "long", "said"), [(4, 0.0, 1), (1, 0.0, 0), (4, 1e6, 0)])
+def test_a_long_run_of_one_process_with_several_cores_is_told_of_workers_once(
+    cores: int, long: float, said: int, small_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_progress, "LONG", long)
+    shown = io.StringIO()
+    display = Display(Console(file=shown, width=200), cores=cores)
+    run(load_suite(small_suite), tmp_path / "out", torch.device("cpu"), display)
+    assert shown.getvalue().count("With --workers 4 the same command") == said
 
 
 def record(verdict: Verdict, *, clean: list[int], adv: list[int]) -> Record:
