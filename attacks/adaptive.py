@@ -148,6 +148,8 @@ class Adaptive(Attack):
         return self.votes * max(2, 1 + number)
 
     def describe(self) -> str:
+        if self.rounds == 1:
+            return f"adaptive, 1 round of {self.steps} steps"
         return f"adaptive, {self.rounds} rounds of {self.steps} to {self.length(self.rounds - 1)} steps"
 
 

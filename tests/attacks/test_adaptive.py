@@ -252,3 +252,11 @@ def test_the_longest_climb_is_along_the_view_that_leads_furthest(view: View) -> 
     attack.perturb(view(attack, Asked(bpda=-1.0, tanh=1.0, straight_through=-1.0), x), x, Y[:2])
     assert asked[-16:] == ["tanh"] * 16
     assert asked[:12] == ["bpda"] * 4 + ["tanh"] * 4 + ["straight_through"] * 4
+
+
+@pytest.mark.parametrize(
+    ("rounds", "told"),
+    [(1, "adaptive, 1 round of 16 steps"), (2, "adaptive, 2 rounds of 16 to 32 steps")],
+)
+def test_rounds_are_told_in_plain_english(rounds: int, told: str) -> None:
+    assert Adaptive("Linf", Quantity("0.1"), rounds=rounds).describe() == told
