@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from attacks.adaptive import Adaptive
 from harness.api.attacks import Budget, attacks_of
 from harness.api.data import GivenData
 from harness.api.presets import presets
@@ -40,9 +41,14 @@ def test_every_preset_is_a_set_of_attacks_within_the_budget_of_the_call(
 
 @pytest.mark.parametrize("preset", presets().presets)
 def test_attacks_on_stochastic_defenses_average_over_draws(preset: str) -> None:
-    """All but Square, which asks for no gradient."""
+    """All but Square, which asks for no gradient, and `adaptive`, whose momentum averages."""
     found = built(preset, stochastic=True)
-    assert all(attack.eot > 1 for name, attack in found.items() if name != "square")
+    assert all(attack.eot > 1 for name, attack in found.items() if name not in ("square", "adaptive"))
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_the_preset_adaptive_has_the_attack_of_that_name(stochastic: bool) -> None:
+    assert isinstance(built("adaptive", stochastic=stochastic)["adaptive"], Adaptive)
 
 
 def test_there_are_the_presets_that_the_documentation_names() -> None:
