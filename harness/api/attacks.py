@@ -120,7 +120,9 @@ def _found(
         yield _plain(item["type"]), dict.fromkeys(stochastic, _bound(dict(item), budget))
     elif isinstance(item, str) and item in presets().presets:
         for name, attack in presets().presets[item].items():
-            yield name, {kind: _of_preset(attack, kind, budget) for kind in stochastic}
+            kinds = {kind: _of_preset(attack, kind, budget) for kind in stochastic}
+            if any(kinds.values()):  # else no defense of the call meets it
+                yield name, kinds
     elif isinstance(item, str):
         _refuse_unknown(item, budget.place)
         yield _plain(item), dict.fromkeys(stochastic, _bound({"type": item}, budget))

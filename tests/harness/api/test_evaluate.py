@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import harness
 from attacks.pgd import PGD
+from harness.api.presets import presets
 from harness.evaluation.pending import CellRun
 from harness.quantity import Quantity
 from harness.results.record import Record
@@ -68,6 +69,32 @@ def test_mean_and_std_stand_before_the_model_and_the_budget_counts_in_pixels() -
     shifted = lambda x: Threshold()(x + 0.5)  # noqa: E731  # its threshold lies at 0
     results = harness.evaluate(shifted, "pgd", data=(PIXELS, labels), eps=0.2, mean=[0.5], std=[1.0])
     assert results.frame["verdict"].tolist() == ["robust", "fooled", "fooled", "fooled", "robust", "robust"]
+
+
+class Trembling(harness.Defense):
+    """The same classifier with a little noise on its logits."""
+
+    stochastic = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = linear()
+
+    def classify(self, x: Tensor) -> Tensor:
+        from harness.randomness import normal
+
+        return self.network(x) + 0.01 * normal(self.seeds_for(x), (10,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", presets().presets)
+@pytest.mark.parametrize("model", [linear(), Trembling()], ids=["deterministic", "stochastic"])
+def test_every_preset_runs_to_its_end_on_either_kind_of_defense(model: nn.Module, preset: str) -> None:
+    """A weak budget, so that no attack ends before it began."""
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    results = harness.evaluate(model, preset, data=(x, linear()(x).argmax(1)), eps=0.001)
+    assert results.errors.empty
+    assert (results.summary["n"] == 2).all() and (results.summary["accuracy"] == 1).all()
 
 
 @pytest.mark.slow

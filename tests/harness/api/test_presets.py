@@ -41,9 +41,9 @@ def test_every_preset_is_a_set_of_attacks_within_the_budget_of_the_call(
 
 @pytest.mark.parametrize("preset", presets().presets)
 def test_attacks_on_stochastic_defenses_average_over_draws(preset: str) -> None:
-    """All but Square, which asks for no gradient, and `adaptive`, whose momentum averages."""
+    """All but `adaptive`, whose momentum averages."""
     found = built(preset, stochastic=True)
-    assert all(attack.eot > 1 for name, attack in found.items() if name not in ("square", "adaptive"))
+    assert all(attack.eot > 1 for name, attack in found.items() if name != "adaptive")
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
@@ -75,6 +75,11 @@ def test_attacks_of_one_name_are_told_apart_and_those_with_a_name_keep_it() -> N
     assert list(built({"naive": entry, "strong": "standard"}, stochastic=True)) == [
         *("naive", "strong-apgd", "strong-bpda")
     ]
+
+
+def test_an_attack_that_no_defense_of_the_call_meets_is_left_out() -> None:
+    assert set(attacks_of("adaptive", budget(None), {True})) == {"adaptive"}
+    assert set(attacks_of("adaptive", budget(None), {True, False})) == {"adaptive", "autoattack", "apgd", "bpda"}
 
 
 def test_an_entry_keeps_the_budget_that_it_says() -> None:
