@@ -100,12 +100,18 @@ def cosine_of_means(cosine: float, draws: int) -> float:
 
 
 def cosine_of_single_draws(cosine: float, draws: int) -> float:
-    """Returns c of the module's head from the cosine of two means of m draws each; 0 where these disagree.
+    """Returns c of the module's head, in [0, 1], from the cosine of two means of m draws each; 0 where these disagree.
+
+    Args:
+        cosine: as it was computed, which rounding may have brought above 1.
 
     Example:
         >>> round(cosine_of_single_draws(cosine_of_means(0.33, 10), 10), 2), cosine_of_single_draws(-0.1, 10)
         (0.33, 0.0)
+        >>> cosine_of_single_draws(1.0000000000000002, 10)
+        1.0
     """
+    cosine = min(cosine, 1.0)
     return cosine / (cosine + draws * (1 - cosine)) if cosine > 0 else 0.0
 
 
