@@ -120,6 +120,8 @@ def _found(
         yield _plain(item["type"]), dict.fromkeys(stochastic, _bound(dict(item), budget))
     elif isinstance(item, str) and item in presets().presets:
         for name, attack in presets().presets[item].items():
+            if attack.norms and (budget.norm or USUAL_NORM) not in attack.norms:
+                continue
             kinds = {kind: _of_preset(attack, kind, budget) for kind in stochastic}
             if any(kinds.values()):  # else no defense of the call meets it
                 yield name, kinds

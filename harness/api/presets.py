@@ -25,8 +25,12 @@ class _Section(BaseModel):
 
 
 class PresetAttack(_Section):
-    """One column of the table: an attack's entry for each kind of defense; None leaves it out."""
+    """One column of the table: an attack's entry for each kind of defense; None leaves it out.
 
+    norms: those that the attack is for; None, all.
+    """
+
+    norms: tuple[str, ...] | None = None
     deterministic: dict[str, Any] | None
     stochastic: dict[str, Any] | None
 

@@ -29,7 +29,7 @@ def built(attacks: Any, norm: str | None = None, *, stochastic: bool) -> dict[st
 
 
 @pytest.mark.parametrize(
-    ("preset", "norm", "stochastic"), list(itertools.product(presets().presets, ("Linf", "L2"), (False, True)))
+    ("preset", "norm", "stochastic"), list(itertools.product(presets().presets, ("Linf", "L2", "L1"), (False, True)))
 )
 def test_every_preset_is_a_set_of_attacks_within_the_budget_of_the_call(
     preset: str, norm: str, stochastic: bool
