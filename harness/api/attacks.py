@@ -150,6 +150,12 @@ def _bound(entry: dict[str, Any], budget: Budget) -> Component:
     own = [key for key in BUDGET if key in plain]
     if {"norm", "eps"} <= accepted.keys() and not own:
         node = Node.of({**plain, **budget.entry()}, budget.place)
+    elif budget.said and "eps" in accepted and not own:
+        raise UserError(
+            f"the budget of attack '{name}' has a unit of its own, and is no `norm` and `eps` of a call",
+            remedy=f'Give it in its entry, such as {{"type": "{plain["type"]}", "eps": 0.5}}',
+            where=budget.place,
+        )
     elif budget.said:
         why = f"has its own budget ({', '.join(own)})" if own else "takes no `norm` and `eps`"
         raise UserError(f"attack '{name}' {why}", remedy="Leave them out of the call", where=budget.place)

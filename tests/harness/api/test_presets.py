@@ -13,7 +13,7 @@ from harness.api.attacks import Budget, attacks_of
 from harness.api.data import GivenData
 from harness.api.presets import presets
 from harness.attack import Attack
-from harness.errors import Place
+from harness.errors import Place, UserError
 from harness.quantity import Quantity
 
 PLACE = Place(Path("call.py"), 1)
@@ -80,6 +80,14 @@ def test_attacks_of_one_name_are_told_apart_and_those_with_a_name_keep_it() -> N
 def test_an_attack_that_no_defense_of_the_call_meets_is_left_out() -> None:
     assert set(attacks_of("adaptive", budget(None), {True})) == {"adaptive"}
     assert set(attacks_of("adaptive", budget(None), {True, False})) == {"adaptive", "autoattack", "apgd", "bpda"}
+
+
+@pytest.mark.parametrize("name", ["elastic", "hue", "sigma_zero"])
+def test_an_attack_whose_budget_has_another_unit_asks_for_it_in_its_entry(name: str) -> None:
+    with pytest.raises(UserError, match=rf"the budget of attack '{name}' has a unit of its own.*in its entry.*eps"):
+        attacks_of(name, budget("Linf", "8/255"), {False})
+    entry = {"type": name, "eps": 1}
+    assert attacks_of(entry, budget(None, None), {False})[name][False]
 
 
 def test_an_entry_keeps_the_budget_that_it_says() -> None:
