@@ -41,14 +41,14 @@ class Threshold(nn.Module):
 class Noisy(harness.Defense):
     stochastic = True
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = 1.0) -> None:
         super().__init__()
-        self.network = linear()
+        self.network, self.noise = linear(), noise
 
     def classify(self, x: Tensor) -> Tensor:
         from harness.randomness import normal
 
-        return self.network(x) + normal(self.seeds_for(x), (10,))
+        return self.network(x) + self.noise * normal(self.seeds_for(x), (10,))
 
 
 PIXELS = torch.tensor([0.05, 0.35, 0.45, 0.55, 0.75, 0.95]).view(6, 1, 1, 1)
@@ -71,24 +71,9 @@ def test_mean_and_std_stand_before_the_model_and_the_budget_counts_in_pixels() -
     assert results.frame["verdict"].tolist() == ["robust", "fooled", "fooled", "fooled", "robust", "robust"]
 
 
-class Trembling(harness.Defense):
-    """The same classifier with a little noise on its logits."""
-
-    stochastic = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = linear()
-
-    def classify(self, x: Tensor) -> Tensor:
-        from harness.randomness import normal
-
-        return self.network(x) + 0.01 * normal(self.seeds_for(x), (10,))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", presets().presets)
-@pytest.mark.parametrize("model", [linear(), Trembling()], ids=["deterministic", "stochastic"])
+@pytest.mark.parametrize("model", [linear(), Noisy(0.01)], ids=["deterministic", "stochastic"])
 def test_every_preset_runs_to_its_end_on_either_kind_of_defense(model: nn.Module, preset: str) -> None:
     """A weak budget, so that no attack ends before it began."""
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
