@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attacks.common.gradient_attack import column
+
 
 def normalised(grad: Tensor) -> Tensor:
     """Gradients (M, C, H, W) with a mean magnitude of 1 each, so that no scale of a loss matters; zero ones stay zero.
@@ -17,4 +19,4 @@ def normalised(grad: Tensor) -> Tensor:
         tensor([[[[ 0.5000, -1.5000]]]])
     """
     size = grad.abs().flatten(1).mean(1).clamp(min=torch.finfo(grad.dtype).tiny)
-    return grad / size.view(-1, *[1] * (grad.dim() - 1))
+    return grad / column(size, grad)

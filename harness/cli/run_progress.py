@@ -93,8 +93,7 @@ class Display(Callback):
     def finished(self, run: CellRun, records: Sequence[Record]) -> None:
         """Reports a stored shard."""
         self._target = None
-        left = self._outlook.left() if self._outlook else None
-        if self._cores > 1 and left is not None and left > LONG:
+        if self._cores > 1 and self._outlook and (self._outlook.left() or 0) > LONG:
             self.note(
                 f"One process has all {self._cores} cores, which small networks hardly use. With --workers "
                 f"{self._cores} the same command may take a fraction of the time; it continues from here."

@@ -105,8 +105,7 @@ def _diagnosed_noise(diagnosis: Diagnosis) -> NoiseFacts | None:
     draws, cosine = max((int(draws), cosine) for draws, cosine in measured.items())
     if not math.isfinite(cosine) or draws < 1 or diagnosis.images < 1:
         return None
-    single = min(1.0, cosine_of_single_draws(cosine, draws))
-    return NoiseFacts(cosine=single, images=diagnosis.images)
+    return NoiseFacts(cosine=cosine_of_single_draws(cosine, draws), images=diagnosis.images)
 
 
 def _beaten(diagnosis: Diagnosis, arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -72,13 +72,10 @@ from harness.process.pull_back import pull_back
 x = torch.ones(2, requires_grad=True)
 pull_back([x * 2], [x], [x.detach()])
 print("sympy" in sys.modules)
-torch.autograd.grad(x * 2, x, x.detach())
-print("sympy" in sys.modules)
 """
 
 
 @pytest.mark.slow
 def test_sympy_is_not_imported() -> None:
-    """If the second line becomes False, torch no longer needs this function."""
     result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    assert result.stdout.split()[0] == "False"
+    assert result.stdout.split() == ["False"]
