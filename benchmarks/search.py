@@ -1,12 +1,12 @@
 """How many images of stochastic and diffusion defenses `adaptive` leaves robust, in what time, beside other attacks.
 
-    python benchmarks/search.py [--rows dc,rdc] [--images 64] [--seed 1] [--attacks adaptive,suite,views]
+    python benchmarks/search.py [--rows dc,rdc] [--images 64] [--seed 1] [--attacks adaptive,suite,views] [--rounds 1]
 
 prints a Markdown table. The defenses are those of the digits suites. Without `--images` and `--seed` the images are
 those of the suite; otherwise so many of another choice. Each attack's images are judged by ten votes that it has not
 seen; robust accuracy is their mean over votes and images, with its standard error over images. Attacks:
 
-    adaptive   with its preset
+    adaptive   with its preset, or with so many rounds
     suite      what the suite takes: the attack that the table's numbers are by
     apgd       apgd_dlr_100 along the suite's view, five restarts of 100 steps
     views      60 momentum steps along each view of the defense, one attack each
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="as many as the suite takes, if left out")
     parser.add_argument("--seed", type=int, help="of the choice of images; the suite's, if left out")
     parser.add_argument("--attacks", default="adaptive,suite")
+    parser.add_argument("--rounds", type=int, help="of adaptive; the preset's, if left out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| defense | n | attack | robust, % | CPU s | passes, forward | backward |")
@@ -95,7 +96,7 @@ def main() -> None:
         row = ROWS[name]
         cell, images = _row(row, options.images, options.seed)
         defense = cell.defense.build().eval().requires_grad_(False)
-        for label, attack in _attacks(cell, defense, options.attacks.split(",")):
+        for label, attack in _attacks(cell, defense, options.attacks.split(","), options.rounds):
             found = measure(label, defense, attack, images)
             robust = f"{100 * found.robust:.1f} ± {100 * found.error:.1f}"
             passes = f"{found.forwards:.0f} | {found.backwards:.0f}"
@@ -137,13 +138,13 @@ def _chosen(plan: Plan, count: int | None, seed: int | None) -> Plan:
     return replace(plan, suite=plan.suite.model_copy(update={"dataset": dataset}))
 
 
-def _attacks(cell: Cell, defense: Defense, names: list[str]) -> Iterator[tuple[str, Attack]]:
+def _attacks(cell: Cell, defense: Defense, names: list[str], rounds: int | None) -> Iterator[tuple[str, Attack]]:
     suite: Attack = cell.attack.build()
     threat, gradient = suite.threat, suite.gradient
     norm, eps = norm_of(threat.name), threat.eps
     for name in names:
         if name == "adaptive":
-            yield name, Adaptive(norm, eps)
+            yield name, Adaptive(norm, eps) if rounds is None else Adaptive(norm, eps, rounds=rounds)
         elif name == "suite":
             yield f"the suite's: {suite.describe()}", suite
         elif name == "apgd":
