@@ -4,8 +4,9 @@
     direct      loss = E_{t, eps} 1/2 (|| eps_y(x_t, t) - eps ||^2 + || eps_null(x_t, t) - eps ||^2) / (C H W)
 
 k runs over all H heads: the classes and, where there is a null head, no class. Without a null head the direct loss is
-its first term alone. There a head sees images of its own class only, and nothing tells it to be wrong about the others;
-a teacher's heads are compared on every image. t is uniform over 1..T, x_t as in Eq. 1.
+its first term alone. There a head sees images of its own class only, and nothing tells it to be wrong about the others:
+on MNIST the heads grew alike, and classified 22%. A teacher's heads are compared on every image. t is uniform over 1..T,
+x_t as in Eq. 1.
 """
 
 from __future__ import annotations
