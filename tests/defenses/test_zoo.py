@@ -60,7 +60,7 @@ def test_adversarial_training_holds_where_the_undefended_model_falls(norm: str, 
 
 
 def test_all_packaged_weights_together_are_small() -> None:
-    assert sum(path.stat().st_size for path in packaged().values()) <= 12e6
+    assert sum(path.stat().st_size for path in packaged().values()) <= 16e6
 
 
 @pytest.mark.parametrize(
