@@ -5,8 +5,8 @@
 
 k runs over all H heads: the classes and, where there is a null head, no class. Without a null head the direct loss is
 its first term alone. There a head sees images of its own class only, and nothing tells it to be wrong about the others:
-on MNIST the heads grew alike, and classified 22%. A teacher's heads are compared on every image. t is uniform over 1..T,
-x_t as in Eq. 1.
+on MNIST the heads grew alike, and classified 22%. A teacher's heads are compared on every image. t is uniform over
+1..T, x_t as in Eq. 1.
 """
 
 from __future__ import annotations
