@@ -188,9 +188,9 @@ def train(
             path = train_recipe(recipe, out=out, device=device_of(device), callback=Display(console))
     except KeyboardInterrupt as stop:
         console.print("\nStopped. The last checkpoint is kept; the same command continues from there.")
-        leave()
         raise typer.Exit(signals.status_of(stop)) from None
-    leave()
+    finally:
+        leave()
     console.print(f"Wrote {path} and its card.", markup=False, highlight=False)
 
 

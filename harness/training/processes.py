@@ -55,6 +55,10 @@ class Processes:
             import accelerate.utils
         except ImportError as error:
             raise UserError("training by several processes needs the package 'accelerate'", remedy=EXTRA) from error
+        # Its functions take as a default the group that exists when it is imported, which an optimizer does. Imported
+        # after the group was made, it keeps the group beyond `leave`, whose threads then abort an exit now and then.
+        from torch.distributed.nn import functional as _functional  # noqa: F401
+
         state = accelerate.PartialState(cpu=device.type == "cpu")
         return cls(state.process_index, state.num_processes, state.device, accelerate.utils)
 

@@ -82,6 +82,10 @@ except Stopped as stop:
     train(Path("tiny.yaml"), runs=Path("stopped"))
     Path(f"stopped-{processes.index}").write_text(f"{at} {stop.number}")
 leave()
+
+# A thread of the connection that lives on into the interpreter's end can abort it.
+threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+Path(f"threads-{processes.index}").write_text(" ".join(threads))
 """
 
 
@@ -104,6 +108,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         assert run_python(["work.py"], 2) == 0
     return folder
+
+
+@needs_accelerate
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of threads are read from /proc")
+def test_the_threads_of_the_connection_end_with_it(work: Path) -> None:
+    for index in range(2):
+        assert "gloo" not in (work / f"threads-{index}").read_text()
 
 
 @needs_accelerate
