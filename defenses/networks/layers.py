@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.errors import UserError
+
 Direction = Literal["up", "down"]
 
 
@@ -48,7 +50,14 @@ def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, 
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(channels // 4, 32), channels, eps=1e-6)
+    """In groups of four features, at most 32 of them. Raises UserError where the groups would not be equal."""
+    groups = min(channels // 4, 32)
+    if channels % groups:
+        raise UserError(
+            f"the {channels} features of a layer cannot be normalised in {groups} equal groups",
+            remedy="Take a multiple of 32 as nf, or a smaller one",
+        )
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 def sinusoids(labels: Tensor, features: int) -> Tensor:

@@ -70,7 +70,7 @@ def _meanings(cls: _Class) -> dict[str, str]:
     inherited: dict[str, str] = {}
     for base in reversed(list(_bases(cls))):
         inherited |= _meanings(base)
-    documented = meanings(ast.get_docstring(cls.node) or "")
+    documented = meanings(ast.get_docstring((_configuration(cls) or cls).node) or "")
     return inherited | {in_suite(name): text for name, text in documented.items()}
 
 
@@ -101,7 +101,9 @@ def source_of(module: str) -> Path | None:
 
 
 def _parameters(cls: _Class) -> tuple[Parameter, ...]:
-    init = next((n for n in cls.node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if configuration := _configuration(cls):
+        return tuple(_fields(configuration))
+    init = _constructor(cls)
     if init is None:
         return next((_parameters(base) for base in _bases(cls)), ())
     positional = [*init.args.posonlyargs, *init.args.args]
@@ -110,6 +112,33 @@ def _parameters(cls: _Class) -> tuple[Parameter, ...]:
     return tuple(
         Parameter(in_suite(a.arg), ast.unparse(a.annotation) if a.annotation else "", _text(d)) for a, d in pairs[1:]
     )
+
+
+def _constructor(cls: _Class) -> ast.FunctionDef | None:
+    return next((n for n in cls.node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+
+
+def _configuration(cls: _Class) -> _Class | None:
+    """The dataclass whose fields a constructor such as `__init__(self, config: Config | None, **options)` takes."""
+    init = _constructor(cls)
+    if init is None or init.args.kwarg is None:
+        return None
+    hints = [hint for given in init.args.args if (hint := given.annotation)]
+    names = [node.id for hint in hints for node in ast.walk(hint) if isinstance(node, ast.Name)]
+    found = (known for name in names for known in _known_as(name, cls.tree))
+    return next(
+        (known for known in found if any("dataclass" in ast.unparse(d) for d in known.node.decorator_list)), None
+    )
+
+
+def _is_dataclass(cls: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(decorator) for decorator in cls.decorator_list)
+
+
+def _fields(dataclass: _Class) -> Iterator[Parameter]:
+    for node in dataclass.node.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield Parameter(in_suite(node.target.id), ast.unparse(node.annotation), _text(node.value))
 
 
 def in_suite(name: str) -> str:
@@ -132,12 +161,17 @@ def _extends(cls: _Class, contract: str) -> bool:
 def _bases(cls: _Class) -> Iterator[_Class]:
     """The base classes that are defined in the same file or imported from another one by name."""
     for name in (base.id for base in cls.node.bases if isinstance(base, ast.Name)):
-        if (local := _local(cls.tree, name)) and local.node is not cls.node:
-            yield local
-        for node in cls.tree.body:
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                imported = (_class(node.module, a.name) for a in node.names if name == (a.asname or a.name))
-                yield from (base for base in imported if base)
+        yield from (base for base in _known_as(name, cls.tree) if base.node is not cls.node)
+
+
+def _known_as(name: str, tree: ast.Module) -> Iterator[_Class]:
+    """The classes that a file calls so: its own, and those that it imports from another one by name."""
+    if local := _local(tree, name):
+        yield local
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            imported = (_class(node.module, a.name) for a in node.names if name == (a.asname or a.name))
+            yield from (cls for cls in imported if cls)
 
 
 def _class(module: str, name: str) -> _Class | None:

@@ -274,8 +274,10 @@ def build_network(spec: Mapping[str, Any], base: Path | None = None) -> nn.Modul
     except UserError:
         raise
     except Exception as error:
-        takes = ", ".join(parameters(cls))
-        raise UserError(f"network '{kind}' cannot be built: {one_line(error)}", remedy=f"It takes: {takes}") from error
+        known = next((entry.parameters for entry in registry.entries("networks") if entry.name == kind), None)
+        takes = parameters(cls) if known is None else [argument.name for argument in known]
+        message = f"network '{kind}' cannot be built: {one_line(error)}"
+        raise UserError(message, remedy=f"It takes: {', '.join(takes)}") from error
     return network
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from defenses.networks.ncsnpp import NCSNpp
+from defenses.networks.ncsnpp_config import NCSNppConfig
 from harness.config import registry
 from harness.config.registry import PACKAGES, entries, find
 from harness.config.signature import parameters
@@ -60,7 +62,7 @@ def test_every_entry_can_be_found_and_is_listed_with_the_arguments_it_takes(kind
         cls = find(kind, entry.name)
         assert cls.__name__ == entry.cls
         assert entry.summary, f"{entry.name} does not say what it is"
-        taken = parameters(cls)
+        taken = parameters(NCSNppConfig if cls is NCSNpp else cls)  # which takes the fields of its configuration
         assert [p.name for p in entry.parameters] == list(taken)
         assert [p.name for p in entry.parameters if p.default is None] == [
             name for name, p in taken.items() if p.default is p.empty
@@ -82,6 +84,12 @@ def test_listing_imports_neither_torch_nor_what_it_lists() -> None:
 def test_inherited_constructors_are_listed(folder: Path) -> None:
     undefended, at = (next(e for e in entries("defenses") if e.name == name) for name in ("undefended", "at"))
     assert at.parameters == undefended.parameters != ()
+
+
+def test_the_fields_of_a_configuration_are_listed_with_their_meanings() -> None:
+    ncsnpp = {p.name: p for e in entries("networks") if e.name == "ncsnpp" for p in e.parameters}
+    assert "config" not in ncsnpp
+    assert ncsnpp["nf"].default == "128" and ncsnpp["nf"].meaning == "features of the first level, a multiple of 4."
 
 
 def test_quantities_are_listed_as_a_suite_writes_them() -> None:

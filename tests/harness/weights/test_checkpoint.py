@@ -368,6 +368,7 @@ def test_misfits_are_counted_and_the_first_few_named(state: dict[str, torch.Tens
         ({"type": "cnnn"}, "Did you mean 'cnn'"),
         ({"type": "cnn", "widht": 4}, "widht.* It takes: channels, image_size, width"),
         ({"type": "cnn", "width": "four"}, "network 'cnn' cannot be built"),
+        ({"type": "ncsnpp", "ch_mult": 3}, "network 'ncsnpp' cannot be built: .* It takes: image_size, channels, nf, "),
     ],
 )
 def test_a_network_that_cannot_be_built_is_told(spec: dict[str, Any], message: str, file: Path) -> None:
