@@ -1,12 +1,15 @@
 """Training of a noise predictor with a head for each class: one pass gives eps_k(x_t, t) for every class k.
 
-    distilled   loss = E_{t, eps} 1/H sum_k || eps_k(x_t, t) - eps_teacher(x_t, t, k) ||^2 / (C H W)
+    distilled   loss = E_{t, eps} 1/H sum_k ( ||e_k||^2 + (contrast - 1) ||e_k - e||^2 ) / (C H W)
+                e_k  = eps_k(x_t, t) - eps_teacher(x_t, t, k),    e = 1/H sum_k e_k
     direct      loss = E_{t, eps} 1/2 (|| eps_y(x_t, t) - eps ||^2 + || eps_null(x_t, t) - eps ||^2) / (C H W)
 
-k runs over all H heads: the classes and, where there is a null head, no class. Without a null head the direct loss is
-its first term alone. There a head sees images of its own class only, and nothing tells it to be wrong about the others:
-on MNIST the heads grew alike, and classified 22%. A teacher's heads are compared on every image. t is uniform over
-1..T, x_t as in Eq. 1.
+k runs over all H heads, the classes and, where there is a null head, no class; or over as many of them, drawn for each
+image. Without a null head the direct loss is its first term alone. There a head sees images of its own class only, and
+nothing tells it to be wrong about the others: on MNIST the heads grew alike, and classified 22%. A teacher's heads are
+compared on every image. What they have in common is nearly all that they predict, and a small network learns it first;
+what a diffusion classifier compares is how they differ, and `contrast` is the weight of that. t is uniform over 1..T,
+x_t as in Eq. 1.
 """
 
 from __future__ import annotations
@@ -30,12 +33,28 @@ class MultiHead(Trainer):
     Args:
         teacher: a class-conditional diffusion network to be distilled; left out, the heads learn from the images.
         timesteps: T' of the diffusion classifier that measures the clean accuracy.
+        contrast: with a teacher, the weight of the errors in how the heads differ; 1 weighs all errors alike.
+        compared: with a teacher, how many heads are compared on an image; left out, all. A step takes as many passes
+            of the teacher.
 
     Raises:
-        UserError: a teacher without classes.
+        UserError: a teacher without classes, fewer than two heads to compare, a negative contrast.
     """
 
-    def __init__(self, teacher: Checkpoint | None = None, timesteps: int = 10) -> None:
+    def __init__(
+        self,
+        teacher: Checkpoint | None = None,
+        timesteps: int = 10,
+        contrast: float = 1.0,
+        compared: int | None = None,
+    ) -> None:
+        if contrast < 0:
+            raise UserError(f"contrast is {contrast}", remedy="It is a weight, and not negative")
+        if compared is not None and compared < 2:
+            raise UserError(
+                f"{compared} heads cannot be compared", remedy="Compare two or more, or leave it out for all"
+            )
+        self.contrast, self.compared = contrast, compared
         self.schedule = discrete_vp()
         self.grid = time_grid(self.schedule, timesteps)
         self.measured = how_classified(timesteps)
@@ -48,23 +67,35 @@ class MultiHead(Trainer):
         heads = network(x_t, self.schedule.label(t))
         null_head = _has_null_head(network)
         if self.teacher is not None:
-            classes = range(heads.shape[1] - null_head)
-            return (heads - self._taught(self.teacher, x_t, t, [*classes, *[NO_CLASS] * null_head])).square().mean()
+            rows, asked = self._asked(heads)
+            errors = heads[rows, asked] - self._taught(self.teacher, x_t, t, asked, heads.shape[1], null_head)
+            apart = errors - errors.mean(1, keepdim=True)
+            return errors.square().mean() + (self.contrast - 1) * apart.square().mean()
         picked = [heads[torch.arange(len(y), device=y.device), y], *[heads[:, -1]] * null_head]
         return torch.stack([(head - eps).square().mean() for head in picked]).mean()
 
-    def _taught(self, teacher: nn.Module, x_t: Tensor, t: Tensor, classes: list[int]) -> Tensor:
-        """The teacher's eps under each class, (N, heads, C, H, W), a batch at a time."""
-        if len(classes) - classes.count(NO_CLASS) != teacher.num_classes:
+    def _asked(self, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of the images, (N, 1), and the heads that are compared on each of them, (N, compared)."""
+        images, count = heads.shape[:2]
+        rows = torch.arange(images, device=heads.device)[:, None]
+        if self.compared is None or self.compared >= count:
+            return rows, torch.arange(count, device=heads.device).expand(images, -1)
+        return rows, torch.rand(images, count).argsort(1)[:, : self.compared].to(heads.device)
+
+    def _taught(self, teacher: nn.Module, x_t: Tensor, t: Tensor, asked: Tensor, heads: int, null_head: bool) -> Tensor:
+        """The teacher's eps for the heads that are asked, (N, asked, C, H, W), a batch at a time."""
+        classes = heads - null_head
+        if classes != teacher.num_classes:
             raise UserError(
-                f"the network has {len(classes)} heads for the {teacher.num_classes} classes of its teacher",
+                f"the network has {heads} heads for the {teacher.num_classes} classes of its teacher",
                 remedy="Give it a head per class, and one more with null_head",
             )
-        if NO_CLASS in classes and not knows_no_class(teacher):
+        if null_head and not knows_no_class(teacher):
             raise UserError("the teacher was never trained without a class", remedy="Leave the null head out")
         predictor = adapted(teacher.to(x_t.device), self.schedule)
+        labels = torch.where(asked == classes, NO_CLASS, asked)
         with torch.no_grad():
-            return torch.stack([predictor.eps(x_t, t, torch.full_like(t, k)) for k in classes], 1)
+            return torch.stack([predictor.eps(x_t, t, column) for column in labels.unbind(1)], 1)
 
     def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
         predictor = denoiser.MultiHead(network, self.schedule, null_head=_has_null_head(network))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from defenses.networks.ncsnpp import NCSNpp
+from defenses.training.diffusion import noised
 from defenses.training.multi_head import MultiHead
 from harness import datasets
 from harness.errors import UserError
@@ -78,6 +80,44 @@ def test_distillation_compares_every_head_on_every_image_whatever_its_label(null
             taught = teacher(x_t[i : i + 1], labels[i : i + 1], torch.tensor([k]))
             total += ((head + 1) / 10 * x_t[i] - taught).square().mean().item() / (2 * len(classes))
     assert loss.item() == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("compared", [None, 3])
+def test_contrast_weighs_how_heads_differ_and_not_what_they_have_in_common(compared: int | None) -> None:
+    student, teacher = Heads(11, True), TEACHER.network()
+    x, y = torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)
+    with fenced(5):
+        loss = MultiHead(TEACHER, contrast=7.0, compared=compared).loss(student, x, y)
+    [(x_t, labels)] = student.asked
+    trainer = MultiHead(TEACHER, compared=compared)
+    with fenced(5):  # the noise is drawn first, and then the heads
+        noised(x, trainer.schedule)
+        _, asked = trainer._asked(torch.zeros(4, 11))
+    common, apart = 0.0, 0.0
+    for i in range(4):
+        heads = [int(k) for k in asked[i]]
+        assert len(set(heads)) == (compared or 11)
+        errors = [
+            (k + 1) / 10 * x_t[i] - teacher(x_t[i : i + 1], labels[i : i + 1], torch.tensor([-1 if k == 10 else k]))[0]
+            for k in heads
+        ]
+        middle = sum(errors) / len(errors)
+        common += middle.square().mean().item() / 4
+        apart += sum((error - middle).square().mean().item() for error in errors) / (4 * len(errors))
+    assert loss.item() == pytest.approx(common + 7 * apart, rel=1e-4)
+
+
+def test_heads_are_drawn_for_each_image_alike() -> None:
+    with fenced(0):
+        _, asked = MultiHead(TEACHER, compared=3)._asked(torch.zeros(3000, 11))
+    assert asked.unique(dim=0).shape[0] > 500
+    assert asked.flatten().bincount(minlength=11).float() / 3000 == pytest.approx([3 / 11] * 11, abs=0.05)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"contrast": -1}, "contrast is -1"), ({"compared": 1}, "1 heads")])
+def test_comparisons_that_mean_nothing_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        MultiHead(TEACHER, **arguments)
 
 
 def test_distillation_trains_every_head_and_not_the_teacher() -> None:
