@@ -45,7 +45,6 @@ def launch(arguments: Sequence[str], count: int, device: torch.device) -> int:
 
 def run_python(words: Sequence[str], count: int) -> int:
     """Runs Python in several connected processes; prints the errors of one that failed. Returns what `launch` does."""
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our own messages say what happened
     with tempfile.TemporaryDirectory(prefix="harness-train-") as logs:
         return _ended(words, count, logs)
 
@@ -55,6 +54,7 @@ def _ended(words: Sequence[str], count: int, logs: str) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    _silence("torch.distributed.elastic")  # our own messages say what happened
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -77,6 +77,12 @@ def _ended(words: Sequence[str], count: int, logs: str) -> int:
     except SignalException as stop:
         return 128 + int(stop.sigval)
     return 0
+
+
+def _silence(package: str) -> None:
+    """Keeps a package's log off the terminal: each of its modules has a logger with a level of its own."""
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith(package)]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _status(failure: Any) -> int:

@@ -185,6 +185,14 @@ def test_shares_are_a_partition_of_the_batch() -> None:
     assert torch.equal(torch.cat(shares).sort().values, torch.arange(12))
 
 
+@needs_accelerate
+def test_the_launchers_own_log_stays_off_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "end.py").write_text("import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()")
+    start = "import sys; from harness.training.launch import run_python; sys.exit(run_python(['end.py'], 1))"
+    ended = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout + ended.stderr) == (128 + signal.SIGTERM, "")
+
+
 class Remembers(Trainer):
     """A trainer that keeps something between steps."""
 
