@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness import datasets
 from harness.datasets.arrays import Arrays, read_arrays
+from harness.datasets.image_file import IN_RANGE
 from harness.datasets.spec import Dataset as DatasetSection
 from harness.errors import Place, UserError, nearest
 from harness.files import write_atomically
@@ -102,7 +103,7 @@ def data_of(data: Data, split: str, size: int | None, num_classes: int | None, p
         )
 
     def refuse(message: str, remedy: str | None = None) -> UserError:
-        return UserError(f"the data: {message}", remedy=NORMALISED if "[0, 1]" in message else remedy, where=place)
+        return UserError(f"the data: {message}", remedy=NORMALISED if remedy == IN_RANGE else remedy, where=place)
 
     given = {"images": images, "labels": labels}
     if names and num_classes is None:

@@ -112,7 +112,7 @@ def _images(images: np.ndarray, refuse: Refuse) -> np.ndarray:
     try:
         return unit_range(images)
     except UserError as error:
-        raise refuse(f"images {error.message}", remedy=LAYOUTS) from error
+        raise refuse(f"images {error.message}", remedy=error.remedy) from error
 
 
 def _labels(labels: np.ndarray, count: int, refuse: Refuse) -> np.ndarray:

@@ -34,6 +34,12 @@ COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 BLACK_IS_ZERO = 1
 """TIFF's photometric interpretation of grey; 0 is the reverse, which Pillow only supports with 8 bits."""
 
+IN_RANGE = "Give floating point in [0, 1]"
+"""What to do about values outside that range."""
+
+OF_BYTES = "Divide them by 255, or give them as uint8"
+"""What to do where they look like bytes."""
+
 UPRIGHT = (0, 1)
 """Values of EXIF's orientation without rotation."""
 
@@ -70,13 +76,13 @@ def unit_range(values: np.ndarray) -> np.ndarray:
         UserError: values are further outside, or not finite; the message continues a sentence about the values.
     """
     if not np.isfinite(values).all():
-        raise UserError("contain NaN or infinity", remedy="Give floating point in [0, 1]")
+        raise UserError("contain NaN or infinity", remedy="Give finite numbers in [0, 1]")
     low, high = float(values.min(initial=0)), float(values.max(initial=1))
     excess = max(-low, high - 1)
     if excess > TOLERANCE:
         raise UserError(
-            f"span {float(values.min())!r} to {float(values.max())!r}, {excess:.3g} outside [0, 1]",
-            remedy="Give floating point in [0, 1]",
+            f"span {float(values.min())!r} to {float(values.max())!r}, up to {excess:.3g} outside [0, 1]",
+            remedy=OF_BYTES if low >= 0 and 2 < high <= 255 else IN_RANGE,
         )
     found = values.astype(np.float32)
     return found.clip(0, 1) if found.min(initial=0) < 0 or found.max(initial=1) > 1 else found

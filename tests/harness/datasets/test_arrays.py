@@ -70,9 +70,9 @@ def test_what_is_outside_by_rounding_is_clipped(value: float, kind: type, tmp_pa
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (np.float32(1.0000012), r"images span 0.0 to 1.000001\d+, 1.19e-06 outside \[0, 1\]"),
-        (-2e-6, r"images span -2e-06 to 0.0, 2e-06 outside \[0, 1\]"),
-        (255.0, r"images span 0.0 to 255.0, 254 outside \[0, 1\]"),
+        (np.float32(1.0000012), r"images span 0.0 to 1.000001\d+, up to 1.19e-06 outside \[0, 1\]"),
+        (-2e-6, r"images span -2e-06 to 0.0, up to 2e-06 outside \[0, 1\]"),
+        (255.0, r"images span 0.0 to 255.0, up to 254 outside \[0, 1\]"),
         (np.nan, "images contain NaN or infinity"),
         (-np.inf, "images contain NaN or infinity"),
     ],

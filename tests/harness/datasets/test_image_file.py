@@ -97,7 +97,7 @@ def test_black_and_white_is_0_and_1() -> None:
 def test_floating_point_is_read_as_it_is_but_for_rounding() -> None:
     floats = np.array([[0, 0.1, 1 / 3, np.float32(1) + np.float32(1.2e-7)]], dtype=np.float32)
     assert np.array_equal(decode(_saved(floats, "TIFF")), floats.clip(0, 1))
-    for wrong, told in ((1.5, r"span 0.0 to 1.5, 0.5 outside \[0, 1\]"), (np.nan, "contain NaN")):
+    for wrong, told in ((1.5, r"span 0.0 to 1.5, up to 0.5 outside \[0, 1\]"), (np.nan, "contain NaN")):
         with pytest.raises(UserError, match=told):
             decode(_saved(np.array([[0, wrong]], dtype=np.float32), "TIFF"))
 
