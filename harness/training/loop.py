@@ -88,7 +88,7 @@ def train(
         _run(recipe, trainer, state, data, checkpoint, callback, processes)
         if not processes.first:
             return weights_file(out or folder, recipe)
-        return _release(recipe, trainer, state, test, out or folder, folder / "accuracy.json", callback)
+        return _release(plan, trainer, state, test, out or folder, folder / "accuracy.json", callback)
 
 
 def weights_file(folder: Path, recipe: Recipe) -> Path:
@@ -239,18 +239,19 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
 
 
 def _release(
-    recipe: Recipe, trainer: Trainer, state: State, test: Dataset, out: Path, counted: Path, callback: Callback
+    plan: Plan, trainer: Trainer, state: State, test: Dataset, out: Path, counted: Path, callback: Callback
 ) -> Path:
     """Writes the weights and their card; the accuracy is measured with the written file.
 
     Args:
         counted: the file that keeps how far a measurement is.
     """
+    recipe, folder = plan.recipe, plan.place("network").file.parent
     path = weights_file(out, recipe)
     card_path = path.with_suffix(".yaml")
     card_path.unlink(missing_ok=True)  # there must never be a card beside weights that it does not describe
-    write_atomically(path, save(state.weights()))
-    released = Checkpoint.find(str(path))
+    write_atomically(path, save(state.weights(half=recipe.stored == "float16")))
+    released = Checkpoint.find(str(path.resolve()), base=folder)  # a network of the user's is beside the recipe
     device = next(state.network.parameters()).device
     network, classes = released.network(recipe.network).to(device), _classes(test)
     measured = accuracy(

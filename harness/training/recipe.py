@@ -83,6 +83,9 @@ class Recipe(_Part):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the products inside the network; weights and optimizer are float32"
     )
+    stored: Literal["float32", "float16"] = Field(
+        default="float32", description="of the parameters in the file, from which a network takes them as float32"
+    )
     seed: int = Field(default=0, ge=0)
     card: Description
 

@@ -45,9 +45,15 @@ class State:
                 else:
                     self.average[name].copy_(value)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The resulting tensors by name, contiguous and on the CPU: the average if there is one, or the weights."""
-        tensors = self.network.state_dict() if self.average is None else self.average
+    def weights(self, half: bool = False) -> dict[str, Tensor]:
+        """The resulting tensors by name, contiguous and on the CPU: the average if there is one, or the weights.
+
+        Args:
+            half: parameters as float16; buffers, such as the statistics of a normalisation, keep their type.
+        """
+        tensors = dict(self.network.state_dict() if self.average is None else self.average)
+        if half:
+            tensors |= {name: tensors[name].half() for name, _ in self.network.named_parameters()}
         return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
     def save(self, path: Path, recipe: Recipe) -> None:
@@ -76,6 +82,7 @@ class State:
             saved, remembered = Recipe.model_validate_json(content["recipe"]).model_dump(), content["trainer"]
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             raise UserError(f"the checkpoint {path} is damaged", remedy=remove) from error
+        saved["stored"] = recipe.stored  # of the file at the end, and of no step
         changed = [key for key, value in recipe.model_dump().items() if saved[key] != value]
         if changed:
             raise UserError(

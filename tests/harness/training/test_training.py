@@ -41,6 +41,14 @@ seed: 5
 card: {summary: a test, licence: MIT, source: this test}
 """
 
+NORMALISED = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+"""
+
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
@@ -170,6 +178,25 @@ def test_a_checkpoint_from_before_a_key_existed_had_its_default(recipe: Path, mo
     recipe.write_text(RECIPE + "precision: bfloat16\n")
     with pytest.raises(UserError, match="made with another precision"):
         quietly(recipe, "stopped")
+
+
+def test_parameters_stored_as_float16_are_those_of_the_run_rounded(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recipe.parent / "net.py").write_text(NORMALISED)
+    recipe.write_text(RECIPE.replace("{type: cnn, width: 4, dropout: 0.5}", "{type: './net.py:Net'}"))
+    path = quietly(recipe, "runs")
+    whole, size = load_file(path), path.stat().st_size
+    recipe.write_text(recipe.read_text() + "stored: float16\n")
+    monkeypatch.delattr(loop, "_step")  # the run is finished: its file alone is another
+    half = load_file(quietly(recipe, "runs"))
+    network = Checkpoint.find(str(path)).network({"type": str(recipe.parent / "net.py:Net")})
+    learned = dict(network.named_parameters())
+    for name, weight in whole.items():
+        assert torch.equal(half[name], weight.half() if name in learned else weight)
+    assert 0 < len(learned) < len(whole) and path.stat().st_size < 0.6 * size
+    assert all(torch.equal(weight, half[name].float()) for name, weight in learned.items())
+    assert {weight.dtype for weight in learned.values()} == {torch.float32}
 
 
 def test_a_finished_run_is_not_trained_again(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
