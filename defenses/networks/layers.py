@@ -55,7 +55,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     if channels % groups:
         raise UserError(
             f"the {channels} features of a layer cannot be normalised in {groups} equal groups",
-            remedy="Take a multiple of 32 as nf, or a smaller one",
+            remedy="Take a width that is a multiple of 32, or a smaller one",
         )
     return nn.GroupNorm(groups, channels, eps=1e-6)
 

@@ -67,39 +67,41 @@ class MultiHead(Trainer):
         heads = network(x_t, self.schedule.label(t))
         null_head = _has_null_head(network)
         if self.teacher is not None:
-            rows, asked = self._asked(heads)
-            errors = heads[rows, asked] - self._taught(self.teacher, x_t, t, asked, heads.shape[1], null_head)
+            _refuse_unlike(self.teacher, heads.shape[1], null_head)
+            rows, asked = torch.arange(len(y))[:, None], self._asked(*heads.shape[:2])
+            labels = torch.where(asked == heads.shape[1] - null_head, NO_CLASS, asked).to(x.device)
+            errors = heads[rows, asked] - self._taught(self.teacher, x_t, t, labels)
             apart = errors - errors.mean(1, keepdim=True)
             return errors.square().mean() + (self.contrast - 1) * apart.square().mean()
         picked = [heads[torch.arange(len(y), device=y.device), y], *[heads[:, -1]] * null_head]
         return torch.stack([(head - eps).square().mean() for head in picked]).mean()
 
-    def _asked(self, heads: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of the images, (N, 1), and the heads that are compared on each of them, (N, compared)."""
-        images, count = heads.shape[:2]
-        rows = torch.arange(images, device=heads.device)[:, None]
-        if self.compared is None or self.compared >= count:
-            return rows, torch.arange(count, device=heads.device).expand(images, -1)
-        return rows, torch.rand(images, count).argsort(1)[:, : self.compared].to(heads.device)
+    def _asked(self, images: int, heads: int) -> Tensor:
+        """The heads that are compared on each image, (images, compared), on the CPU."""
+        if self.compared is None or self.compared >= heads:
+            return torch.arange(heads).expand(images, -1)
+        return torch.rand(images, heads).argsort(1)[:, : self.compared]
 
-    def _taught(self, teacher: nn.Module, x_t: Tensor, t: Tensor, asked: Tensor, heads: int, null_head: bool) -> Tensor:
-        """The teacher's eps for the heads that are asked, (N, asked, C, H, W), a batch at a time."""
-        classes = heads - null_head
-        if classes != teacher.num_classes:
-            raise UserError(
-                f"the network has {heads} heads for the {teacher.num_classes} classes of its teacher",
-                remedy="Give it a head per class, and one more with null_head",
-            )
-        if null_head and not knows_no_class(teacher):
-            raise UserError("the teacher was never trained without a class", remedy="Leave the null head out")
+    def _taught(self, teacher: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """The teacher's eps under each image's labels (N, compared), (N, compared, C, H, W), a batch at a time."""
         predictor = adapted(teacher.to(x_t.device), self.schedule)
-        labels = torch.where(asked == classes, NO_CLASS, asked)
         with torch.no_grad():
             return torch.stack([predictor.eps(x_t, t, column) for column in labels.unbind(1)], 1)
 
     def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
         predictor = denoiser.MultiHead(network, self.schedule, null_head=_has_null_head(network))
         return classified(predictor, self.grid, x, num_classes)
+
+
+def _refuse_unlike(teacher: nn.Module, heads: int, null_head: bool) -> None:
+    """Raises UserError for a teacher that does not know what each of the heads is to learn."""
+    if heads - null_head != teacher.num_classes:
+        raise UserError(
+            f"the network has {heads} heads for the {teacher.num_classes} classes of its teacher",
+            remedy="Give it a head per class, and one more with null_head",
+        )
+    if null_head and not knows_no_class(teacher):
+        raise UserError("the teacher was never trained without a class", remedy="Leave the null head out")
 
 
 def _has_null_head(network: nn.Module) -> bool:

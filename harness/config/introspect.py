@@ -126,9 +126,7 @@ def _configuration(cls: _Class) -> _Class | None:
     hints = [hint for given in init.args.args if (hint := given.annotation)]
     names = [node.id for hint in hints for node in ast.walk(hint) if isinstance(node, ast.Name)]
     found = (known for name in names for known in _known_as(name, cls.tree))
-    return next(
-        (known for known in found if any("dataclass" in ast.unparse(d) for d in known.node.decorator_list)), None
-    )
+    return next((known for known in found if _is_dataclass(known.node)), None)
 
 
 def _is_dataclass(cls: ast.ClassDef) -> bool:

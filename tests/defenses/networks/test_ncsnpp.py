@@ -328,7 +328,7 @@ def test_configuration_survives_json():
         ({"resblock_type": "biggen"}, "biggan"),
         ({"ch_mul": (1, 2)}, "ch_mult"),
         ({"nf": 6}, "multiple of 4"),
-        ({"nf": 24, "ch_mult": [1, 2, 4]}, "the 144 features .* in 32 equal groups. Take a multiple of 32 as nf"),
+        ({"nf": 24, "ch_mult": [1, 2, 4]}, "144 features .* in 32 equal groups. Take a width that is a multiple of 32"),
         ({"image_size": 7}, "halved"),
     ],
 )

@@ -257,7 +257,10 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "no votes": ({"votes": 0}, "'protocol.votes' of the call of evaluate is 0"),
     "no such gate": ({"gates": "of"}, "gates"),
     "an impossible name": ({"name": "../net"}, "is not valid"),
-    "images in 0 to 255": ({"data": (torch.rand(4, 1, 8, 8) * 255, torch.arange(4))}, "Divide them by 255"),
+    "images in 0 to 255": (
+        {"data": (torch.rand(4, 1, 8, 8) * 255, torch.arange(4))},
+        "outside \\[0, 1\\].*Divide them by 255",
+    ),
     "normalised images": ({"data": (torch.randn(4, 1, 8, 8), torch.arange(4))}, "outside \\[0, 1\\].*mean"),
     "fewer labels": ({"data": (torch.rand(4, 1, 8, 8), torch.arange(3))}, "4 images and 3 labels"),
     "no data": ({"data": 3}, "of type int"),
