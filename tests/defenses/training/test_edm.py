@@ -12,6 +12,7 @@ from defenses.diffusion.denoiser import NO_CLASS, EDMDenoiser
 from defenses.diffusion.loss import DiffusionLoss
 from defenses.diffusion.noise import GaussianNoise
 from defenses.networks import edm
+from defenses.networks.flow_vit import FlowViT
 from defenses.training.edm import EDM
 from harness import datasets
 from harness.errors import UserError
@@ -141,6 +142,42 @@ def test_the_packaged_network_tells_digits_apart_and_knows_them_without_their_cl
     assert losses.gather(1, y[:, None]).mean() < digits < losses.mean() < noise
 
 
+class Unscaled(nn.Module):
+    """A denoiser without a sigma_data, whose answer is what it is given."""
+
+    predicts, num_classes, knows_no_class = "edm", 10, True
+
+    def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        return x
+
+
+def test_a_denoiser_without_a_sigma_data_is_weighed_by_the_trainers() -> None:
+    """An error of sigma, weighed by (sigma^2 + s^2) / (sigma s)^2, is (sigma / s)^2 + 1; exp(2 m) where p_std is small."""
+    x, y = torch.rand(4000, 1, 4, 4), torch.zeros(4000, dtype=torch.int64)
+    loss = EDM(p_mean=0.5, p_std=1e-6, sigma_data=0.6).loss(Unscaled(), x, y).item()
+    assert loss == pytest.approx(math.exp(1) / 0.36 + 1, rel=0.02)
+
+
+def test_a_vision_transformer_of_flow_matching_can_be_trained() -> None:
+    network = FlowViT(image_size=8, patch_size=4, dim=8, depth=1, heads=2, hidden=16)
+    loss = EDM(sigma_data=0.6).loss(network, torch.rand(3, 1, 8, 8), torch.arange(3))
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("own", "given", "said"), [(None, None, "does not say"), (0.5, 0.6, "of its own, 0.5")])
+def test_sigma_data_is_said_once(own: float | None, given: float | None, said: str) -> None:
+    network = Unscaled()
+    network.sigma_data = own
+    with pytest.raises(UserError, match=said):
+        EDM(sigma_data=given).loss(network, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))
+
+
+def test_the_card_names_the_timesteps_that_classified() -> None:
+    assert EDM(timesteps=[200, 500]).measured.startswith("diffusion classifier, timesteps [200, 500], noise")
+    assert EDM(timesteps=4).measured.startswith("diffusion classifier, 4 uniform timesteps, noise")
+
+
 @pytest.mark.parametrize(("label_dropout", "claims"), [(0.1, False), (0.0, True)])
 def test_a_network_that_claims_another_training_than_it_gets_is_refused(label_dropout: float, claims: bool) -> None:
     with pytest.raises(UserError, match="knows_no_class"):
@@ -153,7 +190,7 @@ def test_a_network_of_another_kind_is_refused(network: nn.Module) -> None:
         EDM().logits(network, torch.rand(2, 1, 8, 8), 10)
 
 
-@pytest.mark.parametrize("options", [{"label_dropout": 1.0}, {"p_std": 0.0}])
+@pytest.mark.parametrize("options", [{"label_dropout": 1.0}, {"p_std": 0.0}, {"sigma_data": -0.5}])
 def test_a_number_that_means_nothing_is_told(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         EDM(**options)
