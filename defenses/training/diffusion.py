@@ -27,13 +27,13 @@ class Diffusion(Trainer):
 
     Args:
         label_dropout: share of images whose class is withheld.
-        timesteps: T' of the diffusion classifier that measures the clean accuracy.
+        timesteps: of the diffusion classifier that measures the clean accuracy: T' uniform ones, or a list.
 
     Raises:
         UserError: a share outside [0, 1).
     """
 
-    def __init__(self, label_dropout: float = 0.1, timesteps: int = 10) -> None:
+    def __init__(self, label_dropout: float = 0.1, timesteps: int | list[int] = 10) -> None:
         self.label_dropout = share(label_dropout)
         self.schedule = discrete_vp()
         self.grid = time_grid(self.schedule, timesteps)
@@ -81,6 +81,7 @@ def classified(denoiser: Denoiser, grid: TimeGrid, x: Tensor, num_classes: int) 
     return -DiffusionLoss(denoiser, grid, GaussianNoise("classes"))(x, classes, seeds)
 
 
-def how_classified(timesteps: int) -> str:
+def how_classified(timesteps: int | list[int]) -> str:
     """`classified` in a card's words."""
-    return f"diffusion classifier, {timesteps} uniform timesteps, noise shared over classes"
+    which = f"{timesteps} uniform timesteps" if isinstance(timesteps, int) else f"timesteps {timesteps}"
+    return f"diffusion classifier, {which}, noise shared over classes"

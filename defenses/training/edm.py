@@ -23,24 +23,32 @@ from harness.training import Trainer
 
 
 class EDM(Trainer):
-    """Trains a class-conditional denoiser D(x; sigma, y), the network `edm`; sigma_data is the network's own.
+    """Trains a class-conditional denoiser D(x; sigma, y): the networks `edm` and `flow_vit`.
 
     Args:
         label_dropout: share of images whose class is withheld; if any are, the network says `knows_no_class: true`.
         p_mean, p_std: of ln sigma; the defaults are the published ones.
-        timesteps: T' of the diffusion classifier that measures the clean accuracy.
+        timesteps: of the diffusion classifier that measures the clean accuracy: T' uniform ones, or a list.
+        sigma_data: s, for a network that has none of its own, such as `flow_vit`: the standard deviation of the pixels
+            of x~.
 
     Raises:
-        UserError: a share outside [0, 1), or a p_std that is not positive.
+        UserError: a share outside [0, 1), or a p_std or sigma_data that is not positive.
     """
 
     def __init__(
-        self, label_dropout: float = 0.1, p_mean: float = -1.2, p_std: float = 1.2, timesteps: int = 10
+        self,
+        label_dropout: float = 0.1,
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        timesteps: int | list[int] = 10,
+        sigma_data: float | None = None,
     ) -> None:
-        if p_std <= 0:
-            raise UserError(f"p_std is {p_std}", remedy="It is a standard deviation, and must be positive")
+        for name, value in {"p_std": p_std, "sigma_data": sigma_data}.items():
+            if value is not None and value <= 0:
+                raise UserError(f"{name} is {value}", remedy="It is a standard deviation, and must be positive")
         self.label_dropout = share(label_dropout)
-        self.p_mean, self.p_std = p_mean, p_std
+        self.p_mean, self.p_std, self.sigma_data = p_mean, p_std, sigma_data
         self.schedule = discrete_vp()
         self.grid = time_grid(self.schedule, timesteps)
         self.measured = how_classified(timesteps)
@@ -61,10 +69,10 @@ class EDM(Trainer):
 
     def _sigma_data(self, network: nn.Module) -> float:
         """s, of a network that this trainer is for. Raises UserError for another."""
-        s = getattr(network, "sigma_data", None)
-        if s is None or getattr(network, "predicts", None) != "edm" or not getattr(network, "num_classes", None):
+        if getattr(network, "predicts", None) != "edm" or not getattr(network, "num_classes", None):
             raise UserError(
-                "the trainer 'edm' is for class-conditional denoisers", remedy="Use a network `edm` with a label_dim"
+                "the trainer 'edm' is for class-conditional denoisers",
+                remedy="Use a network `edm` with a label_dim, or a `flow_vit`",
             )
         claims = bool(getattr(network, "knows_no_class", False))
         if claims != (self.label_dropout > 0):
@@ -72,4 +80,15 @@ class EDM(Trainer):
                 f"label_dropout is {self.label_dropout}, and the network says knows_no_class {claims}",
                 remedy="Write `knows_no_class: true` under `network:` where classes are withheld, and only there",
             )
-        return float(s)
+        own = getattr(network, "sigma_data", None)
+        if own is None and self.sigma_data is None:
+            raise UserError(
+                f"{type(network).__name__} does not say its sigma_data",
+                remedy="Write `sigma_data: ...` under `trainer:`, the standard deviation of the pixels of 2 x - 1",
+            )
+        if own is not None and self.sigma_data is not None:
+            raise UserError(
+                f"{type(network).__name__} has a sigma_data of its own, {own}",
+                remedy="Leave `sigma_data` out of `trainer:`",
+            )
+        return float(self.sigma_data if own is None else own)

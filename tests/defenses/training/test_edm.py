@@ -152,7 +152,7 @@ class Unscaled(nn.Module):
 
 
 def test_a_denoiser_without_a_sigma_data_is_weighed_by_the_trainers() -> None:
-    """An error of sigma, weighed by (sigma^2 + s^2) / (sigma s)^2, is (sigma / s)^2 + 1; exp(2 m) where p_std is small."""
+    """An error of sigma, weighed by the definition, costs (sigma / s)^2 + 1; sigma is exp(p_mean) here."""
     x, y = torch.rand(4000, 1, 4, 4), torch.zeros(4000, dtype=torch.int64)
     loss = EDM(p_mean=0.5, p_std=1e-6, sigma_data=0.6).loss(Unscaled(), x, y).item()
     assert loss == pytest.approx(math.exp(1) / 0.36 + 1, rel=0.02)
