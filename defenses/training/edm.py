@@ -54,6 +54,7 @@ class EDM(Trainer):
         self.measured = how_classified(timesteps)
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        self._refuse_unlike(network)
         s = self._sigma_data(network)
         sigma = (self.p_mean + self.p_std * torch.randn(len(x))).exp().to(x)
         eps = torch.randn(x.shape).to(x)
@@ -64,11 +65,11 @@ class EDM(Trainer):
         return (weight * (denoised - clean).square().mean((1, 2, 3))).mean()
 
     def logits(self, network: nn.Module, x: Tensor, num_classes: int) -> Tensor:
-        self._sigma_data(network)
+        self._refuse_unlike(network)
         return classified(EDMDenoiser(network, self.schedule), self.grid, x, num_classes)
 
-    def _sigma_data(self, network: nn.Module) -> float:
-        """s, of a network that this trainer is for. Raises UserError for another."""
+    def _refuse_unlike(self, network: nn.Module) -> None:
+        """Raises UserError for a network that this trainer is not for."""
         if getattr(network, "predicts", None) != "edm" or not getattr(network, "num_classes", None):
             raise UserError(
                 "the trainer 'edm' is for class-conditional denoisers",
@@ -78,17 +79,19 @@ class EDM(Trainer):
         if claims != (self.label_dropout > 0):
             raise UserError(
                 f"label_dropout is {self.label_dropout}, and the network says knows_no_class {claims}",
-                remedy="Write `knows_no_class: true` under `network:` where classes are withheld, and only there",
+                remedy="Write `knows_no_class: true` under `network:` where classes are withheld, and only there; "
+                "from a `flow_vit`, withhold some",
             )
-        own = getattr(network, "sigma_data", None)
-        if own is None and self.sigma_data is None:
+
+    def _sigma_data(self, network: nn.Module) -> float:
+        """s. Raises UserError where neither the network nor the recipe says it, or both do."""
+        own, name = getattr(network, "sigma_data", None), type(network).__name__
+        if own is not None and self.sigma_data is not None:
+            raise UserError(f"{name} has a sigma_data of its own, {own}", remedy="Leave it out of `trainer:`")
+        s = self.sigma_data if own is None else own
+        if s is None:
             raise UserError(
-                f"{type(network).__name__} does not say its sigma_data",
+                f"{name} does not say its sigma_data",
                 remedy="Write `sigma_data: ...` under `trainer:`, the standard deviation of the pixels of 2 x - 1",
             )
-        if own is not None and self.sigma_data is not None:
-            raise UserError(
-                f"{type(network).__name__} has a sigma_data of its own, {own}",
-                remedy="Leave `sigma_data` out of `trainer:`",
-            )
-        return float(self.sigma_data if own is None else own)
+        return float(s)
