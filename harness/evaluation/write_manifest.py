@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from harness import __version__
 from harness.attack import Attack
@@ -27,6 +27,8 @@ from harness.weights.checkpoint import checkpoints
 
 SHOWN = 5
 """Changes that a message names."""
+
+K, V = TypeVar("K"), TypeVar("V")
 
 
 def refuse_another_suite(store: Store, context: RunContext) -> None:
@@ -144,6 +146,8 @@ def _write(
     components = {cell.defense.name: cell.defense for cell in plan.all_cells}
     labels = {name: {"label": defense.label, "type": defense.type} for name, defense in components.items()}
     known = {**{defense: {} for defense, _ in cells}, **content["defenses"]}
+    cells = _in_order(cells, [(cell.defense.name, cell.attack.name) for cell in plan.all_cells])
+    known = _in_order(known, [cell.defense.name for cell in plan.all_cells])
     new = {
         "suite": plan.suite.suite,
         "dataset": {
@@ -169,6 +173,12 @@ def _write(
     kept = {key: value for key, value in content.items() if key != "settings"}
     settings = {"settings": list(plan.settings)} if plan.settings else {}
     write_manifest(store, {**kept, **new, **settings})
+
+
+def _in_order(found: dict[K, V], names: Iterable[K]) -> dict[K, V]:
+    """What was found, as the suite names it now, whatever a session computed first; what it names no longer is last."""
+    first = {name: found[name] for name in names if name in found}
+    return first | found
 
 
 def _contents(cell_runs: list[CellRun]) -> dict[str, dict[str, Any]]:

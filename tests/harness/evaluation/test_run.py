@@ -233,6 +233,15 @@ def test_only_and_limit_choose_pairings_and_images(small_suite: Path, tmp_path: 
     assert execute(small_suite, tmp_path / "few", limit=5)[0] == 8
 
 
+def test_rows_stand_as_in_the_suite_whatever_was_computed_first(small_suite: Path, tmp_path: Path) -> None:
+    execute(small_suite, tmp_path / "out", only="noisy/strong")
+    execute(small_suite, tmp_path / "out")
+    found = read_results(tmp_path / "out").manifest
+    pairs = [(cell.defense, cell.attack) for cell in found.cells]
+    assert pairs == [(cell.defense.name, cell.attack.name) for cell in load_suite(small_suite).cells]
+    assert list(found.defenses) == ["plain", "noisy"]
+
+
 def test_a_lost_manifest_is_written_again(small_suite: Path, tmp_path: Path) -> None:
     execute(small_suite, tmp_path / "out")
     (tmp_path / "out/run.json").unlink()
