@@ -28,7 +28,8 @@ from harness.weights.checkpoint import checkpoints
 SHOWN = 5
 """Changes that a message names."""
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 def refuse_another_suite(store: Store, context: RunContext) -> None:
