@@ -32,7 +32,7 @@ class MultiHead(Trainer):
 
     Args:
         teacher: a class-conditional diffusion network to be distilled; left out, the heads learn from the images.
-        timesteps: T' of the diffusion classifier that measures the clean accuracy.
+        timesteps: of the diffusion classifier that measures the clean accuracy: T' uniform ones, or a list.
         contrast: with a teacher, the weight of the errors in how the heads differ; 1 weighs all errors alike.
         compared: with a teacher, how many heads are compared on an image; left out, all. A step takes as many passes
             of the teacher.
@@ -44,7 +44,7 @@ class MultiHead(Trainer):
     def __init__(
         self,
         teacher: Checkpoint | None = None,
-        timesteps: int = 10,
+        timesteps: int | list[int] = 10,
         contrast: float = 1.0,
         compared: int | None = None,
     ) -> None:
