@@ -95,6 +95,8 @@ def explained(error: Any, command: Any, path: str, written: Sequence[str]) -> Us
     Args:
         command: that was called; path: it as it is typed.
         written: its arguments as they were typed.
+
+    The library's error on what is missing has a `param_type`, and that on a value has none.
     """
     parameter, name = getattr(error, "param", None), getattr(error, "option_name", None)
     if name and hasattr(error, "possibilities"):
@@ -109,7 +111,7 @@ def explained(error: Any, command: Any, path: str, written: Sequence[str]) -> Us
             return UserError(f"`{path}` takes no argument '{extra[1]}'", remedy=_see(path))
         return UserError(f"`{path}`: {error.message.rstrip('.')}", remedy=_see(path))
     title = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
-    value = _value(parameter, written)
+    value = None if hasattr(error, "param_type") else _value(parameter, command, error.ctx, written)
     if value is None:
         return UserError(f"`{path}` needs {title}", remedy=f"{parameter.help.rstrip('.')}. {_see(path)}")
     return UserError(f"{title} is '{value}': {_reason(error.message)}", remedy=_see(path))
@@ -119,15 +121,10 @@ def _see(path: str) -> str:
     return f"`{path} --help` explains it"
 
 
-def _value(parameter: Any, written: Sequence[str]) -> str | None:
-    """What was typed for an option; for an argument, which has no name, the first that is none."""
-    if parameter.param_type_name == "argument":
-        return next((text for text in written if not text.startswith("-")), None)
-    for at, text in enumerate(written):
-        name, equals, value = text.partition("=")
-        if name in parameter.opts:
-            return value if equals else written[at + 1] if at + 1 < len(written) else None
-    return None
+def _value(parameter: Any, command: Any, ctx: Any, written: Sequence[str]) -> str | None:
+    """What was typed for an option or an argument; the first, of several."""
+    typed = command.make_parser(ctx).parse_args(args=list(written))[0].get(parameter.name)
+    return typed[0] if isinstance(typed, (list, tuple)) and typed else typed
 
 
 def _reason(message: str) -> str:
