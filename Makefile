@@ -47,7 +47,7 @@ digits: $(VENV)/.installed
 	done
 
 mnist: $(VENV)/.installed
-	@for suite in table1 table2 table3 fig2a fig2b fig2c sec44 ablations optimal_dc steady_gradients networks_of_ours; do \
+	@for suite in table1 table2 table3 fig2a fig2b fig2c sec44 ablations optimal_dc steady_gradients networks_of_ours table2_vit; do \
 		run=results/mnist-$$suite; \
 		$(BIN)/harness run suites/mnist/$$suite.yaml --limit 32 --out $$run && \
 		$(BIN)/harness report $$run --format csv --output results/reference/mnist/$$suite.csv && \
