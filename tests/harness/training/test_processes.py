@@ -187,7 +187,9 @@ def test_shares_are_a_partition_of_the_batch() -> None:
 
 @needs_accelerate
 def test_the_launchers_own_log_stays_off_the_terminal(tmp_path: Path) -> None:
-    (tmp_path / "end.py").write_text("import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()")
+    # The launcher knows of a process a moment after it began, and would leave it behind if it were stopped before.
+    work = "import os, signal, time; time.sleep(2); os.kill(os.getppid(), signal.SIGTERM); time.sleep(30)"
+    (tmp_path / "end.py").write_text(work)
     start = "import sys; from harness.training.launch import run_python; sys.exit(run_python(['end.py'], 1))"
     ended = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout + ended.stderr) == (128 + signal.SIGTERM, "")
