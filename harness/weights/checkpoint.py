@@ -348,18 +348,23 @@ def _published(ref: str) -> Published:
 
 def _local(ref: str, base: Path | None) -> Path:
     path = (base or Path()) / Path(ref).expanduser()
-    beside = next((file for suffix in SUFFIXES if (file := path.with_suffix(suffix)).is_file()), None)
     if not (path.is_file() or path.is_dir()):  # a named pipe, for example, would never end
+        beside = _beside(path)
         raise UserError(
             f"checkpoint '{ref}': there is no file {path.absolute()}",
             remedy="Check the path" if beside is None else f"Write {Path(ref).with_suffix(beside.suffix)}",
         )
-    if beside is not None and path.suffix in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml") and (beside := _beside(path)):
         raise UserError(
             f"checkpoint '{ref}' is the card of {beside.name}",
             remedy=f"Name the weights, {Path(ref).with_suffix(beside.suffix)}; the card beside them is found by itself",
         )
     return path
+
+
+def _beside(path: Path) -> Path | None:
+    """A file of weights that differs from a path by its ending alone, if there is one."""
+    return next((file for suffix in SUFFIXES if (file := path.with_suffix(suffix)).is_file()), None)
 
 
 def _described(ref: str, path: Path, base: Path | None) -> Checkpoint:
