@@ -369,7 +369,7 @@ def _beside(path: Path) -> Path | None:
 
 def _described(ref: str, path: Path, base: Path | None) -> Checkpoint:
     """Returns a checkpoint together with the card beside it, if there is one."""
-    card = read_card(path.with_suffix(".yaml"))
+    card = read_card(path.with_suffix(".yaml")) if path.name else None  # "/" and "." have no name, and no card
     checkpoint = Checkpoint(ref, path, card, base)
     if card and card.sha256 != checkpoint.sha256:
         raise UserError(

@@ -82,6 +82,15 @@ def test_an_absent_file_beside_one_of_another_ending_is_told_which(ref: str, fil
     assert caught.value.remedy == "Write net.safetensors"
 
 
+@pytest.mark.parametrize("ref", ["/", "./"])
+def test_a_folder_without_a_name_is_a_folder_like_any_other(
+    ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"is a folder, but no readable config\.json"):
+        Checkpoint.find(ref).network()
+
+
 def test_a_card_in_place_of_its_weights_is_told(file: Path) -> None:
     card(file)
     with pytest.raises(UserError, match=r"is the card of net\.safetensors") as caught:
