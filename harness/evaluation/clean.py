@@ -10,9 +10,10 @@ from harness.evaluation.context import RunContext
 from harness.evaluation.defenses import Defenses
 from harness.evaluation.pending import CellRun
 from harness.evaluation.shard import predict_clean
-from harness.evaluation.task import out_of_memory, reason
+from harness.evaluation.task import reason
 from harness.guard.contamination import Guard
 from harness.predict import Predictions
+from harness.process.memory import out_of_memory
 from harness.results.columns import columns_of
 from harness.results.store import ShardRange
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from harness.attack import Adversarial, Attack
@@ -17,6 +16,7 @@ from harness.evaluation.seeds import Seeds
 from harness.guard.contamination import Contamination, Guard
 from harness.journal.journal import Journal
 from harness.predict import Predictions
+from harness.process.memory import out_of_memory
 from harness.target import Target
 from harness.threat import TOLERANCE
 
@@ -152,11 +152,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, Contamination):
         return error.message
     return one_line(error) + (f". {TOO_LITTLE_MEMORY}" if out_of_memory(error) else "")
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether something failed for want of memory, on a GPU or in the machine."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def shifted(by_row: dict[int, T], which: slice) -> dict[int, T]:

@@ -10,7 +10,6 @@ themselves (`harness.training.processes`); what is random then depends on their 
 from __future__ import annotations
 
 import copy
-import math
 import signal
 import threading
 import time
@@ -22,7 +21,7 @@ from types import FrameType
 import torch
 import yaml
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from harness import datasets
 from harness.callback import SILENT, Callback
@@ -36,12 +35,15 @@ from harness.training.accuracy import accuracy
 from harness.training.processes import Processes
 from harness.training.recipe import Plan, Recipe, read
 from harness.training.state import State
+from harness.training.step import batch, step
 from harness.training.trainer import Trainer
 from harness.weights.card import Card
 from harness.weights.checkpoint import Checkpoint, build_network
 
 SAVE_EVERY = 30.0
-"""Seconds between checkpoints."""
+"""Seconds between checkpoints, at least."""
+SAVING_SHARE = 0.02
+"""Of the time, what writing checkpoints takes at most: that of a large network takes seconds."""
 
 
 def train(
@@ -97,13 +99,19 @@ def weights_file(folder: Path, recipe: Recipe) -> Path:
 
 
 def _refuse_indivisible(plan: Plan, trainer: Trainer, processes: Processes) -> None:
-    """Raises UserError for a recipe that several processes cannot follow together."""
-    size = plan.recipe.batch_size
+    """Raises UserError for a recipe whose batches do not divide, or that several processes cannot follow together."""
+    size, parts = plan.recipe.batch_size, plan.recipe.accumulate
     if size % processes.count:
         raise UserError(
             f"a batch of {size} images cannot be divided equally among {processes.count} processes",
             remedy="Choose a number of processes that divides it",
             where=plan.place("batch_size"),
+        )
+    if size // processes.count % parts:
+        raise UserError(
+            f"the {size // processes.count} images of a process's batch cannot be divided into {parts} equal parts",
+            remedy="Choose a number that divides them",
+            where=plan.place("accumulate"),
         )
     if processes.count > 1 and type(trainer).state is not Trainer.state:
         raise UserError(
@@ -153,62 +161,23 @@ def _run(
 ) -> None:
     device = next(state.network.parameters()).device
     images, labels = data.images.to(device), data.labels.to(device)
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), SAVE_EVERY
     state.network.train()
     with _deferred_interrupts() as asked_to_stop, callback.training(recipe.recipe, state.step, recipe.steps):
         while state.step < recipe.steps:
             rows = processes.share(batch(state.step, recipe.batch_size, len(data), recipe.seed)).to(device)
-            loss = _step(recipe, trainer, state, images[rows], labels[rows], processes)
+            loss = step(recipe, trainer, state, images[rows], labels[rows], processes)
             callback.stepped(state.step, loss)
             stop = int(processes.largest(asked_to_stop[0] if asked_to_stop else 0))  # all stop after the same step
-            due = stop or state.step == recipe.steps or time.monotonic() - saved > SAVE_EVERY
+            due = stop or state.step == recipe.steps or time.monotonic() - saved > pause
             if due and processes.first:
+                began = time.monotonic()
                 state.save(checkpoint, recipe)
                 saved = time.monotonic()
+                pause = max(SAVE_EVERY, (saved - began) / SAVING_SHARE)
             if stop:
                 processes.wait()  # for the checkpoint: a process that ends has the others ended
                 raise Stopped(stop)
-
-
-def _step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor, processes: Processes) -> float:
-    """Makes a step with a process's share of the batch. Returns the loss of the whole batch."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = recipe.optimizer.lr * recipe.schedule.factor(state.step, recipe.steps)
-    state.optimizer.zero_grad()
-    lower = torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-    with fenced(_step_seed(recipe, state.step, processes.index)), lower:
-        loss = trainer.loss(state.network, x, y)
-    mean = processes.mean(loss.item())
-    if not math.isfinite(mean):
-        raise UserError(
-            f"the loss is {mean} at step {state.step} of '{recipe.recipe}'",
-            remedy="Lower optimizer.lr, or set optimizer.clip",
-        )
-    loss.backward()
-    processes.average_gradients(state.network)
-    if recipe.optimizer.clip:
-        nn.utils.clip_grad_norm_(state.network.parameters(), recipe.optimizer.clip)
-    state.optimizer.step()
-    state.advance()
-    return mean
-
-
-def _step_seed(recipe: Recipe, step: int, process: int) -> int:
-    """The seed of what is random in a step: another one in each process, whose images are others too."""
-    own: tuple[str | int, ...] = ("process", process) if process else ()
-    return derive(recipe.seed, "step", step, *own)
-
-
-def batch(step: int, size: int, images: int, seed: int) -> Tensor:
-    """Rows of a step's batch, (size,) int64: every image once per epoch, in a different order for each epoch."""
-    rows: list[Tensor] = []
-    start, stop = step * size, (step + 1) * size
-    while start < stop:
-        epoch, offset = divmod(start, images)
-        generator = torch.Generator().manual_seed(derive(seed, "epoch", epoch))
-        rows.append(torch.randperm(images, generator=generator)[offset : offset + stop - start])
-        start += len(rows[-1])
-    return torch.cat(rows)
 
 
 def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:

@@ -77,6 +77,10 @@ class Recipe(_Part):
     dataset: Data
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
+    accumulate: int = Field(
+        default=1, gt=0, description="parts in which a batch's gradient is computed, one after another, to save memory"
+    )
+    flip: bool = Field(default=False, description="whether images are mirrored left to right with equal chances")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of the weights' moving average, if any")

@@ -103,8 +103,9 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
     def trained(runs: str) -> bytes:
         return train(recipe, runs=tmp_path / runs).read_bytes()
 
-    whole, step = trained("whole"), loop._step
+    whole, step = trained("whole"), loop.step
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "SAVING_SHARE", math.inf)
 
     def crashing(*arguments: object) -> float:
         if arguments[2].step == 3:
@@ -112,7 +113,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
         return step(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "_step", crashing)
+        patched.setattr(loop, "step", crashing)
         with pytest.raises(MemoryError):
             trained("stopped")
     assert torch.load(tmp_path / "stopped/tiny/checkpoint.pt")["trainer"]["buffer"].shape == (150, 1, 8, 8)

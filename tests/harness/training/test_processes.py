@@ -63,7 +63,7 @@ torch.save((own, mean, facts), f"gradient-{processes.index}.pt")
 
 # A run that is not stopped, and one of which one process alone is told to stop.
 train(Path("tiny.yaml"), runs=Path("whole"))
-step, stopped = loop._step, []
+step, stopped = loop.step, []
 
 
 def stepping(recipe, trainer, state, *given):
@@ -73,11 +73,11 @@ def stepping(recipe, trainer, state, *given):
     return loss
 
 
-loop._step = stepping
+loop.step = stepping
 try:
     train(Path("tiny.yaml"), runs=Path("stopped"))
 except Stopped as stop:
-    loop._step = step
+    loop.step = step
     at = torch.load("stopped/tiny/checkpoint.pt")["step"]
     train(Path("tiny.yaml"), runs=Path("stopped"))
     Path(f"stopped-{processes.index}").write_text(f"{at} {stop.number}")

@@ -63,14 +63,14 @@ def quietly(recipe: Path, runs: str, **options: Any) -> Path:
 
 def after_step(monkeypatch: pytest.MonkeyPatch, happen: Callable[[int], None]) -> None:
     """Calls `happen` with the number of steps done, at the end of every step."""
-    step = loop._step
+    step = loop.step
 
     def stepping(recipe: Any, trainer: Any, state: State, *images: Any) -> float:
         loss = step(recipe, trainer, state, *images)
         happen(state.step)
         return loss
 
-    monkeypatch.setattr(loop, "_step", stepping)
+    monkeypatch.setattr(loop, "step", stepping)
 
 
 # --- the same weights
@@ -114,6 +114,7 @@ def test_a_run_stopped_three_times_ends_with_the_weights_of_one_that_was_not(
 def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quietly(recipe, "whole")
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "SAVING_SHARE", math.inf)
 
     def crash(step: int) -> None:
         if step == 8:
@@ -188,7 +189,7 @@ def test_parameters_stored_as_float16_are_those_of_the_run_rounded(
     path = quietly(recipe, "runs")
     whole, size = load_file(path), path.stat().st_size
     recipe.write_text(recipe.read_text() + "stored: float16\n")
-    monkeypatch.delattr(loop, "_step")  # the run is finished: its file alone is another
+    monkeypatch.delattr(loop, "step")  # the run is finished: its file alone is another
     half = load_file(quietly(recipe, "runs"))
     network = Checkpoint.find(str(path)).network({"type": str(recipe.parent / "net.py:Net")})
     learned = dict(network.named_parameters())
@@ -201,7 +202,7 @@ def test_parameters_stored_as_float16_are_those_of_the_run_rounded(
 
 def test_a_finished_run_is_not_trained_again(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quietly(recipe, "runs").read_bytes()
-    monkeypatch.delattr(loop, "_step")
+    monkeypatch.delattr(loop, "step")
     assert quietly(recipe, "runs").read_bytes() == first
 
 
