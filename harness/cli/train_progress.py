@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from harness.callback import Callback
+from harness.cli.run_progress import words
 from harness.process.console import plain_column
 
 LINE_EVERY = 20.0
@@ -52,10 +53,9 @@ class Display(Callback):
         elif step == self.steps or time.monotonic() - self._last_line > LINE_EVERY:
             self._last_line = time.monotonic()
             speed = (step - self._first) / max(1e-9, self._last_line - self._began)
-            left = (self.steps - step) / speed
-            self.note(
-                f"{self.name}: step {step}/{self.steps}, loss {self._loss:.4f}, {speed:.1f} steps/s, {left:.0f} s left"
-            )
+            left = words((self.steps - step) / speed)
+            pace = f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s a step"
+            self.note(f"{self.name}: step {step}/{self.steps}, loss {self._loss:.4f}, {pace}, {left} left")
 
     def measured(self, images: int, of: int) -> None:
         """Says every `LINE_EVERY` seconds how far the measurement of the accuracy is."""
