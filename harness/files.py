@@ -56,7 +56,7 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for name in sorted(names) if os.path.isfile(path := Path(place, name)))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Writes a file so that it is either complete or absent, even after a crash. Raises the errors of `replacing`."""
     with replacing(path) as file:
         file.write(data)

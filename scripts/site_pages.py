@@ -4,6 +4,7 @@
     reference/suite.md                          the keys of a suite, from `harness.suite.schema`
     reference/results.md                        records and the manifest, from `harness.results`
     reference/defenses.md, attacks.md           every defense and attack: what it is, its source, its arguments
+    reference/recipe.md, trainers.md            the keys of a recipe, from `harness.training.recipe`; every trainer
 
 `python scripts/site_pages.py FOLDER` writes them; `make docs` has mkdocs add them while it builds.
 """
@@ -24,6 +25,7 @@ from harness.config.registry import entries
 from harness.results.manifest import Manifest
 from harness.results.record import SCHEMA, Record
 from harness.suite.schema import Suite
+from harness.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +43,8 @@ def pages() -> dict[str, str]:
         "reference/results.md": _results(),
         "reference/defenses.md": _components("defenses", "Defenses"),
         "reference/attacks.md": _components("attacks", "Attacks"),
+        "reference/recipe.md": _recipe(),
+        "reference/trainers.md": _components("trainers", "Trainers"),
     }
 
 
@@ -81,6 +85,17 @@ def _suite() -> str:
         "",
     ]
     return "\n".join([*lines, *_model("Suite", Suite, set())])
+
+
+def _recipe() -> str:
+    lines = [
+        "# The keys of a recipe",
+        "",
+        "A recipe is a YAML file for `harness train`; any other key is refused, with its line and the nearest valid",
+        "name. Those that come with the package: `harness list recipes`.",
+        "",
+    ]
+    return "\n".join([*lines, *_model("Recipe", Recipe, set())])
 
 
 def _results() -> str:

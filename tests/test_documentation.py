@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import harness
@@ -22,6 +23,9 @@ from harness.config.registry import entries
 from harness.results.manifest import Manifest
 from harness.results.record import SCHEMA
 from harness.suite.schema import Suite
+from harness.training.recipe import Data, Description, Optimizer, Recipe, Schedule
+from harness.training.recipe import read as read_recipe
+from harness.weights import build_network
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -143,14 +147,30 @@ def test_the_suite_reference_has_every_key_of_every_section() -> None:
     assert "| `with` |" in text and "`overrides`" not in text
 
 
+def test_the_recipe_reference_has_every_key_of_every_section() -> None:
+    text = PAGES["reference/recipe.md"]
+    for model in (Recipe, Data, Optimizer, Schedule, Description):
+        assert f"## {model.__name__}\n" in text
+        assert all(f"| `{name}` |" in text for name in model.model_fields)
+
+
+def test_the_recipe_of_the_page_on_training_can_be_followed(tmp_path: Path) -> None:
+    (block,) = [text for kind, _, text in BLOCK.findall((DOCS / "training.md").read_text()) if kind == "yaml"]
+    (tmp_path / "mine.yaml").write_text(block)
+    plan = read_recipe(tmp_path / "mine.yaml")
+    plan.trainer.build()
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in build_network(plan.recipe.network).parameters()) > 10**7
+
+
 def test_the_results_reference_has_every_column_and_field() -> None:
     text = PAGES["reference/results.md"]
     assert all(f"| `{field.name}` | `{field.type}` |" in text for field in SCHEMA)
     assert all(f"| `{name}` |" in text for name in Manifest.model_fields)
 
 
-@pytest.mark.parametrize("kind", ["defenses", "attacks"])
-def test_every_defense_and_attack_is_there_with_its_arguments(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["defenses", "attacks", "trainers"])
+def test_every_one_that_has_a_page_is_there_with_its_arguments(kind: str) -> None:
     sections = re.split(r"^## ", PAGES[f"reference/{kind}.md"], flags=re.MULTILINE)[1:]
     found = {section.split("`")[1]: section for section in sections}
     listed = list(entries(kind))

@@ -1,4 +1,4 @@
-"""`harness list`: everything that a suite can name. It reads source and YAML without slow imports."""
+"""`harness list`: everything that a suite or recipe can name. It reads source and YAML without slow imports."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
 Row = dict[str, str]
 
-KINDS = ("defenses", "attacks", "certificates", "datasets", "networks", "suites")
-EXPLAINED = KINDS[:-1]
-"""The kinds of which one name can be explained; `harness show` explains a suite."""
+EXPLAINED = ("defenses", "attacks", "certificates", "datasets", "networks", "trainers")
+"""The kinds of which one name can be explained."""
+FILES = ("suites", "recipes")
+"""The kinds that are files, of which `harness show` explains a suite."""
+KINDS = (*EXPLAINED, *FILES)
+MORE = {
+    "suites": "What a suite costs, and what it resolves to: harness show SUITE",
+    "recipes": "Train a network by a recipe, or continue an interrupted training: harness train RECIPE",
+}
+"""What to do with one of these files."""
 
 REFERENCE = re.compile(r"(?:(?:those of|of|the view of) [\w ]+, )?(?:as for|as in|see) `([\w.]+)`([.;].*)")
 """A text on an argument that names the class which explains it, and what it adds to that."""
@@ -62,7 +69,7 @@ def list_(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List everything that a suite can name, or explain one of the names.
+    """List everything that a suite or a recipe can name, or explain one of the names.
 
     Examples:
 
@@ -87,15 +94,15 @@ def list_(
     for kind, rows in found.items():
         console.print(Columns(["name", "what it is"], [(row["name"], row["summary"]) for row in rows], title=kind), "")
     more = f"The arguments of one, with their meanings: harness list {what or EXPLAINED[0]} NAME"
-    if what == "suites":
-        more = "What a suite costs, and what it resolves to: harness show SUITE"
+    if what in FILES:
+        more = MORE[what]
     console.print(more, markup=False, highlight=False, style="dim")
 
 
 def listing(kind: str) -> list[Row]:
     """Lists rows with name, summary and arguments. kind: a name of `KINDS`."""
-    if kind == "suites":
-        return [_suite(path) for path in suite_files()]
+    if kind in FILES:
+        return [_file(path, kind) for path in (suite_files() if kind == "suites" else recipe_files())]
     return [
         {
             "name": entry.name,
@@ -108,25 +115,38 @@ def listing(kind: str) -> list[Row]:
 
 def suite_files() -> list[Path]:
     """The suites below ./suites if that folder exists, otherwise the installed ones."""
+    return [path for path, is_recipe in _files() if not is_recipe]
+
+
+def recipe_files() -> list[Path]:
+    """The recipes for `harness train`, in the folders `train` where the suites are."""
+    return [path for path, is_recipe in _files() if is_recipe]
+
+
+def _files() -> list[tuple[Path, bool]]:
+    """The suites and recipes, and whether each is a recipe."""
     local = Path("suites")
     folder = local if local.is_dir() else folder_of("suites")
-    if folder is None:
-        return []
-    return sorted(path for path in folder.rglob("*.yaml") if "train" not in path.relative_to(folder).parts)
+    paths = sorted(folder.rglob("*.yaml")) if folder else []
+    return [(path, "train" in path.relative_to(folder or path).parts) for path in paths]
 
 
-def _suite(path: Path) -> Row:
+def _file(path: Path, kind: str) -> Row:
+    """A row on a file: a suite's title, or what a recipe's card says of the network."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError):
         content = None
-    title = content.get("title", "") if isinstance(content, dict) else "not a suite: YAML cannot be read"
-    return {"name": str(path), "summary": str(title), "arguments": ""}
+    if isinstance(content, dict) and kind == "recipes":
+        content = content.get("card")
+    key, noun = {"suites": ("title", "suite"), "recipes": ("summary", "recipe")}[kind]
+    summary = content.get(key, "") if isinstance(content, dict) else f"not a {noun}: YAML cannot be read"
+    return {"name": str(path), "summary": str(summary), "arguments": ""}
 
 
 def _find(kind: str, name: str) -> Entry:
     if kind not in EXPLAINED:
-        raise UserError(f"`harness list {kind}` explains no single one", remedy=f"`harness show {name}` does")
+        raise UserError(f"`harness list {kind}` explains no single one", remedy=MORE[kind])
     known = {entry.name: entry for entry in entries(kind)}
     if name not in known:
         raise UserError(f"there is no {kind[:-1]} '{name}'", remedy=nearest(name, known))

@@ -27,18 +27,18 @@ class _Part(BaseModel):
 class Data(_Part):
     """The training images; the card's accuracy is measured on the `test` split of the same dataset."""
 
-    name: str
+    name: str = Field(description="as under `dataset:` in a suite")
     path: Path | None = Field(default=None, description="relative to the recipe")
-    split: Split = "train"
+    split: Split = Field(default="train", description="of the training images")
 
 
 class Optimizer(_Part):
     """AdamW (Loshchilov and Hutter, 2019); if `clip` is set, the norm of the gradient is clipped to it."""
 
     name: Literal["adamw"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, description="learning rate, which `schedule` scales")
     weight_decay: float = Field(default=0.0, ge=0)
-    clip: float | None = Field(default=None, gt=0)
+    clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient of all parameters")
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -49,7 +49,7 @@ class Schedule(_Part):
     """The learning rate rises linearly over `warmup` steps, then stays, or falls to 0 along half a cosine."""
 
     name: Literal["cosine", "constant"] = "cosine"
-    warmup: int = Field(default=0, ge=0)
+    warmup: int = Field(default=0, ge=0, description="steps")
 
     def factor(self, step: int, steps: int) -> float:
         """The fraction of the full learning rate at a step, 0 <= step < steps."""
@@ -63,9 +63,9 @@ class Schedule(_Part):
 class Description(_Part):
     """The parts of the card that the run cannot determine."""
 
-    summary: str
-    licence: str
-    source: str
+    summary: str = Field(description="what the network is")
+    licence: str = Field(description="of the weights")
+    source: str = Field(description="who trained it, or where it comes from")
 
 
 class Recipe(_Part):
@@ -75,8 +75,8 @@ class Recipe(_Part):
     trainer: dict[str, Any] = Field(description="type and arguments of the trainer")
     network: dict[str, Any] = Field(description="type and arguments of the network")
     dataset: Data
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
+    steps: int = Field(gt=0, description="of the optimizer")
+    batch_size: int = Field(gt=0, description="images of a step, in all processes together")
     accumulate: int = Field(
         default=1, gt=0, description="parts in which a batch's gradient is computed, one after another, to save memory"
     )
@@ -90,7 +90,7 @@ class Recipe(_Part):
     stored: Literal["float32", "float16"] = Field(
         default="float32", description="of the parameters in the file, from which a network takes them as float32"
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of the first weights, the order of the images and all noise")
     card: Description
 
 

@@ -68,7 +68,7 @@ class State:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, buffer.getbuffer())  # no second copy of what may be gigabytes
 
     def restore(self, path: Path, recipe: Recipe) -> None:
         """Restores a checkpoint. A key that its recipe lacks had its default then.
