@@ -169,7 +169,11 @@ def train(
         accelerate launch --multi_gpu --num_processes 4 -m harness train suites/train/cifar10-edm.yaml --device cuda
     """
     launched = "RANK" in os.environ  # of several processes, the first one speaks
-    if not launched:
+    if launched:
+        from harness.training.launch import end_with_launcher
+
+        end_with_launcher()
+    else:
         say_reading(recipe)
     from harness.cli.train_progress import Display
     from harness.training import train as train_recipe

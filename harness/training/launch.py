@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,9 @@ from harness.errors import UserError
 from harness.training.processes import EXTRA
 
 LOOPBACK = "127.0.0.1"
+
+LAUNCHER = "HARNESS_TRAIN_LAUNCHER"
+"""The variable that tells a process which one started it."""
 
 
 def launch(arguments: Sequence[str], count: int, device: torch.device) -> int:
@@ -45,8 +52,34 @@ def launch(arguments: Sequence[str], count: int, device: torch.device) -> int:
 
 def run_python(words: Sequence[str], count: int) -> int:
     """Runs Python in several connected processes; prints the errors of one that failed. Returns what `launch` does."""
-    with tempfile.TemporaryDirectory(prefix="harness-train-") as logs:
+    with tempfile.TemporaryDirectory(prefix="harness-train-") as logs, _named():
         return _ended(words, count, logs)
+
+
+def end_with_launcher() -> None:
+    """Has this process stop as by SIGTERM when the one that launched it is no more: nothing else would end it then.
+
+    It is called by the processes themselves; one that was not launched by `run_python` goes on as it is.
+    """
+    launcher = os.environ.get(LAUNCHER)
+
+    def watch() -> None:
+        while str(os.getppid()) == launcher:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if launcher:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Tells the processes that are started in the block which one this is."""
+    os.environ[LAUNCHER] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[LAUNCHER]
 
 
 def _ended(words: Sequence[str], count: int, logs: str) -> int:

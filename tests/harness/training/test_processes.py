@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from harness.training.launch import launch, run_python
 from harness.training.loop import _refuse_indivisible
 from harness.training.processes import Processes
 from harness.training.recipe import read
+
+ROOT = Path(__file__).parents[3]
 
 RECIPE = """\
 recipe: tiny
@@ -193,6 +198,41 @@ def test_the_launchers_own_log_stays_off_the_terminal(tmp_path: Path) -> None:
     start = "import sys; from harness.training.launch import run_python; sys.exit(run_python(['end.py'], 1))"
     ended = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout + ended.stderr) == (128 + signal.SIGTERM, "")
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from defenses.training.classifier import Classifier
+
+class Slow(Classifier):
+    def loss(self, network, x, y):
+        Path(f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+        time.sleep(0.1)
+        return super().loss(network, x, y)
+"""
+
+
+@needs_accelerate
+def test_processes_whose_launcher_was_killed_stop_with_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    path = recipe(tmp_path, steps=10**6)
+    path.write_text(path.read_text().replace("type: classifier", "type: ./slow.py:Slow"))
+    command = [sys.executable, "-m", "harness", "train", "tiny.yaml", "--processes", "2"]
+    launcher = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    pids = [tmp_path / f"{rank}.pid" for rank in range(2)]
+    wait_until(lambda: all(pid.exists() and pid.read_text() for pid in pids))
+    launcher.kill()
+    launcher.wait()
+    wait_until(lambda: not any(Path("/proc", pid.read_text()).exists() for pid in pids))
+    assert torch.load(tmp_path / "runs/tiny/checkpoint.pt")["step"] > 0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 class Remembers(Trainer):
