@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.listing import listing, suite_files
+from harness.cli.listing import listing
+from harness.config.packaged_files import suite_files
 from harness.config.registry import entries
 from harness.diagnosis import Options
 from harness.dry_run.cost import estimate

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from harness.cli.columns import Columns
 from harness.config.introspect import describe
+from harness.config.packaged_files import recipe_files, suite_files
 from harness.config.registry import CONTRACTS, entries
 from harness.errors import UserError, nearest
 from harness.process.console import echo, new_console
-from harness.process.foreign_code import folder_of
 
 if TYPE_CHECKING:
     from harness.config.introspect import Entry, Parameter
@@ -111,24 +111,6 @@ def listing(kind: str) -> list[Row]:
         }
         for entry in entries(kind)
     ]
-
-
-def suite_files() -> list[Path]:
-    """The suites below ./suites if that folder exists, otherwise the installed ones."""
-    return [path for path, is_recipe in _files() if not is_recipe]
-
-
-def recipe_files() -> list[Path]:
-    """The recipes for `harness train`, in the folders `train` where the suites are."""
-    return [path for path, is_recipe in _files() if is_recipe]
-
-
-def _files() -> list[tuple[Path, bool]]:
-    """The suites and recipes, and whether each is a recipe."""
-    local = Path("suites")
-    folder = local if local.is_dir() else folder_of("suites")
-    paths = sorted(folder.rglob("*.yaml")) if folder else []
-    return [(path, "train" in path.relative_to(folder or path).parts) for path in paths]
 
 
 def _file(path: Path, kind: str) -> Row:

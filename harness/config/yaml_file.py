@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from harness.config.packaged_files import called
 from harness.config.yaml12 import compose, key_of, line_of, scalar, tag
 from harness.errors import Place, UserError, nearest
 from harness.guard.untrusted import Unreadable, contents
@@ -258,9 +259,7 @@ def _text(path: Path, extended_at: Place | None) -> str:
     try:
         raw = contents(path, LARGEST)
     except FileNotFoundError as error:
-        beside = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        remedy = nearest(path.name, beside) if beside else "Check the path"
-        raise UserError(f"there is no file {path}", remedy=remedy, where=extended_at) from error
+        raise UserError(f"there is no file {path}", remedy=_meant(path), where=extended_at) from error
     except Unreadable as error:
         raise UserError(f"{path} cannot be read: {error}", where=extended_at) from error
     try:
@@ -268,3 +267,11 @@ def _text(path: Path, extended_at: Place | None) -> str:
     except UnicodeDecodeError as error:
         where = Place(path, raw.count(b"\n", 0, error.start) + 1)
         raise UserError("the file is not UTF-8 text", remedy="Save it as UTF-8", where=where) from error
+
+
+def _meant(path: Path) -> str:
+    """What to do about a file that is not there: a name as in `harness list suites`, or a slip in one beside it."""
+    if path.parent == Path() and (found := called(path.name)):
+        return f"Did you mean {' or '.join(map(str, found))}"
+    beside = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    return nearest(path.name, beside) if beside else "Check the path"

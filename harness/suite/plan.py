@@ -106,8 +106,16 @@ def load_suite(path: str | Path, *, limit: int | None = None, only: Only = None,
         >>> [(cell.defense.name, cell.attack.name) for cell in plan.cells]
         [('undefended', 'linf'), ('undefended', 'l2')]
     """
-    document = overridden(read(Path(path).expanduser()), settings)
+    document = overridden(_read(Path(path).expanduser()), settings)
     return replace(check(document, limit=limit, only=only), settings=tuple(settings))
+
+
+def _read(path: Path) -> Document:
+    """Parses a suite. Raises UserError for a recipe, which another command takes."""
+    document = read(path)
+    if document.root.child("recipe") and not document.root.child("suite"):
+        raise UserError(f"{path} is a recipe, and no suite", remedy=f"Train by it: harness train {path}")
+    return document
 
 
 def check(document: Document, *, limit: int | None = None, only: Only = None) -> Plan:

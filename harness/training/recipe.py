@@ -16,7 +16,7 @@ from harness.config.validation import parse
 from harness.config.yaml_file import Document, Key
 from harness.config.yaml_file import read as read_yaml
 from harness.datasets.dataset import Split
-from harness.errors import Place
+from harness.errors import Place, UserError
 from harness.suite.schema import Name
 
 
@@ -118,6 +118,8 @@ def read(path: Path) -> Plan:
         UserError: the recipe is not valid; the error names the line. The network's arguments are not checked here.
     """
     document = read_yaml(path)
+    if document.root.child("suite") and not document.root.child("recipe"):
+        raise UserError(f"{path} is a suite, and no recipe", remedy=f"Run it: harness run {path}")
     recipe = parse(Recipe, document.root, "the recipe")
     node = document.root.value["trainer"]
     return Plan(recipe, document, bind("trainers", recipe.trainer.get("type", "trainer"), node))

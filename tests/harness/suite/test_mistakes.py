@@ -8,6 +8,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.suite import load_suite
+from harness.training.recipe import read as read_recipe
 from helpers.planned import SUITE, changed, plan, refusal
 
 
@@ -152,3 +153,31 @@ def test_a_limit_of_no_images_is_refused(folder: Path) -> None:
 def test_missing_files_are_refused() -> None:
     with pytest.raises(UserError, match=r"no file nowhere\.yaml"):
         load_suite(Path("nowhere.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "told"),
+    [
+        ("table1.yaml", "table1", r"there is no file table1\. Did you mean suites/table1\.yaml or suites/mnist/table1"),
+        ("table1.yaml", "table1.yaml", r"Did you mean suites/table1\.yaml or suites/mnist/table1\.yaml"),
+        ("table1.yaml", "tabel1", r"there is no file tabel1\. Check the path"),
+        ("table1.yaml", "./nowhere/table1", r"there is no file nowhere/table1\. Check the path"),
+    ],
+)
+def test_a_name_as_in_the_list_of_suites_is_answered_with_the_path(
+    file: str, name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("suites", "suites/mnist"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text("suite: x")
+    with pytest.raises(UserError, match=told):
+        load_suite(name)
+
+
+def test_a_recipe_is_no_suite_and_a_suite_no_recipe() -> None:
+    suites = Path(__file__).parents[3] / "suites"
+    with pytest.raises(UserError, match=r"is a recipe, and no suite\. Train by it: harness train .*digits-cnn\.yaml"):
+        load_suite(suites / "train" / "digits-cnn.yaml")
+    with pytest.raises(UserError, match=r"is a suite, and no recipe\. Run it: harness run .*quickstart\.yaml"):
+        read_recipe(suites / "quickstart.yaml")
