@@ -27,6 +27,7 @@ from attacks.common.losses import LossName
 from attacks.common.norms import Norm, ball
 from harness.gradients import Gradient
 from harness.guard.doubt import least_cosine_judging
+from harness.process import waits
 from harness.quantity import Quantity
 from harness.target import Step
 from harness.threat import L1, L2, Pixels
@@ -183,11 +184,12 @@ class APGDState:
 
     def keep(self, which: Tensor) -> None:
         """Drops all images but some. which: (M,) bool."""
-        if bool(which.all()):
+        left = waits.some_of(which)
+        if left is None:
             return
-        self.here = Step(self.here.loss[which], self.here.grad[which], self.here.logits[which])
+        self.here = Step(self.here.loss[left], self.here.grad[left], self.here.logits[left])
         for name in ("images", "before", "rows", "size", "top", "loss", "grad", "raised", "halved", "record"):
-            setattr(self, name, getattr(self, name)[which])
+            setattr(self, name, getattr(self, name)[left])
 
 
 def _spans(steps: int) -> Iterator[int]:

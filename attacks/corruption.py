@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacks.common.gradient_attack import BestIterates
 from harness.attack import Adversarial, Attack, Cost
+from harness.process import waits
 from harness.quantity import Quantity
 from harness.randomness import derive, fold
 from harness.target import Target
@@ -79,7 +80,7 @@ class Corruption(Attack):
         rows = torch.arange(len(x), device=x.device)
         for number in range(self.tries):
             if not target.defense.stochastic:
-                rows = (~best.misclassified).nonzero().squeeze(1)
+                rows = waits.rows(~best.misclassified)
             if not len(rows):
                 break
             z = self.threat.parameters(fold(seeds[rows], number)).to(x)

@@ -8,6 +8,7 @@ from torch import Tensor
 from attacks.common.gradient_attack import BestIterates
 from attacks.common.norms import Norm, ball
 from harness.attack import Attack, Cost
+from harness.process import waits
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, normal, uniform
 from harness.target import Target
@@ -42,7 +43,7 @@ class Noise(Attack):
         rows = torch.arange(len(x), device=x.device)
         for number in range(self.tries):
             if not target.defense.stochastic:
-                rows = (~best.misclassified).nonzero().squeeze(1)
+                rows = waits.rows(~best.misclassified)
             if not len(rows):
                 break
             seeds = fold(target.seeds[rows], DRAW, number)

@@ -21,6 +21,7 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.guard.doubt import averaged_draws, least_cosine_averaging
+from harness.process import waits
 from harness.process.pull_back import pull_back
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, uniform
@@ -108,7 +109,7 @@ class Parametric(Attack):
         real, every = stops and self.gradient == "blind", self.loss in EVERY_CLASS
         objective = Objective(target, loss_of(self.loss, y), energy=0, real=real, every_class=every)
         for restart in range(self.restarts):
-            rows = (~best.misclassified).nonzero().squeeze(1) if stops else torch.arange(len(x), device=x.device)
+            rows = waits.rows(~best.misclassified) if stops else torch.arange(len(x), device=x.device)
             if not len(rows):
                 break
             z = x.new_zeros(len(rows), *shape)
@@ -149,8 +150,7 @@ class Parametric(Attack):
             velocity = self.momentum * velocity + step.grad / column(scale, z)
             length = self.step_size * SCHEDULES[self.schedule](number / self.steps)
             z = self.threat.project(z + length * velocity.sign())
-            if stops:
-                left = ~best.misclassified[rows]
+            if stops and (left := waits.some_of(~best.misclassified[rows])) is not None:
                 z, velocity, rows = z[left], velocity[left], rows[left]
                 if not len(rows):
                     return

@@ -30,6 +30,7 @@ from harness.config.caps import CAPS
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.guard.doubt import averaged_draws, least_cosine_averaging
+from harness.process import waits
 from harness.quantity import Quantity
 from harness.target import Step, Target
 from harness.threat import Pixels
@@ -228,8 +229,7 @@ def pgd_steps(
         else:
             field = field + size * unit_low(velocity, lowest, threat)
             images = threat.project(x[rows], x[rows] + field)
-        if stops:
-            left = ~best.misclassified[rows]
+        if stops and (left := waits.some_of(~best.misclassified[rows])) is not None:
             images, velocity, field, rows = images[left], velocity[left], field[left], rows[left]
             if not len(rows):
                 return

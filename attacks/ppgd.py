@@ -23,6 +23,7 @@ from attacks.common.losses import LOSSES, LossName
 from harness.errors import UserError, one_line
 from harness.gradients import Gradient
 from harness.guard.doubt import least_cosine_averaging
+from harness.process import waits
 from harness.process.pull_back import pull_back
 from harness.quantity import Quantity
 from harness.threat import L2
@@ -132,8 +133,7 @@ class PPGD(GradientAttack):
             moves = [natural_step(self.threat.perception.features, *pair, self.conjugate) for pair in pairs]
             size = self.step_size * DECAY ** (number / self.steps)
             images = self.threat.project(x[rows], images + size * torch.cat(moves))
-            if stops:
-                left = ~best.misclassified[rows]
+            if stops and (left := waits.some_of(~best.misclassified[rows])) is not None:
                 images, rows = images[left], rows[left]
                 if not len(rows):
                     return

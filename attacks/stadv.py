@@ -24,6 +24,7 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.guard.doubt import averaged_draws, least_cosine_averaging
+from harness.process import waits
 from harness.quantity import Quantity
 from harness.target import Target
 from harness.threat import Flow, identity_grid, warp
@@ -133,8 +134,7 @@ class StAdv(Attack):
             best.learn(flow, rows, step)
             move, adam = adam.updated(self._gradient(x[rows], flow, step.grad), self.lr)
             flow = _settled(self.threat.project(flow + move))
-            if stops:
-                left = ~best.misclassified[rows]
+            if stops and (left := waits.some_of(~best.misclassified[rows])) is not None:
                 flow, adam, rows = flow[left], adam.take(left), rows[left]
                 if not len(rows):
                     break

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from attacks.common.losses import margin
+from harness.process import waits
 from harness.target import Target
 
 CLEAN = -1
@@ -117,7 +118,7 @@ class Candidates:
 
     def standing(self) -> Tensor:
         """Images of which some draw was classified correctly, or that few draws were made of, (S,)."""
-        return ((self.total.wrong < self.total.draws) | (self.total.draws < self.least)).nonzero().squeeze(1)
+        return waits.rows((self.total.wrong < self.total.draws) | (self.total.draws < self.least))
 
     def renew(self, rows: Tensor, draws: int) -> None:
         """Scores the images kept by fresh draws. A deterministic defense would only repeat itself."""
@@ -138,7 +139,7 @@ class Candidates:
             The challengers' scores.
         """
         score = self._scored(images, rows, draws if self.judge.defense.stochastic else 1)
-        won = score.above(self.score.take(rows)).nonzero().squeeze(1)
+        won = waits.rows(score.above(self.score.take(rows)))
         self.images[rows[won]] = images[won]
         self.score.put(rows[won], score.take(won))
         self.total.put(rows[won], score.take(won))

@@ -56,5 +56,5 @@ class Adam:
         return -lr / (1 - _BETAS[0] ** step) * mean / scale, Adam(mean, square, step)
 
     def take(self, which: Tensor) -> Adam:
-        """The state of some rows only. which: (N,) bool."""
+        """The state of some rows only. which: their indices, (M,) int64, or (N,) bool."""
         return Adam(self.mean[which], self.square[which], self.step)

@@ -33,6 +33,7 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.defense import Defense
 from harness.gradients import Gradient
 from harness.guard.doubt import in_doubt
+from harness.process import waits
 from harness.randomness import derive, fold, normal, uniform
 from harness.target import Step, Target
 from harness.threat import Pixels
@@ -138,7 +139,7 @@ class GradientAttack(Attack):
         aims = self._aims(target, x, y)
         best = BestIterates.of(x, y)
         for tried in self.restart_plan():
-            rows = (~best.misclassified).nonzero().squeeze(1) if stops else torch.arange(len(x), device=x.device)
+            rows = waits.rows(~best.misclassified) if stops else torch.arange(len(x), device=x.device)
             if not len(rows):
                 break
             aim = None if aims is None else aims[:, tried.rival % aims.shape[1]]
@@ -252,29 +253,30 @@ class BestIterates:
 
     def update(self, images: Tensor, rows: Tensor, logits: Tensor) -> None:
         """Records iterates of which only the logits, (M, K), are known."""
-        rows, better = self.keep(images, rows, margin(logits, self.y[rows]))
-        self.misclassified[rows] |= clearly_misclassified(logits[better], self.y[rows])
+        better = self.keep(images, rows, margin(logits, self.y[rows]))
+        self.misclassified[rows] |= better & clearly_misclassified(logits, self.y[rows])
 
-    def keep(self, images: Tensor, rows: Tensor, margins: Tensor) -> tuple[Tensor, Tensor]:
+    def keep(self, images: Tensor, rows: Tensor, margins: Tensor) -> Tensor:
         """Keeps those of the images (M, C, H, W) whose margins (M,) are the largest so far.
 
         Args:
             rows: the images that they are iterates of, (M,), each at most once.
 
         Returns:
-            The rows of the images that were kept, and which images these are, (M,) bool.
+            Which were kept, (M,) bool.
         """
-        better = margins >= self.margins[rows]  # the later of equals: it has climbed further in the attack's view
-        rows = rows[better]
-        self.images[rows], self.margins[rows] = images[better], margins[better].to(self.margins)
-        return rows, better
+        before = self.margins[rows]
+        better = margins >= before  # the later of equals: it has climbed further in the attack's view
+        self.images[rows] = images.where(column(better, images), self.images[rows])
+        self.margins[rows] = margins.to(before).where(better, before)
+        return better
 
     def remarks(self) -> tuple[tuple[str, ...], ...]:
         """Of each image, that it withstood because every gradient was zero, or nothing.
 
         Misclassified images do not count: their gradient may be zero at a maximum.
         """
-        dead = (self.queried & ~self.alive & (self.margins <= 0)).tolist()
+        dead = waits.on_host(self.queried & ~self.alive & (self.margins <= 0)).tolist()
         return tuple((NO_GRADIENT,) if each else () for each in dead)
 
 

@@ -34,7 +34,7 @@ class Classifier(Trainer):
 
 def jittered(x: Tensor, shift: int) -> Tensor:
     """Each image (N, C, H, W) moved at random by up to `shift` pixels along each axis."""
-    return shifted(x, torch.randint(-shift, shift + 1, (len(x), 2)).to(x.device))
+    return shifted(x, torch.randint(-shift, shift + 1, (len(x), 2)))
 
 
 def shifted(x: Tensor, moves: Tensor) -> Tensor:
@@ -42,13 +42,13 @@ def shifted(x: Tensor, moves: Tensor) -> Tensor:
 
     Args:
         x: images, (N, C, H, W).
-        moves: pixels downwards and to the right, (N, 2) int64, negative for the other way.
+        moves: pixels downwards and to the right, (N, 2) int64 on the CPU, negative for the other way.
 
     Returns:
         (N, C, H, W).
     """
     height, width = x.shape[2:]
-    margin = int(moves.abs().max())
+    margin, moves = int(moves.abs().max()), moves.to(x.device)
     padded = F.pad(x, [margin] * 4)
     rows = torch.arange(height, device=x.device) + margin - moves[:, :1]
     columns = torch.arange(width, device=x.device) + margin - moves[:, 1:]

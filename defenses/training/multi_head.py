@@ -68,8 +68,8 @@ class MultiHead(Trainer):
         null_head = _has_null_head(network)
         if self.teacher is not None:
             _refuse_unlike(self.teacher, heads.shape[1], null_head)
-            rows, asked = torch.arange(len(y))[:, None], self._asked(*heads.shape[:2])
-            labels = torch.where(asked == heads.shape[1] - null_head, NO_CLASS, asked).to(x.device)
+            rows, asked = torch.arange(len(y), device=x.device)[:, None], self._asked(*heads.shape[:2]).to(x.device)
+            labels = torch.where(asked == heads.shape[1] - null_head, NO_CLASS, asked)
             errors = heads[rows, asked] - self._taught(self.teacher, x_t, t, labels)
             apart = errors - errors.mean(1, keepdim=True)
             return errors.square().mean() + (self.contrast - 1) * apart.square().mean()

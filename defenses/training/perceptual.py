@@ -93,7 +93,7 @@ class Perceptual(Trainer):
         activations = _perceiving(network).activations(normalised(network, x_adv))
         there, logits = unit_features(activations), _perceiving(network).head(activations[-1])
         own = F.one_hot(y, logits.shape[1]).bool()
-        margin = logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
+        margin = logits.masked_fill(own, -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
         objective = margin - 10**progress * F.relu((there - here).norm(dim=1) - self.bound)
         (grad,) = torch.autograd.grad(objective.sum(), x_adv)
         x_adv, unit = x_adv.detach(), _STEEPEST(grad)

@@ -9,8 +9,8 @@ which queues much more work:
     a step of an attack  which images have left the batch, since those need no further step
     a search's query     which images are due for a full look
 
-`tests/device` runs most defenses, in every view, on a device that refuses to be waited for anywhere else. The loops of
-attacks are not covered, except for `Target.step`.
+`tests/device` runs most defenses, in every view, and the loops of attacks that climb a gradient, on a device that
+refuses to be waited for anywhere else.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ def places(mask: Tensor) -> Tensor:
 def rows(mask: Tensor) -> Tensor:
     """The indices of true elements: (N,) bool -> (M,) int64, in order."""
     return places(mask).squeeze(1)
+
+
+def some_of(mask: Tensor) -> Tensor | None:
+    """The indices of true elements, (N,) bool -> (M,) int64 in order, or None where all are true."""
+    chosen = rows(mask)
+    return None if len(chosen) == len(mask) else chosen
 
 
 def distinct(values: Tensor) -> list[int]:

@@ -50,8 +50,8 @@ class Elastic(Parametric):
     def render(self, x: Tensor, z: Tensor) -> Tensor:
         height, width = x.shape[2:]
         field = smoothed(z.double(), min(SIGMA, SHARE * min(height, width)))
-        units = torch.tensor([2 / width, 2 / height], dtype=field.dtype, device=field.device)
-        return warp(x, field.permute(0, 2, 3, 1) * units).clamp(0, 1)
+        right, down = field.unbind(1)
+        return warp(x, torch.stack([right * (2 / width), down * (2 / height)], -1)).clamp(0, 1)
 
 
 def smoothed(field: Tensor, sigma: float) -> Tensor:
@@ -61,13 +61,13 @@ def smoothed(field: Tensor, sigma: float) -> Tensor:
     kernel = (-0.5 * (places / sigma).square()).exp()
     kernel = (kernel / kernel.sum()).view(1, 1, -1, 1)
     for _ in range(2):
-        index = reflected(field.shape[2], reach).to(field.device)
+        index = reflected(field.shape[2], reach, field.device)
         rows = F.conv2d(field[:, :, index].flatten(0, 1)[:, None], kernel)
         field = rows.unflatten(0, field.shape[:2])[:, :, 0].transpose(2, 3)
     return field
 
 
-def reflected(length: int, reach: int) -> Tensor:
+def reflected(length: int, reach: int, device: torch.device | None = None) -> Tensor:
     """Indices of a row of pixels, and of `reach` more at each end, in which the row is reflected, (length + 2 reach,).
 
     Example:
@@ -75,5 +75,5 @@ def reflected(length: int, reach: int) -> Tensor:
         [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2]
     """
     period = max(1, 2 * (length - 1))
-    places = torch.arange(-reach, length + reach) % period
+    places = torch.arange(-reach, length + reach, device=device) % period
     return torch.minimum(places, period - places)

@@ -8,7 +8,7 @@ is an operation on tensors of both, which a GPU refuses.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -32,7 +32,14 @@ class Waited(Exception):
 
 
 class OneDevice(TorchDispatchMode):
-    """Raises `Waited` where an operation mixes the host and the device, or moves values from one to the other."""
+    """Raises `Waited` where an operation mixes the host and the device, or moves values from one to the other.
+
+    copies: whether values may be moved from the host to the device all the same.
+    """
+
+    def __init__(self, copies: bool = False) -> None:
+        super().__init__()
+        self.copies = copies
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -44,7 +51,7 @@ class OneDevice(TorchDispatchMode):
                 raise Waited(f"{func} needs a value: {error}") from error
             raise
         places = {part.device.type for part in given if part.dim() or func in COPIES}
-        if func in COPIES:
+        if func in COPIES and not self.copies:
             places |= {part.device.type for part in tree_leaves(found)}
         if len(places) > 1:
             raise Waited(f"{func}: between {' and '.join(sorted(places))}")
@@ -79,11 +86,12 @@ kept = Constants.kept
 def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     """with on_device() as waited: code inside may wait through `harness.process.waits` alone; `waited` lists how.
 
-    As a mask has no values, it is taken to hold everywhere, and of whole numbers there is one. Constants are at hand.
+    With `copies` it may move what it draws or makes on the host to the device, as a training does. As a mask has no
+    values, it is taken to hold everywhere, and of whole numbers there is one. Constants are at hand.
     """
 
     @contextmanager
-    def entered() -> Iterator[list[str]]:
+    def entered(copies: bool = False) -> Iterator[list[str]]:
         waited: list[str] = []
 
         def instead(name: str, answer: Callable[[Tensor], Any]) -> None:
@@ -97,7 +105,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
 
             patch.setattr(waits, name, ask)
 
-        with monkeypatch.context() as patch, OneDevice(), NoLists():
+        with monkeypatch.context() as patch, OneDevice(copies), nullcontext() if copies else NoLists():
             instead("places", lambda mask: mask.new_empty((mask.numel(), mask.dim()), dtype=torch.int64))
             instead("on_host", lambda values: torch.zeros(values.shape, dtype=values.dtype))
             instead("some", lambda mask: True)
