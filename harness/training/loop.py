@@ -73,11 +73,10 @@ def train(
     plan = read(recipe_path)
     recipe, trainer, folder = plan.recipe, plan.trainer.build(), runs / plan.recipe.recipe
     data, test = (_load(plan, split) for split in (recipe.dataset.split, "test"))
-    network = _network(plan, trainer, data)
     processes = Processes.of_this_launch(device)
+    network = _network(plan, trainer, data, processes.device)
     _refuse_indivisible(plan, trainer, processes)
     callback = callback if processes.first else SILENT
-    network = network.to(processes.device)
     state = State(network, recipe.optimizer.build(network), recipe.ema, trainer)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
@@ -180,17 +179,17 @@ def _run(
                 raise Stopped(stop)
 
 
-def _network(plan: Plan, trainer: Trainer, data: Dataset) -> nn.Module:
-    """Builds and initialises the network, and checks that it can classify the dataset's images."""
+def _network(plan: Plan, trainer: Trainer, data: Dataset, device: torch.device) -> nn.Module:
+    """Builds and initialises the network, on the device, and checks that it can classify the dataset's images."""
     place, name = plan.place("network"), plan.recipe.dataset.name
     try:
         with fenced(derive(plan.recipe.seed, "network")):
-            network = build_network(plan.recipe.network, place.file.parent)
+            network = build_network(plan.recipe.network, place.file.parent).to(device)
     except UserError as error:
         raise error.at(place) from error
     try:
         with torch.no_grad(), fenced(0):
-            logits = trainer.logits(copy.deepcopy(network).eval(), data.images[:2], _classes(data))
+            logits = trainer.logits(copy.deepcopy(network).eval(), data.images[:2].to(device), _classes(data))
     except (RuntimeError, IndexError, UserError) as error:
         shape = tuple(data.images.shape[1:])
         raise UserError(
