@@ -13,9 +13,8 @@ from harness.config.component import BUDGET, Component, bind, check_budget, clas
 from harness.config.signature import parameters
 from harness.config.validation import parse
 from harness.config.yaml_file import Document, Key, Node, read
-from harness.datasets import by_name
-from harness.datasets.spec import CHOICES, Dataset
 from harness.errors import Place, UserError, nearest
+from harness.suite.dataset_section import check_dataset, from_here
 from harness.suite.limits import MOST_CELLS, MOST_PLACES
 from harness.suite.names import Only, chosen
 from harness.suite.overrides import overridden
@@ -123,7 +122,7 @@ def check(document: Document, *, limit: int | None = None, only: Only = None) ->
     document, sweeps = written_out(document)
     root = document.root
     suite = _spelt_out(document, parse(Suite, root, "the file"), limit, sweeps)
-    _check_dataset(document, suite.dataset)
+    check_dataset(document, suite.dataset)
     _check_report(document, suite)
     cells = _cells(root, suite)
     for attack in {id(cell.attack): cell.attack for cell in cells}.values():
@@ -170,42 +169,13 @@ def _spelt_out(document: Document, suite: Suite, limit: int | None, sweeps: tupl
         dataset["limit"] = min(limit, suite.dataset.limit or limit)
     if suite.dataset.size is not None:
         dataset["seed"] = suite.dataset.seed or 0
-    for key in ("path", "classes"):
-        if isinstance(path := getattr(suite.dataset, key), Path):
-            dataset[key] = document.place("dataset", key).file.parent / os.path.expanduser(path)
     swept = {name for sweep in sweeps if sweep.kind == "attacks" for name in sweep.variants}
     unswept = tuple(name for name in suite.attacks if name not in swept)
     average = unswept if suite.report.average is None else suite.report.average
     worst = average if suite.report.worst is None else suite.report.worst
     report = suite.report.model_copy(update={"average": average, "worst": worst})
-    return suite.model_copy(update={"dataset": suite.dataset.model_copy(update=dataset), "report": report})
-
-
-def _check_dataset(document: Document, dataset: Dataset) -> None:
-    written = document.place("dataset", "name")
-    try:
-        by_name.find(dataset.name, written.file.parent)
-    except UserError as error:
-        raise error.at(written) from error
-    chosen = [key for key in CHOICES if getattr(dataset, key) is not None]
-    if len(chosen) > 1:
-        raise UserError(
-            f"the dataset has both '{chosen[0]}' and '{chosen[1]}'",
-            remedy="Keep one of them",
-            where=document.place("dataset", chosen[1]),
-        )
-    if dataset.interpolation is not None and dataset.resize is None:
-        raise UserError(
-            "the dataset's 'interpolation' has no effect without 'resize'",
-            remedy="Add `resize:`, or remove the interpolation",
-            where=document.place("dataset", "interpolation"),
-        )
-    if dataset.seed is not None and dataset.size is None:
-        raise UserError(
-            "the dataset's 'seed' has no effect without 'size'",
-            remedy="Add `size:`, or remove the seed",
-            where=document.place("dataset", "seed"),
-        )
+    section = from_here(document, suite.dataset).model_copy(update=dataset)
+    return suite.model_copy(update={"dataset": section, "report": report})
 
 
 def _check_report(document: Document, suite: Suite) -> None:

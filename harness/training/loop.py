@@ -23,9 +23,11 @@ import yaml
 from safetensors.torch import save
 from torch import nn
 
-from harness import datasets
 from harness.callback import SILENT, Callback
-from harness.datasets.dataset import Dataset, Split
+from harness.datasets.by_name import load_section
+from harness.datasets.dataset import Dataset
+from harness.datasets.spec import CHOICES
+from harness.datasets.spec import Dataset as Section
 from harness.errors import UserError
 from harness.files import write_atomically
 from harness.process import half_precision
@@ -72,7 +74,7 @@ def train(
     """
     plan = read(recipe_path)
     recipe, trainer, folder = plan.recipe, plan.trainer.build(), runs / plan.recipe.recipe
-    data, test = (_load(plan, split) for split in (recipe.dataset.split, "test"))
+    data, test = _load(plan, plan.data()), _load(plan, _whole_test(plan.data()))
     processes = Processes.of_this_launch(device)
     network = _network(plan, trainer, data, processes.device)
     _refuse_indivisible(plan, trainer, processes)
@@ -130,10 +132,16 @@ def _join(state: State, processes: Processes, checkpoint: Path) -> None:
     processes.share_weights(state.network)
 
 
-def _load(plan: Plan, split: Split) -> Dataset:
+def _whole_test(section: Section) -> Section:
+    """All test images of the dataset that a section chooses images from."""
+    return section.model_copy(update={"split": "test", **dict.fromkeys((*CHOICES, "seed", "limit"))})
+
+
+def _load(plan: Plan, section: Section) -> Dataset:
+    chosen = any(getattr(section, key) is not None for key in (*CHOICES, "limit"))
     try:
         base = plan.place("dataset", "name").file.parent
-        data = datasets.load(plan.recipe.dataset.name, split, plan.data_path(), base=base)
+        data = load_section(section, base, section.choose if chosen else None)
         _classes(data)
     except UserError as error:
         raise error.at(plan.place("dataset")) from error

@@ -15,8 +15,9 @@ from harness.config.component import Component, bind
 from harness.config.validation import parse
 from harness.config.yaml_file import Document, Key
 from harness.config.yaml_file import read as read_yaml
-from harness.datasets.dataset import Split
+from harness.datasets.spec import Dataset, Split
 from harness.errors import Place, UserError
+from harness.suite.dataset_section import check_dataset, from_here
 from harness.suite.schema import Name
 
 
@@ -24,11 +25,9 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Data(_Part):
-    """The training images; the card's accuracy is measured on the `test` split of the same dataset."""
+class Data(Dataset):
+    """The training images, by the keys of a suite's `dataset`. The card's accuracy is that of all images of `test`."""
 
-    name: str = Field(description="as under `dataset:` in a suite")
-    path: Path | None = Field(default=None, description="relative to the recipe")
     split: Split = Field(default="train", description="of the training images")
 
 
@@ -105,10 +104,9 @@ class Plan:
     def place(self, *path: Key) -> Place:
         return self.document.place(*path)
 
-    def data_path(self) -> Path | None:
-        """The dataset's path, relative to the current folder."""
-        path = self.recipe.dataset.path
-        return None if path is None else self.place("dataset", "path").file.parent / path.expanduser()
+    def data(self) -> Dataset:
+        """The dataset's section, with paths from the current folder."""
+        return from_here(self.document, self.recipe.dataset)
 
 
 def read(path: Path) -> Plan:
@@ -121,5 +119,6 @@ def read(path: Path) -> Plan:
     if document.root.child("suite") and not document.root.child("recipe"):
         raise UserError(f"{path} is a suite, and no recipe", remedy=f"Run it: harness run {path}")
     recipe = parse(Recipe, document.root, "the recipe")
+    check_dataset(document, recipe.dataset)
     node = document.root.value["trainer"]
     return Plan(recipe, document, bind("trainers", recipe.trainer.get("type", "trainer"), node))

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from defenses.networks.cnn import CNN
 from defenses.networks.pat_resnet import PATResNet
@@ -224,6 +227,38 @@ def test_the_card_describes_the_file_and_its_accuracy(recipe: Path) -> None:
 
 
 @pytest.mark.slow
+def test_images_are_chosen_as_in_a_suite_and_the_accuracy_is_of_the_whole_test_split(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    loss = Classifier.loss
+
+    def watched(trainer: Classifier, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(x)
+        return loss(trainer, network, x, y)
+
+    monkeypatch.setattr(Classifier, "loss", watched)
+    recipe.write_text(RECIPE.replace("name: digits", "name: digits, size: 300, limit: 50, seed: 4"))
+    screen = io.StringIO()
+    quietly(recipe, "runs", callback=Display(Console(file=screen, width=200)))
+    chosen = np.random.RandomState(4).permutation(1297)[:50]
+    expected = datasets.load("digits", "train").images[chosen]
+    assert torch.equal(torch.cat(seen).unique(dim=0), expected.unique(dim=0))
+    assert "on 500 test images" in screen.getvalue()
+
+
+def test_a_folder_of_images_is_resized_for_training_as_for_an_attack(recipe: Path) -> None:
+    for split in ("train", "test"):
+        for label in "ab":
+            (recipe.parent / "photos" / split / label).mkdir(parents=True)
+            Image.new("L", (20, 16), 200 * "ab".index(label)).save(recipe.parent / f"photos/{split}/{label}/0.png")
+    section = "{name: folder, path: photos, resize: 10, crop: 8}"
+    text = RECIPE.replace("{name: digits}", section).replace("batch_size: 100", "batch_size: 2")
+    recipe.write_text(text.replace("width: 4, dropout: 0.5", "width: 4, num_classes: 2"))
+    card = Checkpoint.find(str(quietly(recipe, "runs"))).card
+    assert card and card.num_classes == 2
+
+
 def test_the_accuracy_is_that_of_the_defense_where_the_network_normalises_its_images(recipe: Path) -> None:
     network = "{type: pat_resnet, blocks: [1, 1, 1, 1], width: 4, in_channels: 1, mean: [0.9], std: [0.1]}"
     recipe.write_text(RECIPE.replace("{type: cnn, width: 4, dropout: 0.5}", network))
@@ -310,6 +345,9 @@ def test_the_average_is_the_weighted_mean_of_the_weights_it_saw() -> None:
         ("width: 4", "image_size: 16", r"tiny\.yaml:3: the network cannot take the \(1, 8, 8\) images"),
         ("width: 4", "num_classes: 9", r"tiny\.yaml:3: the network has 9 classes, and 'digits' has 10"),
         ("name: digits", "name: digit", r"tiny\.yaml:4: .*Did you mean 'digits'"),
+        ("name: digits", "name: digits, seed: 1", r"tiny\.yaml:4: the dataset's 'seed' has no effect without 'size'"),
+        ("name: digits", "name: digits, size: 5000", r"tiny\.yaml:4: .*image 5000 of the 1297 in the train split"),
+        ("name: digits", "name: digits, resize: 16", r"tiny\.yaml:4: .*resize"),
         ("recipe: tiny", "recipe: ../tiny", r"tiny\.yaml:1: .*recipe.* is '\.\./tiny'"),
         ("lr: 1e-2", "lr: high", r"tiny\.yaml:7: .*optimizer\.lr.* is 'high'"),
         (
