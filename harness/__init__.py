@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.api.evaluate import evaluate
     from harness.api.functions import compare, diagnose, load_results, report, run, summarise, verify
     from harness.api.results import Results
+    from harness.api.training import train
     from harness.attack import Adversarial, Attack, Cost
     from harness.callback import Callback
     from harness.defense import Defense
@@ -36,6 +37,7 @@ _PLACES = {
     "harness.api.evaluate": ("evaluate",),
     "harness.api.functions": ("compare", "diagnose", "load_results", "report", "run", "summarise", "verify"),
     "harness.api.results": ("Results",),
+    "harness.api.training": ("train",),
     "harness.attack": ("Adversarial", "Attack", "Cost"),
     "harness.callback": ("Callback",),
     "harness.defense": ("Defense",),
@@ -74,6 +76,7 @@ __all__ = [
     "report",
     "run",
     "summarise",
+    "train",
     "verify",
 ]
 

@@ -14,6 +14,7 @@ PUBLIC = {
     *("Linf", "L2", "L1", "L0", "Flow", "Quantity"),
     *("Checkpoint", "InnerDefense", "InnerAttack", "Callback", "UserError", "Results"),
     *("evaluate", "load_suite", "run", "load_results", "summarise", "report", "compare", "verify", "diagnose"),
+    "train",
 }
 
 

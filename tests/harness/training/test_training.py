@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+import harness
 from defenses.networks.cnn import CNN
 from defenses.networks.pat_resnet import PATResNet
 from defenses.training.classifier import Classifier
@@ -174,6 +175,15 @@ def test_parameters_stored_as_float16_are_those_of_the_run_rounded(
     assert 0 < len(learned) < len(whole) and path.stat().st_size < 0.6 * size
     assert all(torch.equal(weight, half[name].float()) for name, weight in learned.items())
     assert {weight.dtype for weight in learned.values()} == {torch.float32}
+
+
+def test_from_python_a_training_returns_a_checkpoint_that_knows_the_users_network(recipe: Path) -> None:
+    (recipe.parent / "net.py").write_text(NORMALISED)
+    recipe.write_text(RECIPE.replace("{type: cnn, width: 4, dropout: 0.5}", "{type: './net.py:Net'}"))
+    checkpoint = harness.train(str(recipe), device="cpu", runs=str(recipe.parent / "runs"))
+    weights = load_file(quietly(recipe, "runs"))
+    found = checkpoint.network().state_dict()
+    assert weights.keys() == found.keys() and all(torch.equal(weights[name], found[name]) for name in weights)
 
 
 def test_a_finished_run_is_not_trained_again(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
