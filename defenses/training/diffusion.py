@@ -83,5 +83,6 @@ def classified(denoiser: Denoiser, grid: TimeGrid, x: Tensor, num_classes: int) 
 
 def how_classified(timesteps: int | list[int]) -> str:
     """`classified` in a card's words."""
-    which = f"{timesteps} uniform timesteps" if isinstance(timesteps, int) else f"timesteps {timesteps}"
+    plural = "" if timesteps == 1 else "s"
+    which = f"{timesteps} uniform timestep{plural}" if isinstance(timesteps, int) else f"timesteps {timesteps}"
     return f"diffusion classifier, {which}, noise shared over classes"
