@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,21 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Writes a file so that it is either complete or absent, even after a crash. Raises the errors of `replacing`."""
     with replacing(path) as file:
         file.write(data)
+
+
+def refuse_unwritable(path: Path, remedy: str | None = None) -> None:
+    """Raises UserError if a file could not be written to a path, of which nothing is made yet.
+
+    Args:
+        remedy: instead of the usual one.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=next(above for above in path.absolute().parents if os.path.lexists(above))):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror})", remedy=remedy or _remedy(error)) from error
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from harness.callback import SILENT, Callback
 from harness.datasets.dataset import Dataset
 from harness.files import write_atomically
 from harness.randomness import derive, fenced
-from harness.training.trainer import Trainer
+from harness.training.trainer import Trainer, check_logits
 
 AT_ONCE = 100
 """Images of a batch."""
@@ -63,7 +63,9 @@ def accuracy(
             batch = slice(count.images, count.images + AT_ONCE)
             x, y = data.images[batch].to(device), data.labels[batch]
             with torch.no_grad(), fenced(derive(seed, "evaluation", count.images)):
-                right = trainer.logits(network, x, classes).argmax(1).cpu() == y
+                logits = trainer.logits(network, x, classes)
+            check_logits(trainer, logits, len(x), classes)
+            right = logits.argmax(1).cpu() == y
             count.images, count.correct = count.images + len(y), count.correct + int(right.sum())
             callback.measured(count.images, len(data))
             if time.monotonic() - saved > SAVE_EVERY:

@@ -21,15 +21,15 @@ from types import FrameType
 import torch
 import yaml
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from harness.callback import SILENT, Callback
 from harness.datasets.by_name import load_section
 from harness.datasets.dataset import Dataset
 from harness.datasets.spec import CHOICES
 from harness.datasets.spec import Dataset as Section
-from harness.errors import UserError
-from harness.files import write_atomically
+from harness.errors import UserError, one_line
+from harness.files import refuse_unwritable, write_atomically
 from harness.process import half_precision
 from harness.process.signals import ENDING, Stopped
 from harness.randomness import derive, fenced
@@ -38,7 +38,7 @@ from harness.training.processes import Processes
 from harness.training.recipe import Plan, Recipe, read
 from harness.training.state import State
 from harness.training.step import batch, step
-from harness.training.trainer import Trainer
+from harness.training.trainer import Trainer, check_logits
 from harness.weights.card import Card
 from harness.weights.checkpoint import Checkpoint, build_network
 
@@ -78,9 +78,13 @@ def train(
     processes = Processes.of_this_launch(device)
     network = _network(plan, trainer, data, processes.device)
     _refuse_indivisible(plan, trainer, processes)
+    _refuse_unresumable(plan, trainer)
     callback = callback if processes.first else SILENT
+    checkpoint, weights = folder / "checkpoint.pt", weights_file(out or folder, recipe)
+    refuse_unwritable(checkpoint, f"Checkpoints are kept in the folder {runs}: train in another place, or clear it")
+    for path in (weights, card_file(weights)):
+        refuse_unwritable(path)
     state = State(network, recipe.optimizer.build(network), recipe.ema, trainer)
-    checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         state.restore(checkpoint, recipe)
         callback.note(f"{recipe.recipe}: continuing from step {state.step} of {recipe.steps}")
@@ -90,13 +94,18 @@ def train(
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         _run(recipe, trainer, state, data, checkpoint, callback, processes)
         if not processes.first:
-            return weights_file(out or folder, recipe)
+            return weights
         return _release(plan, trainer, state, test, out or folder, folder / "accuracy.json", callback)
 
 
 def weights_file(folder: Path, recipe: Recipe) -> Path:
     """The file of the weights at the end."""
     return folder / f"{recipe.recipe}.safetensors"
+
+
+def card_file(weights: Path) -> Path:
+    """The file of the card beside the weights."""
+    return weights.with_suffix(".yaml")
 
 
 def _refuse_indivisible(plan: Plan, trainer: Trainer, processes: Processes) -> None:
@@ -118,6 +127,16 @@ def _refuse_indivisible(plan: Plan, trainer: Trainer, processes: Processes) -> N
         raise UserError(
             f"the trainer {type(trainer).__name__} keeps a state between steps, which one process alone can have",
             remedy="Train in one process",
+            where=plan.place("trainer"),
+        )
+
+
+def _refuse_unresumable(plan: Plan, trainer: Trainer) -> None:
+    """Raises UserError for a trainer whose state could not be taken from a checkpoint."""
+    if type(trainer).state is not Trainer.state and type(trainer).restore is Trainer.restore:
+        raise UserError(
+            f"the trainer {type(trainer).__name__} keeps a state between steps, and cannot take it from a checkpoint",
+            remedy="Define restore(state), which gets what state() returned",
             where=plan.place("trainer"),
         )
 
@@ -195,22 +214,24 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset, device: torch.device) 
             network = build_network(plan.recipe.network, place.file.parent).to(device)
     except UserError as error:
         raise error.at(place) from error
+    images = data.images[:2].to(device)
     try:
         with torch.no_grad(), fenced(0):
-            logits = trainer.logits(copy.deepcopy(network).eval(), data.images[:2].to(device), _classes(data))
-    except (RuntimeError, IndexError, UserError) as error:
-        shape = tuple(data.images.shape[1:])
+            logits = trainer.logits(copy.deepcopy(network).eval(), images, _classes(data))
+    except Exception as error:
+        why = " ".join(str(error).split()) if isinstance(error, UserError) else one_line(error)
         raise UserError(
-            f"the network cannot take the {shape} images of '{name}': {' '.join(str(error).split())}",
-            remedy="Check the arguments under `network:`",
+            f"the network cannot take the {tuple(images.shape[1:])} images of '{name}': {why}",
+            remedy=f"Check the arguments under `network:`, and that trainer '{plan.trainer.type}' is for such networks",
             where=place,
         ) from error
-    if logits.shape[1:] != (data.num_classes,):
+    if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] != data.num_classes:
         raise UserError(
             f"the network has {logits.shape[-1]} classes, and '{name}' has {data.num_classes}",
             remedy=f"Set num_classes to {data.num_classes} under `network:`",
             where=place,
         )
+    check_logits(trainer, logits, len(images), _classes(data))
     return network
 
 
@@ -224,7 +245,7 @@ def _release(
     """
     recipe, folder = plan.recipe, plan.place("network").file.parent
     path = weights_file(out, recipe)
-    card_path = path.with_suffix(".yaml")
+    card_path = card_file(path)
     card_path.unlink(missing_ok=True)  # there must never be a card beside weights that it does not describe
     write_atomically(path, save(state.weights(half=recipe.stored == "float16")))
     released = Checkpoint.find(str(path.resolve()), base=folder)  # a network of the user's is beside the recipe

@@ -13,7 +13,7 @@ from harness.randomness import derive, fenced
 from harness.training.processes import Processes
 from harness.training.recipe import Recipe
 from harness.training.state import State
-from harness.training.trainer import Trainer
+from harness.training.trainer import Trainer, loss_of
 
 
 def step(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Tensor, processes: Processes) -> float:
@@ -80,7 +80,7 @@ def _accumulate(recipe: Recipe, trainer: Trainer, state: State, x: Tensor, y: Te
     parts = zip(x.chunk(recipe.accumulate), y.chunk(recipe.accumulate), strict=True)
     for number, (images, labels) in enumerate(parts):
         with fenced(_seed(recipe, state.step, process, number)), lower:
-            loss = trainer.loss(state.network, mirrored(images) if recipe.flip else images, labels)
+            loss = loss_of(trainer, state.network, mirrored(images) if recipe.flip else images, labels)
         loss = loss / recipe.accumulate
         loss.backward()
         total += loss.item()

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from harness.errors import UserError
+from harness.process.foreign_code import definition
+
 
 class Trainer(ABC):
     """A way to train a network. Constructor arguments are the keys of the recipe's `trainer:` entry.
@@ -46,6 +49,41 @@ class Trainer(ABC):
     def restore(self, state: dict[str, Tensor]) -> None:
         """Restores the result of `state`, on the CPU; not called if that was empty."""
         raise TypeError(f"{type(self).__name__} must define restore(state)")
+
+
+def loss_of(trainer: Trainer, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """A trainer's loss, as `Trainer.loss` has it. Raises UserError where that is not a scalar with a graph."""
+    loss: object = trainer.loss(network, x, y)
+    number = isinstance(loss, Tensor) and loss.numel() == 1
+    if isinstance(loss, Tensor) and number and loss.requires_grad:
+        return loss.squeeze()
+    raise UserError(
+        f"the loss of the trainer {_named(trainer, 'loss')} is {_shown(loss)}"
+        + (", which depends on no parameter of the network" if number else ""),
+        remedy="Return a scalar tensor, computed from the network's outputs without `detach` or `no_grad`",
+    )
+
+
+def check_logits(trainer: Trainer, logits: object, images: int, num_classes: int) -> None:
+    """Raises UserError where a trainer's logits are anything but (N, K)."""
+    if not (isinstance(logits, Tensor) and logits.shape == (images, num_classes)):
+        raise UserError(
+            f"the logits of the trainer {_named(trainer, 'logits')} are {_shown(logits)} for {images} images of"
+            f" {num_classes} classes",
+            remedy=f"They must be a tensor of shape ({images}, {num_classes})",
+        )
+
+
+def _named(trainer: Trainer, method: str) -> str:
+    """The class of a trainer, and where a method of the user's is."""
+    place = definition(getattr(type(trainer), method))
+    return type(trainer).__name__ + (f" ({place})" if place else "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def normalised(network: nn.Module, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
+from harness.training import loop
 from helpers.trained import RECIPE, quietly
 
 
@@ -70,3 +71,66 @@ def test_a_loss_that_is_not_finite_is_told(recipe: Path) -> None:
     recipe.write_text(RECIPE.replace("lr: 1e-2", "lr: 1e38"))
     with pytest.raises(UserError, match="the loss is nan at step"):
         quietly(recipe, "runs")
+
+
+TRAINER = """
+from harness.training import Trainer
+
+class T(Trainer):
+"""
+LOSS = "    def loss(self, network, x, y):\n        return "
+FINE = LOSS + "network(x).mean()\n"
+METHODS = {
+    LOSS
+    + "network(x)": r"loss of the trainer T \(t\.py:5, in loss\) is a tensor of shape \(100, 10\)\. Return a scalar",
+    LOSS + "network(x).mean().detach()": r"is a tensor of shape \(\), which depends on no parameter of the network",
+    LOSS + "None": r"the loss of the trainer T \(.*\) is None\. Return a scalar",
+    LOSS + "3.0": "is of type float",
+    FINE
+    + "    def logits(self, network, x, k):\n        return None": r"logits of the trainer T .* are None for 2 images",
+    FINE + "    def logits(self, network, x, k):\n        return network(x)[:1]": (
+        r"are a tensor of shape \(1, 10\) for 2 images of 10 classes. They must be a tensor of shape \(2, 10\)"
+    ),
+    FINE
+    + "    def logits(self, network, x, k):\n        return network(x, k)": r"tiny\.yaml:3: the network cannot take",
+    FINE + "    def state(self):\n        return {}": r"tiny\.yaml:2: the trainer T keeps a state .*Define restore",
+}
+
+
+@pytest.mark.parametrize("methods", METHODS)
+def test_a_trainer_that_breaks_its_contract_is_told(
+    methods: str, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    Path("t.py").write_text(TRAINER + methods + "\n")
+    recipe.write_text(RECIPE.replace("{type: classifier, shift: 1}", "{type: './t.py:T'}"))
+    with pytest.raises(UserError, match=METHODS[methods]):
+        quietly(recipe, "runs")
+
+
+def test_logits_that_are_wrong_for_the_last_batch_alone_are_no_accuracy(recipe: Path) -> None:
+    logits = "    def logits(self, network, x, k):\n        return network(x)[: 60]"
+    (recipe.parent / "t.py").write_text(TRAINER + FINE + logits + "\n")
+    recipe.write_text(RECIPE.replace("{type: classifier, shift: 1}", "{type: './t.py:T'}"))
+    with pytest.raises(UserError, match=r"are a tensor of shape \(60, 10\) for 100 images"):
+        quietly(recipe, "runs")
+
+
+def test_a_trainer_for_other_networks_is_told(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("{type: classifier, shift: 1}", "{type: diffusion}"))
+    told = r"tiny\.yaml:3: .* TypeError: CNN\.forward.* trainer 'diffusion' is for such networks"
+    with pytest.raises(UserError, match=told):
+        quietly(recipe, "runs")
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/tiny/checkpoint.pt/x", "out", "out/tiny.safetensors/x"])
+def test_a_place_that_cannot_be_written_is_told_before_the_first_step(
+    place: str, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = recipe.parent / place
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("")
+    monkeypatch.delattr(loop, "step")
+    with pytest.raises(UserError, match=r"cannot write .*(checkpoint\.pt|tiny\.safetensors) \((Not|Is) a directory\)"):
+        quietly(recipe, "runs", out=recipe.parent / "out")
+    assert blocked.read_text() == ""
