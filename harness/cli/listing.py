@@ -128,7 +128,8 @@ def _file(path: Path, kind: str) -> Row:
 
 def _find(kind: str, name: str) -> Entry:
     if kind not in EXPLAINED:
-        raise UserError(f"`harness list {kind}` explains no single one", remedy=MORE[kind])
+        does = f"`harness show {name}` does" if kind == "suites" else f"`harness train {name}` follows it"
+        raise UserError(f"`harness list {kind}` explains no single one", remedy=does)
     known = {entry.name: entry for entry in entries(kind)}
     if name not in known:
         raise UserError(f"there is no {kind[:-1]} '{name}'", remedy=nearest(name, known))
