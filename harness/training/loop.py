@@ -95,7 +95,7 @@ def train(
         _run(recipe, trainer, state, data, checkpoint, callback, processes)
         if not processes.first:
             return weights
-        return _release(plan, trainer, state, test, out or folder, folder / "accuracy.json", callback)
+        return _release(plan, trainer, state, test, weights, folder / "accuracy.json", callback)
 
 
 def weights_file(folder: Path, recipe: Recipe) -> Path:
@@ -236,15 +236,15 @@ def _network(plan: Plan, trainer: Trainer, data: Dataset, device: torch.device) 
 
 
 def _release(
-    plan: Plan, trainer: Trainer, state: State, test: Dataset, out: Path, counted: Path, callback: Callback
+    plan: Plan, trainer: Trainer, state: State, test: Dataset, path: Path, counted: Path, callback: Callback
 ) -> Path:
     """Writes the weights and their card; the accuracy is measured with the written file.
 
     Args:
+        path: the file to write.
         counted: the file that keeps how far a measurement is.
     """
     recipe, folder = plan.recipe, plan.place("network").file.parent
-    path = weights_file(out, recipe)
     card_path = card_file(path)
     card_path.unlink(missing_ok=True)  # there must never be a card beside weights that it does not describe
     write_atomically(path, save(state.weights(half=recipe.stored == "float16")))
