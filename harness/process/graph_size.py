@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 
 class Meter:
     """The bytes that graphs built inside `measuring` keep beside parameters, each storage counted once over all.
 
-    The graphs must live as long as they are measured: the storages of one that is gone are taken for those of the next.
+    A graph counts whether or not it is gone when the measurement ends.
 
     Example:
         >>> meter, x = Meter(), torch.ones(10, requires_grad=True)
@@ -23,7 +24,8 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        # Weak references: what is gone takes no memory, and yet nothing else gets its address and is taken for it.
+        self._seen: set[StorageWeakRef] = set()
         self.bytes = 0
 
     @contextmanager
@@ -34,7 +36,8 @@ class Meter:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen and not isinstance(tensor, nn.Parameter):
-            self._seen.add(storage._cdata)
+        reference = StorageWeakRef(storage)
+        if reference not in self._seen and not isinstance(tensor, nn.Parameter):
+            self._seen.add(reference)
             self.bytes += storage.nbytes()
         return tensor.detach()  # the tensor itself may be an output of the node that keeps it: a cycle, never freed

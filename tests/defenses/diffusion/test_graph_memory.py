@@ -132,6 +132,17 @@ def test_a_meter_counts_each_storage_once_and_no_parameter() -> None:
     assert meter.bytes == 4000  # x.exp() is new, both for exp and for the product
 
 
+def test_a_meter_is_not_misled_by_graphs_that_go_while_it_measures() -> None:
+    meter, x = Meter(), torch.rand(1000, requires_grad=True)
+    with meter.measuring():
+        for _ in range(20):
+            x.exp()
+    assert meter.bytes == 20 * 4000
+    with meter.measuring():
+        kept = [x.exp() for _ in range(20)]  # some of them where one that is gone lay
+    assert meter.bytes == len(kept) * 4000
+
+
 @pytest.mark.parametrize("chain", CHAINS)
 def test_the_gradient_is_the_same_to_the_bit_however_many_graphs_are_kept(chain) -> None:
     none, evaluations = CHAINS[chain](0)
