@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from harness.errors import UserError
+from harness.settings import data_root
+
 DEEP, MANY = 3, 1000
 """Folders below a path are searched for a better one to name: so deep, and so many of them."""
 
@@ -15,6 +18,26 @@ ABOVE = 3
 
 SHOWN = 5
 """The largest number of files and folders to name."""
+
+
+def not_there(
+    dataset: str, path: Path, missing: str, fits: Callable[[Path], bool], completed: str | None = None
+) -> UserError:
+    """The error of a dataset that downloads itself and is not at the path that a suite gives.
+
+    Args:
+        dataset: its name.
+        missing: what the path does not hold.
+        fits: whether a folder holds all of it.
+        completed: how the path gets the rest, if it holds a part of it: the beginning of a sentence.
+    """
+    what = f"it does not hold {missing}; " if path.exists() else ""
+    better = near(path, fits)
+    give = f"Give {better}" if better else completed or "Give the folder that does"
+    return UserError(
+        f"dataset '{dataset}' is not in {path}: {what}{holds(path)}",
+        remedy=f"{give}, or leave `path:` out: it is then downloaded to {data_root() / dataset}",
+    )
 
 
 def holds(path: Path) -> str:

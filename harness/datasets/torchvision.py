@@ -16,7 +16,7 @@ from torch import Tensor
 from harness import settings
 from harness.datasets.dataset import Dataset, Split
 from harness.datasets.idx import read_idx
-from harness.datasets.look_around import holds, near
+from harness.datasets.look_around import not_there
 from harness.datasets.source import Request, Source
 from harness.errors import Place, UserError
 from harness.settings import data_root
@@ -68,8 +68,8 @@ class TorchVision(Source):
         """The files that torchvision downloads, with their URLs."""
 
     @abstractmethod
-    def expected(self, split: Split) -> str:
-        """What a folder that a suite names must hold, for messages."""
+    def missing(self, root: Path, split: Split) -> str:
+        """What a folder that a suite names must hold and does not, for messages."""
 
     def download_folder(self, root: Path) -> Path:
         """The folder for the downloaded files."""
@@ -79,6 +79,10 @@ class TorchVision(Source):
         """Downloads and unpacks all files."""
         self.reader(str(root), download=True)
 
+    def completed(self, root: Path, split: Split) -> str | None:
+        """How a folder that holds a part of what it must, if it does, gets all of it: a sentence's beginning."""
+        return None
+
     def root_of(self, path: Path) -> Path:
         """The folder that is meant by a path, which may be that of one of the files."""
         return path.parent if path.is_file() else path
@@ -87,14 +91,8 @@ class TorchVision(Source):
         root = self.root_of(path)
         if self.is_there(root, split):
             return root
-        what = f"it does not hold {self.expected(split)}; " if path.exists() else ""
-        better = near(path, lambda folder: self.is_there(folder, split)) or "the folder that does"
-        packed = [file for file in self.files() if (root / file).is_file()]
-        give = f"Unpack {packed[0]} there" if packed else f"Give {better}"
-        raise UserError(
-            f"dataset '{self.name}' is not in {path}: {what}{holds(path)}",
-            remedy=f"{give}, or leave `path:` out: it is then downloaded to {data_root() / self.name}",
-        )
+        missing, completed = self.missing(root, split), self.completed(root, split)
+        raise not_there(self.name, path, missing, lambda folder: self.is_there(folder, split), completed)
 
     def _cached(self, request: Request) -> Path:
         root = data_root() / self.name
@@ -138,8 +136,12 @@ class Unpacked(TorchVision):
     def files(self) -> dict[str, str]:
         return {self.reader.filename: self.reader.url}
 
-    def expected(self, split: Split) -> str:
+    def missing(self, root: Path, split: Split) -> str:
         return f"the folder {self.reader.base_folder}"
+
+    def completed(self, root: Path, split: Split) -> str | None:
+        packed: str = self.reader.filename
+        return f"Unpack {packed} there" if (root / packed).is_file() else None
 
 
 class IDX(TorchVision):
@@ -170,9 +172,15 @@ class IDX(TorchVision):
     def files(self) -> dict[str, str]:
         return {file: self.reader.mirrors[0] + file for file, _ in self.reader.resources}
 
-    def expected(self, split: Split) -> str:
-        names = " and ".join(_idx_name(split, kind) for kind in _RANKS)
-        return f"the files {names}, gzipped or not, themselves or in the folder raw or {self.torchvision}/raw"
+    def missing(self, root: Path, split: Split) -> str:
+        absent = [kind for kind in _RANKS if not self._file(root, split, kind)]
+        names = " and ".join(_idx_name(split, kind) for kind in absent)
+        files = "the files" if len(absent) > 1 else "the file"
+        return f"{files} {names}, gzipped or not, themselves or in the folder raw or {self.torchvision}/raw"
+
+    def completed(self, root: Path, split: Split) -> str | None:
+        found = [file for kind in _RANKS if (file := self._file(root, split, kind))]
+        return f"Put it beside {found[0]}" if found else None
 
     def download_folder(self, root: Path) -> Path:
         return root / self.torchvision / "raw"

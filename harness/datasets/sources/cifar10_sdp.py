@@ -16,7 +16,7 @@ import torch
 from harness import settings
 from harness.datasets.arrays import read_arrays
 from harness.datasets.dataset import Dataset
-from harness.datasets.look_around import holds, near
+from harness.datasets.look_around import not_there
 from harness.datasets.source import Known, Request, Source
 from harness.errors import Place, UserError
 from harness.files import digest
@@ -63,11 +63,11 @@ class CIFAR10SDP(Source):
         root = path.parent if path.is_file() else path
         if _has(root, self.files):
             return root
-        better = near(path, lambda folder: _has(folder, self.files)) or "the folder that does"
-        raise UserError(
-            f"dataset 'cifar10_sdp' is not in {path}: it does not hold {' and '.join(self.files)}; {holds(path)}",
-            remedy=f"Give {better}, or leave `path:` out: it is then downloaded to {data_root() / 'cifar10_sdp'}",
-        )
+        absent = [name for name in self.files if not _has(root, [name])]
+        missing = f"the file{'s' * (len(absent) > 1)} {' and '.join(absent)}"
+        found = [root / name for name in self.files if name not in absent]
+        completed = f"Put it beside {found[0]}" if found else None
+        raise not_there("cifar10_sdp", path, missing, lambda folder: _has(folder, self.files), completed)
 
     def _file(self, root: Path, name: str, offline: bool) -> Path:
         """A file in the folder, downloaded if it is missing, and compared with its hash before it is read."""

@@ -36,7 +36,7 @@ class SVHN(TorchVision):
     def files(self) -> dict[str, str]:
         return {file: url for url, file, _ in (self.reader.split_list[split] for split in ("train", "test"))}
 
-    def expected(self, split: Split) -> str:
+    def missing(self, root: Path, split: Split) -> str:
         return f"the file {self.reader.split_list[split][1]}"
 
     def download(self, root: Path) -> None:

@@ -82,6 +82,26 @@ def test_an_archive_that_is_not_unpacked_is_told(name: str, tmp_path: Path) -> N
         assert f"Unpack {archive} there" in _message(name, path)
 
 
+@pytest.mark.parametrize(
+    ("name", "there", "absent"),
+    [
+        ("mnist", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"),
+        ("fashion_mnist", "t10k-labels-idx1-ubyte", "t10k-images-idx3-ubyte"),
+        ("cifar10_sdp", "X_sdp.npy", "y_sdp.npy"),
+    ],
+)
+def test_the_one_file_that_is_missing_is_told(name: str, there: str, absent: str, tmp_path: Path) -> None:
+    (tmp_path / there).touch()
+    text = _message(name, tmp_path)
+    assert f"it does not hold the file {absent}" in text and f"Put it beside {tmp_path / there}," in text
+
+
+def test_a_file_of_another_split_is_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "train_32x32.mat").touch()
+    text = _message("svhn", tmp_path)
+    assert "it does not hold the file test_32x32.mat; it holds train_32x32.mat. Give the folder that does" in text
+
+
 def test_the_folder_of_one_class_is_told(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     Image.new("L", (3, 3)).save(tmp_path / "cat/1.png")
