@@ -135,4 +135,4 @@ def _quantity(eps: str | float | None, place: Place) -> Quantity | None:
     try:
         return None if eps is None else Quantity(eps)
     except (TypeError, ValueError) as error:
-        raise UserError(f"eps is {error}", remedy='Give a number, or a text such as "8/255"', where=place) from error
+        raise UserError(f"eps: {error}", remedy='Give a number, or a text such as "8/255"', where=place) from error
