@@ -1,4 +1,4 @@
-"""A small suite that runs in seconds: a user's own defenses and attacks on the embedded digits."""
+"""A small suite that runs in seconds, a user's own defenses and attacks on the embedded digits, and a small recipe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.modules import source
+from helpers.trained import RECIPE
 
 FAKES = source("fakes")
 
@@ -30,4 +31,12 @@ def small_suite(tmp_path: Path) -> Path:
     (tmp_path / "fakes.py").write_text(FAKES)
     path = tmp_path / "small.yaml"
     path.write_text(SUITE)
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Path of a recipe of a training that takes a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
     return path

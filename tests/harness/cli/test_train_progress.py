@@ -12,14 +12,6 @@ from rich.console import Console
 from harness.cli import train_progress
 from harness.cli.train_progress import Display
 from harness.training import train
-from helpers.trained import RECIPE
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE)
-    return path
 
 
 def test_progress_without_a_terminal_is_plain_lines(recipe: Path) -> None:
