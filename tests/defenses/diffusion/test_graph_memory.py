@@ -109,7 +109,7 @@ def of_all_classes(mib: float | None) -> tuple[Tensor, int]:
     return found, network.rows // 2
 
 
-BUDGETS = 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06
+BUDGETS = 0.002, 0.005, 0.01, 0.015, 0.02, 0.0225, 0.025, 0.0275, 0.03, 0.035, 0.04, 0.05, 0.06
 """MiB, from less than one graph of any chain here to more than some of all."""
 
 CHAINS: dict[str, Callable[[float | None], tuple[Tensor, int]]] = {
