@@ -189,7 +189,7 @@ def _combined(column: Column, subject: Subject, rule: Rule) -> Entry:
     """An average or a worst case."""
     members = [subject.pairings[name] for name in column.members]
     status, estimate, remarks = _combination(column, members, subject, rule)
-    doubts = tuple(_inherited(column, members, subject)) if status == "final" else ()
+    doubts = tuple(_inherited(column, members, subject, rule)) if status == "final" else ()
     return Entry(
         status,
         done=min(member.done for member in members),
@@ -203,12 +203,20 @@ def _combined(column: Column, subject: Subject, rule: Rule) -> Entry:
     )
 
 
-def _inherited(column: Column, members: Sequence[CellResults], subject: Subject) -> Iterator[str]:
-    """Why a number that is made of several is in doubt. A worst case needs one good attack of each budget."""
+def _inherited(column: Column, members: Sequence[CellResults], subject: Subject, rule: Rule) -> Iterator[str]:
+    """Why a number that is made of several is in doubt."""
     doubted = [member for member in members if subject.doubts.get(member.facts.attack)]
-    good = {member.facts.threat for member in members if member not in doubted} if column.kind == "worst" else set()
-    if open_ones := [member for member in doubted if member.facts.threat not in good]:
+    good = [member for member in members if member not in doubted] if column.kind == "worst" else []
+    if open_ones := [member for member in doubted if not any(_outdoes(other, member, rule) for other in good)]:
         yield f"in doubt, since {_named(open_ones, subject)} {'is' if len(open_ones) == 1 else 'are'}"
+
+
+def _outdoes(good: CellResults, doubted: CellResults, rule: Rule) -> bool:
+    """Whether a worst case needs the doubted attack no more, since a good one of the same budget left as little."""
+    if good.facts.threat != doubted.facts.threat:
+        return False
+    left, left_by_doubted = (np.nanmean(robust_successes(attack.columns, rule)) for attack in (good, doubted))
+    return bool(left <= left_by_doubted)
 
 
 def _combination(

@@ -272,6 +272,18 @@ def test_a_mean_is_in_doubt_with_any_part_and_a_worst_case_where_a_budget_has_no
     assert summarise(read_run(marked)).rows[0].entries[-1].doubts == ("in doubt, since l2 is",)
 
 
+@pytest.mark.parametrize(("robust", "doubted"), [(1, True), (2, False), (3, False)])
+def test_a_worst_case_needs_a_good_attack_that_leaves_no_more_than_the_doubted_one(
+    robust: int, doubted: bool, run: Callable[..., Path], rec: Callable[..., Record]
+) -> None:
+    records = [rec(i, "rr", "rr" if i < robust else "ww") for i in range(4)]
+    attacks = {"weak": {"least_cosine": 0.9, "records": records}, "strong": {"least_cosine": 0.1}}  # leaves two
+    root = run(attacks, report={"worst": ["weak", "strong"]})
+    diagnosis(root)
+    worst = summarise(read_run(root)).rows[0].entries[-1]
+    assert worst.doubts == (("in doubt, since weak is",) if doubted else ())
+
+
 def test_a_number_in_doubt_is_marked_in_comparisons(marked: Path) -> None:
     run = read_run(marked)
     matches = {match.first[1]: match.doubted for match in compare(run, run).matches}
