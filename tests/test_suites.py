@@ -42,7 +42,15 @@ EVALUATIONS = 160_000_000
 fall, and leaves out most evaluations of most steps."""
 EXACT = {"exact_answers": ("mnist-cnn-a-adv", 3343, 2745), "exact_answers_tiny": ("mnist-madry-tiny", 1406, 8847)}
 """The network of each suite of known adversarial images, and the first and the last index of its published list."""
-OURS = {"certificates", "diffusion_vit", "networks_of_ours", "rdc_in_full", "steady_gradients", "table2_vit"}
+OURS = {
+    "adversarial_training",
+    "certificates",
+    "diffusion_vit",
+    "networks_of_ours",
+    "rdc_in_full",
+    "steady_gradients",
+    "table2_vit",
+}
 """Suites on MNIST that the paper has no table for."""
 OWN_ROWS = {"undefended", "at_linf", "at_l2", "trades_linf", "cnn_a", "madry_tiny"}
 """Rows on MNIST of networks without a diffusion model: others than the paper's, so under names of their own."""
