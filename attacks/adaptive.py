@@ -31,7 +31,7 @@ from harness.attack import Adversarial, Attack, Cost
 from harness.config.caps import CAPS
 from harness.defense import Defense
 from harness.gradients import Gradient, missing
-from harness.guard.doubt import least_cosine_averaging
+from harness.guard.doubt import in_doubt, least_cosine_averaging
 from harness.quantity import Quantity
 from harness.randomness import derive, fold, normal, uniform
 from harness.search import Search, mean_share
@@ -50,6 +50,9 @@ SIZE = 0.5
 CERTAIN = 3
 """An image leaves when so many times `votes` draws were made of it, and all of them were misclassified."""
 
+DETERMINISTIC = in_doubt("adaptive: made for noisy defenses; on deterministic networks AutoAttack leaves less")
+"""Measured on adversarially trained networks, see benchmarks/RESULTS.md."""
+
 NO_ATTACK = "misclassified without an attack"
 PROPOSALS = "proposals without a gradient"
 
@@ -62,6 +65,7 @@ class Adaptive(Attack):
 
     The preset is meant for every defense; what differs between defenses is measured, see the module's head. The remark
     on an image tells along which view its adversarial image was found, whether or not that one misleads every draw.
+    On a deterministic defense AutoAttack is the stronger one, and the number is marked as in doubt.
 
     Args:
         norm, eps: the budget, on the [0, 1] scale.
@@ -112,7 +116,8 @@ class Adaptive(Attack):
         for number in range(self.rounds):
             search.round(number)
         search.without_gradient()
-        return Adversarial(search.kept.images, remarks=search.remarks())
+        flags = () if target.defense.stochastic else (DETERMINISTIC,)
+        return Adversarial(search.kept.images, flags=flags, remarks=search.remarks())
 
     def views(self) -> frozenset[Gradient]:
         return frozenset({"exact"})

@@ -13,6 +13,7 @@ from defenses.dc import DC
 from defenses.rdc import RDC
 from harness import datasets
 from harness.defense import Defense, SignSurrogate
+from harness.guard.doubt import IN_DOUBT
 from harness.quantity import Quantity
 from harness.randomness import normal, uniform
 from harness.target import Target
@@ -170,6 +171,13 @@ def test_a_remark_says_that_nothing_was_found(linear: Make, view: View) -> None:
     found = attack.perturb(view(attack, linear(0 * W, torch.tensor([50.0, 0.0])), x), x, Y[:2])
     assert found.images.equal(x)
     assert found.remarks == (("nothing found along exact or by proposals without a gradient",),) * 2
+
+
+def test_a_number_of_a_deterministic_defense_is_in_doubt(linear: Make, noisy: Make, view: View) -> None:
+    x, attack = images(2), adaptive(proposals=2)
+    sure, random = (attack.perturb(view(attack, made, x), x, Y[:2]) for made in (linear(W), noisy(W)))
+    (flag,) = sure.flags
+    assert flag.startswith(IN_DOUBT) and "AutoAttack" in flag and not random.flags
 
 
 def test_no_number_depends_on_the_batch(noisy: Make, view: View) -> None:
