@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from harness.guard.doubt import plain
-from harness.reporting.stats.accuracy import Estimate, Successes, accuracy, average, failed
+from harness.reporting.stats.accuracy import Estimate, Successes, accuracy, average, both_known, failed
 from harness.reporting.stats.worst import Draws, noisy_worst_case, splittable, strongest, weakest, worst_case
 from harness.reporting.tables.contradiction import above_clean
 from harness.reporting.tables.outcomes import (
@@ -215,8 +215,8 @@ def _outdoes(good: CellResults, doubted: CellResults, rule: Rule) -> bool:
     """Whether a worst case needs the doubted attack no more, since a good one of the same budget left as little."""
     if good.facts.threat != doubted.facts.threat:
         return False
-    left, left_by_doubted = (np.nanmean(robust_successes(attack.columns, rule)) for attack in (good, doubted))
-    return bool(left <= left_by_doubted)
+    left, left_by_doubted = both_known(*(robust_successes(attack.columns, rule) for attack in (good, doubted)))
+    return bool(left.mean() <= left_by_doubted.mean())
 
 
 def _combination(
