@@ -63,7 +63,7 @@ class CIFAR10SDP(Source):
         root = path.parent if path.is_file() else path
         if _has(root, self.files):
             return root
-        absent = [name for name in self.files if not _has(root, [name])]
+        absent = [name for name in self.files if not (root / name).is_file()]
         missing = f"the file{'s' * (len(absent) > 1)} {' and '.join(absent)}"
         found = [root / name for name in self.files if name not in absent]
         completed = f"Put it beside {found[0]}" if found else None
